@@ -1,0 +1,1 @@
+"""The chosen file with the host code that calls it."""

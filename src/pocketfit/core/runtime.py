@@ -1,0 +1,110 @@
+"""The runtime seam: each module of `pocketfit.runtimes` that offers these names is a runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfit.core.artifact import Artifact, Contents, OpCost, Quantization
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model
+from pocketfit.core.plan import Plan
+from pocketfit.core.samples import Samples
+from pocketfit.core.signature import Signature
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class RuntimeInfo:
+    """What `probe` found. `ok` means that a tiny model was exported, loaded and run, and its answer was right."""
+
+    name: str
+    ok: bool
+    version: str
+    detail: str
+    delegates: tuple[str, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Session(Protocol):
+    """A loaded file: its signature says names, shapes (None: batch), dtypes and layouts.
+
+    input_quantization, output_quantization: of the first input and output, None where they are float.
+    """
+
+    signature: Signature
+    input_quantization: Quantization | None
+    output_quantization: Quantization | None
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+        """Arrays by name -> arrays by name, as the file states them (an int8 file gives int8). Never keeps or
+        changes the caller's arrays; what it returns is the caller's own."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Runtime(Protocol):
+    """The functions that a runtime's file offers."""
+
+    NAME: str
+    EXTRA: str  # pip extra that installs it
+    EXTENSION: str  # of its files, with the dot
+    ACCEPTS: tuple[str, ...]  # model levels that export() can start from
+    HOW: str  # "measured", or "estimated" for analysis runtimes
+
+    def probe(self) -> RuntimeInfo: ...
+
+    def why_not(self, plan: Plan, signature: Signature) -> list[str]:
+        """[] = supported; else sentences for the user."""
+        ...
+
+    def export(self, model: Model, plan: Plan, calibration: Samples | None, path: Path, *, work: Path) -> Artifact:
+        """Write the file that `plan.export` asks for (the passes have been carried out on `model`).
+
+        `work` is a folder for reusable by-products (the float32 file of this network, by `model.sha256`).
+        Raises ExportFailed with the log's tail. Writes `path` whole or not at all.
+        """
+        ...
+
+    def inspect(self, path: Path) -> Contents: ...
+
+    def load(self, path: Path, *, threads: int = 1) -> Session:
+        """Raises CannotRunHere(reason)."""
+        ...
+
+    def profile(self, path: Path, inputs: Arrays, *, threads: int = 1, runs: int = 30) -> list[OpCost]: ...
+
+
+def quantize_input(values: NDArray[np.float32], dtype: str, scale: float, zero_point: int) -> NDArray[np.generic]:
+    """Float values to the integers that a file with integer inputs takes: round half to even, saturate.
+
+    >>> quantize_input(np.array([0.0, 1.0], np.float32), "uint8", 1 / 255, 0)
+    array([  0, 255], dtype=uint8)
+    """
+    limits = np.iinfo(dtype)
+    grid = np.rint(values / np.float32(scale)) + zero_point
+    return np.clip(grid, limits.min, limits.max).astype(dtype)
+
+
+def answer(session: Session, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Float values of one input -> float values of the first output, [n, ...] -> [n, classes].
+
+    Integers that the file takes or gives are quantized and dequantized on the way, as the caller's code would.
+    """
+    if len(session.signature.inputs) != 1:
+        raise UserError(f"This network has {len(session.signature.inputs)} inputs; pocketfit takes networks with one")
+    spec, quantization = session.signature.inputs[0], session.input_quantization
+    given: NDArray[np.generic] = values
+    if quantization is not None:
+        given = quantize_input(values, spec.dtype, quantization.scales[0], quantization.zero_points[0])
+    raw = session.run({spec.name: given})[session.signature.outputs[0].name]
+    if (back := session.output_quantization) is None:
+        return raw.astype(np.float32, copy=False)
+    return ((raw.astype(np.float32) - back.zero_points[0]) * np.float32(back.scales[0])).astype(np.float32)

@@ -1,0 +1,73 @@
+"""A re-iterable source of inputs with labels, a split name and a content hash."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfit.core.preprocess import Preprocess
+
+SPLITS = ("train", "calibration", "search", "verdict")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures after the geometry half of `preprocess`, or ready tensors.
+
+    array   uint8 [N, H, W, C] (geometry done, values not), or float32 [N, ...] that is fed as it is; may be a memory map
+    labels  int64 [N], -1 where there is none
+    names   where each sample came from, for messages and reports
+    sha256  hash of the content hashes and labels of all samples, in order
+    """
+
+    array: NDArray[np.generic]
+    labels: NDArray[np.int64]
+    names: Sequence[str]
+    split: str
+    sha256: str
+    preprocess: Preprocess
+    class_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def inputs(self, rows: Sequence[int] | slice | NDArray[np.int64], layout: str = "NCHW") -> NDArray[np.float32]:
+        """The tensor of these rows: uint8 [n, H, W, C] -> float32 [n, C, H, W] ("NCHW") or [n, H, W, C] ("NHWC")."""
+        chosen = np.asarray(self.array[rows])
+        if chosen.dtype != np.uint8:
+            values = chosen.astype(np.float32, copy=False)
+            return values
+        values = pixels_to_values(chosen, self.preprocess)
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2)) if layout == "NCHW" else values
+
+    def batches(self, batch_size: int, layout: str = "NCHW") -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """All rows in order, `batch_size` at a time; the last batch may be shorter."""
+        for start in range(0, len(self), batch_size):
+            rows = slice(start, start + batch_size)
+            yield self.inputs(rows, layout), self.labels[rows]
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Samples:
+        """Some of the rows, in the given order; the hash says that it is a part."""
+        index = np.asarray(rows, dtype=np.int64)
+        part = f"{self.sha256}[{len(index)}:{int(index.sum()) if len(index) else 0}]"
+        return replace(
+            self,
+            array=self.array[index],
+            labels=self.labels[index],
+            names=[self.names[i] for i in index],
+            sha256=part,
+        )
+
+
+def pixels_to_values(pixels: NDArray[np.generic], preprocess: Preprocess) -> NDArray[np.float32]:
+    """The values half of a Preprocess: uint8 [..., C] -> float32 [..., C], (pixel * scale - mean) / std.
+
+    >>> pixels_to_values(np.full((1, 1, 1, 3), 255, np.uint8), Preprocess(mean=(.5,) * 3, std=(.5,) * 3)).ravel()
+    array([1., 1., 1.], dtype=float32)
+    """
+    gain = (preprocess.scale / np.asarray(preprocess.std, np.float64)).astype(np.float32)
+    offset = (-np.asarray(preprocess.mean, np.float64) / np.asarray(preprocess.std, np.float64)).astype(np.float32)
+    return pixels.astype(np.float32) * gain + offset

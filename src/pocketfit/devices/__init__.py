@@ -1,0 +1,1 @@
+"""One file a way of reaching a device, the same functions in each."""

@@ -1,0 +1,1 @@
+"""Accuracy, cost and fidelity of a file, in the runtime that ships."""

@@ -1,0 +1,1 @@
+"""Pure maths on numpy arrays: no model, no file."""

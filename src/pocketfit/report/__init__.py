@@ -1,0 +1,1 @@
+"""Journal in, one self-contained HTML file out."""

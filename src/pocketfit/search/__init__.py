@@ -1,0 +1,1 @@
+"""What to try, what to choose, and why limits cannot be met."""

@@ -1,0 +1,1 @@
+"""Files and arrays in: Models and Samples out."""
