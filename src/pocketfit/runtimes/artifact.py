@@ -1,0 +1,53 @@
+"""What every runtime's export does with the file that it made: write it whole or not at all, and describe it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pocketfit.core.artifact import Artifact
+from pocketfit.core.plan import Plan
+
+CHUNK_BYTES = 1 << 20
+
+
+def artifact_of(path: Path, plan: Plan, runtime: str, notes: Sequence[str] = ()) -> Artifact:
+    """Describe a finished file: its bytes, its sha256, and its bytes after raw deflate at level 9."""
+    digest, deflate = hashlib.sha256(), zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    size_bytes = download_bytes = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            size_bytes += len(chunk)
+            download_bytes += len(deflate.compress(chunk))
+    download_bytes += len(deflate.flush())
+    return Artifact(str(path), digest.hexdigest(), size_bytes, download_bytes, runtime, plan, tuple(notes))
+
+
+@contextmanager
+def whole_or_not(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; it becomes `path` when the block ends well, and is removed when it doesn't.
+
+    The name keeps the extension: converters choose their format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    partial = Path(name)
+    partial.chmod(0o666 & ~_umask())  # mkstemp's files are for the owner only
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,85 @@
+"""The network as torch.export's file: where every runtime's export starts from, in the parent process."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pocketfit.core.errors import ExportFailed
+from pocketfit.core.model import Model
+from pocketfit.runtimes.artifact import whole_or_not
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+
+EXAMPLE_BATCH = 2  # torch.export takes 0 and 1 for constants
+
+
+def traced(model: Model, work: Path) -> Path:
+    """`<work>/<model.sha256>.pt2`: the network in eval mode, batch norms folded, any batch size; written once.
+
+    Inputs have the shapes of `model.signature` (pictures: NCHW). Raises ExportFailed, naming the layer and the line
+    where the network could not be traced.
+    """
+    import torch
+
+    path = work / f"{model.sha256}.pt2"
+    if not path.exists():
+        program = program_of(model)
+        archive = BytesIO()  # saved by name, the file would hold that name
+        torch.export.save(program, archive)
+        with whole_or_not(path) as partial:
+            partial.write_bytes(archive.getbuffer())
+    return path
+
+
+def program_of(model: Model) -> ExportedProgram:
+    """The traced network itself; see `traced`."""
+    import torch
+
+    from pocketfit.passes.fold import fold_batch_norm
+
+    if model.level != "torch":
+        raise ExportFailed(
+            f"A network at level '{model.level}' cannot be traced: this export starts from torch modules"
+        )
+    examples = tuple(
+        torch.zeros(spec.with_batch(EXAMPLE_BATCH), dtype=getattr(torch, spec.dtype)) for spec in model.signature.inputs
+    )
+    batch = torch.export.Dim("batch")
+    shapes = tuple({0: batch} if spec.shape[0] is None else None for spec in model.signature.inputs)
+    network = fold_batch_norm(model.network, model.signature).eval()
+    try:
+        with torch.no_grad():
+            return torch.export.export(network, examples, dynamic_shapes=shapes)
+    except Exception as error:  # torch.export raises whatever the network's own code raises
+        where = _where(error, network)
+        raise ExportFailed(f"torch.export could not trace the network{where}: {_short(error)}") from error
+
+
+def _where(error: BaseException, network: nn.Module) -> str:
+    """ " in layer 'features.3' (net.py, line 12)": the innermost module that the error passed through."""
+    names = {id(module): name for name, module in network.named_modules() if name}
+    layer = line = ""
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        code = frame.f_code
+        owner = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        if id(owner) in names or owner is network:
+            layer = f" in layer '{names[id(owner)]}'" if owner is not network else ""
+            if code.co_name == "forward":
+                line = f" ({Path(code.co_filename).name}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return layer + line
+
+
+def _short(error: BaseException) -> str:
+    """The first line that says something, without torch's advice."""
+    if "Constraints violated (batch)" in str(error):
+        return "its code fixes the size of the batch; take it from the input (x.shape[0]) instead"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
