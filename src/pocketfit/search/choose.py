@@ -1,0 +1,102 @@
+"""Which trial to hand over: a pure function of the trials and the budget.
+
+1. A trial is feasible when every limit is met by its point estimate (accuracy: on the search split).
+2. The verdict split is read only once, so a plan that is likely to hold there goes first: the feasible trials fall into
+   three tiers, and the best tier that has any trial decides. Tier 0: the one-sided bound of every limit is met as well.
+   Tier 1: the drop is at most half of what is allowed. Tier 2: the rest.
+3. Within the tier `prefer` orders. Trials whose latency intervals overlap with the best one's, while nothing else
+   tells them apart, are taken in plan order, so that noise does not choose.
+4. With no feasible trial, the one with the smallest worst excess is the best so far.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pocketfit.core.budget import Budget
+from pocketfit.core.trial import Trial
+from pocketfit.search.limits import Check, check
+
+HARMLESS_DROP_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The trial to hand over, the baseline of its runtime, and how each limit stands (on the search split)."""
+
+    trial: Trial
+    baseline: Trial
+    checks: tuple[Check, ...]
+
+    @property
+    def feasible(self) -> bool:
+        return all(c.met for c in self.checks)
+
+
+def baselines(trials: Sequence[Trial]) -> dict[str, Trial]:
+    """The float32 baseline of each runtime."""
+    return {t.runtime: t for t in trials if t.stage == "baseline" and t.status == "ok"}
+
+
+def choose(trials: Sequence[Trial], budget: Budget) -> Choice | None:
+    """The best trial for this budget; None when no trial has succeeded."""
+    base = baselines(trials)
+    choices = [
+        Choice(t, base[t.runtime], check(t, base[t.runtime], budget))
+        for t in sorted(trials, key=lambda t: t.number)
+        if t.status == "ok" and t.runtime in base
+    ]
+    if not choices:
+        return None
+    feasible = [c for c in choices if c.feasible]
+    if not feasible:
+        return min(choices, key=lambda c: (max(k.excess for k in c.checks), sum(k.excess for k in c.checks), c.trial.number))
+    best_tier = min(_tier(c) for c in feasible)
+    return _preferred([c for c in feasible if _tier(c) == best_tier], budget)
+
+
+def latency_ms(choice: Choice) -> tuple[float, float, float]:
+    """(value, low, high) by way of the interleaved ratio, so that trials of different minutes can be compared."""
+    ratio, base = choice.trial.measurements.get("latency_ratio"), choice.baseline.value("latency_ms")
+    if choice.trial.number == choice.baseline.number and base is not None:
+        return base, base, base
+    if ratio is None or ratio.value is None or base is None:
+        return math.inf, math.inf, math.inf
+    low = ratio.value if ratio.low is None else ratio.low
+    high = ratio.value if ratio.high is None else ratio.high
+    return ratio.value * base, low * base, high * base
+
+
+def _tier(choice: Choice) -> int:
+    if all(c.certified for c in choice.checks):
+        return 0
+    drops = [c for c in choice.checks if c.limit.quantity == "drop"]
+    if all(c.value is not None and c.value <= HARMLESS_DROP_SHARE * c.limit.value for c in drops):
+        return 1
+    return 2
+
+
+def _preferred(choices: Sequence[Choice], budget: Budget) -> Choice:
+    """The first in plan order among those that the best one does not clearly beat."""
+    best = min(choices, key=lambda c: (_cost(c, budget)[0], c.trial.number))
+    return next(c for c in choices if _cost(c, budget)[1] <= _cost(best, budget)[2])
+
+
+def _cost(choice: Choice, budget: Budget) -> tuple[float, float, float]:
+    """(value, low, high) of what `prefer` minimises; "balanced" is bytes times milliseconds, in logarithms."""
+    size = float(choice.trial.value("size_bytes") or math.inf)
+    value, low, high = latency_ms(choice)
+    match budget.prefer:
+        case "speed":
+            return value, low, high
+        case "size":
+            return size, size, size
+        case "accuracy":
+            drop = choice.trial.measurements.get("drop_points")
+            if drop is None or drop.value is None:
+                return math.inf, math.inf, math.inf
+            return drop.value, drop.value, drop.value
+        case _:
+            return math.log(size) + math.log(value), math.log(size) + math.log(low), math.log(size) + math.log(high)

@@ -1,0 +1,107 @@
+"""The journal: one JSON object a line, fsynced. Everything that is decided or shown is a function of its lines.
+
+kinds  "start"    what this run is about: inputs, budget, environment, findings (once)
+       "trial"    a Trial
+       "time"     seconds that one working session has used (they add up over resumes)
+       "layers"   the per-layer table of the chosen trial
+       "reading"  the verdict split is about to be read for a trial
+       "verdict"  what that reading gave
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pocketfit.core.budget import Budget
+from pocketfit.core.errors import UserError
+from pocketfit.core.trial import Trial
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """The journal's lines, sorted into what they say; the order of the lines does not matter."""
+
+    start: Line | None
+    trials: tuple[Trial, ...]
+    seconds: float
+    readings: int
+    verdict: Line | None
+    layers: Line | None
+
+    @property
+    def budget(self) -> Budget:
+        return Budget.from_json(self.start["budget"]) if self.start else Budget()
+
+    def trial(self, number: int) -> Trial:
+        return next(trial for trial in self.trials if trial.number == number)
+
+
+def append(path: Path, line: Line) -> None:
+    """Add one line and force it to the disk. A torn line that a kill left at the end is cut off first."""
+    with path.open("ab+") as file:
+        _cut_torn_line(file)
+        file.write(json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[Line]:
+    """All whole lines; a torn last line (the trial in flight at a kill) is left out.
+
+    Raises UserError where another line is not JSON: somebody edited the file.
+    """
+    if not path.exists():
+        return []
+    lines = []
+    for number, raw in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            lines.append(json.loads(raw))
+        except ValueError as error:
+            raise UserError(f"Line {number} of {path} is not JSON: the journal has been changed; restore it or use another output folder") from error
+    return lines
+
+
+def digest(lines: Iterable[Line]) -> Record:
+    """Lines in any order -> Record with the trials by number."""
+    start, verdict, layers = None, None, None
+    trials: dict[int, Trial] = {}
+    seconds, readings = 0.0, 0
+    for line in lines:
+        match line.get("kind"):
+            case "start":
+                start = line
+            case "trial":
+                trial = Trial.from_json({k: v for k, v in line.items() if k not in ("kind", "code")})
+                trials[trial.number] = trial
+            case "time":
+                seconds += line["seconds"]
+            case "reading":
+                readings += 1
+            case "verdict":
+                verdict = line if verdict is None or line["reading"] < verdict["reading"] else verdict
+            case "layers":
+                layers = line
+    return Record(start, tuple(trials[n] for n in sorted(trials)), seconds, readings, verdict, layers)
+
+
+def read(path: Path) -> Record:
+    """The record of the journal at `path`."""
+    return digest(read_lines(path))
+
+
+def _cut_torn_line(file: Any) -> None:
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    file.seek(0)
+    whole = file.read().rfind(b"\n") + 1
+    if whole != size:
+        file.truncate(whole)
+    file.seek(0, os.SEEK_END)
