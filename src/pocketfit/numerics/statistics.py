@@ -1,0 +1,345 @@
+"""Paired statistics: ratios of interleaved timings, drops of per-sample scores, and how many samples they need.
+
+Times are in milliseconds, drops in points (100 * share). Every interval is two-sided at `confidence`; an
+`upper_one_sided` bound is one-sided at the same confidence, so that 95 of 100 such bounds lie above the truth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pocketfit.core.errors import UserError
+
+Floats = NDArray[np.float64]
+FEW_DIFFERENCES = 20  # below this many differing samples a t interval of real scores is not trusted
+MAX_NEEDED = 10**8
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its two-sided interval, in the unit of the value."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class RatioOfSessions:
+    """A latency ratio over several sessions (fresh processes).
+
+    interval         geometric mean of the sessions' ratios, with an interval for a new session
+    upper_one_sided  one-sided upper bound
+    sessions         one interval a session: the noise inside it
+    between          standard deviation from session to session, as a share of the ratio, after the noise inside the
+                     sessions has been taken off; None with one session
+    within           standard error inside one session, as a share of the ratio
+    """
+
+    interval: Interval
+    upper_one_sided: float
+    sessions: tuple[Interval, ...]
+    between: float | None
+    within: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What `spread` tells apart, both as shares of the ratio (0.02: 2 %)."""
+
+    between: float
+    within: float
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How many points a candidate lost against the baseline on the same samples (negative: it gained).
+
+    points           100 * (mean baseline score - mean candidate score)
+    low, high        two-sided interval, points
+    upper_one_sided  one-sided upper bound, points
+    n                samples
+    differing        samples on which the two scores differ
+    """
+
+    points: float
+    low: float
+    high: float
+    upper_one_sided: float
+    n: int
+    differing: int
+
+
+def percentile(values: ArrayLike, percent: float, *, confidence: float = 0.95) -> Interval:
+    """A percentile with the interval that order statistics give it, whatever the distribution.
+
+    The value interpolates linearly (Hyndman and Fan 1996, type 7). The interval runs between two of the sorted values
+    whose ranks come from the binomial distribution (Conover 1999, section 3.2); where too few values were taken for a
+    side to be bounded, that side is infinite.
+
+    >>> percentile(range(1, 101), 50)
+    Interval(value=50.5, low=40.0, high=61.0)
+    """
+    ordered = np.sort(np.asarray(values, np.float64).ravel())
+    if ordered.size == 0:
+        raise ValueError("a percentile needs at least one value")
+    n, share, tail = ordered.size, percent / 100, (1 - confidence) / 2
+    cumulative = np.cumsum(_binomial(n, share))  # P(B <= k), k = 0..n: B values lie at or below the true percentile
+    below = int(np.searchsorted(cumulative, tail, side="right"))  # largest rank with P(B < rank) <= tail
+    above = int(np.searchsorted(cumulative, 1 - tail)) + 1  # smallest rank with P(B >= rank) <= tail
+    low = float(ordered[below - 1]) if below >= 1 else -math.inf
+    high = float(ordered[above - 1]) if above <= n else math.inf
+    return Interval(float(np.percentile(ordered, percent)), low, high)
+
+
+def bootstrap_ratio(
+    candidate_ms: ArrayLike,
+    baseline_ms: ArrayLike,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Interval:
+    """Ratio of the medians of interleaved rounds, [rounds] and [rounds], with a percentile bootstrap interval.
+
+    Whole rounds are resampled, so that what slowed both files in one round cancels out.
+
+    >>> bootstrap_ratio([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]).value
+    2.0
+    """
+    value, drawn = _resampled_ratios(candidate_ms, baseline_ms, resamples, seed)
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def ratio_of_sessions(
+    candidate_ms: Sequence[ArrayLike],
+    baseline_ms: Sequence[ArrayLike],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> RatioOfSessions:
+    """One ratio from several sessions, each given as its rounds: lists of [rounds] arrays.
+
+    With k >= 2 sessions the interval is Student's t on the sessions' log ratios, k - 1 degrees of freedom; their
+    standard deviation is never taken smaller than the noise inside the sessions explains. (Resampling three sessions
+    with replacement looks like the obvious way and covers the truth in about 80 of 100 cases only.)
+    With one session the interval is that session's bootstrap: it does not hold what another session would change.
+    """
+    if not candidate_ms or len(candidate_ms) != len(baseline_ms):
+        raise ValueError("as many baseline sessions as candidate sessions are needed, at least one")
+    tail = (1 - confidence) / 2
+    parts, errors, uppers = [], [], []
+    for number, (candidate, baseline) in enumerate(zip(candidate_ms, baseline_ms, strict=True)):
+        value, drawn = _resampled_ratios(candidate, baseline, resamples, seed + number)
+        low, high, upper = np.quantile(drawn, [tail, 1 - tail, confidence])
+        parts.append(Interval(value, float(low), float(high)))
+        errors.append(float(np.std(np.log(drawn))))
+        uppers.append(float(upper))
+    within = math.sqrt(float(np.mean(np.square(errors))))
+    count = len(parts)
+    if count == 1:
+        return RatioOfSessions(parts[0], uppers[0], tuple(parts), None, within)
+    logs = np.log([part.value for part in parts])
+    deviation = max(float(np.std(logs, ddof=1)), within)
+    centre, error = float(np.mean(logs)), deviation / math.sqrt(count)
+    two_sided, one_sided = student_t(1 - tail, count - 1), student_t(confidence, count - 1)
+    interval = Interval(math.exp(centre), math.exp(centre - two_sided * error), math.exp(centre + two_sided * error))
+    between = spread([part.value for part in parts], errors).between
+    return RatioOfSessions(interval, math.exp(centre + one_sided * error), tuple(parts), between, within)
+
+
+def spread(ratios: ArrayLike, errors: ArrayLike) -> Spread:
+    """Tell what changes from session to session from the noise inside the sessions.
+
+    ratios  [sessions]   errors  [sessions], the relative standard error inside each session
+    between² = max(0, variance of the log ratios - mean error²)   (one-way random effects, method of moments)
+
+    >>> spread([0.5, 0.5, 0.5], [0.01, 0.01, 0.01])
+    Spread(between=0.0, within=0.01)
+    """
+    logs, inside = np.log(np.asarray(ratios, np.float64)), np.square(np.asarray(errors, np.float64))
+    if logs.size < 2:
+        raise ValueError("the spread between sessions needs at least two of them")
+    noise = float(np.mean(inside))
+    return Spread(math.sqrt(max(0.0, float(np.var(logs, ddof=1)) - noise)), math.sqrt(noise))
+
+
+def paired_drop(baseline_scores: ArrayLike, candidate_scores: ArrayLike, *, confidence: float = 0.95) -> Drop:
+    """The drop between two files' scores of the same samples, [n] and [n], with a paired interval.
+
+    Scores that are all 0 or 1: the score interval of Tango (1998), which holds its level where the two disagree on
+    few samples or none. Other scores: Student's t on the differences; with fewer than 20 differing samples, each of
+    them is counted as the whole range of the scores (Tango's interval on the signs), which errs on the wide side.
+
+    >>> drop = paired_drop([1, 1, 1, 0], [1, 1, 0, 0])
+    >>> drop.points, drop.n, drop.differing
+    (25.0, 4, 1)
+    """
+    baseline, candidate = _paired(baseline_scores, candidate_scores)
+    difference = baseline - candidate
+    n, lost, gained = difference.size, int(np.sum(difference > 0)), int(np.sum(difference < 0))
+    points = 100 * float(np.mean(difference))
+    values = np.concatenate([baseline, candidate])
+    binary = bool(np.all((values == 0) | (values == 1)))
+    tail = (1 - confidence) / 2
+    if binary:
+        low, high, upper = _tango_bounds(lost, gained, n, confidence)
+    else:
+        error = float(np.std(difference, ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+        centre, degrees = points / 100, max(n - 1, 1)
+        wide = student_t(1 - tail, degrees) * error
+        low, high, upper = centre - wide, centre + wide, centre + student_t(confidence, degrees) * error
+        if lost + gained < FEW_DIFFERENCES:
+            whole = max(1.0, float(np.ptp(values)))  # scores lie in 0..1 unless they show otherwise
+            signs = [whole * bound for bound in _tango_bounds(lost, gained, n, confidence)]
+            low, high, upper = min(low, signs[0]), max(high, signs[1]), max(upper, signs[2])
+    return Drop(points, 100 * low, 100 * high, 100 * upper, n, lost + gained)
+
+
+def tango(lost: float, gained: float, n: float, z: float) -> tuple[float, float]:
+    """Score interval of a paired difference (lost - gained) / n, z = 1.96 for 95 % two-sided.
+
+    Tango, Statistics in Medicine 17 (1998) 891-908: all d with |lost - gained - n d| <= z sqrt(n (2 q + d (1 - d))),
+    where q, the probability of a gain given d, is the root of 2n q² + B q + C = 0,
+    B = -lost - gained + (2n - lost + gained) d,  C = -gained d (1 - d).
+
+    >>> low, high = tango(16, 6, 161, 1.959964)  # example of Fagerland, Lydersen and Laake 2017, chapter 8
+    >>> round(low, 4), round(high, 4)
+    (0.0054, 0.124)
+    """
+    if not 0 <= lost + gained <= n or min(lost, gained) < 0 or n <= 0:
+        raise ValueError("0 <= lost + gained <= n and n > 0 are needed")
+    return -_tango_upper(gained, lost, n, z), _tango_upper(lost, gained, n, z)
+
+
+def needed_n(limit_points: float, disagreement: float, *, drop_points: float = 0.0, confidence: float = 0.95) -> int:
+    """How many samples certify a drop of at most `limit_points`: the one-sided bound is then inside the limit.
+
+    disagreement  share of the samples on which the two files' scores differ (0 gives the smallest n that can ever do)
+    drop_points   the drop that is expected to be seen
+
+    >>> needed_n(1.0, 0.0)
+    268
+    """
+    if limit_points <= drop_points:
+        raise UserError(
+            f"No number of samples can certify a drop of at most {limit_points:g} points"
+            f" where the drop itself is {drop_points:g}: raise the limit"
+        )
+    z, drop = _z(confidence), drop_points / 100
+    share = max(disagreement, abs(drop))
+    lost, gained = (share + drop) / 2, (share - drop) / 2
+
+    def certifies(n: int) -> bool:
+        return _tango_upper(n * lost, n * gained, n, z) <= limit_points / 100
+
+    low, high = 0, 1
+    while not certifies(high):
+        low, high = high, 2 * high
+        if high > MAX_NEEDED:
+            raise UserError(f"More than {MAX_NEEDED} samples would be needed: the limit is too close to the drop")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if certifies(middle) else (middle, high)
+    return high
+
+
+def mcnemar_p(lost: int, gained: int) -> float:
+    """Exact two-sided p of McNemar's test: are losses and gains equally likely?
+
+    >>> mcnemar_p(5, 0)
+    0.0625
+    """
+    n, least = lost + gained, min(lost, gained)
+    if n == 0:
+        return 1.0
+    return min(1.0, 2 * float(np.sum(_binomial(n, 0.5)[: least + 1])))
+
+
+def student_t(share: float, degrees: int) -> float:
+    """Quantile of Student's t, 0.5 <= share < 1.
+
+    With t = sqrt(degrees) tan(a) the cumulative distribution is an integral of cos(a)^(degrees - 1), taken here by
+    Gauss-Legendre quadrature; a is found by bisection.
+
+    >>> round(student_t(0.975, 2), 4), round(student_t(0.95, 4), 4)
+    (4.3027, 2.1318)
+    """
+    if degrees > 2000:  # the normal quantile is then within 0.1 %
+        return NormalDist().inv_cdf(share)
+    return _student_t(share, degrees)
+
+
+@lru_cache(maxsize=256)
+def _student_t(share: float, degrees: int) -> float:
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    constant = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(math.pi)
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        angles = (nodes + 1) * middle / 2
+        area = constant * middle / 2 * float(np.sum(weights * np.cos(angles) ** (degrees - 1)))
+        low, high = (middle, high) if area < share - 0.5 else (low, middle)
+    return math.sqrt(degrees) * math.tan((low + high) / 2)
+
+
+def _z(share: float) -> float:
+    return NormalDist().inv_cdf(share)
+
+
+def _tango_bounds(lost: int, gained: int, n: int, confidence: float) -> tuple[float, float, float]:
+    low, high = tango(lost, gained, n, _z((1 + confidence) / 2))
+    return low, high, _tango_upper(lost, gained, n, _z(confidence))
+
+
+def _tango_upper(lost: float, gained: float, n: float, z: float) -> float:
+    """The largest difference that the score test does not refuse, by bisection (the statistic falls with it)."""
+    low, high = (lost - gained) / n, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        linear = -lost - gained + (2 * n - lost + gained) * middle
+        constant = -gained * middle * (1 - middle)
+        q = (math.sqrt(max(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
+        deviation = math.sqrt(max(0.0, n * (2 * q + middle * (1 - middle))))
+        low, high = (middle, high) if n * middle - (lost - gained) <= z * deviation else (low, middle)
+    return (low + high) / 2
+
+
+def _binomial(n: int, share: float) -> Floats:
+    """Probabilities of 0..n successes, [n + 1]."""
+    if share in (0.0, 1.0):
+        exact = np.zeros(n + 1)
+        exact[n if share else 0] = 1.0
+        return exact
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    k = np.arange(n + 1)
+    log_choose = log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+    probabilities: Floats = np.exp(log_choose + k * math.log(share) + (n - k) * math.log1p(-share))
+    return probabilities
+
+
+def _resampled_ratios(candidate: ArrayLike, baseline: ArrayLike, resamples: int, seed: int) -> tuple[float, Floats]:
+    ours, theirs = _paired(candidate, baseline)
+    if np.any(ours <= 0) or np.any(theirs <= 0):
+        raise ValueError("times must be positive")
+    rows = np.random.default_rng(seed).integers(0, ours.size, (resamples, ours.size))
+    drawn: Floats = np.median(ours[rows], axis=1) / np.median(theirs[rows], axis=1)
+    return float(np.median(ours) / np.median(theirs)), drawn
+
+
+def _paired(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
+    one, two = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if one.ndim != 1 or one.shape != two.shape or one.size == 0:
+        raise ValueError(f"two equally long rows of values are needed, got {one.shape} and {two.shape}")
+    if not (np.all(np.isfinite(one)) and np.all(np.isfinite(two))):
+        raise ValueError("values must be finite")
+    return one, two

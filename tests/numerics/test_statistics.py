@@ -1,0 +1,273 @@
+"""Oracles: scipy, published worked examples, and coverage: counted exactly where it can be, simulated elsewhere."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from pocketfit.core.errors import UserError
+from pocketfit.numerics import statistics
+
+Z95 = 1.959963984540054
+
+
+# --- quantiles ---
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 49, 999, 2000, 100_000])
+@pytest.mark.parametrize("share", [0.9, 0.95, 0.975, 0.995])
+def test_student_t_equals_scipy(share, degrees):
+    tolerance = 1e-8 if degrees <= 2000 else 1e-4
+    assert statistics.student_t(share, degrees) == pytest.approx(stats.t.ppf(share, degrees), rel=tolerance)
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_equals_scipys_binomial_test(lost, gained):
+    expected = stats.binomtest(lost, lost + gained, 0.5).pvalue if lost + gained else 1.0
+    assert statistics.mcnemar_p(lost, gained) == pytest.approx(expected, rel=1e-9)
+
+
+# --- percentile ---
+
+
+@given(st.integers(1, 300), st.sampled_from([50, 90, 95, 99]))
+def test_percentile_interval_has_the_ranks_that_the_binomial_gives(n, percent):
+    found = statistics.percentile(np.arange(1, n + 1), percent)
+    low_rank, high_rank = stats.binom.ppf(0.025, n, percent / 100), stats.binom.ppf(0.975, n, percent / 100) + 1
+    assert found.value == np.percentile(np.arange(1, n + 1), percent)
+    assert found.low == (low_rank if low_rank >= 1 else -math.inf)
+    assert found.high == (high_rank if high_rank <= n else math.inf)
+
+
+def test_percentile_interval_covers_the_truth():
+    random = np.random.default_rng(0)
+    truth = stats.lognorm.ppf(0.95, 0.5)
+    hits = 0
+    for _ in range(1000):
+        found = statistics.percentile(random.lognormal(0, 0.5, 200), 95)
+        hits += found.low <= truth <= found.high
+    assert 0.93 <= hits / 1000 <= 0.99
+
+
+def test_percentile_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        statistics.percentile([], 50)
+
+
+# --- ratios ---
+
+
+def rounds_of(random, ratio, rounds=60, noise=0.05):
+    """Interleaved rounds of two files: a drift that both share, heavy-tailed noise of each."""
+    drift = np.exp(np.cumsum(random.normal(0, 0.02, rounds)))
+    baseline = drift * np.exp(noise * random.standard_t(3, rounds))
+    candidate = ratio * drift * np.exp(noise * random.standard_t(3, rounds))
+    return candidate, baseline
+
+
+def test_bootstrap_ratio_covers_the_true_ratio_despite_drift():
+    random = np.random.default_rng(1)
+    hits = 0
+    for number in range(300):
+        found = statistics.bootstrap_ratio(*rounds_of(random, 0.6), resamples=400, seed=number)
+        hits += found.low <= 0.6 <= found.high
+    assert hits / 300 >= 0.91
+
+
+def test_bootstrap_ratio_is_repeatable_and_follows_its_seed():
+    candidate, baseline = rounds_of(np.random.default_rng(2), 0.5)
+    first = statistics.bootstrap_ratio(candidate, baseline, seed=7)
+    assert first == statistics.bootstrap_ratio(candidate, baseline, seed=7)
+    assert first != statistics.bootstrap_ratio(candidate, baseline, seed=8)
+
+
+@given(st.lists(st.floats(0.1, 100), min_size=1, max_size=30), st.floats(0.1, 10))
+@settings(max_examples=50)
+def test_exactly_proportional_rounds_have_an_interval_of_no_width(baseline, ratio):
+    found = statistics.bootstrap_ratio(np.array(baseline) * ratio, baseline, resamples=50)
+    assert [found.value, found.low, found.high] == pytest.approx([ratio] * 3)
+
+
+@pytest.mark.parametrize("bad", [([1.0], [1.0, 2.0]), ([], []), ([0.0], [1.0]), ([math.nan], [1.0])])
+def test_bootstrap_ratio_refuses_what_is_no_pair_of_times(bad):
+    with pytest.raises(ValueError, match=r"values|times"):
+        statistics.bootstrap_ratio(*bad)
+
+
+def coverage_of_sessions(session_deviation, sessions, trials=400):
+    random = np.random.default_rng(3)
+    hits = below = 0
+    for number in range(trials):
+        pairs = [rounds_of(random, 0.6 * math.exp(random.normal(0, session_deviation)), 30) for _ in range(sessions)]
+        candidate, baseline = zip(*pairs, strict=True)
+        found = statistics.ratio_of_sessions(candidate, baseline, resamples=100, seed=number)
+        hits += found.interval.low <= 0.6 <= found.interval.high
+        below += found.upper_one_sided >= 0.6
+    return hits / trials, below / trials
+
+
+@pytest.mark.parametrize(("session_deviation", "sessions"), [(0.05, 3), (0.05, 5), (0.0, 3)])
+def test_interval_over_sessions_covers_what_changes_between_them(session_deviation, sessions):
+    two_sided, one_sided = coverage_of_sessions(session_deviation, sessions)
+    assert two_sided >= 0.92
+    assert one_sided >= 0.92
+
+
+def test_resampling_sessions_would_not_cover():
+    """Why ratio_of_sessions does not resample sessions: the claim of its docstring."""
+    random = np.random.default_rng(4)
+    hits = 0
+    for _ in range(500):
+        logs = random.normal(0, 0.05, 3)
+        low, high = np.quantile(logs[random.integers(0, 3, (400, 3))].mean(axis=1), [0.025, 0.975])
+        hits += low <= 0 <= high
+    assert hits / 500 < 0.85
+
+
+def test_spread_tells_sessions_from_noise():
+    random = np.random.default_rng(5)
+    noise = statistics.spread(np.exp(random.normal(0, 0.02, 500)), np.full(500, 0.02))
+    both = statistics.spread(np.exp(random.normal(0, 0.05, 500)), np.full(500, 0.02))
+    assert noise.between < 0.008
+    assert both.between == pytest.approx(math.sqrt(0.05**2 - 0.02**2), rel=0.1)
+    assert both.within == pytest.approx(0.02)
+
+
+def test_one_session_says_nothing_about_between():
+    candidate, baseline = rounds_of(np.random.default_rng(6), 0.5)
+    found = statistics.ratio_of_sessions([candidate], [baseline], seed=0)
+    assert found.between is None
+    assert found.interval == statistics.bootstrap_ratio(candidate, baseline, seed=0)
+    assert found.interval.value < found.upper_one_sided <= found.interval.high
+    with pytest.raises(ValueError, match="at least one"):
+        statistics.ratio_of_sessions([], [])
+    with pytest.raises(ValueError, match="two"):
+        statistics.spread([0.5], [0.1])
+
+
+# --- drops ---
+
+
+def test_tango_gives_a_published_interval():
+    """Complete response before and after consolidation therapy (Cavo et al. 2012), table [[59, 6], [16, 80]]: worked
+    example of Fagerland, Lydersen and Laake, Statistical Analysis of Contingency Tables (2017), chapter 8."""
+    low, high = statistics.tango(16, 6, 161, Z95)
+    assert (round(low, 4), round(high, 4)) == (0.0054, 0.1240)
+
+
+def test_tango_without_disagreement_is_z2_over_n_plus_z2():
+    low, high = statistics.tango(0, 0, 100, Z95)
+    assert high == pytest.approx(Z95**2 / (100 + Z95**2))
+    assert low == -high
+
+
+def constrained_score_statistic(lost, gained, n, difference):
+    """The same score test from scratch: the probability of a gain is found by maximising the likelihood on a grid."""
+    q = np.linspace(max(0, -difference), (1 - difference) / 2, 200_001)[1:-1]
+    log_likelihood = (n - lost - gained) * np.log(np.maximum(1 - 2 * q - difference, 1e-300))
+    log_likelihood += gained * np.log(np.maximum(q, 1e-300)) + lost * np.log(np.maximum(q + difference, 1e-300))
+    best = q[np.argmax(log_likelihood)]
+    return (lost - gained - n * difference) / math.sqrt(n * (2 * best + difference * (1 - difference)))
+
+
+@pytest.mark.parametrize(("lost", "gained", "n"), [(7, 1, 21), (20, 40, 160), (3, 3, 50), (12, 0, 400)])
+def test_tango_bounds_are_where_the_score_test_turns(lost, gained, n):
+    low, high = statistics.tango(lost, gained, n, Z95)
+    assert constrained_score_statistic(lost, gained, n, high) == pytest.approx(-Z95, abs=2e-3)
+    assert constrained_score_statistic(lost, gained, n, low) == pytest.approx(Z95, abs=2e-3)
+
+
+@given(st.integers(1, 500), st.data())
+@settings(max_examples=60)
+def test_tango_mirrors_and_holds_the_estimate(n, data):
+    lost = data.draw(st.integers(0, n))
+    gained = data.draw(st.integers(0, n - lost))
+    low, high = statistics.tango(lost, gained, n, Z95)
+    assert -1 <= low <= (lost - gained) / n <= high <= 1
+    assert statistics.tango(gained, lost, n, Z95) == pytest.approx((-high, -low), abs=1e-12)
+
+
+def exact_coverage(n, p_lost, p_gained):
+    """Probability, over all outcomes of n pairs, that the two-sided interval and the one-sided bound hold."""
+    truth, two_sided, one_sided, total = p_lost - p_gained, 0.0, 0.0, 0.0
+    for lost in range(n + 1):
+        for gained in range(n + 1 - lost):
+            p = stats.multinomial.pmf([lost, gained, n - lost - gained], n, [p_lost, p_gained, 1 - p_lost - p_gained])
+            if p < 1e-6:
+                continue
+            total += p
+            low, high = statistics.tango(lost, gained, n, Z95)
+            two_sided += p * (low <= truth <= high)
+            one_sided += p * (truth <= statistics.tango(lost, gained, n, 1.6448536)[1])
+    assert total > 0.999
+    return two_sided, one_sided
+
+
+@pytest.mark.parametrize(
+    ("n", "p_lost", "p_gained"), [(60, 0.03, 0.03), (60, 0.08, 0.02), (100, 0.01, 0.0), (80, 0.15, 0.12)]
+)
+def test_tango_covers_where_disagreement_is_rare(n, p_lost, p_gained):
+    two_sided, one_sided = exact_coverage(n, p_lost, p_gained)
+    assert two_sided >= 0.93
+    assert one_sided >= 0.92
+
+
+def test_paired_drop_of_right_and_wrong_answers():
+    baseline = np.array([1] * 90 + [0] * 10)
+    candidate = np.array([0] * 3 + [1] * 87 + [1] * 1 + [0] * 9)
+    drop = statistics.paired_drop(baseline, candidate)
+    low, high = statistics.tango(3, 1, 100, Z95)
+    assert (drop.points, drop.n, drop.differing) == (pytest.approx(2.0), 100, 4)
+    assert (drop.low, drop.high) == (pytest.approx(100 * low), pytest.approx(100 * high))
+    assert drop.points < drop.upper_one_sided < drop.high
+
+
+def test_paired_drop_without_any_disagreement_still_has_width():
+    drop = statistics.paired_drop(np.ones(1000), np.ones(1000))
+    assert drop.points == 0
+    assert drop.upper_one_sided == pytest.approx(100 * 1.6448536**2 / (1000 + 1.6448536**2), rel=1e-6)
+
+
+def test_paired_drop_of_real_scores_is_the_t_interval():
+    random = np.random.default_rng(7)
+    baseline = random.uniform(0, 1, 200)
+    candidate = baseline - random.normal(0.02, 0.1, 200)
+    drop = statistics.paired_drop(baseline, candidate)
+    expected = stats.ttest_rel(baseline, candidate).confidence_interval(0.95)
+    assert (drop.low, drop.high) == (pytest.approx(100 * expected.low), pytest.approx(100 * expected.high))
+    one_sided = stats.ttest_rel(baseline, candidate, alternative="less").confidence_interval(0.95)
+    assert drop.upper_one_sided == pytest.approx(100 * one_sided.high)
+
+
+def test_paired_drop_of_real_scores_that_hardly_differ_is_not_narrow():
+    baseline = np.full(500, 0.9)
+    same = statistics.paired_drop(baseline, baseline)
+    assert same.points == 0
+    assert same.upper_one_sided == pytest.approx(100 * 1.6448536**2 / (500 + 1.6448536**2), rel=1e-6)
+    one_lost = baseline.copy()
+    one_lost[0] = 0.0
+    drop = statistics.paired_drop(baseline, one_lost)
+    assert drop.points == pytest.approx(0.18)
+    assert drop.high > 0.6  # the t interval alone would end at 0.53
+
+
+@pytest.mark.parametrize(
+    ("limit", "disagreement", "seen"), [(1.0, 0.0, 0.0), (1.0, 0.05, 0.3), (2.0, 0.1, -0.5), (5.0, 0.02, 4.0)]
+)
+def test_needed_n_is_the_smallest_that_certifies(limit, disagreement, seen):
+    n = statistics.needed_n(limit, disagreement, drop_points=seen)
+
+    def bound(samples):
+        share = max(disagreement, abs(seen) / 100)
+        lost, gained = samples * (share + seen / 100) / 2, samples * (share - seen / 100) / 2
+        return 100 * statistics.tango(lost, gained, samples, 1.6448536269514722)[1]
+
+    assert bound(n) <= limit < bound(n - 1)
+
+
+def test_needed_n_refuses_a_limit_that_the_drop_itself_breaks():
+    with pytest.raises(UserError, match="raise the limit"):
+        statistics.needed_n(1.0, 0.05, drop_points=1.0)
