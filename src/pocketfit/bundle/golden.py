@@ -1,0 +1,154 @@
+"""Input-output pairs by which an app can check its own preprocessing and its own runtime.
+
+Two kinds of input: `chart.png`, a drawn picture before any geometry (it has transparency, sharp edges and another
+shape than the network's input), and a few of the user's samples after the geometry. Each has the tensor that the
+reference preprocessing makes of it and the answer that the exported file gives in its own runtime.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.plan import ExportSettings
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.runtime import Session, quantize_input
+from pocketfit.core.samples import Samples
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SAMPLES = 3
+# Share of the span of the golden answers by which another processor or version of the runtime may be off. Kernels for
+# integers differ by tens of steps of 255 from one instruction set to another; float16 is carried out as float32 or not.
+ELSEWHERE = {"float32": 1e-3, "float16": 2e-2, "dynamic-int8": 0.1, "int8": 0.1}
+SAME_PLACE = 1e-4  # of the span, for float answers: threads share the work differently from run to run
+
+
+def write_golden(
+    folder: Path, session: Session, samples: Samples, *, layout: str, settings: ExportSettings
+) -> tuple[dict[str, Any], NDArray[np.generic]]:
+    """Write the pairs to `folder` (it is made).
+
+    Returns the manifest's entry "golden", tolerances included, and the answers [pairs, ...] as the file gives them.
+    """
+    folder.mkdir()
+    pairs, answers = [], []
+    for stem, source, values in _inputs(folder, samples, layout):
+        if values.shape != session.signature.inputs[0].with_batch(1):
+            raise UserError(
+                f"The golden samples have the shape {list(values.shape[1:])}, but the file takes"
+                f" {list(session.signature.inputs[0].shape[1:])} for each"
+            )
+        raw = raw_answer(session, values)
+        if not np.isfinite(raw).all():
+            raise UserError(f"The exported file answers golden/{source} with NaN or infinity: it cannot be shipped")
+        np.save(folder / f"{stem}.tensor.npy", values, allow_pickle=False)
+        np.save(folder / f"{stem}.output.npy", raw, allow_pickle=False)
+        pairs.append(
+            {
+                "input": f"golden/{source}",
+                "geometry_done": stem != "chart",
+                "tensor": f"golden/{stem}.tensor.npy",
+                "output": f"golden/{stem}.output.npy",
+            }
+        )
+        answers.append(raw)
+    if not answers:
+        raise UserError("A bundle needs at least one golden sample")
+    together = np.concatenate(answers)
+    return {"pairs": pairs, "tolerance": tolerance(together, samples.preprocess, settings)}, together
+
+
+def raw_answer(session: Session, values: NDArray[np.float32]) -> NDArray[np.generic]:
+    """Float values [1, ...] -> the first output as the file gives it (integers where its output is quantized)."""
+    spec, grid = session.signature.inputs[0], session.input_quantization
+    given: NDArray[np.generic] = values
+    if grid is not None:
+        given = quantize_input(values, spec.dtype, grid.scales[0], grid.zero_points[0])
+    return session.run({spec.name: given})[session.signature.outputs[0].name]
+
+
+def tolerance(answers: NDArray[np.generic], preprocess: Preprocess, settings: ExportSettings) -> dict[str, Any]:
+    """How far tensors and answers may be off.
+
+    Tensors: one step of one pixel (where a rounding falls the other way), a hundredth of it on average. Answers, in
+    the unit of the file's output: integers must be equal under the same version of the runtime on the same processor;
+    elsewhere, and for floats, a share of the span of the golden answers.
+
+    >>> made = tolerance(np.array([[0, 200]], np.uint8), Preprocess(std=(1.0,) * 3), ExportSettings("litert", "int8"))
+    >>> made["output_same_place"], made["output_elsewhere"], made["output_unit"]
+    (0, 20, 'steps')
+    """
+    pixel_step = preprocess.scale / min(preprocess.std)
+    span = float(answers.max()) - float(answers.min())
+    elsewhere = ELSEWHERE[settings.precision] * span
+    is_integer = np.issubdtype(answers.dtype, np.integer)
+    return {
+        "tensor_max": 1.01 * pixel_step,
+        "tensor_mean": 0.01 * pixel_step,
+        "output_same_place": 0 if is_integer else max(SAME_PLACE * span, 1e-6),
+        "output_elsewhere": max(1, math.ceil(elsewhere)) if is_integer else max(elsewhere, 1e-6),
+        "output_unit": "steps" if is_integer else "of the output's own unit",
+    }
+
+
+def _inputs(folder: Path, samples: Samples, layout: str) -> list[tuple[str, str, NDArray[np.float32]]]:
+    """Stem, file name and tensor [1, ...] of each golden input, its file written."""
+    from PIL import Image
+
+    from pocketfit.sources.preprocess import to_tensor
+
+    made = []
+    preprocess = samples.preprocess
+    is_picture = samples.array.dtype == np.uint8
+    if is_picture:
+        chart = folder / "chart.png"
+        Image.fromarray(draw_chart(preprocess)).save(chart)
+        made.append(("chart", chart.name, to_tensor(chart, preprocess, layout)))
+    for number, row in enumerate(_spread(len(samples))):
+        values = samples.inputs([row], layout)
+        stem = f"sample{number}"
+        if is_picture:
+            _picture(np.asarray(samples.array[row], np.uint8), preprocess).save(folder / f"{stem}.png")
+        else:
+            np.save(folder / f"{stem}.npy", values, allow_pickle=False)
+        made.append((stem, f"{stem}.png" if is_picture else f"{stem}.npy", values))
+    return made
+
+
+def _spread(count: int) -> list[int]:
+    """Rows from all over: 100 -> [0, 33, 66]."""
+    return sorted({count * number // SAMPLES for number in range(SAMPLES)}) if count else []
+
+
+def _picture(pixels: NDArray[np.uint8], preprocess: Preprocess) -> Image:
+    """uint8 [H, W, C] after the geometry, channels as the network takes them -> a picture that decodes to it."""
+    from PIL import Image
+
+    if preprocess.colour == "GRAY":
+        return Image.fromarray(pixels[:, :, 0])
+    return Image.fromarray(pixels[:, :, ::-1].copy() if preprocess.colour == "BGR" else pixels)
+
+
+def draw_chart(preprocess: Preprocess) -> NDArray[np.uint8]:
+    """uint8 [H, W, 4]: colour ramps, stripes of one pixel, a disc, and a corner that fades out.
+
+    Larger and wider than the network's input and with odd sides, so that every rule of the geometry shows.
+    """
+    height, width = preprocess.height * 5 // 4 | 1, preprocess.width * 7 // 4 | 1
+    y, x = np.mgrid[0:height, 0:width]
+    down, across = y / (height - 1), x / (width - 1)
+    chart: NDArray[np.float64] = np.stack(
+        [255 * across, 255 * down, 255 * (1 - across) * down, 255 * np.ones_like(across)], axis=-1
+    )
+    chart[((x + y) % 2 == 0) & (down > 0.7), :3] = 0
+    chart[np.hypot(down - 0.35, across - 0.3) < 0.2, :3] = (220, 30, 60)
+    chart[..., 3] = np.where((down < 0.4) & (across > 0.6), 255 * down / 0.4, 255)
+    pixels: NDArray[np.uint8] = np.rint(chart).astype(np.uint8)
+    return pixels

@@ -1,0 +1,78 @@
+"""README.md and requirements.txt of a bundle, from its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SHOWN = {  # quantity -> (words, factor, unit, digits)
+    "size_bytes": ("size", 1e-6, "MB", 2),
+    "latency_ms": ("median latency", 1.0, "ms", 2),
+    "latency_p95_ms": ("95th percentile of latency", 1.0, "ms", 2),
+    "memory_bytes": ("peak memory", 1e-6, "MB", 1),
+    "accuracy": ("accuracy", 100.0, "%", 1),
+    "drop_points": ("drop against float32", 1.0, "points", 2),
+}
+
+
+def requirements(manifest: Mapping[str, Any]) -> str:
+    """The three packages that run.py needs, in the versions that made the golden answers."""
+    runtime, environment = manifest["runtime"], manifest["environment"]
+    return (
+        f"{runtime['package']}=={runtime['version']}\nnumpy=={environment['numpy']}\npillow=={environment['pillow']}\n"
+    )
+
+
+def readme(manifest: Mapping[str, Any]) -> str:
+    """How to run it, what was measured, on what: at most 15 lines."""
+    file, runtime, environment = manifest["file"], manifest["runtime"], manifest["environment"]
+    source = "picture.jpg" if manifest["input"]["kind"] == "picture" else "tensor.npy"
+    lines = [
+        f"# {file['name']}",
+        f"`{manifest['code']}` for {runtime['name']}, {file['bytes'] / 1e6:.2f} MB, {len(manifest['labels'])} classes.",
+        "",
+        "    pip install -r requirements.txt",
+        f"    python run.py {source}     # also folders, and - for names from stdin; --json, --top, --threads",
+        "    python run.py --selftest      # files, preprocessing and answers, checked against golden/",
+        "",
+        f"Measured: {measured(manifest['measurements'])}.",
+        f"On: {environment['processor']} ({environment['machine']}, {environment['system']}),"
+        f" {runtime['package']} {runtime['version']}, Python {environment['python']}.",
+        *_verdict(manifest["result"]),
+        "manifest.json says how a picture becomes the input and what the output means; preprocess.py is that in numpy.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def measured(measurements: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line of figures.
+
+    >>> measured({"latency_ms": {"value": 4.217, "how": "measured", "n": 100, "low": 4.1, "high": 4.3}})
+    'median latency 4.22 ms (4.10 to 4.30, n = 100)'
+    """
+    words = []
+    for quantity, (name, factor, unit, digits) in SHOWN.items():
+        found = measurements.get(quantity)
+        if found is None or found.get("value") is None:
+            continue
+        text = f"{name} {found['value'] * factor:.{digits}f} {unit}"
+        details = []
+        if found.get("low") is not None and found.get("high") is not None:
+            details.append(f"{found['low'] * factor:.{digits}f} to {found['high'] * factor:.{digits}f}")
+        if found.get("n", 1) > 1:
+            details.append(f"n = {found['n']}")
+        if found["how"] != "measured":
+            details.append(found["how"])
+        words.append(text + (f" ({', '.join(details)})" if details else ""))
+    return "; ".join(words) or "nothing yet"
+
+
+def _verdict(result: Mapping[str, Any] | None) -> list[str]:
+    if result is None:
+        return ["The search was still under way when this was written: a better file may follow."]
+    sentence = {
+        "met": "The limits are met",
+        "infeasible": "The limits are NOT met; this is the nearest that was found",
+        "stopped": "The search was stopped; this is the best that was found",
+    }[result["status"]]
+    return [f"{sentence}{' (certified)' if result.get('certified') else ''}."]

@@ -1,0 +1,300 @@
+"""Run this bundle's network on pictures; everything it needs to know stands in manifest.json beside this file.
+
+    python run.py photo.jpg more.png folder/     # the top five labels of each picture, with timing
+    find . -name '*.jpg' | python run.py -       # file names from stdin, one answer as soon as each is done
+    python run.py --json photo.jpg               # one JSON object a line
+    python run.py --selftest                     # hashes, preprocessing and answers against golden/
+
+Needs numpy, Pillow and the one runtime that manifest.json names. Exit codes: 0 done, 1 a picture could not be read or
+the self-test failed, 2 wrong usage or a missing package, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+CHUNK_BYTES = 1 << 20
+Run = Callable[[Any], Any]  # one input as the file takes it -> its first output as the file gives it
+
+
+def need(module: str, package: str) -> Any:
+    """Import a module, or end with the line that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        sys.exit(_refuse(f"The package '{package}' cannot be loaded ({error}); run: pip install {package}"))
+
+
+def _refuse(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return 2
+
+
+def open_litert(path: Path, threads: int) -> Run:
+    """A .tflite file with LiteRT's default kernels (XNNPACK where it can)."""
+    litert = need("ai_edge_litert.interpreter", "ai-edge-litert")
+    interpreter = litert.Interpreter(model_path=str(path), num_threads=threads)
+    interpreter.allocate_tensors()
+    source = interpreter.get_input_details()[0]["index"]
+    target = interpreter.get_output_details()[0]["index"]
+
+    def run(given: Any) -> Any:
+        interpreter.set_tensor(source, given)
+        interpreter.invoke()
+        return interpreter.get_tensor(target)
+
+    return run
+
+
+def open_onnxruntime(path: Path, threads: int) -> Run:
+    """An .onnx file on the CPU."""
+    runtime = need("onnxruntime", "onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # its warnings are about the file's making, not about this run
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    source, target = session.get_inputs()[0].name, session.get_outputs()[0].name
+    return lambda given: session.run([target], {source: given})[0]
+
+
+OPENERS = {"litert": open_litert, "onnxruntime": open_onnxruntime}
+
+
+class Network:
+    """The network with its manifest: picture -> tensor -> raw answer -> probabilities."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self.np = need("numpy", "numpy")
+        need("PIL.Image", "pillow")
+        self.folder = folder
+        self.manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        self.input, self.output = self.manifest["input"], self.manifest["output"]
+        self.labels = self.manifest["labels"]
+        self.settings = _settings(self.manifest["preprocess"])
+        self.preprocess = _load(folder / "preprocess.py")
+        self._run = OPENERS[self.manifest["runtime"]["name"]](folder / self.manifest["file"]["name"], threads)
+        self.raw_answer(self.np.zeros(self.input["shape"], "float32"))  # kernels are prepared in the first run
+
+    def tensor(self, path: Path, **changes: Any) -> Any:
+        """The float32 input of one picture, with a batch of one; a .npy file is fed as it is."""
+        if self.input["kind"] == "array":
+            values = self.np.load(path, allow_pickle=False).astype("float32")
+        else:
+            settings = SimpleNamespace(**{**vars(self.settings), **changes})
+            values = self.preprocess.to_tensor(path, settings, self.input["layout"])
+        return self.np.ascontiguousarray(values).reshape(self.input["shape"])
+
+    def raw_answer(self, values: Any) -> Any:
+        """Float input -> output as the file gives it (integers where its output is quantized)."""
+        if grid := self.input["quantization"]:
+            limits = self.np.iinfo(self.input["dtype"])
+            steps = self.np.rint(values / self.np.float32(grid["scale"])) + grid["zero_point"]
+            values = self.np.clip(steps, limits.min, limits.max)
+        return self._run(values.astype(self.input["dtype"]))
+
+    def probabilities(self, raw: Any) -> Any:
+        """[1, classes] as the file gives it -> float64 [classes] that sums to one."""
+        values = raw.reshape(-1).astype("float64")
+        if grid := self.output["quantization"]:
+            values = (values - grid["zero_point"]) * grid["scale"]
+        if self.output["values"] == "probabilities":
+            return values
+        powers = self.np.exp(values - values.max())
+        return powers / powers.sum()
+
+    def answer(self, values: Any, top: int) -> dict[str, Any]:
+        """The best `top` labels of one tensor and the time that the runtime took, in milliseconds."""
+        start = time.perf_counter()
+        raw = self.raw_answer(values)
+        took_ms = (time.perf_counter() - start) * 1e3
+        shares = self.probabilities(raw)
+        best = self.np.argsort(-shares, kind="stable")[:top]
+        labels = [{"label": self.labels[i], "probability": round(float(shares[i]), 6)} for i in best]
+        return {"top": labels, "inference_ms": round(took_ms, 3)}
+
+
+def _settings(preprocess: dict[str, Any]) -> SimpleNamespace:
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in preprocess.items()}
+    return SimpleNamespace(**settings, channels=1 if preprocess["colour"] == "GRAY" else 3)
+
+
+def _load(path: Path) -> Any:
+    """The module in this very file, wherever Python was started and whatever is called the same elsewhere."""
+    sys.dont_write_bytecode = True  # the folder stays as it was written
+    spec = importlib.util.spec_from_file_location("bundle_preprocess", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def named_files(arguments: Iterable[str], extensions: tuple[str, ...]) -> Iterator[Path]:
+    """Files in the order given; of a folder those with a known extension, `-` reads names from stdin line by line."""
+    for argument in arguments:
+        if argument == "-":
+            for line in sys.stdin:
+                if name := line.rstrip("\r\n"):
+                    yield from named_files([name], extensions) if name != "-" else ()
+        elif (path := Path(argument)).is_dir():
+            for folder, folders, names in os.walk(path):
+                folders.sort()
+                yield from (Path(folder, name) for name in sorted(names) if name.lower().endswith(extensions))
+        else:
+            yield path
+
+
+def classify(network: Network, arguments: list[str], *, top: int, as_json: bool) -> int:
+    """Print one answer for each picture as soon as it is there; a broken one is a sentence on stderr."""
+    seen = broken = 0
+    for path in named_files(arguments, (".npy",) if network.input["kind"] == "array" else PICTURES):
+        seen += 1
+        start = time.perf_counter()
+        try:
+            values = network.tensor(path)
+        except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them raise
+            broken += 1
+            print(_complaint(path, error), file=sys.stderr, flush=True)
+            continue
+        preprocess_ms = round((time.perf_counter() - start) * 1e3, 3)
+        found = {"file": str(path), **network.answer(values, top), "preprocess_ms": preprocess_ms}
+        print(json.dumps(found) if as_json else _readable(found), flush=True)
+    if not seen:
+        print(f"No picture in {', '.join(arguments)}", file=sys.stderr)
+    return 1 if broken or not seen else 0
+
+
+def _complaint(path: Path, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return reason if str(path) in reason else f"{path} cannot be read: {reason}"
+
+
+def _readable(found: dict[str, Any]) -> str:
+    times = f"preprocess {found['preprocess_ms']:.1f} ms, inference {found['inference_ms']:.1f} ms"
+    lines = [f"{100 * best['probability']:6.1f} %  {best['label']}" for best in found["top"]]
+    return "\n".join([f"{found['file']}: {times}", *lines])
+
+
+def selftest(folder: Path, threads: int) -> int:
+    """Compare files, tensors and answers with what was written when the bundle was made; print PASS or what differs."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    problems = list(changed_files(folder, manifest["files"]))
+    if not problems:  # a changed file is not worth running
+        problems = list(different_answers(Network(folder, threads)))
+    if problems:
+        print("\n".join(f"FAIL: {problem}" for problem in problems))
+        return 1
+    pairs = len(manifest["golden"]["pairs"])
+    print(f"PASS: {len(manifest['files'])} files unchanged, {pairs} golden pairs answered as expected")
+    return 0
+
+
+def changed_files(folder: Path, files: dict[str, str]) -> Iterator[str]:
+    """A sentence for each file that is missing or has another sha256 than `files` says."""
+    for name, expected in files.items():
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()) or not path.is_file():
+            yield f"{name} is missing"
+        elif file_sha256(path) != expected:
+            yield f"{name} was changed: its sha256 is not the one in manifest.json"
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def different_answers(network: Network) -> Iterator[str]:
+    """A sentence for each golden pair whose tensor or answer lies outside the manifest's tolerance."""
+    np, golden = network.np, network.manifest["golden"]
+    limits, unit = golden["tolerance"], golden["tolerance"]["output_unit"]
+    allowed = limits["output_same_place" if _is_same_place(network.manifest) else "output_elsewhere"]
+    for pair in golden["pairs"]:
+        # a picture after the geometry must not be resized and cut a second time
+        changes = {"resize": "none"} if pair["geometry_done"] else {}
+        values = network.tensor(network.folder / pair["input"], **changes)
+        expected = np.load(network.folder / pair["tensor"], allow_pickle=False)
+        gap = np.abs(values.astype("float64") - expected)
+        if not (gap.max() <= limits["tensor_max"] and gap.mean() <= limits["tensor_mean"]):  # NaN differs, too
+            yield f"{pair['input']}: the tensor differs by up to {gap.max():.3g} (allowed {limits['tensor_max']:.3g})"
+        raw = network.raw_answer(expected).astype("float64")
+        apart = float(np.abs(raw - np.load(network.folder / pair["output"], allow_pickle=False)).max())
+        if not apart <= allowed:
+            yield f"{pair['input']}: the answer differs by up to {apart:.3g} {unit} (allowed {allowed:.3g})"
+
+
+def _is_same_place(manifest: dict[str, Any]) -> bool:
+    """Whether this is the runtime version and the processor that made the golden answers."""
+    made = manifest["environment"]
+    try:
+        here = version(manifest["runtime"]["package"])
+    except PackageNotFoundError:  # a build of the runtime under another name
+        return False
+    return bool(manifest["runtime"]["version"] == here and made["processor"] == processor_name())
+
+
+def processor_name() -> str:
+    """What the system calls its processor; two with the same name run the same kernels."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model"):
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def parser() -> argparse.ArgumentParser:
+    words = argparse.ArgumentParser(description="Classify pictures with the network in this folder.")
+    words.add_argument("pictures", nargs="*", help="picture files or folders; - reads file names from stdin")
+    words.add_argument("--top", type=int, default=5, metavar="N", help="how many labels to print (default 5)")
+    words.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the runtime (default 1)")
+    words.add_argument("--json", action="store_true", help="print one JSON object a line")
+    words.add_argument("--selftest", action="store_true", help="check this bundle against its golden answers")
+    return words
+
+
+def main(arguments: list[str] | None = None, folder: Path = HERE) -> int:
+    words = parser()
+    given = words.parse_args(arguments)
+    if given.top < 1 or given.threads < 1:
+        words.error("--top and --threads take whole numbers from 1")
+    if not (folder / "manifest.json").is_file():
+        return _refuse(f"{folder / 'manifest.json'} is missing: keep run.py in the folder that it came in")
+    if given.selftest:
+        return selftest(folder, given.threads)
+    if not given.pictures:
+        words.error("name a picture, a folder, or - for file names on stdin")
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # file names need not be text in the terminal's encoding
+            stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "backslashreplace")
+    return classify(Network(folder, given.threads), given.pictures, top=given.top, as_json=given.json)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe (head) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,298 @@
+"""Write a bundle: the chosen file, the code that calls it, and what proves on another machine that it works.
+
+<file>             as the runtime's exporter made it
+manifest.json      everything about it (run.py reads nothing else)
+preprocess.py      the reference preprocessing, a copy of pocketfit/sources/preprocess.py
+run.py             a copy of run_template.py
+golden/            input-output pairs for `run.py --selftest` and for implementations in other languages
+README.md, requirements.txt
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from glob import escape
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfit import __version__
+from pocketfit.bundle import readme, run_template
+from pocketfit.bundle.golden import write_golden
+from pocketfit.core.artifact import Artifact, Quantization
+from pocketfit.core.errors import UserError
+from pocketfit.core.measurement import Measurement
+from pocketfit.core.model import Model
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.runtime import Session
+from pocketfit.core.samples import Samples
+from pocketfit.core.signature import TensorSpec
+
+BUNDLE_VERSION = 1
+PACKAGES = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}
+
+
+def write_bundle(
+    folder: Path,
+    artifact: Artifact,
+    model: Model,
+    *,
+    golden: Samples,
+    measurements: Mapping[str, Any],
+    result: Mapping[str, Any] | None,
+) -> Path:
+    """Write the bundle of `artifact` to `folder`, whole or not at all, in the place of an earlier bundle.
+
+    model         with the preprocess of the file (after every pass) and the labels
+    golden        samples with that preprocess; a few of them become golden pairs (pictures are copied as PNG)
+    measurements  by quantity: Measurement, or its JSON
+    result        the dict of result.json, None while the search is still under way
+
+    A folder that isn't one of our bundles is never touched; files that somebody has added to a bundle are kept.
+    Raises UserError for that, for a runtime that no app can ship, and for a file that does not fit the model;
+    CannotRunHere where the file does not run.
+    """
+    from pocketfit import runtimes
+
+    if artifact.runtime not in PACKAGES:
+        raise UserError(f"No bundle can be made of a '{artifact.runtime}' file: it serves analysis, no app runs it")
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    earlier = _earlier_bundle(folder)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-new-", dir=folder.parent))
+    try:
+        partial.chmod(0o755)  # mkdtemp's folders are for the owner only
+        file = _copy_checked(artifact, partial)
+        session = runtimes.get(artifact.runtime).load(file, threads=1)
+        try:
+            manifest = _manifest(partial, artifact, model, session=session, golden=golden)
+        finally:
+            session.close()
+        manifest["measurements"] = {quantity: _short(value) for quantity, value in measurements.items()}
+        manifest["result"] = _verdict(result)
+        _write_words(partial, manifest)
+        manifest["files"] = _hashes(partial)
+        _write_json(partial / "manifest.json", manifest)
+        _put_in_place(partial, folder, earlier)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _manifest(partial: Path, artifact: Artifact, model: Model, *, session: Session, golden: Samples) -> dict[str, Any]:
+    """Write golden/ to `partial` and return what is known of the file and of this machine."""
+    name = Path(artifact.path).name
+    source = _input(session, model, golden, name)
+    pairs, answers = write_golden(
+        partial / "golden", session, golden, layout=source["layout"], settings=artifact.plan.export
+    )
+    return {
+        "bundle_version": BUNDLE_VERSION,
+        "made_by": {"name": "pocketfit", "version": __version__},
+        "file": {
+            "name": name,
+            "sha256": artifact.sha256,
+            "bytes": artifact.bytes,
+            "download_bytes": artifact.download_bytes,
+        },
+        "runtime": {
+            "name": artifact.runtime,
+            "package": PACKAGES[artifact.runtime],
+            "version": version(PACKAGES[artifact.runtime]),
+        },
+        "code": artifact.plan.code,
+        "plan": artifact.plan.to_json(),
+        "notes": list(artifact.notes),
+        "input": source,
+        "output": _output(session, answers),
+        "preprocess": model.preprocess.to_json(),
+        "labels": _labels(model, answers[0].size, name),
+        "golden": pairs,
+        "environment": _environment(),
+    }
+
+
+def _write_words(partial: Path, manifest: Mapping[str, Any]) -> None:
+    """The host code and what a person reads."""
+    shutil.copyfile(_source_of("pocketfit.sources.preprocess"), partial / "preprocess.py")
+    shutil.copyfile(_source_of("pocketfit.bundle.run_template"), partial / "run.py")
+    (partial / "requirements.txt").write_text(readme.requirements(manifest), encoding="utf-8")
+    (partial / "README.md").write_text(readme.readme(manifest), encoding="utf-8")
+
+
+def _copy_checked(artifact: Artifact, partial: Path) -> Path:
+    source, target = Path(artifact.path), partial / Path(artifact.path).name
+    if not source.is_file():
+        raise UserError(f"{source} is missing: run the same command again, and it is made anew")
+    shutil.copyfile(source, target)
+    if run_template.file_sha256(target) != artifact.sha256:
+        raise UserError(f"{source} was changed after it was measured: remove it and run the same command again")
+    return target
+
+
+def _input(session: Session, model: Model, golden: Samples, name: str) -> dict[str, Any]:
+    """The manifest's entry "input"; `shape` is that of one picture, with the batch."""
+    if len(session.signature.inputs) != 1:
+        raise UserError(f"{name} has {len(session.signature.inputs)} inputs; a bundle is made of files with one")
+    spec = session.signature.inputs[0]
+    is_picture = golden.array.dtype == np.uint8
+    layout = _layout(spec, model.preprocess, name) if is_picture else spec.layout
+    if golden.preprocess != model.preprocess:
+        raise UserError(f"The golden samples for {name} were prepared with other settings than the model's preprocess")
+    return {
+        "kind": "picture" if is_picture else "array",
+        "name": spec.name,
+        "shape": list(spec.with_batch(1)),
+        "dtype": spec.dtype,
+        "layout": layout,
+        "quantization": _grid(session.input_quantization),
+    }
+
+
+def _layout(spec: TensorSpec, preprocess: Preprocess, name: str) -> str:
+    """ "NHWC" or "NCHW", proved by the shape; UserError when the file takes other pictures than are prepared for it."""
+    channels, height, width = preprocess.channels, preprocess.height, preprocess.width
+    shapes = {"NHWC": (height, width, channels), "NCHW": (channels, height, width)}
+    fitting = [layout for layout, shape in shapes.items() if spec.with_batch(1) == (1, *shape)]
+    if not fitting:
+        raise UserError(
+            f"{name} takes {list(spec.with_batch(1))}, but the model's preprocess makes pictures of {height} x {width}"
+            f" with {channels} channels: the file does not belong to this model"
+        )
+    return spec.layout if spec.layout in fitting else fitting[0]
+
+
+def _output(session: Session, answers: NDArray[np.generic]) -> dict[str, Any]:
+    spec, grid = session.signature.outputs[0], session.output_quantization
+    return {
+        "name": spec.name,
+        "shape": list(spec.with_batch(1)),
+        "dtype": spec.dtype,
+        "layout": spec.layout,
+        "quantization": _grid(grid),
+        "values": "probabilities" if all(_sums_to_one(answer, grid) for answer in answers) else "logits",
+    }
+
+
+def _sums_to_one(raw: NDArray[np.generic], grid: Quantization | None) -> bool:
+    """Whether an answer is a distribution already, half a step of its grid allowed to each class (0.1 in all)."""
+    values = raw.astype(np.float64).reshape(-1)
+    slack = 1e-3
+    if grid is not None:
+        values = (values - grid.zero_points[0]) * grid.scales[0]
+        slack = min(0.1, slack + len(values) * grid.scales[0] / 2)
+    return bool(values.min() >= 0 and abs(values.sum() - 1) <= slack)
+
+
+def _labels(model: Model, count: int, name: str) -> list[str]:
+    """The names of the classes in the order of the answers; without any, their numbers."""
+    if model.labels and len(model.labels) != count:
+        raise UserError(f"{name} answers with {count} numbers, but the model has {len(model.labels)} labels")
+    return list(model.labels) or [str(number) for number in range(count)]
+
+
+def _grid(quantization: Quantization | None) -> dict[str, Any] | None:
+    """real = (q - zero_point) * scale, one grid for the whole tensor."""
+    if quantization is None:
+        return None
+    return {"scale": quantization.scales[0], "zero_point": quantization.zero_points[0]}
+
+
+def _short(measurement: Measurement | Mapping[str, Any]) -> dict[str, Any]:
+    """A measurement without its single samples; they stand in the journal."""
+    data = measurement.to_json() if isinstance(measurement, Measurement) else measurement
+    return {key: value for key, value in data.items() if key != "samples"}
+
+
+def _verdict(result: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if result is None:
+        return None
+    return {key: result[key] for key in ("status", "certified", "budget", "comparison") if key in result}
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": run_template.processor_name(),
+        "numpy": version("numpy"),
+        "pillow": version("pillow"),
+    }
+
+
+def _source_of(module: str) -> Path:
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"the source of {module} is not on disk")
+    return Path(spec.origin)
+
+
+def _hashes(partial: Path) -> dict[str, str]:
+    """sha256 by name of every file; manifest.json, which holds them, is not written yet."""
+    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    return {path.relative_to(partial).as_posix(): run_template.file_sha256(path) for path in files}
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+# The place on disk -------------------------------------------------------------------------------------------------
+
+
+def _earlier_bundle(folder: Path) -> dict[str, Any] | None:
+    """The manifest of our bundle in `folder`; None where nothing is; UserError for anything else."""
+    if not folder.exists() and not folder.is_symlink():
+        return None
+    refusal = UserError(f"{folder} is no bundle that pocketfit wrote: name another folder, or move this one away")
+    if folder.is_symlink() or not folder.is_dir():
+        raise refusal
+    if not any(folder.iterdir()):
+        return {"files": {}}
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise refusal from error
+    if (
+        not isinstance(manifest, dict)
+        or "bundle_version" not in manifest
+        or not isinstance(manifest.get("files"), dict)
+    ):
+        raise refusal
+    return manifest
+
+
+def _put_in_place(partial: Path, folder: Path, earlier: Mapping[str, Any] | None) -> None:
+    """Two renames; a crash between them leaves the earlier bundle beside, under the name that `_sweep` knows."""
+    if earlier is None:
+        partial.rename(folder)
+        return
+    aside = partial.with_name(partial.name.replace("-new-", "-old-"))
+    folder.rename(aside)
+    partial.rename(folder)
+    ours = {name.split("/")[0] for name in earlier["files"]} | {"manifest.json", "__pycache__"}
+    for path in aside.iterdir():
+        if path.name not in ours and not (folder / path.name).exists():
+            path.rename(folder / path.name)
+    shutil.rmtree(aside)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed run of ours left beside `folder`; a bundle that it had just put aside is put back."""
+    for path in folder.parent.glob(f".{escape(folder.name)}-old-*"):
+        if not folder.exists():
+            path.rename(folder)
+        else:
+            shutil.rmtree(path)
+    for path in folder.parent.glob(f".{escape(folder.name)}-new-*"):
+        shutil.rmtree(path)
