@@ -1,0 +1,117 @@
+"""Channel labels: integer arrays of a tensor's own shape that say which channel each element belongs to.
+
+Two channels that have to go together are united (union-find: Tarjan 1975). Label 0 is "no channel that could go":
+inputs of the network, constants, and what an operator that nobody taught us has made of its inputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NO_CHANNEL = 0
+
+
+class Labels:
+    """The ids given out so far, which of them are one, and which have to stay, with the reason."""
+
+    def __init__(self) -> None:
+        self._parent = torch.zeros(1024, dtype=torch.int64)
+        self._count = 1
+        self._reasons: dict[int, str] = {}
+
+    def fresh(self, count: int) -> Tensor:
+        """New ids: int64 [count]."""
+        first, self._count = self._count, self._count + count
+        if self._count > len(self._parent):
+            grown = torch.zeros(2 * self._count, dtype=torch.int64)
+            grown[:first] = self._parent[:first]
+            self._parent = grown
+        ids = torch.arange(first, self._count)
+        self._parent[first : self._count] = ids
+        return ids
+
+    def roots(self, labels: Tensor) -> Tensor:
+        """One id for each set of united ids: same shape as `labels`."""
+        found = self._parent[labels]
+        while not torch.equal(above := self._parent[found], found):
+            found = above
+        return found
+
+    def unite(self, first: Tensor, second: Tensor, why_fixed: str) -> None:
+        """From now on first[i] and second[i] are one channel; a partner of NO_CHANNEL has to stay, for the reason given."""
+        first, second = torch.broadcast_tensors(first, second)
+        for dim in range(first.ndim):
+            if first.shape[dim] > 1 and first.stride(dim) == 0 == second.stride(dim):
+                first, second = first.narrow(dim, 0, 1), second.narrow(dim, 0, 1)
+        pairs = torch.stack((first.flatten(), second.flatten()))
+        pairs = torch.unique(self.roots(pairs), dim=1)
+        for one, other in pairs.T.tolist():
+            if NO_CHANNEL in (one, other):
+                self.fix(torch.tensor([max(one, other)]), why_fixed)
+                continue
+            a, b = self._find(one), self._find(other)
+            self._parent[max(a, b)] = min(a, b)
+
+    def fix(self, labels: Tensor, reason: str) -> None:
+        """These channels have to stay; the first reason that is given for one is the one that is told."""
+        for label in torch.unique(self.roots(labels)).tolist():
+            if label != NO_CHANNEL:
+                self._reasons.setdefault(label, reason)
+
+    def fixed(self) -> dict[int, str]:
+        """By root id: why this channel has to stay."""
+        reasons: dict[int, str] = {}
+        for label, reason in self._reasons.items():
+            reasons.setdefault(self._find(label), reason)
+        return reasons
+
+    def varying_dims(self, labels: Tensor) -> list[int]:
+        """Dimensions along which the channel changes: [2, 8, 4, 4] after a convolution -> [1]."""
+        roots = self.roots(_essence(labels))
+        return [
+            dim for dim, size in enumerate(roots.shape) if size > 1 and bool((roots != roots.narrow(dim, 0, 1)).any())
+        ]
+
+    def settle(self, labels: Tensor, why_fixed: str) -> Tensor:
+        """The same labels, with one dimension at most along which they change; stored once along all others.
+
+        What is left after a channel goes must be a box again. So where the channels lie along several dimensions,
+        as after a view as [groups, channels / groups], the positions of all parts are united and the longest of
+        these dimensions (the last one of equals) remains.
+        """
+        varying = self.varying_dims(labels)
+        kept = max(varying, key=lambda dim: (labels.shape[dim], dim), default=None)
+        for dim in varying:
+            if dim != kept:
+                self.unite(labels, labels.narrow(dim, 0, 1), why_fixed)
+        first = labels
+        for dim in range(labels.ndim):
+            if dim != kept and labels.shape[dim]:
+                first = first.narrow(dim, 0, 1)
+        return first.clone().expand(labels.shape)
+
+    def _find(self, label: int) -> int:
+        while (above := int(self._parent[label])) != label:
+            label = above
+        return label
+
+
+def along(ids: Tensor, dim: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """Labels of a tensor of this shape whose channels lie along `dim`: ids [C], 1, (2, C, 4, 4) -> [2, C, 4, 4]."""
+    view = [1] * len(shape)
+    view[dim] = len(ids)
+    return ids.view(view).expand(shape)
+
+
+def vector(labels: Tensor, dim: int) -> Tensor:
+    """The inverse of `along`: [2, C, 4, 4], 1 -> [C]."""
+    return labels.movedim(dim, 0).reshape(labels.shape[dim], -1)[:, 0]
+
+
+def _essence(labels: Tensor) -> Tensor:
+    """Without the repetition along dimensions that are stored once: stride 0 -> size 1."""
+    for dim in range(labels.ndim):
+        if labels.stride(dim) == 0 and labels.shape[dim] > 1:
+            labels = labels.narrow(dim, 0, 1)
+    return labels
