@@ -1,0 +1,100 @@
+"""What is kept between starts: decoded pictures by content, and hashes of files by size and time.
+
+Everything here may be deleted at any time. Files appear whole or not at all, also after kill -9 or on a full disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfit.core.errors import UserError
+
+
+def stored_array(
+    path: Path, shape: tuple[int, ...], dtype: type[np.generic], make: Callable[[], Iterable[NDArray[np.generic]]]
+) -> NDArray[np.generic]:
+    """The array at `path` as a memory map; where it is not there yet, its rows come from `make`, some at a time.
+
+    Raises UserError where the folder cannot be written.
+    """
+    found = _mapped(path, shape, dtype)
+    if found is not None:
+        return found
+    with _whole_file(path) as file:
+        # Written, not mapped: on a full disk a write raises an error, a mapped page ends the process (SIGBUS).
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for chunk in make():
+            file.write(np.ascontiguousarray(chunk, dtype).data)
+    written = _mapped(path, shape, dtype)
+    if written is None:
+        raise UserError(f"The cache file {path} cannot be read back: is its disk full or damaged?")
+    return written
+
+
+def _mapped(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[np.generic] | None:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):  # not there, or damaged: a cache is made again
+        return None
+    return array if isinstance(array, np.memmap) and array.shape == shape and array.dtype == dtype else None
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[BinaryIO]:
+    partial = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number, partial = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
+        with os.fdopen(number, "wb") as file:
+            yield file
+        Path(partial).replace(path)
+    except OSError as error:
+        raise UserError(f"The cache {path} cannot be written: {error.strerror or error}") from error
+    finally:
+        if partial:
+            Path(partial).unlink(missing_ok=True)
+
+
+class FileHashes:
+    """What is known of the files under one root: (size, time of change) -> (content hash, why it cannot be read).
+
+    With no folder nothing is kept.
+    """
+
+    VERSION = 1  # to be raised when what counts as readable changes
+
+    def __init__(self, folder: Path | None, root: Path) -> None:
+        name = hashlib.sha256(str(root).encode(errors="surrogateescape")).hexdigest()[:16]
+        self.path = None if folder is None else folder / f"files-{name}.json"
+        self.known: dict[str, list[Any]] = {}
+        if self.path is None:
+            return
+        with contextlib.suppress(OSError, ValueError):  # not there, or damaged: a cache is made again
+            data = json.loads(self.path.read_text())
+            if isinstance(data, dict) and data.get("version") == self.VERSION:
+                self.known = data["files"]
+
+    def get(self, name: str, stat: os.stat_result) -> tuple[str, str] | None:
+        entry = self.known.get(name)
+        if entry is None or entry[:2] != [stat.st_size, stat.st_mtime_ns]:
+            return None
+        return entry[2], entry[3]
+
+    def save(self, files: dict[str, tuple[os.stat_result, str, str]]) -> None:
+        """Keep what is known of exactly these files: name -> (stat, content hash, why it cannot be read)."""
+        known = {name: [stat.st_size, stat.st_mtime_ns, sha, why] for name, (stat, sha, why) in files.items()}
+        if self.path is None or known == self.known:
+            return
+        with _whole_file(self.path) as file:
+            file.write(json.dumps({"version": self.VERSION, "files": known}).encode())

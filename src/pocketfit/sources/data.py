@@ -1,0 +1,181 @@
+"""Labelled data -> Samples: a folder of pictures (`images.py`) or arrays (`arrays.py`), split by content (`splits.py`).
+
+open_data(path) ──▶ Dataset ──split(name, preprocess)──▶ Samples
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.samples import SPLITS, Samples
+from pocketfit.sources import arrays, images, splits
+from pocketfit.sources.cache import stored_array
+from pocketfit.sources.listing import Listing, counted, some, without_leaks
+
+Progress = Callable[[int, int], None]
+
+GEOMETRY = ("height", "width", "resize", "resize_px", "filter", "colour", "background")
+GEOMETRY_VERSION = 1  # to be raised when the pixels that preprocess.geometry gives change
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled samples, each in one of four disjoint splits.
+
+    class_names  sorted folder names, or as the arrays give them; a label is an index into it
+    findings     sentences for the user: what was skipped, copied, missing
+    sha256       of all content hashes, class names and parts, whatever the order of the files
+    """
+
+    class_names: tuple[str, ...]
+    findings: tuple[str, ...]
+    sha256: str
+    listing: Listing
+
+    def split_counts(self, split_seed: int) -> dict[str, int]:
+        """How many samples each split has: {"train": 700, "calibration": 50, "search": 100, "verdict": 150}."""
+        counts = Counter(self._splits(split_seed))
+        return {name: counts[name] for name in SPLITS}
+
+    def split(
+        self,
+        name: str,
+        preprocess: Preprocess,
+        *,
+        split_seed: int,
+        limit: int | None = None,
+        cache: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Samples:
+        """The samples of one split, geometry done, in an order in which every beginning has about the classes' shares.
+
+        limit     only that many, the first ones
+        cache     a folder for the pixels; they come back as a memory map and are decoded once
+        progress  is called with (done, total) samples
+        Raises UserError where the split is empty.
+        """
+        if name not in SPLITS:
+            raise ValueError(f"'{name}' is none of the splits {', '.join(SPLITS)}")
+        members = np.array([row for row, split in enumerate(self._splits(split_seed)) if split == name], np.int64)
+        if not len(members):
+            total = counted(len(self.listing.names), "sample")
+            raise UserError(f"The {name} split is empty: {total} are too few to be split, give a hundred or more")
+        contents = [self.listing.contents[row] for row in members]
+        rows = members[splits.order(contents, self.listing.labels[members], split_seed)[:limit]]
+        return Samples(
+            array=self._pixels(rows, preprocess, cache, progress),
+            labels=self.listing.labels[rows],
+            names=[self.listing.names[row] for row in rows],
+            split=name,
+            sha256=_hash(f"{self.listing.contents[row]} {self.listing.labels[row]}" for row in rows),
+            preprocess=preprocess,
+            class_names=self.class_names,
+        )
+
+    def _splits(self, split_seed: int) -> list[str]:
+        """The split of each row; "left out" for those that would leak."""
+        given = {splits.GIVEN_AS[part] for part in set(self.listing.parts) & set(splits.GIVEN_AS)}
+        return [
+            splits.assign(content, split_seed, given) if part == "train" else splits.GIVEN_AS.get(part, part)
+            for content, part in zip(self.listing.contents, self.listing.parts, strict=True)
+        ]
+
+    def _pixels(
+        self, rows: NDArray[np.int64], preprocess: Preprocess, cache: Path | None, progress: Progress | None
+    ) -> NDArray[np.generic]:
+        reader = self.listing.reader
+        shape, dtype = (len(rows), *reader.row_shape(preprocess)), reader.row_dtype()
+
+        def chunks() -> Iterator[NDArray[np.generic]]:
+            done = 0
+            for chunk in reader.read(rows, preprocess):
+                yield chunk
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, len(rows))
+
+        if cache is not None and dtype is np.uint8:
+            geometry = {key: getattr(preprocess, key) for key in GEOMETRY}
+            key = _hash([f"{GEOMETRY_VERSION} {json.dumps(geometry)}", *(self.listing.contents[row] for row in rows)])
+            return stored_array(Path(cache) / f"pixels-{key[:32]}.npy", shape, dtype, chunks)
+        array, start = np.empty(shape, dtype), 0
+        for chunk in chunks():
+            array[start : start + len(chunk)] = chunk
+            start += len(chunk)
+        return array
+
+
+def open_data(path: str | Path, *, cache: Path | None = None, progress: Progress | None = None) -> Dataset:
+    """A folder of pictures by class, with train/, val/ and test/ inside or not, or an .npz file of arrays.
+
+    cache     a folder for the hashes of the files: a second start does not read them again
+    progress  is called with (done, total) files
+    Raises UserError; broken pictures are left out and said in `findings`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _dataset(images.read_folder(path, cache=cache, progress=progress), str(path))
+    if not path.exists():
+        raise UserError(f"The data {path} does not exist: give a folder of pictures by class, or an .npz file")
+    if path.suffix == ".npz" or zipfile.is_zipfile(path):
+        return _dataset(arrays.read_npz(path), str(path))
+    raise UserError(f"The data {path} is neither a folder of pictures by class nor an .npz file")
+
+
+def from_arrays(
+    x: NDArray[Any],
+    y: NDArray[Any],
+    *,
+    class_names: Sequence[str] = (),
+    x_test: NDArray[Any] | None = None,
+    y_test: NDArray[Any] | None = None,
+) -> Dataset:
+    """Arrays as data: x uint8 [N, H, W] or [N, H, W, C], or float [N, ...] that is fed as it is; y whole numbers [N].
+
+    Where test arrays are given, they are the verdict split. Raises UserError.
+    """
+    given: dict[str, Any] = {"x_train": x, "y_train": y} if x_test is not None else {"x": x, "y": y}
+    given |= {"x_test": x_test} if x_test is not None else {}
+    given |= {"y_test": y_test} if y_test is not None else {}
+    given |= {"class_names": list(class_names)} if class_names else {}
+    return _dataset(arrays.from_mapping({key: np.asarray(value) for key, value in given.items()}), "the arrays")
+
+
+def _dataset(listing: Listing, source: str) -> Dataset:
+    listing = without_leaks(listing)
+    present = set(listing.labels[[part == "train" for part in listing.parts]].tolist())
+    names, empty = listing.class_names, []
+    for index, name in enumerate(names):
+        if index not in present:
+            empty.append(name)
+    if len(present) < 2:
+        only = f"only the class '{names[present.pop()]}'" if present else "no class"
+        raise UserError(f"{source} has readable samples of {only} to train on; a classifier needs two classes or more")
+    findings = listing.findings
+    if empty:
+        number = counted(len(empty), "class has", "classes have")
+        findings = (*findings, f"{number} no samples to train on: {some(empty)}")
+    described = (
+        f"{content} {names[label]} {part}"
+        for content, label, part in zip(listing.contents, listing.labels.tolist(), listing.parts, strict=True)
+    )
+    return Dataset(names, findings, _hash([json.dumps(names), *sorted(described)]), listing)
+
+
+def _hash(lines: Sequence[str] | Iterator[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
