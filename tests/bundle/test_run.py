@@ -1,0 +1,244 @@
+"""run.py as an app's engineer runs it: an isolated Python that knows neither pocketfit nor torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import BGR, GREY, LABELS, RGB, samples_for, weights
+from PIL import Image
+
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.sources.preprocess import to_tensor
+
+Make = Callable[..., Path]
+# Python's isolated mode plus a lock on what a bundle must not need; run.py is started as the main program.
+ALONE = """
+import runpy, sys
+class Lock:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"pocketfit", "torch", "tensorflow", "onnx"} | set(LOCKED):
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+LOCKED = sys.argv[1].split(",")
+sys.meta_path.insert(0, Lock())
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run(bundle: Path, *arguments: str | Path, stdin: str = "", locked: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", "-W", "error", "-c", ALONE, locked, str(bundle / "run.py"), *map(str, arguments)]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
+    done.stderr = done.stderr.replace("INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n", "")  # native code's
+    return done
+
+
+def photo(path: Path, mode: str = "RGB", size: tuple[int, int] = (40, 31)) -> Path:
+    channels = {"L": 1, "RGB": 3, "RGBA": 4}[mode]
+    pixels = np.random.default_rng(1).integers(0, 256, (size[1], size[0], channels), np.uint8)
+    Image.fromarray(pixels[:, :, 0] if mode == "L" else pixels).save(path)
+    return path
+
+
+def expected(path: Path, preprocess: Preprocess) -> np.ndarray:
+    """Probabilities of the tiny network, by formula."""
+    weight, bias = weights(preprocess.channels)
+    logits = weight @ to_tensor(path, preprocess, "NCHW").mean(axis=(0, 2, 3)) + bias
+    return np.exp(logits) / np.exp(logits).sum()
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "litert"])
+@pytest.mark.parametrize("preprocess", [RGB, GREY, BGR], ids=["rgb", "grey", "bgr"])
+def test_answers_are_the_networks(runtime: str, preprocess: Preprocess, make: Make, tmp_path: Path) -> None:
+    bundle = make(runtime, preprocess)
+    picture = photo(tmp_path / "with alpha.png", "RGBA")
+    done = run(bundle, "--json", picture)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    wanted = expected(picture, preprocess)
+    assert found["file"] == str(picture)
+    assert [best["label"] for best in found["top"]] == [LABELS[i] for i in np.argsort(-wanted)[:5]]
+    assert [best["probability"] for best in found["top"]] == pytest.approx(sorted(wanted)[::-1][:5], abs=1e-4)
+    assert found["preprocess_ms"] > 0 and found["inference_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("runtime", "io", "preprocess"),
+    [
+        ("onnxruntime", "float32", RGB),
+        ("onnxruntime", "uint8", RGB),
+        ("onnxruntime", "int8", BGR),
+        ("onnxruntime", "uint8", GREY),
+        ("litert", "float32", GREY),
+        ("litert", "int8", RGB),
+    ],
+)
+def test_selftest_passes_and_quantized_answers_are_near(
+    runtime: str, io: str, preprocess: Preprocess, make: Make, tmp_path: Path
+) -> None:
+    bundle = make(runtime, preprocess, io)
+    done = run(bundle, "--selftest")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("PASS")
+    picture = photo(tmp_path / "photo.png")
+    best = json.loads(run(bundle, "--json", "--top", "1", picture).stdout)["top"]
+    assert len(best) == 1
+    assert best[0]["probability"] == pytest.approx(expected(picture, preprocess).max(), abs=0.02)
+
+
+def test_selftest_names_a_changed_file(make: Make) -> None:
+    bundle = make("onnxruntime")
+    with (bundle / "tiny.onnx").open("r+b") as file:
+        file.seek(-3, 2)
+        file.write(b"\x55")
+    (bundle / "golden" / "sample1.png").unlink()
+    done = run(bundle, "--selftest")
+    assert done.returncode == 1
+    assert "FAIL: tiny.onnx was changed" in done.stdout
+    assert "FAIL: golden/sample1.png is missing" in done.stdout
+    assert "PASS" not in done.stdout
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "litert"])
+def test_selftest_finds_other_preprocessing_and_other_answers(runtime: str, make: Make) -> None:
+    bundle = make(runtime)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["preprocess"]["mean"] = [0.5, 0.456, 0.406]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    done = run(bundle, "--selftest")
+    assert done.returncode == 1
+    assert "golden/chart.png: the tensor differs by up to" in done.stdout
+
+    manifest["preprocess"]["mean"] = list(RGB.mean)
+    output = bundle / "golden" / "sample0.output.npy"
+    np.save(output, np.load(output) + np.float32(0.5))
+    manifest["files"]["golden/sample0.output.npy"] = hashlib.sha256(output.read_bytes()).hexdigest()
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    done = run(bundle, "--selftest")
+    assert done.returncode == 1
+    assert "golden/sample0.png: the answer differs by up to 0.5" in done.stdout
+    assert "tensor" not in done.stdout
+
+
+def test_integers_must_be_equal_here_and_near_elsewhere(make: Make) -> None:
+    bundle = make("onnxruntime", RGB, "uint8")
+    output = bundle / "golden" / "sample0.output.npy"
+    moved = np.load(output)
+    moved[0, 0] += 1
+    np.save(output, moved)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["golden/sample0.output.npy"] = hashlib.sha256(output.read_bytes()).hexdigest()
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    done = run(bundle, "--selftest")
+    assert (done.returncode, "differs by up to 1 steps (allowed 0)" in done.stdout) == (1, True)
+    manifest["environment"]["processor"] = "another one"
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert run(bundle, "--selftest").returncode == 0
+
+
+def test_a_network_with_softmax_is_not_normalised_twice(make: Make, tmp_path: Path) -> None:
+    bundle = make("onnxruntime", RGB, softmax=True)
+    picture = photo(tmp_path / "photo.png")
+    best = json.loads(run(bundle, "--json", picture).stdout)["top"]
+    assert best[0]["probability"] == pytest.approx(expected(picture, RGB).max(), abs=1e-4)
+
+
+def test_an_onnx_file_with_channels_last(make: Make, tmp_path: Path) -> None:
+    bundle = make("onnxruntime", RGB, layout="NHWC")
+    assert run(bundle, "--selftest").returncode == 0
+    picture = photo(tmp_path / "photo.png")
+    best = json.loads(run(bundle, "--json", picture).stdout)["top"]
+    assert best[0]["probability"] == pytest.approx(expected(picture, RGB).max(), abs=1e-4)
+
+
+def test_broken_pictures_are_said_and_the_stream_goes_on(make: Make, tmp_path: Path) -> None:
+    bundle = make("onnxruntime")
+    good, other = photo(tmp_path / "good.png"), photo(tmp_path / "other.jpg", "L")
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:200])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    names = [good, tmp_path / "cut.png", tmp_path / "empty.jpg", tmp_path / "absent.jpg", other]
+    done = run(bundle, "--json", "-", stdin="".join(f"{name}\n" for name in names))
+    assert done.returncode == 1
+    assert [json.loads(line)["file"] for line in done.stdout.splitlines()] == [str(good), str(other)]
+    sentences = done.stderr.splitlines()
+    assert len(sentences) == 3
+    assert all(str(name) in sentence for name, sentence in zip(names[1:4], sentences, strict=True))
+    assert "Traceback" not in done.stderr
+
+
+def test_each_answer_comes_before_the_next_name_is_given(make: Make, tmp_path: Path) -> None:
+    bundle, picture = make("onnxruntime"), photo(tmp_path / "photo.png")
+    command = [sys.executable, "-I", str(bundle / "run.py"), "--json", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        for _ in range(3):
+            process.stdin.write(f"{picture}\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["file"] == str(picture)
+        process.stdin.close()
+        assert process.wait(30) == 0
+
+
+def test_folders_and_words(make: Make, tmp_path: Path) -> None:
+    bundle = make("onnxruntime")
+    (tmp_path / "photos" / "deeper").mkdir(parents=True)
+    photo(tmp_path / "photos" / "b.JPG"), photo(tmp_path / "photos" / "deeper" / "a.png")
+    (tmp_path / "photos" / "notes.txt").write_text("no picture")
+    done = run(bundle, tmp_path / "photos", "--top", "2", "--threads", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 6
+    assert lines[0].startswith(str(tmp_path / "photos" / "b.JPG")) and "ms" in lines[0]
+    assert "%" in lines[1] and lines[1].split()[-1] in LABELS
+    (tmp_path / "nothing").mkdir()
+    done = run(bundle, tmp_path / "nothing")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No picture" in done.stderr
+
+
+@pytest.mark.parametrize(("locked", "package"), [("onnxruntime", "onnxruntime"), ("numpy", "numpy"), ("PIL", "pillow")])
+def test_a_missing_package_is_a_sentence_with_the_pip_line(
+    locked: str, package: str, make: Make, tmp_path: Path
+) -> None:
+    done = run(make("onnxruntime"), photo(tmp_path / "photo.png"), locked=locked)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.strip().endswith(f"run: pip install {package}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_wrong_usage_is_exit_code_2(make: Make) -> None:
+    bundle = make("onnxruntime")
+    for arguments in ([], ["--top", "0", "x.png"], ["--threads", "many", "x.png"]):
+        done = run(bundle, *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+    (bundle / "manifest.json").unlink()
+    done = run(bundle, "x.png")
+    assert (done.returncode, "manifest.json is missing" in done.stderr) == (2, True)
+
+
+def test_running_leaves_the_folder_as_it_was(make: Make, tmp_path: Path) -> None:
+    bundle = make("onnxruntime")
+    before = {path: path.stat().st_mtime_ns for path in bundle.rglob("*")}
+    run(bundle, "--selftest"), run(bundle, photo(tmp_path / "photo.png"))
+    assert {path: path.stat().st_mtime_ns for path in bundle.rglob("*")} == before
+
+
+def test_ready_tensors_are_fed_as_they_are(make: Make, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    pictures = samples_for(RGB)
+    golden = replace(pictures, array=pictures.inputs(slice(None)))
+    bundle = make("onnxruntime", RGB, golden=golden)
+    assert run(bundle, "--selftest").returncode == 0
+    np.save(tmp_path / "one.npy", golden.array[0])
+    found = json.loads(run(bundle, "--json", tmp_path / "one.npy").stdout)
+    weight, bias = weights(3)
+    wanted = int(np.argmax(weight @ golden.array[0].mean(axis=(1, 2)) + bias))
+    assert found["top"][0]["label"] == LABELS[wanted]
