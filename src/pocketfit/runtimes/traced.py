@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.model import Model
+from pocketfit.core.plan import canonical_json
 from pocketfit.runtimes.artifact import whole_or_not
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
+SIGNATURE = "signature.json"  # the file's own record of model.signature
 EXAMPLE_BATCH = 2  # torch.export takes 0 and 1 for constants
 
 
@@ -29,8 +31,10 @@ def traced(model: Model, work: Path) -> Path:
     path = work / f"{model.sha256}.pt2"
     if not path.exists():
         program = program_of(model)
+        program._example_inputs = None  # they would make the file as large as their batch
+        signature = canonical_json(model.signature.to_json())
         archive = BytesIO()  # saved by name, the file would hold that name
-        torch.export.save(program, archive)
+        torch.export.save(program, archive, extra_files={SIGNATURE: signature})
         with whole_or_not(path) as partial:
             partial.write_bytes(archive.getbuffer())
     return path

@@ -1,0 +1,285 @@
+"""ONNX Runtime: the seam of core.runtime.Runtime. Conversion and quantization are in onnxruntime_convert.py.
+
+"int8" activations make ONNX Runtime's S8S8 files, "uint8" its U8S8 files; their speed differs by the machine.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import statistics
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfit.core.artifact import Artifact, Contents, OpCost, OpInfo, Quantization
+from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
+from pocketfit.core.model import Model
+from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.runtime import Arrays, RuntimeInfo
+from pocketfit.core.samples import Samples
+from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.runtimes import child, onnx_file, require
+from pocketfit.runtimes.artifact import artifact_of, whole_or_not
+from pocketfit.runtimes.probing import probe_by_export
+from pocketfit.runtimes.traced import traced
+
+NAME = "onnxruntime"
+EXTRA = "onnxruntime"
+EXTENSION = ".onnx"
+ACCEPTS = ("torch",)
+HOW = "measured"
+
+PROVIDER = "CPUExecutionProvider"
+CPU_INFO = Path("/proc/cpuinfo")
+CONVERT = "pocketfit.runtimes.onnxruntime_convert"
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger")
+_DTYPES = {"float": "float32", "double": "float64"}
+
+
+def probe() -> RuntimeInfo:
+    """Export, load and run a tiny network."""
+    return probe_by_export(NAME, lambda: require("onnxruntime", EXTRA).__version__, delegates=_providers)
+
+
+def _providers() -> tuple[str, ...]:
+    return tuple(require("onnxruntime", EXTRA).get_available_providers())
+
+
+def why_not(plan: Plan, signature: Signature) -> list[str]:
+    """Every precision is supported; integer ends must be of the activations' dtype, NHWC needs a picture input."""
+    settings, reasons = plan.export, []
+    if settings.runtime != NAME:
+        reasons.append(f"This plan is for the runtime '{settings.runtime}', not for ONNX Runtime")
+    if len(signature.inputs) != 1:
+        reasons.append(f"This network has {len(signature.inputs)} inputs; pocketfit exports networks with one")
+    if settings.io not in ("float32", settings.activations):
+        reasons.append(
+            f"ONNX Runtime's {settings.activations} activations cannot meet {settings.io} inputs and outputs: "
+            f"ask for activations of {settings.io} or io of {settings.activations}"
+        )
+    if settings.layout == "NHWC" and not any(spec.layout == "NCHW" for spec in signature.inputs):
+        reasons.append("The layout NHWC is for pictures, and this network's input is none")
+    if settings.keep_float and settings.precision == "float32":
+        reasons.append("A float32 file keeps every layer in float32: leave keep_float empty")
+    return reasons
+
+
+def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *, work: Path) -> Artifact:
+    """Write the .onnx file of `plan.export` to `path`; `<work>/<model.sha256>.onnx` is the float32 file behind it."""
+    if reasons := why_not(plan, model.signature):
+        raise UserError(reasons[0])
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        require(package, EXTRA)
+    settings = plan.export
+    needs_calibration = settings.precision == "int8"
+    if needs_calibration and (calibration is None or not len(calibration)):
+        raise UserError("Static int8 needs calibration samples to set its ranges, and none were given")
+    source = _float_file(model, work)
+    reduced, reduced_note = reduced_range(settings)
+    with whole_or_not(path) as partial, tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
+        values = ""
+        if needs_calibration:
+            assert calibration is not None
+            values = str(Path(folder, "calibration.npy"))
+            np.save(values, calibration.inputs(slice(0, settings.calibration), "NCHW"), allow_pickle=False)
+        if settings == ExportSettings(NAME) or settings == ExportSettings(NAME, layout="NCHW"):
+            shutil.copyfile(source, partial)
+        else:
+            child.call(
+                f"{CONVERT}:make",
+                {
+                    "source": str(source),
+                    "path": str(partial),
+                    "settings": asdict(settings),
+                    "layout": model.signature.inputs[0].layout,
+                    "calibration": values,
+                    "reduce_range": reduced,
+                },
+            )
+        notes = read_back(onnx_file.contents(partial), settings)
+        if settings.precision == "int8":
+            notes += _fusion_notes(partial, folder, settings)
+            notes += [reduced_note] if reduced_note else []
+            if calibration is not None and len(calibration) < settings.calibration:
+                notes.append(f"Calibrated on {len(calibration)} samples, as there are no {settings.calibration}")
+    return artifact_of(path, plan, NAME, notes)
+
+
+def _float_file(model: Model, work: Path) -> Path:
+    """`<work>/<model.sha256>.onnx`, converted once."""
+    path = work / f"{model.sha256}.onnx"
+    if not path.exists():
+        names = {
+            "input_names": [spec.name for spec in model.signature.inputs],
+            "output_names": [spec.name for spec in model.signature.outputs],
+        }
+        with whole_or_not(path) as partial:
+            payload = {"traced": str(traced(model, work)), "path": str(partial), **names}
+            child.call(f"{CONVERT}:to_onnx", payload)
+    return path
+
+
+def reduced_range(settings: ExportSettings) -> tuple[bool, str]:
+    """Whether weights must be kept to 7 bits here, and the sentence that says so.
+
+    ONNX Runtime multiplies uint8 by int8 in pairs that are summed in 16 bits on x86 processors without VNNI: two
+    products of 255 * 127 overflow. With weights of 7 bits they do not.
+    """
+    if settings.precision != "int8" or settings.activations != "uint8":
+        return False, ""
+    if platform.machine().lower() in ("aarch64", "arm64", "armv7l"):
+        return False, ""
+    if not CPU_INFO.is_file():
+        return True, "Weights are kept to 7 bits, as this system does not tell whether its processor has VNNI"
+    lines = CPU_INFO.read_text(errors="replace").splitlines()
+    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+    if any("vnni" in flag for flag in flags):
+        return False, ""
+    return True, "Weights are kept to 7 bits, as this processor has no VNNI and would saturate with 8"
+
+
+def read_back(contents: Contents, settings: ExportSettings) -> list[str]:
+    """Compare the weights' dtypes with what was asked for; -> notes. Raises ExportFailed where nothing was done."""
+    layers = [op for op in contents.ops if op.type in WEIGHTED and op.weight_dtype]
+    expected = {
+        "float32": ("float32",),
+        "float16": ("float16",),
+        "int8": ("int8",),
+        "dynamic-int8": ("int8", "uint8"),
+    }[settings.precision]
+    kept = [op for op in layers if op.layer in settings.keep_float]
+    if wrong := [op for op in kept if op.weight_dtype != "float32"]:
+        raise ExportFailed(f"The layer '{wrong[0].layer}' was to stay in float32 and is {wrong[0].weight_dtype}")
+    other = [op for op in layers if op not in kept and op.weight_dtype not in expected]
+    if layers and len(other) == len(layers) - len(kept) > 0:
+        raise ExportFailed(f"No weight of the file is {expected[0]}: all are {other[0].weight_dtype}")
+    return [f"{_count(other, 'layer')} stayed in {other[0].weight_dtype}: {_listed(other)}"] if other else []
+
+
+def _fusion_notes(path: Path, folder: str, settings: ExportSettings) -> list[str]:
+    """A sentence where ONNX Runtime, on this machine, leaves convolutions in float that were quantized."""
+    found = child.call(f"{CONVERT}:unfused_convolutions", {"path": str(path), "folder": folder})
+    contents, kernels = onnx_file.contents(path), onnx_file.op_of_kernel(path)
+    ops = [contents.ops[kernels[name]] for name in found["float"] if name in kernels]
+    left = [op for op in ops if op.layer not in settings.keep_float]
+    integer = found["integer"]
+    asked = integer + len(found["float"]) - (len(ops) - len(left))
+    if missing := set(settings.keep_float) & {op.layer for op in contents.ops if op.type == "Conv"}:
+        missing -= {op.layer for op in ops}
+    if missing:
+        raise ExportFailed(f"ONNX Runtime quantizes the layer '{sorted(missing)[0]}', which was to stay in float32")
+    if integer == asked:
+        return []
+    return [
+        f"On this machine ONNX Runtime fused {integer} of {asked} quantized convolutions into integer kernels; "
+        f"the others compute in float32: {_listed(left)}"
+    ]
+
+
+def _count(items: list[OpInfo], word: str) -> str:
+    return f"{len(items)} {word}{'' if len(items) == 1 else 's'}"
+
+
+def _listed(ops: list[OpInfo], most: int = 5) -> str:
+    names = [op.layer or op.name for op in ops]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def inspect(path: Path) -> Contents:
+    """What the file states; see onnx_file.contents."""
+    return onnx_file.contents(path)
+
+
+class OnnxSession:
+    """A loaded .onnx file on the CPU provider."""
+
+    def __init__(self, session: Any) -> None:
+        self._session: Any = session
+        about: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+        self.signature = Signature(
+            tuple(_spec(value, about.get("pocketfit.layout", "")) for value in session.get_inputs()),
+            tuple(_spec(value, None) for value in session.get_outputs()),
+        )
+        self.input_quantization = _stated(about, "input")
+        self.output_quantization = _stated(about, "output")
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+        """Arrays by name -> arrays by name. Raises UserError where a name, shape or dtype does not fit the file."""
+        if self._session is None:
+            raise UserError("This session has been closed")
+        errors = require("onnxruntime", EXTRA).capi.onnxruntime_pybind11_state
+        try:
+            results = self._session.run(None, {name: np.ascontiguousarray(value) for name, value in inputs.items()})
+        except (ValueError, errors.InvalidArgument) as error:
+            raise UserError(f"The inputs do not fit the file: {str(error).splitlines()[0]}") from error
+        except errors.Fail as error:
+            raise CannotRunHere(f"ONNX Runtime failed while running: {str(error).splitlines()[0]}") from error
+        names = [spec.name for spec in self.signature.outputs]
+        return {
+            name: value if value.flags.owndata and value.flags.writeable else value.copy()
+            for name, value in zip(names, results, strict=True)
+        }
+
+    def close(self) -> None:
+        self._session = None
+
+
+def load(path: Path, *, threads: int = 1) -> OnnxSession:
+    """Load on the CPU provider. Raises UserError for a missing file, CannotRunHere for one that does not load."""
+    onnxruntime = require("onnxruntime", EXTRA)
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no file '{path}'")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        raise CannotRunHere(f"ONNX Runtime cannot load '{path}': {str(error).splitlines()[0][:300]}") from error
+    if PROVIDER not in session.get_providers():
+        raise CannotRunHere(f"This ONNX Runtime has no {PROVIDER}: it has {', '.join(session.get_providers())}")
+    return OnnxSession(session)
+
+
+def _spec(value: Any, layout: str | None) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    return TensorSpec(
+        value.name, shape, _DTYPES.get(kind, kind), "" if layout is None else onnx_file.layout_of(shape, layout)
+    )
+
+
+def _stated(about: Mapping[str, str], word: str) -> Quantization | None:
+    if f"pocketfit.{word}_scale" not in about:
+        return None
+    return Quantization((float(about[f"pocketfit.{word}_scale"]),), (int(about[f"pocketfit.{word}_zero_point"]),))
+
+
+def profile(path: Path, inputs: Arrays, *, threads: int = 1, runs: int = 30) -> list[OpCost]:
+    """Median time of every kernel over `runs` runs, by ONNX Runtime's own profiler, in a child process.
+
+    `index` is that of the operator in `inspect(path).ops`, -1 for kernels that ONNX Runtime put in (layout changes).
+    """
+    require("onnxruntime", EXTRA)
+    contents, kernels = onnx_file.contents(path), onnx_file.op_of_kernel(path)
+    with tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
+        archive = Path(folder, "inputs.npz")
+        np.savez(archive, **inputs)
+        payload = {"path": str(path), "inputs": str(archive), "folder": folder, "threads": threads, "runs": runs}
+        nodes = child.call(f"{CONVERT}:profile", payload)
+    costs = []
+    for node in nodes:
+        kernel = re.sub(r"_token_\d+$", "", node["name"])  # added to operators that were fused with others
+        index = kernels.get(kernel, -1)
+        name = contents.ops[index].name if index >= 0 else kernel
+        time_us = float(statistics.median(node["times_us"]))
+        costs.append(OpCost(index, name, node["type"], time_us, f"{node['provider']} {node['type']}"))
+    return costs
