@@ -1,0 +1,105 @@
+"""The dict of `report_data` -> one self-contained HTML file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pocketfit.core.errors import UserError
+from pocketfit.report import svg
+from pocketfit.report.data import report_data
+from pocketfit.search import journal
+
+
+def write_report(out: Path) -> Path:
+    """Read `out/journal.jsonl` and `out/result.json`, write `out/report.html` in one move, return its path.
+
+    Raises UserError where one of the two is missing or is not what it should be.
+    """
+    out = Path(out)
+    lines_path, result_path = out / "journal.jsonl", out / "result.json"
+    for path in (lines_path, result_path):
+        if not path.is_file():
+            raise UserError(f"{path} does not exist: a report is made from the output folder of `pocketfit fit`")
+    try:
+        result = json.loads(result_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{result_path} is not JSON ({error}): run `pocketfit choose {out}` to write it again"
+        ) from error
+    if not isinstance(result, dict) or result.get("schema_version") != 1:
+        raise UserError(f"{result_path} is not a result that this pocketfit reads: it needs schema_version 1")
+    page = render(report_data(journal.read_lines(lines_path), result))
+    return _write_whole(out / "report.html", page)
+
+
+def render(data: dict[str, Any]) -> str:
+    """The page as text. Every value is escaped; the page's own script is the only one that its policy lets run."""
+    environment = Environment(
+        loader=PackageLoader("pocketfit.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["bar"] = _bar
+    environment.globals["pareto"] = lambda plot: Markup(svg.pareto_plot(plot, f"{plot['key']}-"))
+    environment.filters["draw"] = Markup  # only for the marker shapes of svg.SHAPES, our own constants
+    script = environment.get_template("report.js").render()
+    # CSP hashes are over the exact text between the tags: https://www.w3.org/TR/CSP3/#match-element-to-source-list
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = environment.get_template("report.html")
+    return page.render(data, script=Markup(script), script_hash=digest)
+
+
+def _bar(entry: dict[str, Any]) -> Markup:
+    """The drawing of one entry of `quantities.bars`."""
+    draw, limit = entry["draw"], entry["limit"]
+    label = limit["label"] if limit else ""
+    told = f"{entry['title']}: now {entry['after']['text']}"
+    if entry["before"]:
+        told += f", before {entry['before']['text']}"
+    if limit:
+        told += f", {label}, {limit['text']}"
+    if draw["kind"] == "interval":
+        return Markup(
+            svg.interval_bar(
+                draw["after"], draw["limit"], aria=told, limit_label=label, low=draw["low"], high=draw["high"]
+            )
+        )
+    return Markup(
+        svg.budget_bar(
+            draw["before"],
+            draw["after"],
+            draw["limit"],
+            aria=told,
+            limit_label=label,
+            low=draw["low"],
+            high=draw["high"],
+            floor=entry["quantity"] == "accuracy",
+        )
+    )
+
+
+def _write_whole(path: Path, text: str) -> Path:
+    """Write beside the target and move it there, so that a reader never sees half a page."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
+    partial = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o644)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
