@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BGR, GREY, LABELS, RGB, model_for, samples_for, write_onnx
 from PIL import Image
 
 from pocketfit.bundle import golden, write, write_bundle
@@ -22,6 +21,8 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.runtimes.artifact import artifact_of
+
+from .tiny import BGR, GREY, LABELS, RGB, model_for, samples_for, write_onnx
 
 Make = Callable[..., Path]
 RESULT = {"status": "met", "certified": True, "budget": {}, "comparison": {"size_ratio": 0.3}, "trials": 4}
