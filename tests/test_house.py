@@ -1,0 +1,194 @@
+"""The house of docs/architecture.md: who may import whom, what stays light, what never stands in a file."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src"
+PACKAGE = SOURCE / "pocketfit"
+HEAVY = ("torch", "onnx", "onnxruntime", "ai_edge_litert", "litert_torch", "ai_edge_quantizer")
+SUFFIXES = {".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".json", ".html", ".css", ".js", ".sh", ".cfg", ""}
+# Put together here, so that this file does not contain what it looks for.
+MACHINE_PATHS = re.compile("|".join(f"/{folder}/" for folder in ("work", "root", "home", r"tmp/w", "Users")))
+
+
+def floors() -> dict[str, set[str]]:
+    """Folder -> the folders that it may import, from the table in docs/architecture.md."""
+    allowed: dict[str, set[str]] = {}
+    above: set[str] = set()
+    for line in (ROOT / "docs" / "architecture.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("| `") or len(cells) != 3:
+            continue
+        names = re.findall(r"`(\w+)(?:/|\.py)`", cells[0])
+        may = re.findall(r"\b\w+\b", cells[2])
+        known = set(above) if cells[2] in ("the above", "all") else {word for word in may if word in above}
+        for name in names:
+            allowed[name] = known
+        above |= set(names)
+    return allowed
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Dotted name -> file, of every module of pocketfit."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(name: str, *, at_load: bool = False) -> set[str]:
+    """Dotted names that a module imports: `from a import b` is "a.b" where that is a module, else "a".
+
+    at_load: only what runs when the module is loaded (not inside functions, not under TYPE_CHECKING).
+    """
+    tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for node in _nodes(tree, at_load=at_load):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = _base(name, node)
+            found |= {f"{base}.{a.name}" if f"{base}.{a.name}" in modules() else base for a in node.names}
+    return found
+
+
+def _base(name: str, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    package = name if modules()[name].name == "__init__.py" else name.rpartition(".")[0]
+    for _ in range(node.level - 1):
+        package = package.rpartition(".")[0]
+    return f"{package}.{node.module}" if node.module else package
+
+
+def _nodes(tree: ast.AST, *, at_load: bool) -> list[ast.AST]:
+    if not at_load:
+        return list(ast.walk(tree))
+    found: list[ast.AST] = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        found += [node, *_nodes(node, at_load=True)]
+    return found
+
+
+def floor_of(name: str) -> str:
+    """The folder (or file) of pocketfit that a dotted name belongs to, "" for the package itself."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def test_the_table_is_read_and_names_every_folder() -> None:
+    table = floors()
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders <= set(table), "a folder of src/pocketfit is missing in docs/architecture.md"
+    assert table["core"] == table["zoo"] == set()
+    assert table["passes"] == {"core", "numerics", "zoo", "sources"}
+    assert table["report"] == table["bundle"] == table["search"] | {"search"}
+    assert table["cli"] >= folders
+
+
+def in_a_folder(name: str) -> bool:
+    """False for the files beside the folders (cli.py and what it calls): the top floor, which may import all."""
+    return (PACKAGE / floor_of(name)).is_dir() and floor_of(name) != ""
+
+
+@pytest.mark.parametrize("name", sorted(name for name in modules() if in_a_folder(name)))
+def test_nothing_imports_upward(name: str) -> None:
+    floor = floor_of(name)
+    targets = {target for target in imported(name) if target.split(".")[0] == "pocketfit"}
+    wrong = {target for target in targets if floor_of(target) not in floors()[floor] | {floor, ""}}
+    assert not wrong, f"{name} imports {sorted(wrong)}; {floor} may import {sorted(floors()[floor])}"
+    for node in ast.walk(ast.parse(modules()[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "pocketfit":
+            known = {target.removeprefix("pocketfit.") for target in modules()}
+            public = {alias.name for alias in node.names} - known
+            assert public <= {"__version__"}, f"{name} imports {sorted(public)} from the public face, above it"
+
+
+def test_there_are_no_circles() -> None:
+    """Between modules, imports inside functions included."""
+    graph = {}
+    for name in modules():
+        targets = {target for target in imported(name) if target in modules()}
+        graph[name] = targets - {name, "pocketfit"}  # `from pocketfit import __version__` loads nothing more
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail("modules import each other in a circle: " + " -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("name", sorted(name for name in modules() if floor_of(name) == "core"))
+def test_core_needs_numpy_and_the_standard_library_only(name: str) -> None:
+    roots = {target.split(".")[0] for target in imported(name)}
+    assert roots <= {"numpy", "pocketfit", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("floor", ["core", "numerics", "search", "report", "bundle", "cli"])
+def test_light_floors_never_load_torch_or_a_runtime(floor: str) -> None:
+    for name in modules():
+        if floor_of(name) == floor:
+            roots = {target.split(".")[0] for target in imported(name, at_load=True)}
+            assert not roots & set(HEAVY), f"{name} loads {sorted(roots & set(HEAVY))}"
+
+
+def loaded_by(code: str) -> set[str]:
+    """Which of the heavy packages a fresh Python has loaded after `code`."""
+    shown = f"import sys\n{code}\nprint('LOADED', *[name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_importing_pocketfit_is_light() -> None:
+    assert loaded_by("import pocketfit") == set()
+
+
+@pytest.mark.skipif(not (PACKAGE / "cli.py").exists(), reason="there is no cli.py in this checkout")
+def test_help_is_light() -> None:
+    assert loaded_by("import pocketfit.cli") == set()
+    code = "import pocketfit.cli\ntry: pocketfit.cli.main(['--help'])\nexcept SystemExit as end: assert not end.code"
+    assert loaded_by(code) == set()
+
+
+def tracked_files() -> list[Path]:
+    """What a clone gets; in an unpacked archive without git, all files but those of tools."""
+    if (ROOT / ".git").exists():
+        done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+        return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+    return [p for p in ROOT.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.parts)]
+
+
+def test_no_file_holds_a_path_of_somebodys_machine() -> None:
+    found = []
+    for path in tracked_files():
+        if path.suffix.lower() in SUFFIXES:
+            for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+                if MACHINE_PATHS.search(line):
+                    found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert not found, "\n".join(found)
+
+
+def test_the_import_rules_are_seen() -> None:
+    """The checks above are worth nothing if `imported` overlooks a form of import."""
+    name = "pocketfit.core.plan"
+    assert "pocketfit.core.errors" in imported(name)
+    assert "pocketfit.core.model" in imported("pocketfit.core.runtime")
+    outer = ast.parse(
+        "import a\nif TYPE_CHECKING:\n    import b\ndef f():\n    import c\ntry:\n    import d\nfinally: ..."
+    )
+    names = [alias.name for n in _nodes(outer, at_load=True) if isinstance(n, ast.Import) for alias in n.names]
+    assert names == ["a", "d"]
