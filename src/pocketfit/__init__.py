@@ -3,3 +3,28 @@
 from __future__ import annotations
 
 __version__ = "0.1.0"
+
+_LAZY = {
+    "fit": "pocketfit.api",
+    "apply": "pocketfit.api",
+    "Budget": "pocketfit.core.budget",
+    "Plan": "pocketfit.core.plan",
+    "Preprocess": "pocketfit.core.preprocess",
+    "Result": "pocketfit.search.result",
+    "from_arrays": "pocketfit.sources.data",
+    "open_data": "pocketfit.sources.data",
+    "open_model": "pocketfit.sources.models",
+    "model_from_module": "pocketfit.sources.models",
+    "PocketfitError": "pocketfit.core.errors",
+    "UserError": "pocketfit.core.errors",
+}
+__all__ = ["__version__", *_LAZY]
+
+
+def __getattr__(name: str) -> object:
+    """The public names load on first use, so that `import pocketfit` stays light."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'pocketfit' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)

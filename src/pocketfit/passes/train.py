@@ -22,7 +22,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Train
 from pocketfit.core.samples import Samples
-from pocketfit.sources.models import fingerprint
+from pocketfit.sources.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
 WEIGHT_DECAY = 4e-5  # MobileNetV2's (Sandler et al. 2018, section 6.1)
@@ -224,3 +224,15 @@ def _prefetched(batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Iterato
         while (batch := coming.result()) is not None:
             coming = pool.submit(next, batches, None)
             yield batch
+
+
+def accuracy(model: Model, samples: Samples, *, batch_size: int = 256, progress: Progress | None = None) -> float:
+    """Share of right answers in PyTorch: a first look, not what a deployed file does. NaN answers count as wrong."""
+    right = 0
+    with torch.inference_mode():
+        for inputs, labels in samples.batches(batch_size):
+            logits = model.network(torch.from_numpy(np.ascontiguousarray(inputs)))
+            right += int(((logits.argmax(1).numpy() == labels) & torch.isfinite(logits).all(1).numpy()).sum())
+            if progress:
+                progress(min(len(samples), batch_size), len(samples))
+    return right / len(samples)

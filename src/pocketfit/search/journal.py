@@ -2,6 +2,7 @@
 
 kinds  "start"    what this run is about: inputs, budget, environment, findings (once)
        "trial"    a Trial
+       "pace"     how fast training goes here, measured once; the plans' steps follow from it
        "time"     seconds that one working session has used (they add up over resumes)
        "layers"   the per-layer table of the chosen trial
        "reading"  the verdict split is about to be read for a trial
@@ -34,6 +35,7 @@ class Record:
     readings: int
     verdict: Line | None
     layers: Line | None
+    pace: Line | None = None
 
     @property
     def budget(self) -> Budget:
@@ -70,7 +72,7 @@ def read_lines(path: Path) -> list[Line]:
 
 def digest(lines: Iterable[Line]) -> Record:
     """Lines in any order -> Record with the trials by number."""
-    start, verdict, layers = None, None, None
+    start, verdict, layers, pace = None, None, None, None
     trials: dict[int, Trial] = {}
     seconds, readings = 0.0, 0
     for line in lines:
@@ -88,7 +90,9 @@ def digest(lines: Iterable[Line]) -> Record:
                 verdict = line if verdict is None or line["reading"] < verdict["reading"] else verdict
             case "layers":
                 layers = line
-    return Record(start, tuple(trials[n] for n in sorted(trials)), seconds, readings, verdict, layers)
+            case "pace":
+                pace = line
+    return Record(start, tuple(trials[n] for n in sorted(trials)), seconds, readings, verdict, layers, pace)
 
 
 def read(path: Path) -> Record:

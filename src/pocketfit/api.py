@@ -1,0 +1,156 @@
+"""`pocketfit.fit` from Python: the same road as the command line's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pocketfit.core.budget import Budget
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model
+from pocketfit.core.plan import Plan
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.trial import Trial
+from pocketfit.core.watch import Silent, Watch
+from pocketfit.search.attempt import Exported, export
+from pocketfit.search.files import write_json
+from pocketfit.search.fit import fit_task
+from pocketfit.search.result import Result
+from pocketfit.search.task import Task
+from pocketfit.sources.data import Dataset, from_arrays, open_data
+from pocketfit.sources.models import model_from_module, open_model
+
+GOLDEN_SAMPLES = 4
+
+
+def fit(
+    model: Any,
+    samples: Any,
+    budget: Budget,
+    *,
+    out: str | Path,
+    runtimes: Sequence[str] = ("litert",),
+    preprocess: Preprocess | None = None,
+    labels: Sequence[str] = (),
+    io: Literal["float32", "uint8", "int8"] = "float32",
+    layout: Literal["", "NHWC", "NCHW"] = "",
+    keep_resolution: bool = False,
+    threads: int = 1,
+    seed: int = 0,
+    metric: str = "accuracy",
+    batch_size: int = 64,
+    watch: Watch | None = None,
+) -> Result:
+    """Find, make and prove a file that meets the budget.
+
+    model    a torch.nn.Module (then `preprocess` says what it expects), a Model, or the name of a model folder
+    samples  a Dataset, a folder of pictures by class, an .npz file, or a pair (x, y): uint8 pictures [N, H, W, C] with
+             integer labels [N]
+    budget   e.g. Budget.parse(max_size="3MB", max_latency="0.6x", max_drop="1pt", max_time="10min")
+    out      the folder for journal.jsonl, result.json, plan.json, models/, bundle/ and report.html; a run that was
+             stopped goes on there
+
+    Raises UserError (bad input, in one sentence) and Stopped (Ctrl-C; the best so far has been delivered).
+    """
+    data = as_dataset(samples)
+    network = as_model(model, data, preprocess, labels)
+    task = Task(
+        network,
+        data,
+        Path(out),
+        tuple(runtimes),
+        budget,
+        model_name=network.origin.name,
+        data_name=str(samples) if isinstance(samples, str | Path) else "arrays",
+        io=io,
+        layout=layout,
+        keep_resolution=keep_resolution,
+        threads=threads,
+        seed=seed,
+        metric=metric,
+        batch_size=batch_size,
+    )
+    return run(task, watch)
+
+
+def run(task: Task, watch: Watch | None = None) -> Result:
+    """`fit_task` with what stands above the search: the bundle and the report are written as results come in."""
+    watch = watch or Silent()
+    return fit_task(task, Delivery(watch), watch)
+
+
+class Delivery:
+    """Writes result.json, plan.json and report.html after every trial, the bundle when the best so far has changed."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._bundled: tuple[str, bool] | None = None
+
+    def __call__(self, task: Task, data: dict[str, Any], chosen: Trial | None, *, finished: bool) -> None:
+        from pocketfit.report.render import write_report
+
+        write_json(task.out / "result.json", data)
+        if chosen is not None and chosen.artifact is not None:
+            write_json(task.out / "plan.json", chosen.plan.to_json())
+            key = (chosen.artifact.sha256, finished)
+            if key != self._bundled:
+                bundle(task, chosen, data, self._watch)
+                self._bundled = key
+        write_report(task.out)
+
+
+def bundle(task: Task, chosen: Trial, data: dict[str, Any], watch: Watch) -> None:
+    """The chosen file with the code that calls it, in `out/bundle`."""
+    from dataclasses import replace
+
+    from pocketfit.bundle.write import write_bundle
+    from pocketfit.search.carry import carried_out
+
+    assert chosen.artifact is not None
+    model = carried_out(task, chosen.plan.passes, watch)
+    golden = task.samples("calibration", model.preprocess, watch, limit=GOLDEN_SAMPLES)
+    artifact = replace(chosen.artifact, path=str(task.out / chosen.artifact.path))
+    write_bundle(
+        task.out / "bundle",
+        artifact,
+        model,
+        golden=golden,
+        measurements=data["chosen"]["measurements"],
+        result=data if data["status"] != "stopped" else None,
+    )
+
+
+def apply(plan: Plan, model: Model, data: Dataset, out: Path, *, threads: int = 1, watch: Watch | None = None) -> Exported:
+    """Make the artifact of a plan again, as `out/<code>-<hash>.<ext>`; what is trained on the way is kept in out/cache."""
+    watch = watch or Silent()
+    task = Task(model, data, out, (plan.export.runtime,), Budget(), threads=threads)
+    return export(task, plan, watch, folder=out)
+
+
+def as_dataset(samples: Any) -> Dataset:
+    """A Dataset from what `fit` takes."""
+    if isinstance(samples, Dataset):
+        return samples
+    if isinstance(samples, str | Path):
+        return open_data(samples)
+    if isinstance(samples, tuple) and len(samples) == 2:
+        return from_arrays(*samples)
+    raise UserError("samples must be a Dataset, a folder, an .npz file, or a pair of arrays (x, y)")
+
+
+def as_model(model: Any, data: Dataset, preprocess: Preprocess | None, labels: Sequence[str]) -> Model:
+    """A Model from what `fit` takes."""
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, str | Path):
+        return open_model(str(model), preprocess=preprocess, labels=tuple(labels) or None)
+    if preprocess is None:
+        raise UserError("A bare module does not say how its pictures are prepared: give preprocess=Preprocess(...)")
+    return model_from_module(
+        model,
+        preprocess=preprocess,
+        labels=tuple(labels) or data.class_names,
+        input_shape=(preprocess.channels, preprocess.height, preprocess.width),
+    )
+

@@ -1,0 +1,267 @@
+"""The command line: parse, call, print.
+
+Results go to stdout (with --json: one JSON object), everything else to stderr. Exit codes: 0 done (fit and choose: limits
+met); 1 limits not met, best so far delivered; 2 bad input or usage; 3 our own fault, with a crash file; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from pocketfit import __version__
+from pocketfit.core.errors import PocketfitError, Stopped
+
+LIMITS_NOT_MET, BAD_INPUT, OUR_FAULT, INTERRUPTED = 1, 2, 3, 130
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that state limits; `fit` and `choose` share them."""
+    for option in (
+        click.option("--prefer", type=click.Choice(["speed", "size", "accuracy", "balanced"]), default=None, help="What to prefer among plans that meet the limits.  [default: balanced]"),
+        click.option("--min-accuracy", metavar="SHARE", help="At least this accuracy: 90% or 0.9."),
+        click.option("--max-drop", metavar="POINTS", help="Points of the metric that may be lost: 1pt."),
+        click.option("--max-latency", metavar="TIME", help="60ms, p95:60ms, or 0.6x of float32 in the same runtime."),
+        click.option("--max-memory", metavar="SIZE", help="Peak resident memory: 40MB or 0.8x."),
+        click.option("--max-download", metavar="SIZE", help="Bytes after deflate, as app stores ship it: 2MB or 0.3x."),
+        click.option("--max-size", metavar="SIZE", help="Bytes on disk: 3MB (10^6), 3MiB (2^20), or 0.3x of float32."),
+    ):
+        command = option(command)
+    return command
+
+
+def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--json and --quiet, and errors as sentences with the right exit code."""
+
+    @wraps(command)
+    def guarded(*args: Any, json_: bool, **kwargs: Any) -> None:
+        try:
+            code = command(*args, as_json=json_, **kwargs)
+        except Stopped as stop:
+            _fail(str(stop), INTERRUPTED, json_)
+        except KeyboardInterrupt:
+            _fail("Stopped.", INTERRUPTED, json_)
+        except PocketfitError as error:
+            _fail(str(error), BAD_INPUT, json_)
+        except (BrokenPipeError, click.exceptions.Exit, click.ClickException):
+            raise
+        except Exception:  # anything else is our own fault: keep what is needed to mend it
+            _fail(f"This is a fault of pocketfit itself. Please send the file {_crash_file()} with your report.", OUR_FAULT, json_)
+        if code:
+            sys.exit(code)
+
+    return click.option("--json", "json_", is_flag=True, help="Print one JSON object on stdout.")(guarded)
+
+
+def _fail(sentence: str, code: int, as_json: bool) -> NoReturn:
+    click.echo(sentence, err=True)
+    if as_json:
+        click.echo(json.dumps({"error": sentence, "exit_code": code}))
+    sys.exit(code)
+
+
+def _crash_file() -> Path:
+    path = Path(f"crash-{time.strftime('%Y%m%d-%H%M%S')}.txt")
+    text = f"pocketfit {__version__}\npython {sys.version}\nplatform {sys.platform}\narguments {sys.argv[1:]}\n\n{traceback.format_exc()}"
+    try:
+        path.write_text(text)
+    except OSError:  # the current folder may be read-only
+        import tempfile
+
+        path = Path(tempfile.gettempdir()) / path
+        path.write_text(text)
+    return path
+
+
+def _print(data: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(data, allow_nan=False))
+    else:
+        show(data)
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(__version__)
+def main() -> None:
+    """Make a trained neural network fit a device, and prove that it fits.
+
+    \b
+    pocketfit train mobilenet_v2 --weights imagenet.pth --data photos/ -o model/
+    pocketfit fit model/ --data photos/ --max-size 3MB --max-latency 0.6x --max-drop 1pt -o out/
+    pocketfit report out/
+    """
+
+
+@main.command()
+@click.argument("model")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of pictures by class, or .npz.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Published weights: .safetensors or a state dict.")
+@click.option("--image-size", type=click.IntRange(16, 2048), help="Side of the square that the network sees, in pixels.")
+@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True, help="Passes over the training split.")
+@click.option("--max-time", metavar="TIME", help="Stop in time, with the learning rate at its end: 10min.")
+@click.option("--width", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Width multiplier of a zoo network without weights.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@common_options
+def train(as_json: bool, **options: Any) -> int:
+    """Transfer learning: published weights, a new head for the data's classes, fine-tuning.
+
+    MODEL is a zoo name (mobilenet_v2, resnet18, …), a model folder, or package.module:factory.
+    """
+    from pocketfit import show, verbs
+
+    _print(verbs.train(**options), as_json, show.trained)
+    return 0
+
+
+@main.command()
+@click.argument("model")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of pictures by class, or .npz.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Output folder; a stopped run goes on there.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights for a zoo name or a factory.")
+@click.option("--preprocess", help="What the network expects: 'imagenet', or a JSON file (see the README).")
+@click.option("--labels", type=click.Path(path_type=Path), help="Text file with one label a line, in the network's order.")
+@click.option("--input-shape", metavar="C,H,W", help="For a factory: the shape of one input, e.g. 3,224,224.")
+@click.option("--runtime", "runtimes", default="litert", show_default=True, metavar="NAME[,NAME]", help="litert, onnxruntime, or both.")
+@limit_options
+@click.option("--max-time", metavar="TIME", help="Time for the whole run, over all resumes: 10min.")
+@click.option("--max-trials", type=int, help="Number of plans to try, baselines included.")
+@click.option("--metric", default="accuracy", show_default=True, help="accuracy, top5, or package.module:function.")
+@click.option("--io", type=click.Choice(["float32", "uint8", "int8"]), default="float32", show_default=True, help="Type of the file's input and output.")
+@click.option("--layout", type=click.Choice(["NHWC", "NCHW"]), help="Layout of the file's picture input.  [default: the runtime's own]")
+@click.option("--keep-resolution", is_flag=True, help="Never shrink the input picture.")
+@click.option("--device", type=click.Choice(["local"]), default="local", show_default=True, help="Where to measure.")
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads of the runtime.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@common_options
+def fit(as_json: bool, quiet: bool, **options: Any) -> int:
+    """The main job: find a plan that meets the limits, and hand over the file with its proof.
+
+    MODEL is a model folder, a zoo name with --weights, or package.module:factory with --weights.
+    Started again with the same inputs and output folder, it goes on where it was stopped.
+    """
+    from pocketfit import show, verbs
+
+    data = verbs.fit(quiet=quiet, **options)
+    _print(data, as_json, lambda d: show.result(d, options["out"]))
+    return 0 if data["status"] == "met" else LIMITS_NOT_MET
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@limit_options
+@common_options
+def choose(out: Path, as_json: bool, **limits: Any) -> int:
+    """Decide again from the journal of OUT, with other limits and no new trial.
+
+    Limits that are not given here stay as they were for the run.
+    """
+    from pocketfit import show, verbs
+
+    data = verbs.choose(out, **limits)
+    _print(data, as_json, lambda d: show.result(d, out))
+    return 0 if data["status"] == "met" else LIMITS_NOT_MET
+
+
+@main.command()
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.argument("model")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="The data of the run that made the plan.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder for the file.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights for a zoo name or a factory.")
+@click.option("--preprocess", help="As for fit.")
+@click.option("--labels", type=click.Path(path_type=Path), help="As for fit.")
+@click.option("--input-shape", metavar="C,H,W", help="As for fit.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@common_options
+def apply(as_json: bool, **options: Any) -> int:
+    """Make the artifact of PLAN (a plan.json) from MODEL again."""
+    from pocketfit import show, verbs
+
+    _print(verbs.apply(**options), as_json, show.applied)
+    return 0
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--against", type=click.Path(path_type=Path), help="A second file of the same runtime, timed in turns with FILE.")
+@click.option("--data", type=click.Path(path_type=Path), help="Adds the accuracy on this data's verdict split.")
+@click.option("--model", help="Model folder or bundle that says how pictures are prepared (with --data).")
+@click.option("--preprocess", help="As for fit (with --data, without --model).")
+@click.option("--metric", default="accuracy", show_default=True)
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@common_options
+def measure(as_json: bool, **options: Any) -> int:
+    """Size, cold start, latency, memory and per-operator cost of any .tflite or .onnx FILE."""
+    from pocketfit import show, verbs
+
+    _print(verbs.measure(**options), as_json, show.measured)
+    return 0
+
+
+@main.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Pictures to compare the two on.")
+@click.option("--model", help="Model folder or bundle that says how pictures are prepared.")
+@click.option("--preprocess", help="As for fit (without --model).")
+@click.option("--split", type=click.Choice(["search", "verdict", "calibration", "train"]), default="search", show_default=True)
+@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="At most this many pictures.")
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
+@common_options
+def compare(as_json: bool, **options: Any) -> int:
+    """Where two files differ: agreement, accuracy, SQNR and cosine of the outputs, first layer that drifts."""
+    from pocketfit import show, verbs
+
+    _print(verbs.compare(**options), as_json, show.compared)
+    return 0
+
+
+@main.command()
+@click.argument("target", metavar="MODEL|FILE")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights for a zoo name or a factory.")
+@click.option("--preprocess", help="As for fit.")
+@click.option("--input-shape", metavar="C,H,W", help="As for fit.")
+@common_options
+def inspect(as_json: bool, **options: Any) -> int:
+    """Layers of a network, or operators of a file as read back from it: shapes, parameters, MACs, bytes, dtypes."""
+    from pocketfit import show, verbs
+
+    _print(verbs.inspect(**options), as_json, show.inspected)
+    return 0
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--open/--no-open", "open_", default=True, help="Open it in the browser.")
+@common_options
+def report(out: Path, open_: bool, as_json: bool) -> int:
+    """Write OUT/report.html from the journal, and open it."""
+    from pocketfit import verbs
+
+    path = verbs.report(out)
+    _print({"report": str(path)}, as_json, lambda d: click.echo(d["report"]))
+    if open_ and not as_json and sys.stdout.isatty():
+        click.launch(str(path))
+    return 0
+
+
+@main.command()
+@common_options
+def doctor(as_json: bool) -> int:
+    """Run one tiny network on every runtime: PASS, or the cause and the pip line."""
+    from pocketfit import show, verbs
+
+    _print(verbs.doctor(), as_json, show.doctored)
+    return 0

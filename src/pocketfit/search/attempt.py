@@ -1,0 +1,148 @@
+"""One trial from plan to measurements. A trial that fails is a result too: it carries the reason and the log's tail."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfit import runtimes
+from pocketfit.core.artifact import Artifact
+from pocketfit.core.errors import ExportFailed, PocketfitError
+from pocketfit.core.measurement import Measurement
+from pocketfit.core.model import Model
+from pocketfit.core.plan import Plan
+from pocketfit.core.samples import Samples
+from pocketfit.core.trial import Trial
+from pocketfit.core.watch import Watch
+from pocketfit.measure import accuracy, cost, footprint
+from pocketfit.numerics.statistics import paired_drop
+from pocketfit.search.carry import carried_out
+from pocketfit.search.propose import Proposal
+from pocketfit.search.task import CALIBRATION_SAMPLES, Task
+
+LOG_LINES = 30
+MOST_SEARCH_SAMPLES = 5000
+FEWEST_SCORED = 500
+SEARCH_MACS = 250e9  # multiply-accumulates that one scoring of the search split may cost: about five seconds
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A plan's file with the model that it was made from."""
+
+    model: Model
+    artifact: Artifact
+
+
+def attempt(task: Task, proposal: Proposal, number: int, trials: Sequence[Trial], watch: Watch) -> Trial:
+    """Carry out, export and measure one plan; never raises for a plan that does not work."""
+    started = time.monotonic()
+    plan = proposal.plan
+    trial = Trial(number, proposal.stage, plan, "failed")  # type: ignore[arg-type]
+    try:
+        exported = export(task, plan, watch)
+        baseline = next((t for t in trials if t.stage == "baseline" and t.runtime == plan.export.runtime), None)
+        measurements = measure(task, exported, baseline, watch)
+        trial = replace(
+            trial,
+            status="ok",
+            artifact=replace(exported.artifact, path=f"models/{Path(exported.artifact.path).name}"),
+            measurements=measurements,
+            details=_details(exported),
+        )
+    except PocketfitError as error:
+        trial = replace(trial, error=str(error), log_tail=getattr(error, "log_tail", ""))
+    except Exception as error:  # a plan that breaks something must not end the search; the journal keeps the traceback
+        tail = "\n".join(traceback.format_exc().splitlines()[-LOG_LINES:])
+        trial = replace(trial, error=f"{type(error).__name__}: {error}", log_tail=tail)
+    return replace(trial, seconds=time.monotonic() - started)
+
+
+def export(task: Task, plan: Plan, watch: Watch, folder: Path | None = None) -> Exported:
+    """The file of a plan, in `models/` of the output folder unless another one is given."""
+    runtime = runtimes.get(plan.export.runtime)
+    refusals = runtime.why_not(plan, task.model.signature)
+    if refusals:
+        raise ExportFailed(refusals[0])
+    model = carried_out(task, plan.passes, watch)
+    calibration = None
+    if plan.export.precision == "int8":
+        calibration = task.samples("calibration", model.preprocess, watch, limit=plan.export.calibration or CALIBRATION_SAMPLES)
+    watch.step(f"exporting {plan.code} for {runtime.NAME}")
+    path = (folder or task.out / "models") / f"{plan.file_stem}{runtime.EXTENSION}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Exported(model, runtime.export(model, plan, calibration, path, work=task.cache))
+
+
+def measure(task: Task, exported: Exported, baseline: Trial | None, watch: Watch) -> dict[str, Measurement]:
+    """Size, latency against the baseline, footprint, and accuracy on the search split."""
+    artifact, name = exported.artifact, exported.artifact.runtime
+    path = Path(artifact.path)
+    found = {
+        "size_bytes": Measurement("size_bytes", "B", artifact.bytes),
+        "download_bytes": Measurement("download_bytes", "B", artifact.download_bytes),
+    }
+    watch.step(f"timing {artifact.plan.code} in {name}")
+    reference = path if baseline is None or baseline.artifact is None else task.out / baseline.artifact.path
+    found |= timing(name, reference, path, task.threads, cost.QUICK)
+    found |= footprint.footprint(name, path, threads=task.threads, repeats=1)
+    samples = search_samples(task, exported.model, watch)
+    tick = watch.step(f"scoring {artifact.plan.code} on {len(samples)} pictures in {name}")
+    scores = accuracy.score(
+        name, path, samples, threads=task.threads, metric=task.metric, work=task.cache, progress=tick
+    ).values
+    found["accuracy"] = mean_score(scores)
+    stored = task.cache / f"search-scores-{name}.npy"
+    if baseline is None:
+        np.save(stored, scores)
+    found["drop_points"] = drop(np.load(stored, allow_pickle=False), scores)
+    return found
+
+
+def timing(runtime: str, reference: Path, path: Path, threads: int, effort: cost.Effort) -> dict[str, Measurement]:
+    """Latency percentiles of `path`, and its ratios to `reference`, interleaved with it.
+
+    One-sided 95 % bounds stand in `environment`. The reference against itself has the ratio 1 by definition.
+    """
+    if reference == path:
+        found = cost.latency(runtime, path, threads=threads, effort=effort)
+        exact = Measurement("latency_ratio", "x", 1.0, n=found["latency_ms"].n, low=1.0, high=1.0)
+        return {**found, "latency_ratio": exact}
+    (compared,) = cost.compare_latency(runtime, reference, [path], threads=threads, effort=effort)
+    found = {**compared.candidate, **compared.ratios}
+    bounds = compared.upper_one_sided
+    found = {k: replace(m, environment={**m.environment, "one_sided": bounds[k]}) for k, m in found.items()}
+    spread = {"between_sessions": compared.between, "within_sessions": compared.within}
+    found["latency_ratio"] = replace(found["latency_ratio"], environment={**found["latency_ratio"].environment, **spread})
+    return found
+
+
+def search_samples(task: Task, model: Model, watch: Watch) -> Samples:
+    """The search split, or so much of it as the unpruned network's MACs allow (no clock: the same in every run)."""
+    macs = sum(row.macs for row in task.layers)
+    most = int(min(MOST_SEARCH_SAMPLES, max(FEWEST_SCORED, SEARCH_MACS / max(1, macs))))
+    return task.samples("search", model.preprocess, watch, limit=most)
+
+
+def mean_score(scores: NDArray[np.float64]) -> Measurement:
+    """The mean of per-sample scores."""
+    return Measurement("accuracy", "", float(np.mean(scores)), n=len(scores))
+
+
+def drop(before: NDArray[np.float64], after: NDArray[np.float64]) -> Measurement:
+    """The paired drop in points with its two-sided interval; the one-sided 95 % bound stands in `environment`."""
+    paired = paired_drop(before, after)
+    return Measurement(
+        "drop_points", "pt", paired.points, n=paired.n, low=paired.low, high=paired.high, environment={"one_sided": paired.upper_one_sided}
+    )
+
+
+def _details(exported: Exported) -> dict[str, Any]:
+    return {"notes": list(exported.artifact.notes), "findings": list(exported.model.findings)}

@@ -1,0 +1,263 @@
+"""The main job: from a model, data and limits to a proven file.
+
+The loop is short: propose the next plan from the journal, try it, write it down, deliver the best so far. Killed at any
+moment and started again on the same folder it goes on with the journal that is there.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+from pocketfit import __version__
+from pocketfit.core.errors import Stopped, UserError
+from pocketfit.core.plan import Train
+from pocketfit.core.trial import Trial
+from pocketfit.core.watch import Silent, Watch
+from pocketfit.measure.environment import environment
+from pocketfit.numerics.statistics import needed_n
+from pocketfit.search import journal
+from pocketfit.search.attempt import attempt
+from pocketfit.search.choose import baselines, choose
+from pocketfit.search.pace import Pace, measured_pace, steps_for
+from pocketfit.search.propose import Proposal, Space, propose
+from pocketfit.search.result import Result, compose
+from pocketfit.search.task import Task, baseline_export, check_data, check_runtimes, differences, label_mapping, recipes
+from pocketfit.search.verdict import read_verdict
+
+EXPECTED_DISAGREEMENT = 0.05  # share of samples on which a compressed network's score differs, where nothing is known yet
+
+
+class Deliver(Protocol):
+    """What is written beside the journal whenever the best so far has changed: bundle and report live above this floor."""
+
+    def __call__(self, task: Task, data: dict[str, Any], chosen: Trial | None, *, finished: bool) -> None: ...
+
+
+def fit_task(task: Task, deliver: Deliver, watch: Watch | None = None) -> Result:
+    """Run, or go on with, the task in its output folder.
+
+    Raises UserError where the folder belongs to other inputs, Stopped after Ctrl-C (with the best so far delivered).
+    """
+    watch = watch or Silent()
+    path = task.out / "journal.jsonl"
+    record = journal.read(path)
+    if record.start is None:
+        _check(task)
+    else:
+        _refuse_others(task, record)
+    with _locked(task.out):
+        if record.start is None:
+            _begin(task, path, watch)
+        clock = _Clock(path, journal.read(path).seconds, task.budget.max_time_s)
+        try:
+            _search(task, path, clock, deliver, watch)
+            _verdict(task, path, clock, watch)
+        except KeyboardInterrupt:
+            clock.note()
+            _deliver(task, path, deliver, finished=False)
+            raise Stopped(f"Stopped; the best so far is in {task.out}, and the same command goes on from here") from None
+        data = _deliver(task, path, deliver, finished=True)
+    return Result(data["status"], data["certified"], task.out, data)
+
+
+class _Clock:
+    """Seconds used by this and earlier sessions; `note` writes the new ones into the journal."""
+
+    def __init__(self, path: Path, used_s: float, limit_s: float | None) -> None:
+        self._path, self._used_s, self._limit_s = path, used_s, limit_s
+        self._noted = time.monotonic()
+
+    def note(self) -> None:
+        now = time.monotonic()
+        journal.append(self._path, {"kind": "time", "seconds": round(now - self._noted, 3)})
+        self._used_s, self._noted = self._used_s + now - self._noted, now
+
+    def left_s(self) -> float:
+        if self._limit_s is None:
+            return float("inf")
+        return self._limit_s - self._used_s - (time.monotonic() - self._noted)
+
+
+def _check(task: Task) -> None:
+    """Refuse bad input before anything is written."""
+    if task.out.exists() and (not task.out.is_dir() or any(f.name not in (".lock", "cache") for f in task.out.iterdir())):
+        raise UserError(f"{task.out} holds something else than a run of pocketfit; nothing was changed: give another output folder")
+    check_runtimes(task)
+    check_data(task)
+    label_mapping(task.data.class_names, task.model.labels)
+
+
+def _begin(task: Task, path: Path, watch: Watch) -> None:
+    findings = [*task.model.findings, *task.data.findings, *_too_few(task)]
+    for sentence in findings:
+        watch.say(sentence)
+    journal.append(
+        path,
+        {
+            "kind": "start",
+            "pocketfit": __version__,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "inputs": task.identity(),
+            "budget": task.budget.to_json(),
+            "environment": environment(task.threads),
+            "findings": findings,
+        },
+    )
+
+
+def _too_few(task: Task) -> Iterator[str]:
+    """A sentence where the verdict split is too small to certify the allowed drop."""
+    allowed = next((limit.value for limit in task.budget.limits if limit.quantity == "drop"), None)
+    have = task.data.split_counts(task.model.split_seed)["verdict"]
+    if allowed is None or allowed <= 0:
+        return
+    need = needed_n(allowed, EXPECTED_DISAGREEMENT)
+    if have < need:
+        yield (
+            f"The verdict split has {have} samples; to certify a drop of at most {allowed:g} points about {need} are needed"
+            f" (if one answer in {round(1 / EXPECTED_DISAGREEMENT)} changes and nothing is lost), so the result will hardly be certified."
+        )
+
+
+def _refuse_others(task: Task, record: journal.Record) -> None:
+    assert record.start is not None
+    changed = differences(record.start["inputs"], task.identity())
+    if changed:
+        raise UserError(
+            f"{task.out} belongs to another run (different: {', '.join(changed)}); nothing was changed: give the same inputs to"
+            " go on, or another output folder"
+        )
+
+
+def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watch) -> None:
+    if journal.read(path).verdict is not None:
+        return
+    space: Space | None = None
+    while True:
+        record = journal.read(path)
+        if record.verdict is not None:
+            return
+        if space is None:
+            space = space_of(task, _pace(task, path, clock, watch))
+        proposal = _next(task, space, record, clock)
+        if proposal is None:
+            return
+        number = max((t.number for t in record.trials), default=-1) + 1
+        watch.say(f"trial {number}: {proposal.plan.code} in {proposal.plan.export.runtime} ({proposal.stage})")
+        trial = attempt(task, proposal, number, record.trials, watch)
+        journal.append(path, {"kind": "trial", **trial.to_json()})
+        clock.note()
+        _speak(trial, task, watch)
+        if proposal.stage == "baseline" and trial.status == "failed" and len(task.runtimes) == 1:
+            raise UserError(f"The network cannot be exported for {trial.runtime}: {trial.error}\n{trial.log_tail}".strip())
+        _deliver(task, path, deliver, finished=False, watch=watch)
+
+
+def _pace(task: Task, path: Path, clock: _Clock, watch: Watch) -> Pace | None:
+    """Steps a second, measured once and kept in the journal; None where no time limit asks for it."""
+    if task.budget.max_time_s is None:
+        return None
+    if (known := _known_pace(journal.read(path))) is not None:
+        return known
+    pace = measured_pace(task, watch)
+    journal.append(path, {"kind": "pace", "steps_per_s": pace.steps_per_s, "verdict_s": pace.verdict_s})
+    clock.note()
+    return pace
+
+
+def space_of(task: Task, pace: Pace | None) -> Space:
+    """What may be tried for this task."""
+    counts = task.data.split_counts(task.model.split_seed)
+    short, long = steps_for(task.budget, counts["train"], task.batch_size, len(task.runtimes), pace)
+    layers = [row.name for row in task.layers]
+    return Space(
+        runtimes=task.runtimes,
+        baselines={r: baseline_export(task, r) for r in task.runtimes},
+        recipes={r: recipes(task, r) for r in task.runtimes},
+        ends=tuple(dict.fromkeys((layers[0], layers[-1]))),
+        height=task.model.preprocess.height,
+        width=task.model.preprocess.width,
+        keep_resolution=task.keep_resolution,
+        train=Train(steps=short, batch_size=task.batch_size, seed=task.seed),
+        short_steps=short,
+        long_steps=long,
+    )
+
+
+def _next(task: Task, space: Space, record: journal.Record, clock: _Clock) -> Proposal | None:
+    """The next proposal that the time left allows; the baselines are made in any case."""
+    verdict_s = 0.0 if (pace := _known_pace(record)) is None else pace.verdict_s
+    left_s = clock.left_s() - verdict_s
+    export_s = median([t.seconds for t in record.trials if t.stage == "recipe"] or [30.0])
+    per_step_s = 0.0 if pace is None else 1 / pace.steps_per_s
+    proposal = propose(space, record.trials, task.budget)
+    if proposal is not None and proposal.stage == "pruned":
+        finalist_s = export_s + space.long_steps * per_step_s
+        if left_s < export_s + space.short_steps * per_step_s + finalist_s:
+            proposal = propose(space, record.trials, task.budget, hurry=True)
+    if proposal is None or proposal.stage == "baseline":
+        return proposal
+    steps = 0 if proposal.stage == "recipe" else space.long_steps if proposal.stage == "finalist" else space.short_steps
+    return proposal if left_s > 0.8 * (export_s + steps * per_step_s) else None
+
+
+def _known_pace(record: journal.Record) -> Pace | None:
+    return None if record.pace is None else Pace(record.pace["steps_per_s"], record.pace["verdict_s"])
+
+
+def _speak(trial: Trial, task: Task, watch: Watch) -> None:
+    if trial.status == "failed":
+        watch.say(f"trial {trial.number} failed: {trial.error}")
+        return
+    if trial.stage == "baseline" and (sentence := trial.details.get("suspicious")):
+        watch.say(sentence)
+
+
+def _verdict(task: Task, path: Path, clock: _Clock, watch: Watch) -> None:
+    """Read the verdict split for the chosen trial, once; a reading is written down before it begins."""
+    record = journal.read(path)
+    choice = choose(record.trials, task.budget)
+    if record.verdict is not None:
+        return
+    if choice is None:
+        errors = "; ".join(f"{t.runtime}: {t.error}" for t in record.trials if t.status == "failed")
+        raise UserError(f"No plan has given a file ({errors or 'nothing was tried'})")
+    reading = record.readings + 1
+    journal.append(path, {"kind": "reading", "trial": choice.trial.number, "reading": reading})
+    line = read_verdict(task, choice.trial, baselines(record.trials)[choice.trial.runtime], reading, watch)
+    from pocketfit.search.layers import layers_line
+
+    journal.append(path, layers_line(task, choice.trial, choice.baseline, watch))
+    journal.append(path, line)
+    clock.note()
+
+
+def _deliver(task: Task, path: Path, deliver: Deliver, *, finished: bool, watch: Watch | None = None) -> dict[str, Any]:
+    record = journal.read(path)
+    data = compose(record, task.budget, finished=finished and record.verdict is not None)
+    chosen = None if data["chosen"] is None else record.trial(data["chosen"]["trial"])
+    deliver(task, data, chosen, finished=finished)
+    if watch is not None and chosen is not None:
+        watch.best(chosen.plan.code)
+    return data
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One run a folder: a second one is refused, and a lock that a kill left behind does not count."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("a+") as file:
+        if sys.platform != "win32":  # Windows has no flock; there, two runs in one folder are the user's care
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"Another run is working in {out}: wait for it, or give another output folder") from None
+        yield

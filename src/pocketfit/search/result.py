@@ -1,0 +1,190 @@
+"""result.json: what was asked, what was chosen, how it compares. A pure function of the journal and the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pocketfit.core.budget import Budget
+from pocketfit.core.measurement import Measurement
+from pocketfit.core.trial import Trial
+from pocketfit.search.choose import Choice, baselines, choose
+from pocketfit.search.journal import Record
+from pocketfit.search.limits import Check, check
+from pocketfit.search.shortfall import explain_shortfall, say
+
+SCHEMA_VERSION = 1
+SLOWER_WORTH_A_WORD = 1.05
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `fit` hands over. `data` is result.json; `out` the folder that holds it, the bundle and the report."""
+
+    status: str
+    certified: bool
+    out: Path
+    data: dict[str, Any] = field(repr=False)
+
+    @property
+    def comparison(self) -> dict[str, Any] | None:
+        comparison: dict[str, Any] | None = self.data["comparison"]
+        return comparison
+
+    @property
+    def chosen_file(self) -> Path | None:
+        """The chosen artifact's file."""
+        chosen = self.data["chosen"]
+        return self.out / chosen["artifact"]["path"] if chosen else None
+
+
+def compose(record: Record, budget: Budget, *, finished: bool) -> dict[str, Any]:
+    """The dict that result.json holds.
+
+    Where the verdict split was read for the trial that `budget` chooses, its numbers count; else those of the search
+    split, and nothing is certified. `finished` False: the search is not over, status "stopped".
+    """
+    picked = choose(record.trials, budget)
+    choice = None if picked is None else final(picked, record, budget)
+    verdict_read = choice is not None and _verdict_of(record, choice.trial) is not None
+    certified = choice is not None and verdict_read and all(c.certified for c in choice.checks)
+    status = "stopped" if not finished else "met" if choice is not None and choice.feasible else "infeasible"
+    shortfall = explain_shortfall(record.trials, budget) if finished else None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": status,
+        "certified": certified and status == "met",
+        "budget": budget.to_json(),
+        "baseline": None if choice is None else _side(choice.baseline),
+        "chosen": None if choice is None else _side(choice.trial),
+        "comparison": None if choice is None else _comparison(choice, record, verdict_read),
+        "trials": len(record.trials),
+        "explanation": _explanation(record, choice, budget, status, verdict_read, certified),
+        "limits": [] if choice is None else [c.to_json() for c in choice.checks],
+        "shortfall": None if shortfall is None else shortfall.to_json(),
+    }
+
+
+def final(choice: Choice, record: Record, budget: Budget) -> Choice:
+    """The choice with the verdict's measurements in place of the search's, where that trial has a verdict."""
+    verdict = _verdict_of(record, choice.trial)
+    if verdict is None:
+        return choice
+    trial = _with(choice.trial, verdict["measurements"])
+    baseline = _with(choice.baseline, verdict["baseline_measurements"])
+    return Choice(trial, baseline, check(trial, baseline, budget))
+
+
+def _with(trial: Trial, measurements: dict[str, Any]) -> Trial:
+    read = {name: Measurement.from_json(m) for name, m in measurements.items()}
+    return replace(trial, measurements={**trial.measurements, **read})
+
+
+def _verdict_of(record: Record, trial: Trial) -> dict[str, Any] | None:
+    return record.verdict if record.verdict is not None and record.verdict["trial"] == trial.number else None
+
+
+def _side(trial: Trial) -> dict[str, Any]:
+    assert trial.artifact is not None
+    artifact = {k: getattr(trial.artifact, k) for k in ("path", "sha256", "bytes", "download_bytes")}
+    return {
+        "runtime": trial.runtime,
+        "plan": trial.plan.to_json(),
+        "code": trial.plan.code,
+        "trial": trial.number,
+        "artifact": artifact,
+        "measurements": {name: m.to_json() for name, m in trial.measurements.items()},
+    }
+
+
+def _comparison(choice: Choice, record: Record, verdict_read: bool) -> dict[str, Any]:
+    trial, baseline = choice.trial, choice.baseline
+    drop, latency = trial.measurements.get("drop_points"), trial.measurements.get("latency_ratio")
+    metric = record.start["inputs"]["metric"] if record.start else "accuracy"
+    return {
+        "size_ratio": _ratio(trial, baseline, "size_bytes"),
+        "download_ratio": _ratio(trial, baseline, "download_bytes"),
+        "latency_ratio": None if latency is None else {"value": latency.value, "low": latency.low, "high": latency.high},
+        "memory_ratio": _ratio(trial, baseline, "memory_bytes"),
+        "drop": None
+        if drop is None
+        else {
+            "metric": metric,
+            "points": drop.value,
+            "low": drop.low,
+            "high": drop.high,
+            "n": drop.n,
+            "split": "verdict" if verdict_read else "search",
+        },
+    }
+
+
+def _ratio(trial: Trial, baseline: Trial, quantity: str) -> float | None:
+    value, reference = trial.value(quantity), baseline.value(quantity)
+    return None if value is None or not reference else value / reference
+
+
+def _explanation(
+    record: Record, choice: Choice | None, budget: Budget, status: str, verdict_read: bool, certified: bool
+) -> list[str]:
+    if choice is None:
+        return ["No plan has given a file yet."]
+    sentences = [_verdict_sentence(choice, status, verdict_read, certified)]
+    if status == "infeasible" and verdict_read and choose_was_feasible(record, budget):
+        missed = "; ".join(f"{c.limit.quantity} {say(c)} against {c.limit.text}" for c in choice.checks if not c.met)
+        sentences.append(
+            f"The plan met every limit while searching and misses on the final measurement ({missed}). No second plan was"
+            " tried on the verdict split, because picking the winner there would flatter it."
+        )
+    sentences += [f"{c.limit.quantity} could not be checked: {c.reason}." for c in choice.checks if c.value is None]
+    if record.readings > 1:
+        sentences.append(f"The verdict split was read {record.readings} times, because a reading was interrupted.")
+    sentences += _left_out(record.trials, choice, budget)
+    failed = [t for t in record.trials if t.status == "failed"]
+    sentences += [f"{t.plan.code} ({t.runtime}) failed: {t.error}" for t in failed]
+    if choice.trial.artifact is not None:
+        sentences += list(choice.trial.artifact.notes)
+    return sentences + list(choice.trial.details.get("findings", ()))
+
+
+def choose_was_feasible(record: Record, budget: Budget) -> bool:
+    """Whether the choice met every limit on the search split."""
+    picked = choose(record.trials, budget)
+    return picked is not None and picked.feasible
+
+
+def _verdict_sentence(choice: Choice, status: str, verdict_read: bool, certified: bool) -> str:
+    name = f"{choice.trial.plan.code} in {choice.trial.runtime}"
+    where = "on the verdict split" if verdict_read else "on the search split (the verdict split has not been read for it)"
+    if status == "stopped":
+        return f"Best so far is {name}; the search is not over, its accuracy was measured on the search split."
+    if status == "met" and not choice.checks:
+        return f"{name} was chosen, its accuracy measured {where}; no limits were given."
+    if status == "met":
+        sure = "and the 95 % bounds are inside them too" if certified else "by the point estimates; a 95 % bound is outside or unknown"
+        return f"{name} meets every limit, {sure}, its accuracy measured {where}."
+    return f"No plan meets every limit; {name} comes nearest, its accuracy measured {where}."
+
+
+def _left_out(trials: Sequence[Trial], choice: Choice, budget: Budget) -> list[str]:
+    """Why the exports without training were left."""
+    base = baselines(trials)
+    sentences = []
+    for trial in trials:
+        if trial.stage != "recipe" or trial.status != "ok" or trial.number == choice.trial.number or trial.runtime not in base:
+            continue
+        missed = [c for c in check(trial, base[trial.runtime], budget) if not c.met]
+        ratio = trial.value("latency_ratio")
+        reasons = [f"{c.limit.quantity} {_quoted(c)} misses {c.limit.text}" for c in missed]
+        if ratio is not None and ratio > SLOWER_WORTH_A_WORD:
+            reasons.append(f"it is slower than float32 ({ratio:.2f}x)")
+        if not reasons:
+            reasons.append("it meets the limits, but the chosen plan is preferred")
+        sentences.append(f"{trial.plan.code} ({trial.runtime}) was left: {' and '.join(reasons)}.")
+    return sentences
+
+
+def _quoted(stand: Check) -> str:
+    return say(stand) if stand.value is not None else "unknown"

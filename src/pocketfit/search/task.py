@@ -1,0 +1,158 @@
+"""What one `fit` is about: the model, the data, the limits, and the settings that make its identity."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pocketfit import runtimes
+from pocketfit.analysis.layers import LayerRow, layer_table
+from pocketfit.core.budget import Budget
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model
+from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.samples import SPLITS, Samples
+from pocketfit.core.watch import Watch
+from pocketfit.sources.data import Dataset
+
+CALIBRATION_SAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that decides what a run does. Time and trial limits are not part of its identity: they may grow."""
+
+    model: Model
+    data: Dataset
+    out: Path
+    runtimes: tuple[str, ...]
+    budget: Budget
+    model_name: str = "network"
+    data_name: str = "data"
+    io: Literal["float32", "uint8", "int8"] = "float32"
+    layout: Literal["", "NHWC", "NCHW"] = ""
+    keep_resolution: bool = False
+    threads: int = 1
+    seed: int = 0
+    metric: str = "accuracy"
+    batch_size: int = 64
+
+    @cached_property
+    def layers(self) -> tuple[LayerRow, ...]:
+        """The layer table of the unpruned network; tracing it takes seconds."""
+        return tuple(layer_table(self.model))
+
+    @property
+    def cache(self) -> Path:
+        return self.out / "cache"
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to go on in the same folder."""
+        limits = replace(self.budget, max_time_s=None, max_trials=None).to_json()
+        return {
+            "model": self.model_name,
+            "model_sha256": self.model.sha256,
+            "data": self.data_name,
+            "data_sha256": self.data.sha256,
+            "labels": list(self.model.labels),
+            "preprocess": self.model.preprocess.to_json(),
+            "runtimes": list(self.runtimes),
+            "splits": dict(self.data.split_counts(self.model.split_seed)),
+            "limits": limits,
+            "io": self.io,
+            "layout": self.layout,
+            "keep_resolution": self.keep_resolution,
+            "threads": self.threads,
+            "seed": self.seed,
+            "metric": self.metric,
+            "batch_size": self.batch_size,
+        }
+
+    def samples(self, split: str, preprocess: Preprocess, watch: Watch, *, limit: int | None = None) -> Samples:
+        """One split with the labels counted as the model counts them."""
+        tick = watch.step(f"reading the {split} split")
+        found = self.data.split(
+            split, preprocess, split_seed=self.model.split_seed, limit=limit, cache=self.cache, progress=tick
+        )
+        return aligned(found, self.data.class_names, self.model.labels)
+
+
+def baseline_export(task: Task, runtime: str) -> ExportSettings:
+    """The float32 file that everything else is compared with."""
+    return ExportSettings(runtime, layout=task.layout)
+
+
+def recipes(task: Task, runtime: str) -> tuple[ExportSettings, ...]:
+    """Exports without training that this runtime supports, the most promising first."""
+    module = runtimes.get(runtime)
+    wanted = [
+        ExportSettings(runtime, "int8", activations=activations, io=task.io, layout=task.layout, calibration=CALIBRATION_SAMPLES)
+        for activations in ("uint8", "int8")
+    ]
+    wanted += [ExportSettings(runtime, precision, layout=task.layout) for precision in ("float16", "dynamic-int8")]
+    return tuple(e for e in wanted if not module.why_not(Plan((), e), task.model.signature))
+
+
+def check_runtimes(task: Task) -> None:
+    """Refuse, before any work, runtimes that cannot carry out what was asked for."""
+    for runtime in task.runtimes:
+        module = runtimes.get(runtime)
+        refusals = module.why_not(Plan((), baseline_export(task, runtime)), task.model.signature)
+        if refusals:
+            raise UserError(refusals[0])
+        static = [r for r in recipes(task, runtime) if r.precision == "int8"]
+        if task.io != "float32" and not static:
+            asked = ExportSettings(runtime, "int8", activations="uint8" if task.io == "uint8" else "int8", io=task.io, layout=task.layout)
+            raise UserError(module.why_not(Plan((), asked), task.model.signature)[0])
+
+
+def check_data(task: Task) -> None:
+    """Refuse data that cannot carry a run; see Dataset.findings for what is only said."""
+    counts = task.data.split_counts(task.model.split_seed)
+    for split in SPLITS:
+        if counts.get(split, 0) == 0:
+            raise UserError(
+                f"The {split} split of {task.data_name} is empty ({sum(counts.values())} samples in all): give more samples,"
+                " so that training, calibration, search and verdict each have some"
+            )
+
+
+def aligned(samples: Samples, class_names: Sequence[str], labels: Sequence[str]) -> Samples:
+    """The samples with labels as indices into the model's labels, matched by name.
+
+    A data set may hold only some of the model's classes. Folder names that are class indices fit a model whose labels
+    are not known by name. Raises UserError where a class of the data is none of the model's.
+    """
+    mapping = label_mapping(class_names, labels)
+    table = np.array([*mapping, -1], np.int64)  # the last entry maps -1 (no label) to itself
+    return replace(samples, labels=table[samples.labels], class_names=tuple(labels))
+
+
+def label_mapping(class_names: Sequence[str], labels: Sequence[str]) -> list[int]:
+    """For each class of the data, its index among the model's labels.
+
+    >>> label_mapping(["cat", "dog"], ["bird", "dog", "cat"])
+    [2, 1]
+    """
+    known = {name: index for index, name in enumerate(labels)}
+    missing = [name for name in class_names if name not in known]
+    if not missing:
+        return [known[name] for name in class_names]
+    if all(re.fullmatch(r"\d+", name) and int(name) < len(labels) for name in class_names):
+        return [int(name) for name in class_names]
+    raise UserError(
+        f"The data's class '{missing[0]}' ({len(missing)} of {len(class_names)} in all) is none of the model's {len(labels)} labels"
+        f" ({', '.join(labels[:3])}, …): name the class folders as the model does, or give --labels"
+    )
+
+
+def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Which inputs differ from those that a folder's journal was begun with, in words."""
+    return [key.replace("_", " ") for key in now if known.get(key) != now[key]]

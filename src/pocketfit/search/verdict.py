@@ -1,0 +1,127 @@
+"""The verdict: the chosen file and its baseline on the split that nothing has seen, read once."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pocketfit.core.measurement import Measurement
+from pocketfit.core.samples import Samples
+from pocketfit.core.trial import Trial
+from pocketfit.core.watch import Watch
+from pocketfit.measure import accuracy, cost, footprint
+from pocketfit.search.attempt import drop, mean_score, timing
+from pocketfit.search.carry import carried_out
+from pocketfit.search.task import Task
+
+PICTURES_SHOWN = 12
+FOOTPRINT_REPEATS = 3
+
+
+def read_verdict(task: Task, chosen: Trial, baseline: Trial, reading: int, watch: Watch) -> dict[str, Any]:
+    """The journal's verdict line. Each side is fed by its own preprocessing, on the same pictures in the same order."""
+    assert chosen.artifact is not None and baseline.artifact is not None
+    runtime, threads = chosen.runtime, task.threads
+    paths = {"baseline": task.out / baseline.artifact.path, "chosen": task.out / chosen.artifact.path}
+    model = carried_out(task, chosen.plan.passes, watch)
+    samples = {
+        "baseline": task.samples("verdict", task.model.preprocess, watch),
+        "chosen": task.samples("verdict", model.preprocess, watch),
+    }
+    scores = {}
+    for side in ("baseline", "chosen"):
+        tick = watch.step(f"verdict: the {side} file on {len(samples[side])} pictures in {runtime}")
+        scores[side] = accuracy.score(
+            runtime, paths[side], samples[side], threads=threads, metric=task.metric, work=task.cache, progress=tick
+        )
+        if chosen.number == baseline.number:
+            scores["chosen"] = scores["baseline"]
+            break
+    watch.step("verdict: latency and memory")
+    measured = {
+        **timing(runtime, paths["baseline"], paths["chosen"], threads, cost.CAREFUL),
+        **footprint.footprint(runtime, paths["chosen"], threads=threads, repeats=FOOTPRINT_REPEATS),
+        "accuracy": mean_score(scores["chosen"].values),
+        "drop_points": drop(scores["baseline"].values, scores["chosen"].values),
+    }
+    reference: dict[str, Measurement] = {
+        **footprint.footprint(runtime, paths["baseline"], threads=threads, repeats=FOOTPRINT_REPEATS),
+        "accuracy": mean_score(scores["baseline"].values),
+    }
+    return {
+        "kind": "verdict",
+        "reading": reading,
+        "trial": chosen.number,
+        "baseline": baseline.number,
+        "metric": task.metric,
+        "n": len(samples["chosen"]),
+        "before": reference["accuracy"].value,
+        "after": measured["accuracy"].value,
+        "drop": _drop_json(measured["drop_points"]),
+        "latency_ratio": measured["latency_ratio"].to_json(),
+        "measurements": {name: m.to_json() for name, m in measured.items()},
+        "baseline_measurements": {name: m.to_json() for name, m in reference.items()},
+        "per_class": per_class(scores["baseline"], scores["chosen"], samples["chosen"], task.model.labels),
+        "disagreements": disagreements(scores["baseline"], scores["chosen"], samples["chosen"], task.model.labels),
+    }
+
+
+def per_class(before: accuracy.Scores, after: accuracy.Scores, samples: Samples, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The mean score of each class that occurs, before and after; the classes that lost most first."""
+    rows = []
+    for index in np.unique(samples.labels):
+        rows_of = samples.labels == index
+        rows.append(
+            {
+                "label": labels[index],
+                "n": int(rows_of.sum()),
+                "before": float(before.values[rows_of].mean()),
+                "after": float(after.values[rows_of].mean()),
+            }
+        )
+    return sorted(rows, key=lambda row: row["after"] - row["before"])
+
+
+def disagreements(before: accuracy.Scores, after: accuracy.Scores, samples: Samples, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Pictures on which the two files answer differently: those that became wrong first, then those mended."""
+    rows = np.flatnonzero(before.predictions != after.predictions)
+    rows = rows[np.argsort(after.values[rows] - before.values[rows], kind="stable")][:PICTURES_SHOWN]
+    return [
+        {
+            "name": str(samples.names[row]),
+            "label": labels[samples.labels[row]],
+            "before": labels[before.predictions[row]],
+            "after": labels[after.predictions[row]],
+            "picture": picture_url(samples, int(row)),
+        }
+        for row in rows
+    ]
+
+
+def picture_url(samples: Samples, row: int) -> str:
+    """A small PNG as a data URL; "" where the samples are not pictures."""
+    pixels = np.asarray(samples.array[row])
+    if pixels.dtype != np.uint8 or pixels.ndim != 3:
+        return ""
+    from PIL import Image
+
+    colour = samples.preprocess.colour
+    shown = pixels[..., ::-1] if colour == "BGR" else pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    image = Image.fromarray(np.ascontiguousarray(shown))
+    image.thumbnail((96, 96))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _drop_json(measured: Measurement) -> dict[str, Any]:
+    return {
+        "points": measured.value,
+        "low": measured.low,
+        "high": measured.high,
+        "upper_one_sided": measured.environment["one_sided"],
+    }

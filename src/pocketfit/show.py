@@ -1,0 +1,164 @@
+"""How results look on a terminal. Numbers are worded by `report.words`, the same as in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pocketfit.report.words import format_bytes, format_count, format_share, format_value, limit_words, verdict_sentence
+
+MOST_ROWS = 400
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1) -> Table:
+    """The first `left` columns to the left, the others to the right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+    for row in rows[:MOST_ROWS]:
+        table.add_row(*("–" if cell is None else escape(str(cell)) for cell in row))
+    return table
+
+
+def _value(measurement: Mapping[str, Any] | None) -> str:
+    if not measurement:
+        return "–"
+    if measurement["value"] is None:
+        return f"not possible here: {measurement.get('reason', '')}"
+    text = format_value(measurement["value"], measurement["unit"])
+    return f"{text} (estimated)" if measurement["how"] == "estimated" else text
+
+
+def trained(data: Mapping[str, Any]) -> None:
+    console = _console()
+    console.print(
+        f"{escape(data['model'])}: {data['architecture']} for {len(data['labels'])} classes,"
+        f" {format_share(data['search_accuracy'])} right on the search split"
+        f" (n = {format_count(data['search_samples'])}, in PyTorch; trained on {format_count(data['train_samples'])})"
+    )
+
+
+def result(data: Mapping[str, Any], out: Path) -> None:
+    console = _console()
+    console.print(f"[bold]{escape(verdict_sentence(data))}[/bold]")
+    if data["limits"]:
+        console.print()
+        rows = [
+            (
+                limit_words(limit),
+                "unknown" if limit["value"] is None else format_value(limit["value"], limit["unit"]),
+                "met, certified" if limit["certified"] else "met" if limit["met"] else "missed",
+            )
+            for limit in data["limits"]
+        ]
+        console.print(_table(("limit", "reached", ""), rows))
+    console.print()
+    for sentence in data["explanation"]:
+        console.print(f"• {escape(sentence)}")
+    if data["shortfall"]:
+        console.print("\n[bold]Why the limits are not met[/bold]")
+        for sentence in data["shortfall"]["sentences"]:
+            console.print(f"• {escape(sentence)}")
+    if data["chosen"]:
+        console.print(f"\nfile    {escape(str(out / data['chosen']['artifact']['path']))}")
+        for name in ("bundle", "report.html", "plan.json"):
+            if (out / name).exists():
+                console.print(f"{name.split('.')[0]:7} {escape(str(out / name))}")
+
+
+def applied(data: Mapping[str, Any]) -> None:
+    console = _console()
+    console.print(f"{escape(data['path'])}  {format_bytes(data['bytes'])}  sha256 {data['sha256']}")
+    for sentence in (*data["notes"], *data["findings"]):
+        console.print(f"• {escape(sentence)}")
+
+
+def measured(data: Mapping[str, Any]) -> None:
+    console = _console()
+    console.print(f"{escape(data['file'])}  ({data['runtime']})")
+    console.print(f"size {format_bytes(data['size_bytes'])}, download {format_bytes(data['download_bytes'])}\n")
+    rows = []
+    for name, m in data["measurements"].items():
+        interval = f"{format_value(m['low'], m['unit'])} to {format_value(m['high'], m['unit'])}" if m.get("low") is not None else ""
+        rows.append((name, _value(m), interval, m["n"]))
+    console.print(_table(("quantity", "value", "95 % interval", "n"), rows))
+    if data["operators"]:
+        console.print("\n[bold]Most expensive operators[/bold]")
+        total = sum(op["time_us"] for op in data["operators"]) or 1.0
+        top = sorted(data["operators"], key=lambda op: -op["time_us"])[:15]
+        rows_ = [(op["name"][-60:], op["type"], op["ran_on"], f"{op['time_us']:.0f} µs", f"{op['time_us'] / total:.0%}") for op in top]
+        console.print(_table(("operator", "type", "ran on", "time", "share"), rows_, left=3))
+    elif "operators_not_possible_here" in data:
+        console.print(f"\nper-operator times: not possible here: {escape(data['operators_not_possible_here'])}")
+
+
+def compared(data: Mapping[str, Any]) -> None:
+    console = _console()
+    for key, value in data.items():
+        if isinstance(value, list):
+            if value and isinstance(value[0], dict):
+                columns = list(value[0])
+                console.print(f"\n[bold]{escape(key)}[/bold]")
+                console.print(_table(columns, [[_short(row.get(c)) for c in columns] for row in value]))
+        elif isinstance(value, dict):
+            inside = ", ".join(f"{k} {_short(v)}" for k, v in value.items())
+            console.print(f"{escape(key):22} {escape(inside)}")
+        else:
+            console.print(f"{escape(key):22} {escape(_short(value))}")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "–" if value is None else str(value)
+
+
+def inspected(data: Mapping[str, Any]) -> None:
+    console = _console()
+    if "layers" in data:
+        totals = data["totals"]
+        console.print(f"{escape(data['model'])}: {escape(data['architecture'])}, {data['labels']} classes")
+        rows = [
+            (r["name"], r["type"], _shape(r["input_shape"]), _shape(r["output_shape"]), format_count(r["params"]), format_count(r["macs"]), format_bytes(r["size_bytes"]))
+            for r in data["layers"]
+        ]
+        console.print(_table(("layer", "type", "input", "output", "params", "MACs", "float32"), rows, left=2))
+        console.print(
+            f"\n{totals['layers']} layers, {format_count(totals['params'])} parameters, {format_count(totals['macs'])} MACs,"
+            f" {format_bytes(totals['size_bytes'])} in float32"
+        )
+    else:
+        console.print(f"{escape(data['file'])}: {data['format']}, {format_bytes(data['bytes'])}, {format_count(data['macs'])} MACs")
+        for side in ("inputs", "outputs"):
+            for tensor in data[side]:
+                console.print(f"{side[:-1]:6} {escape(tensor['name'])} {tensor['dtype']} {_shape(tensor['shape'])} {tensor['layout']}")
+        rows = [
+            (op["index"], op["type"], op["layer"] or op["name"][-50:], _shape(op["output_shape"]), op["weight_dtype"], op["compute_dtype"], format_count(op["macs"]) if op["macs"] else "")
+            for op in data["ops"]
+        ]
+        console.print(_table(("#", "type", "layer or name", "output", "weights", "computes in", "MACs"), rows, left=3))
+        for sentence in data["not_taken"]:
+            console.print(f"• {escape(sentence)}")
+    for sentence in data.get("findings", ()):
+        console.print(f"• {escape(sentence)}")
+
+
+def _shape(shape: Sequence[int | None]) -> str:
+    return "×".join("n" if size is None else str(size) for size in shape)
+
+
+def doctored(data: Mapping[str, Any]) -> None:
+    console = _console()
+    for runtime in data["runtimes"]:
+        mark = "[green]PASS[/green]" if runtime["ok"] else "[red]FAIL[/red]"
+        console.print(f"{mark}  {runtime['name']:12} {runtime['version']:10} {escape(runtime['detail'])}")
+    console.print(f"\n{escape(', '.join(f'{k} {v}' for k, v in data['environment'].items() if isinstance(v, str | int)))}")
