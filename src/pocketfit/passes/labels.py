@@ -39,7 +39,7 @@ class Labels:
         return found
 
     def unite(self, first: Tensor, second: Tensor, why_fixed: str) -> None:
-        """From now on first[i] and second[i] are one channel; a partner of NO_CHANNEL has to stay, for the reason given."""
+        """From now on first[i] and second[i] are one channel; a partner of NO_CHANNEL has to stay, and why."""
         first, second = torch.broadcast_tensors(first, second)
         for dim in range(first.ndim):
             if first.shape[dim] > 1 and first.stride(dim) == 0 == second.stride(dim):

@@ -128,7 +128,7 @@ def kept(before: Model, after: Model) -> tuple[Kept, ...]:
 def _carry_out(
     model: Model, graph: ChannelGraph, ratios: Mapping[str, float], settings: Prune
 ) -> tuple[nn.Module, list[str]]:
-    """The pruned network. Where its forward holds fixed sizes, the groups that they concern are found and left whole."""
+    """The pruned network. Groups that its forward knows the fixed size of are found by trial, and left whole."""
     removed = removed_ids(model.network, graph, ratios, settings)
     if not removed:
         return copy.deepcopy(model.network), []
@@ -143,14 +143,14 @@ def _carry_out(
             working.append(ids)
         else:
             findings.append(
-                f"The channels of {name} can't be pruned, because the network does not run without some of them: {alone}."
+                f"The channels of {name} can't be pruned, because the network fails without some of them: {alone}."
             )
     if working:
         network = sliced(model.network, graph, np.concatenate(working))
     if not working or _failure(network, model) is not None:
         raise UserError(
-            f"{type(model.network).__name__} does not run with fewer channels: {failure}; take sizes from x.shape in its "
-            "forward instead of writing them down"
+            f"{type(model.network).__name__} does not run with fewer channels: {failure}; take sizes from x.shape "
+            "in its forward instead of writing them down"
         )
     return network, findings
 

@@ -40,8 +40,8 @@ def apply(model: Model, settings: Resolution) -> Model:
     expected = model.signature.outputs[0].with_batch(exported.BATCH)
     if tuple(first.shape) != expected:
         raise UserError(
-            f"At {settings.height} x {settings.width} pixels the network answers in the shape {tuple(first.shape)} instead "
-            f"of {expected}; keep its resolution"
+            f"At {settings.height} x {settings.width} pixels the network answers in the shape {tuple(first.shape)} "
+            f"instead of {expected}; keep its resolution"
         )
     preprocess = model.preprocess.at(settings.height, settings.width)
     return replace(model, signature=signature, preprocess=preprocess)

@@ -1,0 +1,208 @@
+"""A Model from a zoo name, a factory, a module or a model folder; and back into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model, Origin
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.sources.contract import read_input_shape, read_labels, read_preprocess
+from pocketfit.sources.fingerprint import fingerprint
+from pocketfit.sources.folder import is_model_folder, load_model, save_model
+from pocketfit.sources.match import match
+from pocketfit.sources.origins import build, counts_classes
+from pocketfit.sources.resize import resize_to
+from pocketfit.sources.weights import read_state_dict, read_weights
+from pocketfit.zoo import ARCHITECTURES, head
+
+__all__ = [
+    "fingerprint",
+    "is_model_folder",
+    "load_model",
+    "model_from_module",
+    "open_model",
+    "read_state_dict",
+    "resize_to",
+    "save_model",
+]
+
+
+def open_model(
+    spec: str | Path,
+    *,
+    weights: str | Path | None = None,
+    preprocess: Preprocess | str | Path | None = None,
+    labels: Sequence[str] | str | Path | None = None,
+    input_shape: Sequence[int] | str | None = None,
+    classes: int | None = None,
+) -> Model:
+    """A Model from a model folder, a name of the zoo, or "package.module:factory".
+
+    weights      a .safetensors file or a state dict; the zoo's width and the class count are read off its shapes
+    preprocess   a Preprocess, a JSON file, "imagenet", or None for what the architecture was published with
+    labels       names in the order of the outputs, or a file with one a line (or a JSON list)
+    input_shape  of one sample: (3, 224, 224) or "3x224x224"
+    classes      outputs of the classifier; where the weights have another number, the head starts anew
+
+    Raises UserError for everything that does not fit together, naming the file or the layer.
+    """
+    path = Path(spec)
+    if is_model_folder(path):
+        if weights is not None or classes is not None:
+            raise UserError(
+                f"The model folder {path} has its own weights and classes: leave out --weights and --classes"
+            )
+        model = load_model(path)
+        return _with_contract(model, preprocess, labels, input_shape)
+    if path.is_dir():
+        raise UserError(f"The folder {path} holds no model (it has no model.json): make one with pocketfit train")
+    name = str(spec)
+    if name not in ARCHITECTURES and ":" not in name:
+        raise UserError(
+            f"'{name}' is no model folder, no name of the zoo ({', '.join(sorted(ARCHITECTURES))}) and no "
+            "package.module:factory"
+        )
+    origin = Origin("zoo" if name in ARCHITECTURES else "factory", name)
+    if weights is None:
+        network, origin = _without_weights(origin, classes)
+        findings: tuple[str, ...] = (f"No weights were given: {name} starts from random ones, and needs training.",)
+    else:
+        network, origin, findings = _with_weights(origin, Path(weights), classes)
+    model = model_from_module(
+        network,
+        preprocess=preprocess if preprocess is not None else _published(name),
+        labels=labels or (),
+        input_shape=input_shape,
+        origin=origin,
+    )
+    return replace(model, findings=(*findings, *model.findings))
+
+
+def model_from_module(
+    module: nn.Module,
+    *,
+    preprocess: Preprocess | str | Path | None = None,
+    labels: Sequence[str] | str | Path = (),
+    input_shape: Sequence[int] | str | None = None,
+    origin: Origin | None = None,
+) -> Model:
+    """A Model around a module, which is put into eval mode and otherwise left as it is.
+
+    `input_shape` of one sample is (channels, height, width) for pictures; left out, it follows from `preprocess`.
+    Raises UserError where the network does not run at this shape or gives anything but one tensor of [batch, classes].
+    """
+    if not isinstance(module, nn.Module):
+        raise UserError(f"A {type(module).__name__} is no network: hand over a torch.nn.Module")
+    module = module.eval()
+    shape = None if input_shape is None else read_input_shape(input_shape)
+    contract, findings = read_preprocess(preprocess, shape)
+    if shape is None:
+        shape = (contract.channels, contract.height, contract.width)
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"The tensor {name} of the network contains NaN or infinity: load sound weights first")
+    signature = _signature(module, shape)
+    names = read_labels(labels)
+    _check_labels(names, signature)
+    return Model(
+        network=module,
+        signature=signature,
+        preprocess=contract,
+        labels=names,
+        origin=origin or Origin("object", type(module).__qualname__),
+        sha256=fingerprint(module),
+        findings=findings,
+    )
+
+
+def _published(name: str) -> Preprocess | None:
+    """How the pictures were prepared that the zoo's published weights have seen."""
+    if name not in ARCHITECTURES:
+        return None
+    architecture = ARCHITECTURES[name]
+    return Preprocess(
+        height=architecture.image_size,
+        width=architecture.image_size,
+        resize_px=architecture.resize,
+        filter=architecture.interpolation,  # type: ignore[arg-type]
+        mean=architecture.mean,
+        std=architecture.std,
+    )
+
+
+def _without_weights(origin: Origin, classes: int | None) -> tuple[nn.Module, Origin]:
+    if classes is not None:
+        origin = counts_classes(origin, classes)
+    return build(origin), origin
+
+
+def _with_weights(origin: Origin, path: Path, classes: int | None) -> tuple[nn.Module, Origin, tuple[str, ...]]:
+    """The network of this origin with the weights of the file, built for as many classes as they have."""
+    weights = read_weights(path)
+    network, origin, state = match(origin, weights.state, path)
+    notes = weights.notes
+    name = _head_name(network)
+    if classes is not None and name and classes != state[f"{name}.weight"].shape[0]:
+        had = state[f"{name}.weight"].shape[0]
+        origin = counts_classes(origin, classes)
+        network = build(origin)
+        fresh = {key: tensor for key, tensor in network.state_dict().items() if key.startswith(f"{name}.")}
+        state = {**state, **fresh}
+        notes = (*notes, f"The weights have {had} classes: {name} starts anew with {classes}, and needs training.")
+    resize_to(network, state)
+    return network, origin, notes
+
+
+def _head_name(network: nn.Module) -> str:
+    return head(network)[0] if any(isinstance(layer, nn.Linear) for layer in network.modules()) else ""
+
+
+def _signature(network: nn.Module, shape: tuple[int, ...]) -> Signature:
+    """One input, one output; pictures are NCHW."""
+    words = "x".join(map(str, shape))
+    try:
+        with torch.no_grad():
+            answer = network(torch.zeros(2, *shape))
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
+        cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"The network does not run on an input of {words} ({cause}): say with --input-shape what it expects"
+        ) from error
+    if not isinstance(answer, Tensor) or answer.ndim < 2 or answer.shape[0] != 2:
+        what = f"the shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        raise UserError(
+            f"For two samples the network gives {what}: pocketfit takes networks that give one [batch, classes]"
+        )
+    picture = len(shape) == 3
+    given = TensorSpec("image" if picture else "input", (None, *shape), "float32", "NCHW" if picture else "")
+    return Signature((given,), (TensorSpec("logits", (None, *answer.shape[1:])),))
+
+
+def _check_labels(labels: tuple[str, ...], signature: Signature) -> None:
+    outputs = signature.outputs[0].shape[-1]
+    if labels and len(labels) != outputs:
+        raise UserError(
+            f"There are {len(labels)} labels, but the network has {outputs} outputs: give one label for each"
+        )
+
+
+def _with_contract(model: Model, preprocess: Any, labels: Any, input_shape: Any) -> Model:
+    """The same network with what the user says about its input instead of what was stored."""
+    shape = read_input_shape(input_shape) if input_shape is not None else None
+    if preprocess is not None or shape is not None:
+        contract, findings = read_preprocess(model.preprocess if preprocess is None else preprocess, shape)
+        shape = shape or (contract.channels, contract.height, contract.width)
+        signature = _signature(model.network, shape)
+        model = replace(model, preprocess=contract, signature=signature, findings=(*model.findings, *findings))
+    if labels is not None:
+        model = replace(model, labels=read_labels(labels))
+    _check_labels(model.labels, model.signature)
+    return model
