@@ -38,7 +38,14 @@ def report_data(lines: list[dict[str, Any]], result: dict[str, Any]) -> dict[str
         "bars": bars(result, verdict, _judged(result, record.trials, budget)),
         "explanation": [str(s) for s in result.get("explanation", ())],
         "shortfall": _shortfall(result),
-        "plots": plots(record.trials, base, budget, number, reference["trial"] if reference else None, missed),
+        "plots": plots(
+            record.trials,
+            base,
+            budget,
+            chosen=number,
+            reference=reference["trial"] if reference else None,
+            missed=missed,
+        ),
         "trials": [_trial_row(t, number, missed.get(t.number, ()), bool(budget.limits)) for t in record.trials],
         "has_limits": bool(budget.limits),
         "failed": sum(t.status == "failed" for t in record.trials),
@@ -136,16 +143,18 @@ def _trial_row(trial: Trial, chosen: int | None, missed: Sequence[str], limited:
         "drop": cell(measured.get("drop_points")),
         "memory": cell(measured.get("memory_bytes")),
         "seconds": {"text": words.format_seconds(trial.seconds), "sort": trial.seconds},
-        "outcome": "failed"
-        if trial.status == "failed"
-        else ""
-        if not limited
-        else "misses " + ", ".join(missed)
-        if missed
-        else "within all",
+        "outcome": _outcome(trial, missed, limited),
         "error": trial.error,
         "log_tail": trial.log_tail,
     }
+
+
+def _outcome(trial: Trial, missed: Sequence[str], limited: bool) -> str:
+    if trial.status == "failed":
+        return "failed"
+    if missed:
+        return "misses " + ", ".join(missed)
+    return "within all" if limited else ""
 
 
 def _layers(lines: Iterable[Json], trial: int | None) -> dict[str, Any] | None:
@@ -156,7 +165,7 @@ def _layers(lines: Iterable[Json], trial: int | None) -> dict[str, Any] | None:
     columns = [
         _column(rows, "macs", "MACs", words.format_count),
         _column(rows, "bytes", "Weights", words.format_bytes),
-        _column(rows, "time_us", "Time", lambda v: words.format_ms(v / 1000)),
+        _column(rows, "time_us", "Time", lambda v: f"{words.three_digits(v)} µs"),
     ]
     body = []
     for row in rows:

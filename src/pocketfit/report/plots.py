@@ -21,6 +21,7 @@ def plots(
     trials: Sequence[Trial],
     base: Mapping[str, Trial],
     budget: Budget,
+    *,
     chosen: int | None,
     reference: int | None,
     missed: Mapping[int, Sequence[str]],
@@ -41,7 +42,19 @@ def plots(
             if t.status == "ok" and (x := _across(t, base, limit, key)) is not None and (y := _drop(t)) is not None
         ]
         if entries:
-            made.append(_plot(key, axis, entries, limit, limits.get("drop"), chosen, reference, missed))
+            y_limit = limits.get("drop")
+            made.append(
+                _plot(
+                    key,
+                    axis,
+                    entries,
+                    x_limit=limit,
+                    y_limit=y_limit,
+                    chosen=chosen,
+                    reference=reference,
+                    missed=missed,
+                )
+            )
     return made
 
 
@@ -79,6 +92,7 @@ def _plot(
     key: str,
     axis: tuple[str, str],
     entries: Sequence[tuple[Trial, float, float]],
+    *,
     x_limit: Limit | None,
     y_limit: Limit | None,
     chosen: int | None,
@@ -91,7 +105,7 @@ def _plot(
     y = _axis("Drop", "pt", down, y_limit, from_zero=False)
     whiskers = len(entries) <= WHISKERS_UP_TO
     front = pareto_front(np.array([across, down], dtype=np.float64).T)
-    points = []
+    points: list[dict[str, Any]] = []
     labelled = sum(height > y["high"] for height in down) <= LABELS_BEYOND_UP_TO
     for trial, left, height in entries:
         kinds = ["chosen"] if trial.number == chosen else ["reference"] if trial.number == reference else []
@@ -123,7 +137,8 @@ def _plot(
         "runtimes": [{"name": name, "shape": SHAPES[i % len(SHAPES)]} for i, name in enumerate(runtimes)],
         "beyond": beyond,
         "count": len(entries),
-        "aria": f"{len(entries)} trials: {axis[0].lower()} rightwards, drop in points upwards. The table of trials has the numbers.",
+        "aria": f"{len(entries)} trials: {axis[0].lower()} rightwards, drop in points upwards;"
+        " the table of trials has the numbers",
     }
 
 

@@ -6,8 +6,9 @@ Colours come from CSS classes, so one drawing serves light and dark. All text is
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -18,6 +19,7 @@ SHAPES = (
     '<path d="M0 -5.8 L5.8 0 L0 5.8 L-5.8 0 Z"/>',
 )
 PLOT_HEIGHT = 340
+Place = Callable[[float], float]
 
 
 def percent(share: float) -> str:
@@ -93,7 +95,8 @@ def interval_bar(
     zero = percent(place(0))
     parts = [
         f'<svg class="bar" role="img" aria-label="{escape(aria)}" width="100%" height="56">',
-        f'<line class="axis" x1="0" x2="100%" y1="38" y2="38"/><line class="axis" x1="{zero}" x2="{zero}" y1="30" y2="46"/>',
+        '<line class="axis" x1="0" x2="100%" y1="38" y2="38"/>',
+        f'<line class="axis" x1="{zero}" x2="{zero}" y1="30" y2="46"/>',
         f'<text class="tick" x="{zero}" y="55" text-anchor="{_anchor(place(0))}">0</text>',
         _whisker(low, high, 38, place),
         f'<circle class="now" cx="{percent(place(value))}" cy="38" r="5.5"/>',
@@ -102,17 +105,18 @@ def interval_bar(
     return "".join([*parts, "</svg>"])
 
 
-def _whisker(low: float | None, high: float | None, y: int, place: Any) -> str:
+def _whisker(low: float | None, high: float | None, y: int, place: Place) -> str:
     if low is None or high is None:
         return ""
     a, b = percent(place(low)), percent(place(high))
     return (
-        f'<g class="whisker"><line x1="{a}" x2="{b}" y1="{y}" y2="{y}"/><line x1="{a}" x2="{a}" y1="{y - 4}" y2="{y + 4}"/>'
+        f'<g class="whisker"><line x1="{a}" x2="{b}" y1="{y}" y2="{y}"/>'
+        f'<line x1="{a}" x2="{a}" y1="{y - 4}" y2="{y + 4}"/>'
         f'<line x1="{b}" x2="{b}" y1="{y - 4}" y2="{y + 4}"/></g>'
     )
 
 
-def _limit_line(limit: float | None, label: str, place: Any, bottom: int = 54) -> str:
+def _limit_line(limit: float | None, label: str, place: Place, bottom: int = 54) -> str:
     if limit is None:
         return ""
     x = percent(place(limit))
@@ -136,10 +140,10 @@ def pareto_plot(plot: Mapping[str, Any], prefix: str) -> str:
     x, y = plot["x"], plot["y"]
 
     def across(v: float) -> float:
-        return min(max((v - x["low"]) / (x["high"] - x["low"]), 0.0), 1.0)
+        return min(max((v - float(x["low"])) / float(x["high"] - x["low"]), 0.0), 1.0)
 
     def down(v: float) -> float:
-        return PLOT_HEIGHT * (1 - min(max((v - y["low"]) / (y["high"] - y["low"]), 0.0), 1.0))
+        return PLOT_HEIGHT * (1 - min(max((v - float(y["low"])) / float(y["high"] - y["low"]), 0.0), 1.0))
 
     symbols = "".join(f'<g id="{prefix}{i}">{shape}</g>' for i, shape in enumerate(SHAPES))
     parts = [
@@ -155,7 +159,7 @@ def pareto_plot(plot: Mapping[str, Any], prefix: str) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def _inside(x: Any, y: Any, across: Any, down: Any) -> str:
+def _inside(x: Any, y: Any, across: Place, down: Place) -> str:
     """The region that the limits leave, shaded."""
     if x["limit"] is None and y["limit"] is None:
         return ""
@@ -164,7 +168,7 @@ def _inside(x: Any, y: Any, across: Any, down: Any) -> str:
     return f'<rect class="inside" x="0" y="{top:.1f}" width="{percent(right)}" height="{PLOT_HEIGHT - top:.1f}"/>'
 
 
-def _axes(x: Any, y: Any, across: Any, down: Any) -> str:
+def _axes(x: Any, y: Any, across: Place, down: Place) -> str:
     parts = []
     for value, text in y["ticks"]:
         at = f"{down(value):.1f}"
@@ -179,36 +183,33 @@ def _axes(x: Any, y: Any, across: Any, down: Any) -> str:
     return "".join(parts)
 
 
-def _limits(x: Any, y: Any, across: Any, down: Any) -> str:
+def _limits(x: Any, y: Any, across: Place, down: Place) -> str:
     parts = []
     if x["limit"] is not None:
         share = across(x["limit"])
-        at, anchor = percent(share), "end" if share > 0.6 else "start"
-        shift = -5 if anchor == "end" else 5
+        at, anchor, shift = percent(share), *(("end", -5) if share > 0.6 else ("start", 5))
         parts.append(f'<line class="limit" x1="{at}" x2="{at}" y1="0" y2="{PLOT_HEIGHT}"/>')
-        parts.append(
-            f'<text class="limit-label" x="{at}" y="12" dx="{shift}" text-anchor="{anchor}">{escape(x["limit_label"])}</text>'
-        )
+        parts.append(f'<text class="limit-label" x="{at}" y="12" dx="{shift}" text-anchor="{anchor}">')
+        parts.append(f"{escape(x['limit_label'])}</text>")
     if y["limit"] is not None:
         at = f"{down(y['limit']):.1f}"
         parts.append(f'<line class="limit" x1="0" x2="100%" y1="{at}" y2="{at}"/>')
-        parts.append(
-            f'<text class="limit-label" x="100%" y="{at}" dy="-5" text-anchor="end">{escape(y["limit_label"])}</text>'
-        )
+        parts.append(f'<text class="limit-label" x="100%" y="{at}" dy="-5" text-anchor="end">')
+        parts.append(f"{escape(y['limit_label'])}</text>")
     return "".join(parts)
 
 
-def _front(front: Sequence[Sequence[float]], across: Any, down: Any) -> str:
+def _front(front: Sequence[Sequence[float]], across: Place, down: Place) -> str:
     """The Pareto front as a staircase: nothing measured lies below and to the left of it."""
     parts = []
-    for (x0, y0), (x1, y1) in zip(front, front[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(front):
         a, b = percent(across(x0)), percent(across(x1))
         parts.append(f'<line class="front" x1="{a}" x2="{b}" y1="{down(y0):.1f}" y2="{down(y0):.1f}"/>')
         parts.append(f'<line class="front" x1="{b}" x2="{b}" y1="{down(y0):.1f}" y2="{down(y1):.1f}"/>')
     return "".join(parts)
 
 
-def _point(point: Mapping[str, Any], prefix: str, across: Any, down: Any) -> str:
+def _point(point: Mapping[str, Any], prefix: str, across: Place, down: Place) -> str:
     share, y = across(point["x"]), down(point["y"])
     x = percent(share)
     parts = [f'<g class="point {escape(point["css"])}"><title>{escape(point["title"])}</title>']
@@ -221,7 +222,6 @@ def _point(point: Mapping[str, Any], prefix: str, across: Any, down: Any) -> str
     parts.append(f'<use href="#{prefix}{point["shape"] % len(SHAPES)}" x="{x}" y="{y:.1f}"/>')
     if point.get("label"):
         anchor, shift = ("end", -14) if share > 0.6 else ("start", 14)
-        parts.append(
-            f'<text class="point-label" x="{x}" y="{y:.1f}" dx="{shift}" dy="-7" text-anchor="{anchor}">{escape(point["label"])}</text>'
-        )
+        place = f'x="{x}" y="{y:.1f}" dx="{shift}" dy="-7" text-anchor="{anchor}"'
+        parts.append(f'<text class="point-label" {place}>{escape(point["label"])}</text>')
     return "".join([*parts, "</g>"])

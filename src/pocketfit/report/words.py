@@ -96,12 +96,15 @@ def format_count(value: float) -> str:
 def format_seconds(value: float) -> str:
     """
     >>> format_seconds(4.25), format_seconds(59.99), format_seconds(125), format_seconds(7300)
-    ('4.2 s', '1 min 0 s', '2 min 5 s', '2 h 2 min')
+    ('4.2 s', '1 min', '2 min 5 s', '2 h 2 min')
     """
     if value < 59.95:
         return f"{value:.1f} s"
     whole = round(value)
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {round(whole % 3600 / 60)} min"
+    if whole < 3600:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
+    minutes = round(whole / 60)
+    return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")
 
 
 def format_value(value: float, unit: str) -> str:
@@ -169,13 +172,15 @@ def plan_words(plan: Mapping[str, Any]) -> str:
     ...             "export": {"runtime": "litert", "precision": "int8", "activations": "int8"}})
     '30 % of the channels pruned, trained for 200 steps, static int8 (int8 activations) for litert'
     """
-    parts = []
+    parts: list[str] = []
+    steps = [f"{step['steps']:,}" for step in plan["passes"] if step.get("pass") == "train"]
+    trained = f"trained for {' + '.join(steps)} steps"
     for step in plan["passes"]:
         match step.get("pass"):
             case "prune":
                 parts.append(f"{100 * step['ratio']:.0f} % of the channels pruned")
             case "train":
-                parts.append(f"trained for {step['steps']:,} steps")
+                parts += [trained] if trained not in parts else []
             case "resolution":
                 parts.append(f"input of {step['height']} x {step['width']} pixels")
             case other:
