@@ -30,33 +30,6 @@ def test_mcnemar_equals_scipys_binomial_test(lost, gained):
     assert statistics.mcnemar_p(lost, gained) == pytest.approx(expected, rel=1e-9)
 
 
-# --- percentile ---
-
-
-@given(st.integers(1, 300), st.sampled_from([50, 90, 95, 99]))
-def test_percentile_interval_has_the_ranks_that_the_binomial_gives(n, percent):
-    found = statistics.percentile(np.arange(1, n + 1), percent)
-    low_rank, high_rank = stats.binom.ppf(0.025, n, percent / 100), stats.binom.ppf(0.975, n, percent / 100) + 1
-    assert found.value == np.percentile(np.arange(1, n + 1), percent)
-    assert found.low == (low_rank if low_rank >= 1 else -math.inf)
-    assert found.high == (high_rank if high_rank <= n else math.inf)
-
-
-def test_percentile_interval_covers_the_truth():
-    random = np.random.default_rng(0)
-    truth = stats.lognorm.ppf(0.95, 0.5)
-    hits = 0
-    for _ in range(1000):
-        found = statistics.percentile(random.lognormal(0, 0.5, 200), 95)
-        hits += found.low <= truth <= found.high
-    assert 0.93 <= hits / 1000 <= 0.99
-
-
-def test_percentile_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="at least one"):
-        statistics.percentile([], 50)
-
-
 # --- ratios ---
 
 
@@ -104,6 +77,7 @@ def coverage_of_sessions(session_deviation, sessions, trials=400):
         pairs = [rounds_of(random, 0.6 * math.exp(random.normal(0, session_deviation)), 30) for _ in range(sessions)]
         candidate, baseline = zip(*pairs, strict=True)
         found = statistics.ratio_of_sessions(candidate, baseline, resamples=100, seed=number)
+        assert found.interval.low <= found.interval.value <= found.interval.high
         hits += found.interval.low <= 0.6 <= found.interval.high
         below += found.upper_one_sided >= 0.6
     return hits / trials, below / trials
@@ -134,6 +108,30 @@ def test_spread_tells_sessions_from_noise():
     assert noise.between < 0.008
     assert both.between == pytest.approx(math.sqrt(0.05**2 - 0.02**2), rel=0.1)
     assert both.within == pytest.approx(0.02)
+
+
+def test_calls_of_a_round_stay_together_and_any_percentile_is_taken():
+    random = np.random.default_rng(8)
+    baseline = random.lognormal(0, 0.3, (80, 3))
+    candidate = 0.5 * random.lognormal(0, 0.3, (80, 5))
+    for percent in (50, 95):
+        found = statistics.bootstrap_ratio(candidate, baseline, percent=percent)
+        assert found.value == np.percentile(candidate, percent) / np.percentile(baseline, percent)
+        assert found.low < found.value < found.high
+    whole_rounds = np.repeat(random.lognormal(0, 0.3, (80, 1)), 50, axis=1)  # 50 calls that tell as much as one
+    wide = statistics.latency_of_sessions([whole_rounds]).interval
+    assert (wide.low, wide.high) == (pytest.approx(0.93, abs=0.07), pytest.approx(1.07, abs=0.07))
+    assert wide.high - wide.low > 0.05
+
+
+def test_latency_over_sessions_covers_what_changes_between_them():
+    random = np.random.default_rng(9)
+    hits = 0
+    for number in range(300):
+        sessions = [math.exp(random.normal(0, 0.1)) * random.lognormal(0, 0.05, (20, 2)) for _ in range(3)]
+        found = statistics.latency_of_sessions(sessions, resamples=50, seed=number)
+        hits += found.interval.low <= 1 <= found.interval.high
+    assert hits / 300 >= 0.92
 
 
 def test_one_session_says_nothing_about_between():

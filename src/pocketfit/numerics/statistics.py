@@ -32,15 +32,15 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class RatioOfSessions:
-    """A latency ratio over several sessions (fresh processes).
+class OverSessions:
+    """A latency, or a ratio of two, over several sessions (fresh processes).
 
-    interval         geometric mean of the sessions' ratios, with an interval for a new session
+    interval         geometric mean of the sessions' values, with the interval of that mean
     upper_one_sided  one-sided upper bound
     sessions         one interval a session: the noise inside it
-    between          standard deviation from session to session, as a share of the ratio, after the noise inside the
+    between          standard deviation from session to session, as a share of the value, after the noise inside the
                      sessions has been taken off; None with one session
-    within           standard error inside one session, as a share of the ratio
+    within           standard error inside one session, as a share of the value
     """
 
     interval: Interval
@@ -77,84 +77,57 @@ class Drop:
     differing: int
 
 
-def percentile(values: ArrayLike, percent: float, *, confidence: float = 0.95) -> Interval:
-    """A percentile with the interval that order statistics give it, whatever the distribution.
-
-    The value interpolates linearly (Hyndman and Fan 1996, type 7). The interval runs between two of the sorted values
-    whose ranks come from the binomial distribution (Conover 1999, section 3.2); where too few values were taken for a
-    side to be bounded, that side is infinite.
-
-    >>> percentile(range(1, 101), 50)
-    Interval(value=50.5, low=40.0, high=61.0)
-    """
-    ordered = np.sort(np.asarray(values, np.float64).ravel())
-    if ordered.size == 0:
-        raise ValueError("a percentile needs at least one value")
-    n, share, tail = ordered.size, percent / 100, (1 - confidence) / 2
-    cumulative = np.cumsum(_binomial(n, share))  # P(B <= k), k = 0..n: B values lie at or below the true percentile
-    below = int(np.searchsorted(cumulative, tail, side="right"))  # largest rank with P(B < rank) <= tail
-    above = int(np.searchsorted(cumulative, 1 - tail)) + 1  # smallest rank with P(B >= rank) <= tail
-    low = float(ordered[below - 1]) if below >= 1 else -math.inf
-    high = float(ordered[above - 1]) if above <= n else math.inf
-    return Interval(float(np.percentile(ordered, percent)), low, high)
-
-
 def bootstrap_ratio(
     candidate_ms: ArrayLike,
     baseline_ms: ArrayLike,
     *,
-    resamples: int = 2000,
+    percent: float = 50,
+    resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Interval:
-    """Ratio of the medians of interleaved rounds, [rounds] and [rounds], with a percentile bootstrap interval.
+    """Ratio of two percentiles (default: the medians) of interleaved rounds, with a percentile bootstrap interval.
 
-    Whole rounds are resampled, so that what slowed both files in one round cancels out.
+    Each is [rounds], or [rounds, calls] with as many rounds. Whole rounds of both are resampled together, so that what
+    slowed both files in one round cancels out.
 
     >>> bootstrap_ratio([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]).value
     2.0
     """
-    value, drawn = _resampled_ratios(candidate_ms, baseline_ms, resamples, seed)
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(value, float(low), float(high))
+    value, drawn = _resampled([candidate_ms, baseline_ms], percent, resamples, seed)
+    return _interval(value, drawn, confidence)
 
 
 def ratio_of_sessions(
     candidate_ms: Sequence[ArrayLike],
     baseline_ms: Sequence[ArrayLike],
     *,
-    resamples: int = 2000,
+    percent: float = 50,
+    resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
-) -> RatioOfSessions:
-    """One ratio from several sessions, each given as its rounds: lists of [rounds] arrays.
+) -> OverSessions:
+    """The ratio of `bootstrap_ratio` over several sessions, each given as its rounds."""
+    if len(candidate_ms) != len(baseline_ms):
+        raise ValueError("as many baseline sessions as candidate sessions are needed")
+    pairs = [[ours, theirs] for ours, theirs in zip(candidate_ms, baseline_ms, strict=True)]
+    return _over_sessions(pairs, percent, resamples, seed, confidence)
 
-    With k >= 2 sessions the interval is Student's t on the sessions' log ratios, k - 1 degrees of freedom; their
-    standard deviation is never taken smaller than the noise inside the sessions explains. (Resampling three sessions
-    with replacement looks like the obvious way and covers the truth in about 80 of 100 cases only.)
-    With one session the interval is that session's bootstrap: it does not hold what another session would change.
+
+def latency_of_sessions(
+    calls_ms: Sequence[ArrayLike],
+    *,
+    percent: float = 50,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> OverSessions:
+    """A percentile of one file's times over several sessions, each [rounds] or [rounds, calls].
+
+    >>> latency_of_sessions([[1.0, 1.0, 1.0], [4.0, 4.0, 4.0]]).interval.value
+    2.0
     """
-    if not candidate_ms or len(candidate_ms) != len(baseline_ms):
-        raise ValueError("as many baseline sessions as candidate sessions are needed, at least one")
-    tail = (1 - confidence) / 2
-    parts, errors, uppers = [], [], []
-    for number, (candidate, baseline) in enumerate(zip(candidate_ms, baseline_ms, strict=True)):
-        value, drawn = _resampled_ratios(candidate, baseline, resamples, seed + number)
-        low, high, upper = np.quantile(drawn, [tail, 1 - tail, confidence])
-        parts.append(Interval(value, float(low), float(high)))
-        errors.append(float(np.std(np.log(drawn))))
-        uppers.append(float(upper))
-    within = math.sqrt(float(np.mean(np.square(errors))))
-    count = len(parts)
-    if count == 1:
-        return RatioOfSessions(parts[0], uppers[0], tuple(parts), None, within)
-    logs = np.log([part.value for part in parts])
-    deviation = max(float(np.std(logs, ddof=1)), within)
-    centre, error = float(np.mean(logs)), deviation / math.sqrt(count)
-    two_sided, one_sided = student_t(1 - tail, count - 1), student_t(confidence, count - 1)
-    interval = Interval(math.exp(centre), math.exp(centre - two_sided * error), math.exp(centre + two_sided * error))
-    between = spread([part.value for part in parts], errors).between
-    return RatioOfSessions(interval, math.exp(centre + one_sided * error), tuple(parts), between, within)
+    return _over_sessions([[calls] for calls in calls_ms], percent, resamples, seed, confidence)
 
 
 def spread(ratios: ArrayLike, errors: ArrayLike) -> Spread:
@@ -327,13 +300,54 @@ def _binomial(n: int, share: float) -> Floats:
     return probabilities
 
 
-def _resampled_ratios(candidate: ArrayLike, baseline: ArrayLike, resamples: int, seed: int) -> tuple[float, Floats]:
-    ours, theirs = _paired(candidate, baseline)
-    if np.any(ours <= 0) or np.any(theirs <= 0):
-        raise ValueError("times must be positive")
-    rows = np.random.default_rng(seed).integers(0, ours.size, (resamples, ours.size))
-    drawn: Floats = np.median(ours[rows], axis=1) / np.median(theirs[rows], axis=1)
-    return float(np.median(ours) / np.median(theirs)), drawn
+def _over_sessions(
+    sessions: Sequence[Sequence[ArrayLike]], percent: float, resamples: int, seed: int, confidence: float
+) -> OverSessions:
+    """With k >= 2 sessions: Student's t on the logarithms of the sessions' values, k - 1 degrees of freedom; their
+    standard deviation is never taken smaller than the noise inside the sessions explains. (Resampling three sessions
+    with replacement looks like the obvious way, and covers the truth in about 80 of 100 cases only.)
+    With one session: its bootstrap, which does not hold what another session would change.
+    """
+    if not sessions:
+        raise ValueError("at least one session is needed")
+    parts, errors = [], []
+    for number, files in enumerate(sessions):
+        value, drawn = _resampled(files, percent, resamples, seed + number)
+        parts.append(_interval(value, drawn, confidence))
+        errors.append(float(np.std(np.log(drawn))))
+        upper = float(np.quantile(drawn, confidence))
+    within, count = math.sqrt(float(np.mean(np.square(errors)))), len(parts)
+    if count == 1:
+        return OverSessions(parts[0], upper, tuple(parts), None, within)
+    values = [part.value for part in parts]
+    logs = np.log(values)
+    error = max(float(np.std(logs, ddof=1)), within) / math.sqrt(count)
+    centre, wide = float(np.mean(logs)), student_t((1 + confidence) / 2, count - 1) * error
+    interval = Interval(math.exp(centre), math.exp(centre - wide), math.exp(centre + wide))
+    upper = math.exp(centre + student_t(confidence, count - 1) * error)
+    return OverSessions(interval, upper, tuple(parts), spread(values, errors).between, within)
+
+
+def _resampled(files: Sequence[ArrayLike], percent: float, resamples: int, seed: int) -> tuple[float, Floats]:
+    """Percentile of the first file's times, over that of a second one if given: its value, and [resamples] of it."""
+    times = [np.asarray(file, np.float64) for file in files]
+    times = [each[:, None] if each.ndim == 1 else each for each in times]
+    rounds = times[0].shape[0]
+    if rounds == 0 or any(each.ndim != 2 or each.shape[0] != rounds or each.shape[1] == 0 for each in times):
+        raise ValueError(f"as many rounds of values of each file are needed, got {[each.shape for each in times]}")
+    if any(not np.all(np.isfinite(each)) or np.any(each <= 0) for each in times):
+        raise ValueError("times must be positive and finite")
+    rows = np.random.default_rng(seed).integers(0, rounds, (resamples, rounds))
+    values = [float(np.percentile(each, percent)) for each in times]
+    drawn = [np.percentile(each[rows].reshape(resamples, -1), percent, axis=1) for each in times]
+    if len(times) == 1:
+        return values[0], drawn[0]
+    return values[0] / values[1], drawn[0] / drawn[1]
+
+
+def _interval(value: float, drawn: Floats, confidence: float) -> Interval:
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, float(low), float(high))
 
 
 def _paired(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:

@@ -1,0 +1,139 @@
+"""This machine: what its processor is, and a thread's share of it while something is timed."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from pocketfit.core.device import Device
+
+CPUINFO = Path("/proc/cpuinfo")
+SIBLINGS = "/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list"
+LOAD_WINDOW_S = 0.1
+
+# Linux's word in /proc/cpuinfo -> the name under which the field knows the instruction set; those that decide how fast
+# float16 and int8 kernels are
+ISA_NAMES = {
+    "avx2": "avx2",
+    "fma": "fma",
+    "avx_vnni": "avx_vnni",
+    "avx512f": "avx512f",
+    "avx512_vnni": "avx512_vnni",
+    "avx512_bf16": "avx512_bf16",
+    "avx512_fp16": "avx512_fp16",
+    "amx_int8": "amx_int8",
+    "asimd": "neon",
+    "neon": "neon",
+    "asimdhp": "fp16",
+    "asimddp": "dotprod",
+    "i8mm": "i8mm",
+    "sve": "sve",
+}
+
+
+def describe(threads: int = 1) -> Device:
+    """This machine as a Device."""
+    return Device("local", threads, isa(_cpuinfo()), cpu_model(_cpuinfo()))
+
+
+def isa(cpuinfo: str) -> tuple[str, ...]:
+    """The instruction sets that matter to int8 and float16 kernels, as the kernel states them; () where it doesn't.
+
+    >>> isa("flags : fpu avx2 avx512_vnni")
+    ('avx2', 'avx512_vnni')
+    >>> isa("Features : fp asimd asimddp")
+    ('neon', 'dotprod')
+    """
+    words: set[str] = set()
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            words.update(value.split())
+    return tuple(dict.fromkeys(name for word, name in ISA_NAMES.items() if word in words))
+
+
+def cpu_model(cpuinfo: str) -> str:
+    """The processor's name.
+
+    >>> cpu_model("processor : 0\\nmodel name : Example 9000")
+    'Example 9000'
+    """
+    for wanted in ("model name", "Model", "Hardware"):
+        for line in cpuinfo.splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == wanted and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> tuple[int, ...]:
+    """Logical cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+@contextmanager
+def pin(threads: int) -> Iterator[tuple[int, ...]]:
+    """Keep this process, and what it starts meanwhile, on the `threads` least loaded cores; undone at the end.
+
+    Yields the cores, or () where the system cannot pin (macOS) or where there is nothing to choose. To be entered
+    before a runtime is loaded: its threads inherit what holds when they are made.
+    """
+    before = usable_cores()
+    if not hasattr(os, "sched_setaffinity") or threads >= len(before):
+        yield ()
+        return
+    load = psutil.cpu_percent(interval=LOAD_WINDOW_S, percpu=True)
+    chosen = choose_cores(before, load, [_siblings(core) for core in before], threads)
+    os.sched_setaffinity(0, chosen)
+    try:
+        yield chosen
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def choose_cores(
+    cores: Sequence[int], load: Sequence[float], siblings: Sequence[frozenset[int]], count: int
+) -> tuple[int, ...]:
+    """The least loaded cores; two hyper-threads of one physical core only when there is no other choice.
+
+    cores [n], siblings [n]: of cores[i] the logical cores of its physical core; load [all cores], percent, by number
+
+    >>> choose_cores([0, 1, 2, 3], [0, 1, 5, 9], [frozenset({0, 1})] * 2 + [frozenset({2, 3})] * 2, 2)
+    (0, 2)
+    """
+    ranked = sorted(range(len(cores)), key=lambda i: (load[cores[i]] if cores[i] < len(load) else 0.0, cores[i]))
+    chosen: list[int] = []
+    for alone in (True, False):
+        for i in ranked:
+            if len(chosen) < count and cores[i] not in chosen and not (alone and siblings[i] & set(chosen)):
+                chosen.append(cores[i])
+    return tuple(sorted(chosen))
+
+
+def _cpuinfo() -> str:
+    return CPUINFO.read_text(errors="replace") if CPUINFO.exists() else ""
+
+
+def _siblings(core: int) -> frozenset[int]:
+    path = Path(SIBLINGS.format(core=core))
+    return parse_cpu_list(path.read_text()) if path.exists() else frozenset({core})
+
+
+def parse_cpu_list(text: str) -> frozenset[int]:
+    """The kernel's list format.
+
+    >>> sorted(parse_cpu_list("0-1,4"))
+    [0, 1, 4]
+    """
+    cores: set[int] = set()
+    for part in filter(None, text.strip().split(",")):
+        first, _, last = part.partition("-")
+        cores.update(range(int(first), int(last or first) + 1))
+    return frozenset(cores)

@@ -1,0 +1,337 @@
+"""Latency, measured so that two files can be compared on a machine that is never quite still.
+
+A session is a fresh process that loads all files of one runtime, warms them up and then times them round by round, in
+an order drawn anew for each round: whatever the machine does meanwhile hits all files alike. Sessions on one machine
+differ by more than the noise inside them explains; so several are taken, and the two are told apart. The file that is
+loaded first is at a disadvantage of a few per cent (seen with one file against itself), so that every other session
+loads the files in the opposite order; the number of sessions is even for that.
+
+An invocation of under 20 ms during which the kernel gave the core to other work is taken again (up to three times): its
+time would tell about the other work. Percentiles are therefore those of the network, not of a busy machine; how many
+were taken again stands in the environment.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfit import runtimes
+from pocketfit.core.errors import UserError
+from pocketfit.core.measurement import Measurement
+from pocketfit.core.runtime import Session
+from pocketfit.core.signature import Signature
+from pocketfit.devices import local
+from pocketfit.measure.environment import environment
+from pocketfit.numerics import statistics
+from pocketfit.numerics.statistics import OverSessions
+from pocketfit.runtimes import child
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+PERCENTILES = (50, 90, 95, 99)
+ROUND_MS = 2.0  # a file's share of a round is at least this long: far above what the clock and the loop cost
+MAX_CALLS = 64
+WARM_UP_S = 0.05
+STEADY_BELOW_MS = 20.0  # shorter networks run once untimed first (the one before has taken the caches), and again
+TRIES = 4  # when they were interrupted; longer ones are hardly ever not interrupted on a busy machine
+PROCESS_S = 300.0  # for starting, loading and compiling, before a session counts as hung
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to look: `sessions` processes, each for about `seconds` or `max_rounds`, never under `min_rounds`."""
+
+    sessions: int
+    seconds: float
+    min_rounds: int
+    max_rounds: int
+
+
+QUICK = Effort(sessions=4, seconds=0.4, min_rounds=5, max_rounds=60)  # to rank trials while searching
+CAREFUL = Effort(sessions=6, seconds=3.0, min_rounds=8, max_rounds=400)  # for verdicts
+
+
+@dataclass(frozen=True)
+class LatencyComparison:
+    """One candidate against the baseline, interleaved.
+
+    baseline, candidate  latency_ms (p50), latency_p90_ms, latency_p95_ms, latency_p99_ms, per invocation at batch 1
+    ratios               latency_ratio (of the p50), latency_p90_ratio, … : candidate / baseline
+    upper_one_sided      one-sided 95 % bound of each of the candidate's latencies and ratios
+    sessions             the p50 ratio of each session
+    between, within      spread of the p50 ratio from session to session, and its standard error inside one, as shares;
+                         between is None with one session, whose interval then lacks it
+    """
+
+    runtime: str
+    baseline_path: str
+    candidate_path: str
+    baseline: Mapping[str, Measurement]
+    candidate: Mapping[str, Measurement]
+    ratios: Mapping[str, Measurement]
+    upper_one_sided: Mapping[str, float]
+    sessions: tuple[float, ...]
+    between: float | None
+    within: float
+
+    @property
+    def ratio(self) -> Measurement:
+        return self.ratios["latency_ratio"]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "runtime": self.runtime,
+            "baseline_path": self.baseline_path,
+            "candidate_path": self.candidate_path,
+            **{
+                part: {k: m.to_json() for k, m in getattr(self, part).items()}
+                for part in ("baseline", "candidate", "ratios")
+            },
+            "upper_one_sided": dict(self.upper_one_sided),
+            "sessions": list(self.sessions),
+            "between": self.between,
+            "within": self.within,
+        }
+
+
+def compare_latency(
+    runtime_name: str,
+    baseline: Path,
+    candidates: Sequence[Path],
+    *,
+    threads: int = 1,
+    effort: Effort = CAREFUL,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[LatencyComparison]:
+    """Time files of one runtime against a baseline, all interleaved; one comparison a candidate, in their order.
+
+    progress  called with (sessions done, sessions in all)
+
+    Raises UserError for a file that is not there, CannotRunHere for one that the runtime refuses, and ExportFailed
+    when the process dies or hangs.
+    """
+    paths = [baseline, *candidates]
+    sessions, where, how = _take(runtime_name, paths, threads=threads, effort=effort, seed=seed, progress=progress)
+    theirs = [session[0] for session in sessions]
+    baseline_ms, _ = _latencies(theirs, where, how, seed)
+    comparisons = []
+    for index, path in enumerate(candidates, start=1):
+        ours = [session[index] for session in sessions]
+        candidate_ms, bounds = _latencies(ours, where, how, seed)
+        ratios: dict[str, Measurement] = {}
+        for percent in PERCENTILES:
+            name = _name(percent, "ratio")
+            over = statistics.ratio_of_sessions(ours, theirs, percent=percent, seed=seed)
+            ratios[name] = _measurement(name, over, ours, where, how)
+            bounds[name] = over.upper_one_sided
+            if percent == 50:
+                median = over
+        comparisons.append(
+            LatencyComparison(
+                runtime_name,
+                str(baseline),
+                str(path),
+                baseline_ms,
+                candidate_ms,
+                ratios,
+                bounds,
+                tuple(part.value for part in median.sessions),
+                median.between,
+                median.within,
+            )
+        )
+    return comparisons
+
+
+def latency(
+    runtime_name: str,
+    path: Path,
+    *,
+    threads: int = 1,
+    effort: Effort = CAREFUL,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Measurement]:
+    """latency_ms (p50), latency_p90_ms, latency_p95_ms and latency_p99_ms of one file, per invocation at batch 1."""
+    sessions, where, how = _take(runtime_name, [path], threads=threads, effort=effort, seed=seed, progress=progress)
+    return _latencies([session[0] for session in sessions], where, how, seed)[0]
+
+
+def random_inputs(signature: Signature, seed: int) -> dict[str, NDArray[np.generic]]:
+    """Plausible values at batch 1: standard normal floats (as after normalization), integers over their whole range.
+
+    >>> from pocketfit.core.signature import Signature, TensorSpec
+    >>> signature = Signature((TensorSpec("x", (None, 2), "uint8"),), ())
+    >>> random_inputs(signature, 0)["x"].shape
+    (1, 2)
+    """
+    random = np.random.default_rng(seed)
+    values: dict[str, NDArray[np.generic]] = {}
+    for spec in signature.inputs:
+        shape, dtype = spec.with_batch(1), np.dtype(spec.dtype)
+        if dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            values[spec.name] = random.integers(limits.min, limits.max, shape, dtype, endpoint=True)
+        elif dtype.kind == "f":
+            values[spec.name] = random.standard_normal(shape, np.float32).astype(dtype, copy=False)
+        else:
+            raise UserError(f"The input '{spec.name}' has dtype {spec.dtype}; timing takes floats and integers")
+    return values
+
+
+def session(
+    *, runtime: str, paths: list[str], threads: int, seed: int, seconds: float, min_rounds: int, max_rounds: int
+) -> dict[str, Any]:
+    """One session, in the process that calls it: {"calls_ms": by file [rounds][calls], "cores", "taken_again"}."""
+    with local.pin(threads) as cores:
+        module = runtimes.get(runtime)
+        files = [_File(module.load(Path(path), threads=threads), seed) for path in paths]
+        calls_ms: list[list[list[float]]] = [[] for _ in files]
+        random = np.random.default_rng(seed)
+        gc.collect()
+        gc.disable()
+        try:
+            begin = time.monotonic()
+            for done in range(max_rounds):
+                if done >= min_rounds and time.monotonic() - begin > seconds:
+                    break
+                for index in random.permutation(len(files)):
+                    calls_ms[index].append(files[index].round())
+        finally:
+            gc.enable()
+        for file in files:
+            file.loaded.close()
+    return {"calls_ms": calls_ms, "cores": list(cores), "taken_again": sum(file.taken_again for file in files)}
+
+
+class _File:
+    """A loaded file that has been warmed up, with how many invocations it takes to fill its share of a round."""
+
+    def __init__(self, loaded: Session, seed: int) -> None:
+        self.loaded, self.inputs, self.taken_again = loaded, random_inputs(loaded.signature, seed), 0
+        times: list[float] = []
+        begin = time.monotonic()
+        while len(times) < 2 or (time.monotonic() - begin < WARM_UP_S and times[-1] < 1000 * WARM_UP_S):
+            times.append(self._invoke())
+        self.short = min(times) < STEADY_BELOW_MS
+        self.calls = max(1, min(MAX_CALLS, math.ceil(ROUND_MS / min(times))))
+
+    def round(self) -> list[float]:
+        """ms of each of `calls` invocations."""
+        if not self.short:
+            return [self._invoke() for _ in range(self.calls)]
+        self.loaded.run(self.inputs)
+        return [self._undisturbed() for _ in range(self.calls)]
+
+    def _undisturbed(self) -> float:
+        for _ in range(TRIES - 1):
+            before = _interruptions()
+            taken_ms = self._invoke()
+            if _interruptions() == before:
+                return taken_ms
+            self.taken_again += 1
+        return self._invoke()
+
+    def _invoke(self) -> float:
+        start = time.perf_counter_ns()
+        self.loaded.run(self.inputs)
+        return (time.perf_counter_ns() - start) / 1e6
+
+
+def _interruptions() -> int:
+    """How often the kernel has taken a core from one of this process's threads; 0 where it doesn't say (Windows)."""
+    return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _take(
+    runtime_name: str,
+    paths: Sequence[Path],
+    *,
+    threads: int,
+    effort: Effort,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[list[list[NDArray[np.float64]]], dict[str, Any], str]:
+    """All sessions: by session and file [rounds, calls] in ms; the environment; "measured" or "estimated"."""
+    how = runtimes.get(runtime_name).HOW
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"The file '{path}' is not there")
+    where = environment(threads)
+    sessions, cores, again = [], [], 0
+    resolved = [str(path.resolve()) for path in paths]
+    for number in range(effort.sessions):
+        turn = -1 if number % 2 else 1
+        found = child.call(
+            "pocketfit.measure.cost:session",
+            {
+                "runtime": runtime_name,
+                "paths": resolved[::turn],
+                "threads": threads,
+                "seed": seed + number,
+                "seconds": effort.seconds,
+                "min_rounds": effort.min_rounds,
+                "max_rounds": effort.max_rounds,
+            },
+            timeout_s=PROCESS_S + 10 * effort.seconds,
+        )
+        sessions.append([np.asarray(calls, np.float64) for calls in found["calls_ms"][::turn]])
+        cores.append(found["cores"])
+        again += found["taken_again"]
+        if progress is not None:
+            progress(number + 1, effort.sessions)
+    where |= {"sessions": effort.sessions, "pinned_to_cores": cores, "batch": 1, "interrupted_and_taken_again": again}
+    return sessions, where, how
+
+
+def _latencies(
+    sessions: Sequence[NDArray[np.float64]], where: Mapping[str, Any], how: str, seed: int
+) -> tuple[dict[str, Measurement], dict[str, float]]:
+    found, bounds = {}, {}
+    for percent in PERCENTILES:
+        name = _name(percent, "ms")
+        over = statistics.latency_of_sessions(sessions, percent=percent, seed=seed)
+        found[name] = _measurement(name, over, sessions, where, how)
+        bounds[name] = over.upper_one_sided
+    return found, bounds
+
+
+def _measurement(
+    name: str, over: OverSessions, sessions: Sequence[NDArray[np.float64]], where: Mapping[str, Any], how: str
+) -> Measurement:
+    """`samples` holds the sessions' values, `n` counts the invocations behind them.
+
+    The whole environment stands with the two headline quantities only; a journal holds many lines of these.
+    """
+    full = dict(where) if name in ("latency_ms", "latency_ratio") else {"threads": where["threads"]}
+    if name == "latency_ms":
+        full |= {"rounds": [each.shape[0] for each in sessions], "calls_a_round": [each.shape[1] for each in sessions]}
+    return Measurement(
+        name,
+        "ms" if name.endswith("ms") else "x",
+        over.interval.value,
+        n=sum(each.size for each in sessions),
+        low=over.interval.low,
+        high=over.interval.high,
+        how="estimated" if how == "estimated" else "measured",
+        reason="timed in eager PyTorch, which is not what ships" if how == "estimated" else "",
+        samples=tuple(part.value for part in over.sessions),
+        environment=full,
+    )
+
+
+def _name(percent: int, unit: str) -> str:
+    return f"latency_{unit}" if percent == 50 else f"latency_p{percent}_{unit}"

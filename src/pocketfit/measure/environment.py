@@ -1,0 +1,53 @@
+"""Where a measurement was taken."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import psutil
+
+from pocketfit.devices import local
+
+PACKAGES = (
+    "pocketfit",
+    "numpy",
+    "torch",
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+    "litert-torch",
+    "onnx",
+    "onnxruntime",
+)
+
+
+def environment(threads: int = 1) -> dict[str, Any]:
+    """Processor, cores, instruction sets, load, system and versions, as JSON. Imports none of the packages.
+
+    load_average  runnable processes over the last minute, None where the system has no such figure: more than a core
+                  or two says that other work was running
+    """
+    device = local.describe(threads)
+    return {
+        "cpu": device.name,
+        "machine": platform.machine(),
+        "isa": list(device.isa),
+        "cores_physical": psutil.cpu_count(logical=False),
+        "cores_logical": psutil.cpu_count(logical=True),
+        "cores_usable": len(local.usable_cores()),
+        "threads": threads,
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "memory_bytes": psutil.virtual_memory().total,
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
