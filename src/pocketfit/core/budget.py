@@ -6,6 +6,7 @@ MB is 10^6 bytes, MiB 2^20; "0.3x" is relative to the float32 baseline in the sa
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pocketfit.core.errors import UserError
 Quantity = Literal["size", "download", "memory", "latency", "drop", "accuracy"]
 Prefer = Literal["speed", "size", "accuracy", "balanced"]
 BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -113,10 +114,14 @@ def parse_unit(text: str, units: Mapping[str, float], option: str, example: str)
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?\d+)?)\s*([A-Za-zµ]+)\s*", text)
     folded = {name.lower(): factor for name, factor in units.items()}
     if match is None or match[2].lower() not in folded:
-        raise UserError(f"{option} '{text}' cannot be read: write a number with one of the units {', '.join(units)}, for example {example}")
+        raise UserError(
+            f"{option} '{text}' cannot be read: write a number with one of the units {', '.join(units)}, for example {example}"
+        )
     value = float(match[1]) * folded[match[2].lower()]
     if value <= 0:
         raise UserError(f"{option} '{text}' can never be met: it must be more than zero")
+    if math.isinf(value):
+        raise UserError(f"{option} '{text}' is no limit: the number is too large to be stored")
     return value
 
 
@@ -146,7 +151,12 @@ def _latency_limit(text: str) -> Limit:
     ratio = _relative(rest, "--max-latency")
     if ratio is not None:
         return Limit("latency", ratio, relative=True, percentile=percentile, text=text)
-    return Limit("latency", parse_unit(rest, MILLISECONDS, "--max-latency", "60ms, p95:60ms or 0.6x"), percentile=percentile, text=text)
+    return Limit(
+        "latency",
+        parse_unit(rest, MILLISECONDS, "--max-latency", "60ms, p95:60ms or 0.6x"),
+        percentile=percentile,
+        text=text,
+    )
 
 
 def _drop_points(text: str) -> float:

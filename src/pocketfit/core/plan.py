@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pocketfit.core.errors import UserError
 
@@ -40,7 +41,9 @@ class Prune:
     def __post_init__(self) -> None:
         for ratio in (self.ratio, *(r for _, r in self.layers)):
             if not 0 <= ratio < 1:
-                raise UserError(f"A pruning ratio of {ratio:g} cannot be carried out: give a share from 0 up to, but not including, 1")
+                raise UserError(
+                    f"A pruning ratio of {ratio:g} cannot be carried out: give a share from 0 up to, but not including, 1"
+                )
         if self.multiple < 1:
             raise UserError(f"Channels cannot be kept at multiples of {self.multiple}: give a whole number from 1")
 
@@ -82,6 +85,12 @@ class Resolution:
 
     height: int
     width: int
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise UserError(
+                f"A picture of {self.height} x {self.width} pixels cannot be fed: give whole numbers from 1"
+            )
 
     @property
     def code(self) -> str:
@@ -176,10 +185,16 @@ class Plan:
         if not isinstance(data, dict) or "export" not in data or "passes" not in data:
             raise UserError("This is not a plan: it needs the keys 'passes' and 'export'")
         if data.get("plan_version") != PLAN_VERSION:
-            raise UserError(f"This plan has version {data.get('plan_version')!r}; this pocketfit reads version {PLAN_VERSION}")
+            raise UserError(
+                f"This plan has version {data.get('plan_version')!r}; this pocketfit reads version {PLAN_VERSION}"
+            )
         passes = []
+        if not isinstance(data["passes"], list) or not all(isinstance(item, dict) for item in data["passes"]):
+            raise UserError("This is not a plan: 'passes' must be a list of objects, each with the key 'pass'")
+        if not isinstance(data["export"], dict):
+            raise UserError("This is not a plan: 'export' must be an object")
         for item in data["passes"]:
-            kind = _KINDS.get(item.get("pass", ""))
+            kind = _KINDS.get(str(item.get("pass", "")))
             if kind is None:
                 raise UserError(f"Unknown pass {item.get('pass')!r} in the plan: known are {', '.join(_KINDS)}")
             passes.append(_build(kind, {k: v for k, v in item.items() if k != "pass"}))
@@ -194,11 +209,33 @@ def canonical_json(data: Any) -> str:
 def _build(kind: type[Any], data: dict[str, Any]) -> Any:
     known = {f.name for f in fields(kind)}
     if unknown := set(data) - known:
-        raise UserError(f"Unknown setting {sorted(unknown)[0]!r} for {kind.__name__} in the plan: known are {', '.join(sorted(known))}")
+        raise UserError(
+            f"Unknown setting {sorted(unknown)[0]!r} for {kind.__name__} in the plan: known are {', '.join(sorted(known))}"
+        )
+    settings, hints = {name: _tuples(value) for name, value in data.items()}, get_type_hints(kind)
+    for name, value in settings.items():
+        if not _fits(value, hints[name]):
+            raise UserError(f"The plan's setting {name!r} for {kind.__name__} cannot be {json.dumps(value)[:80]}")
     try:
-        return kind(**{k: _tuples(v) for k, v in data.items()})
+        return kind(**settings)
     except TypeError as error:
         raise UserError(f"The plan's settings for {kind.__name__} cannot be read: {error}") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value has the type that a setting is declared with; whole numbers pass as floats, True as neither."""
+    kinds = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in kinds
+    if get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if kinds[-1] is Ellipsis:
+            return all(_fits(item, kinds[0]) for item in value)
+        return len(value) == len(kinds) and all(_fits(item, kind) for item, kind in zip(value, kinds, strict=True))
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is hint
 
 
 def _tuples(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -52,7 +53,7 @@ class Samples:
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Samples:
         """Some of the rows, in the given order; the hash says that it is a part."""
         index = np.asarray(rows, dtype=np.int64)
-        part = f"{self.sha256}[{len(index)}:{int(index.sum()) if len(index) else 0}]"
+        part = f"{self.sha256}[{len(index)}:{hashlib.sha256(index.tobytes()).hexdigest()[:16]}]"
         return replace(
             self,
             array=self.array[index],
