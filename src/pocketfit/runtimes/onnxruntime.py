@@ -66,6 +66,8 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
         )
     if settings.layout == "NHWC" and not any(spec.layout == "NCHW" for spec in signature.inputs):
         reasons.append("The layout NHWC is for pictures, and this network's input is none")
+    if settings.precision == "int8" and settings.calibration < 1:
+        reasons.append("Static int8 needs at least one calibration sample to set the ranges of the activations")
     if settings.keep_float and settings.precision == "float32":
         reasons.append("A float32 file keeps every layer in float32: leave keep_float empty")
     return reasons
