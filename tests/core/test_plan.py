@@ -1,0 +1,180 @@
+"""The plan: its code, its canonical JSON, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.plan import ExportSettings, Plan, Prune, Resolution, Train, canonical_json
+
+RATIO = st.floats(0, 1, exclude_max=True)
+NAMES = st.lists(st.text(min_size=1, max_size=8), max_size=3)
+prunes = st.builds(
+    Prune,
+    RATIO,
+    st.sampled_from(["l1", "l2"]),
+    st.integers(1, 32),
+    st.lists(st.tuples(st.text(max_size=8), RATIO), max_size=3).map(tuple),
+)
+trains = st.builds(
+    Train,
+    st.integers(1, 10**6),
+    st.integers(1, 512),
+    st.floats(1e-6, 1),
+    st.floats(0.1, 20),
+    st.floats(0, 1),
+    st.floats(0.01, 1),
+    st.integers(0, 2**31),
+)
+resolutions = st.builds(Resolution, st.integers(1, 512), st.integers(1, 512))
+exports = st.builds(
+    ExportSettings,
+    st.sampled_from(["litert", "onnxruntime", "torch"]),
+    st.just("int8"),
+    st.sampled_from(["int8", "uint8"]),
+    NAMES.map(tuple),
+    st.sampled_from(["float32", "uint8", "int8"]),
+    st.sampled_from(["", "NHWC", "NCHW"]),
+    st.integers(1, 1000),
+) | st.builds(
+    ExportSettings,
+    st.sampled_from(["litert", "onnxruntime", "torch"]),
+    st.sampled_from(["float32", "float16", "dynamic-int8"]),
+)
+plans = st.builds(Plan, st.lists(prunes | trains | resolutions, max_size=4).map(tuple), exports)
+
+WHOLE = Plan(
+    (Prune(0.3, layers=((r"features\.1", 0.1),)), Train(200), Train(800, learning_rate=0.005), Resolution(160, 128)),
+    ExportSettings("litert", "int8", keep_float=("classifier",)),
+)
+GOLDEN = (
+    '{"export":{"activations":"int8","calibration":200,"io":"float32","keep_float":["classifier"],"layout":"",'
+    '"precision":"int8","runtime":"litert"},"passes":[{"criterion":"l2","layers":[["features\\\\.1",0.1]],"multiple":8,'
+    '"pass":"prune","ratio":0.3},{"alpha":0.9,"batch_size":64,"learning_rate":0.02,"pass":"train","seed":0,"share":1.0,'
+    '"steps":200,"temperature":4.0},{"alpha":0.9,"batch_size":64,"learning_rate":0.005,"pass":"train","seed":0,'
+    '"share":1.0,"steps":800,"temperature":4.0},{"height":160,"pass":"resolution","width":128}],"plan_version":1}'
+)
+
+
+def test_golden_bytes() -> None:
+    """Journals, file names and plan.json of users stand on these bytes: a change needs a new plan_version."""
+    assert canonical_json(WHOLE.to_json()) == GOLDEN
+    assert WHOLE.code == "prune30.200.800-r160x128-wi8ai8-mix1"
+    assert WHOLE.file_stem == f"{WHOLE.code}-add98a4f"
+    assert Plan.from_json(json.loads(GOLDEN)) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("plan", "code"),
+    [
+        (Plan((), ExportSettings("litert")), "fp32"),
+        (Plan((), ExportSettings("litert", "float16")), "fp16"),
+        (Plan((), ExportSettings("litert", "dynamic-int8")), "dwi8"),
+        (Plan((), ExportSettings("onnxruntime", "int8", "uint8")), "wi8au8"),
+        (Plan((), ExportSettings("onnxruntime", "int8", io="uint8", layout="NHWC")), "wi8ai8-iou8-nhwc"),
+        (Plan((Train(50),), ExportSettings("litert")), "train.50-fp32"),
+        (Plan((Resolution(96, 96), Prune(0.255)), ExportSettings("litert")), "r96-prune26-fp32"),
+    ],
+)
+def test_codes(plan: Plan, code: str) -> None:
+    assert plan.code == code
+
+
+@given(plans)
+def test_json_both_ways(plan: Plan) -> None:
+    again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert again == plan
+    assert again.hash == plan.hash
+    assert again.file_stem == plan.file_stem
+
+
+@given(plans, plans)
+def test_equal_plans_and_equal_hashes_are_the_same(one: Plan, other: Plan) -> None:
+    assert (one.hash == other.hash) == (canonical_json(one.to_json()) == canonical_json(other.to_json()))
+    assert one != other or one.code == other.code
+
+
+def changed(*path: str | int, value: Any) -> dict[str, Any]:
+    """The golden plan's JSON with one place changed."""
+    data = json.loads(GOLDEN)
+    place = data
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ([], "This is not a plan: it needs the keys 'passes' and 'export'"),
+        ({"plan_version": 1, "passes": []}, "This is not a plan"),
+        (changed("plan_version", value=2), "This plan has version 2; this pocketfit reads version 1"),
+        (changed("plan_version", value=None), "This plan has version None"),
+        (changed("passes", value={"prune": 1}), "This is not a plan: 'passes' must be a list"),
+        (changed("passes", value=["prune"]), "This is not a plan: 'passes' must be a list of objects"),
+        (changed("export", value="litert"), "This is not a plan: 'export' must be an object"),
+        (changed("passes", 0, "pass", value="distort"), "Unknown pass 'distort' in the plan: known are prune, train"),
+        (changed("passes", 0, "pass", value=["prune"]), "Unknown pass"),
+        (changed("passes", 0, "rate", value=0.1), "Unknown setting 'rate' for Prune in the plan: known are criterion"),
+        (changed("export", "bits", value=4), "Unknown setting 'bits' for ExportSettings"),
+        (changed("passes", 1, value={"pass": "train"}), "The plan's settings for Train cannot be read: .*'steps'"),
+        (changed("passes", 0, "ratio", value="much"), "The plan's setting 'ratio' for Prune cannot be \"much\""),
+        (changed("passes", 0, "ratio", value=True), "The plan's setting 'ratio' for Prune cannot be true"),
+        (changed("passes", 0, "ratio", value=1.0), "A pruning ratio of 1 cannot be carried out"),
+        (changed("passes", 0, "ratio", value=float("nan")), "The plan's setting 'ratio' for Prune cannot be NaN"),
+        (changed("passes", 0, "layers", value=[["a", 0.1, 2]]), "The plan's setting 'layers'"),
+        (changed("passes", 0, "layers", value=[["a", 1.5]]), "A pruning ratio of 1.5"),
+        (changed("passes", 0, "multiple", value=0), "Channels cannot be kept at multiples of 0"),
+        (changed("passes", 0, "criterion", value="l3"), "The plan's setting 'criterion' for Prune cannot be \"l3\""),
+        (changed("passes", 1, "steps", value=1.5), "The plan's setting 'steps' for Train cannot be 1.5"),
+        (changed("passes", 1, "steps", value=0), "Training needs at least one step"),
+        (changed("passes", 1, "share", value=0), "Training settings out of range"),
+        (changed("passes", 3, "height", value=-1), "A picture of -1 x 128 pixels cannot be fed"),
+        (changed("export", "precision", value="int3"), "The plan's setting 'precision' for ExportSettings cannot be"),
+        (changed("export", "keep_float", value="classifier"), "The plan's setting 'keep_float'"),
+        (changed("export", "runtime", value=None), "The plan's setting 'runtime' for ExportSettings cannot be null"),
+        (
+            {**changed("export", "io", value="uint8"), "export": {"runtime": "litert", "io": "uint8"}},
+            "--io uint8 needs static int8: a float32 file takes float32 inputs",
+        ),
+    ],
+)
+def test_refusals_are_sentences(data: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=f"^{sentence}"):
+        Plan.from_json(data)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.sampled_from([("passes",), ("export",), ("plan_version",)])
+    | st.tuples(st.just("passes"), st.integers(0, 3), st.sampled_from(["pass", "ratio", "layers", "steps", "height"]))
+    | st.tuples(st.just("export"), st.sampled_from(["runtime", "precision", "io", "keep_float", "layout"])),
+    JSON,
+)
+def test_any_change_is_read_or_refused_in_a_sentence(path: tuple[str | int, ...], value: Any) -> None:
+    try:
+        plan = Plan.from_json(changed(*path, value=value))
+    except UserError as error:
+        assert str(error)
+    else:
+        assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_settings_are_checked_when_they_are_made() -> None:
+    for make in (lambda: Prune(1.0), lambda: Prune(-0.1), lambda: Prune(0.1, layers=((".", 2.0),)), lambda: Train(0)):
+        with pytest.raises(UserError):
+            make()
+    with pytest.raises(UserError, match="Unknown precision 'int4'"):
+        ExportSettings("litert", "int4")  # type: ignore[arg-type]
