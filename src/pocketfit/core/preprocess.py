@@ -52,4 +52,5 @@ class Preprocess:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Preprocess:
         """The inverse of `to_json`; missing keys take the defaults, unknown ones raise TypeError."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**settings)

@@ -90,7 +90,8 @@ def quantize_input(values: NDArray[np.float32], dtype: str, scale: float, zero_p
     """
     limits = np.iinfo(dtype)
     grid = np.rint(values / np.float32(scale)) + zero_point
-    return np.clip(grid, limits.min, limits.max).astype(dtype)
+    integers: NDArray[np.generic] = np.clip(grid, limits.min, limits.max).astype(dtype)
+    return integers
 
 
 def answer(session: Session, values: NDArray[np.float32]) -> NDArray[np.float32]:
