@@ -88,6 +88,8 @@ def read_npz(path: Path) -> Listing:
                 " uint8 and y as whole numbers"
             ) from error
         raise UserError(f"{path} holds an array that cannot be read ({error}): save it again") from error
+    if other := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise UserError(f"{path} holds something else than arrays ({some(other)}): save it again with numpy.savez")
     try:
         return from_mapping(arrays)
     except UserError as error:

@@ -177,5 +177,5 @@ def _dataset(listing: Listing, source: str) -> Dataset:
 def _hash(lines: Sequence[str] | Iterator[str]) -> str:
     digest = hashlib.sha256()
     for line in lines:
-        digest.update(line.encode() + b"\n")
+        digest.update(line.encode(errors="surrogatepass") + b"\n")  # file names need not be UTF-8
     return digest.hexdigest()

@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +70,14 @@ def read_folder(root: Path, *, cache: Path | None = None, progress: Progress | N
     """
     root = root.resolve()
     walk = _Walk(root)
-    for part, folder in _parts(root, walk):
-        walk.classes(part, folder)
-    if not walk.found:
-        raise UserError(f"The folder {root} holds no pictures in class folders: {LAYOUT}{walk.hint()}")
-    checked = _checked(root, sorted(walk.found), FileHashes(cache, root), progress)
+    try:
+        for part, folder in _parts(root, walk):
+            walk.classes(part, folder)
+        if not walk.found:
+            raise UserError(f"The folder {root} holds no pictures in class folders{walk.hint()}: {LAYOUT}")
+        checked = _checked(root, sorted(walk.found), FileHashes(cache, root), progress)
+    except OSError as error:
+        raise UserError(f"{error.filename or root} cannot be read: {error.strerror or error}") from error
     broken = {path: why for path, (_, _, why) in checked.items() if why}
     class_names = tuple(sorted(name for part, name in walk.class_folders if part == "train"))
     good = [path for path in checked if path not in broken and walk.found[path][1] in class_names]
@@ -87,7 +90,7 @@ def read_folder(root: Path, *, cache: Path | None = None, progress: Progress | N
         reader=Pictures(root, tuple(good)),
     )
     findings = (*walk.findings(), *_about_broken(broken, len(checked)), *_about_classes(walk, listing))
-    return Listing(**{**vars(listing), "findings": findings})
+    return replace(listing, findings=findings)
 
 
 @dataclass
@@ -104,15 +107,11 @@ class _Walk:
     def entries(self, folder: Path) -> tuple[list[Path], list[str]]:
         """The folders and the picture files in a folder, sorted; hidden ones and bad links are passed over."""
         folders, files = [], []
-        try:
-            listed = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            raise UserError(f"The folder {folder} cannot be read: {error.strerror}") from error
-        for entry in listed:
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             name = Path(entry.path).relative_to(self.root).as_posix()
             if entry.name.startswith("."):
                 continue
-            if entry.is_symlink() and (entry.is_dir() or not Path(entry.path).resolve().is_relative_to(self.root)):
+            if entry.is_symlink() and not _leads_inside(Path(entry.path), self.root):
                 self.links.append(name)
             elif entry.is_dir():
                 folders.append(Path(entry.path))
@@ -137,7 +136,7 @@ class _Walk:
         if self.outside_classes:
             return f" (pictures outside of such folders have no class: {some(self.outside_classes)})"
         if self.links:
-            return f" (links that lead out of the folder or to folders are not followed: {some(self.links)})"
+            return f" (links to folders and out of the folder are not followed: {some(self.links)})"
         return f" (found instead: {some(self.no_pictures)})" if self.no_pictures else " (it is empty)"
 
     def findings(self) -> Iterator[str]:
@@ -150,6 +149,15 @@ class _Walk:
         if self.links:
             number = counted(len(self.links), "link is", "links are")
             yield f"{number} not followed, only links to files inside the folder are: {some(self.links)}"
+
+
+def _leads_inside(link: Path, root: Path) -> bool:
+    """Whether a link leads to a file below the root."""
+    try:
+        target = link.resolve(strict=True)
+    except (OSError, RuntimeError):  # to nothing, or (RuntimeError up to Python 3.12) in a circle
+        return False
+    return target.is_relative_to(root) and target.is_file()
 
 
 def _parts(root: Path, walk: _Walk) -> list[tuple[Part, Path]]:
@@ -173,7 +181,7 @@ def _parts(root: Path, walk: _Walk) -> list[tuple[Part, Path]]:
 
 
 def _holds_folders(path: Path) -> bool:
-    return any(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(path))
+    return any(entry.is_dir() and not entry.name.startswith(".") for entry in list(os.scandir(path)))
 
 
 def _checked(
@@ -205,7 +213,7 @@ def _check(path: Path, size_bytes: int) -> tuple[str, str]:
         data = path.read_bytes()
         with open_picture(io.BytesIO(data)) as image:
             # JPEG only: an eighth of the size in grey. The whole file is read, at a fraction of the time.
-            image.draft("L", (image.width // 8, image.height // 8))
+            image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
     except Exception as error:  # damaged files make Pillow's decoders raise nearly every built-in exception
         return "", str(error) or type(error).__name__

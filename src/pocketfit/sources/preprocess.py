@@ -26,6 +26,7 @@ Pixels = NDArray[np.uint8]
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "I;16B", "I;16L"}
 SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}  # half the width of the kernel, in pixels of the coarser of the two grids
+TILE = 2**18  # multiplications at a time: little enough for the cache, and for BLAS not to call up its threads
 BAND = 16  # output positions that share one dense block of the (otherwise banded) matrix of weights
 
 
@@ -188,6 +189,8 @@ Range = tuple[int, int]  # the first, and the one after the last
 def _resample(pixels: Pixels, size: tuple[int, int], rows: Range, columns: Range, filter: str) -> Pixels:
     """`rows` and `columns` of the picture resized to `size` (height, width)."""
     height, width = size
+    if filter not in ("nearest", *SUPPORT):
+        raise ValueError(f"the filter '{filter}' is none of nearest, bilinear and bicubic")
     if filter == "nearest":
         chosen = pixels[..., _nearest(pixels.shape[-3], height, rows), :, :]
         return chosen[..., _nearest(pixels.shape[-2], width, columns), :]
@@ -228,10 +231,8 @@ def _bands(length: int, new_length: int, wanted: Range, filter: str) -> Bands:
 def _kernel(x: NDArray[np.float64], filter: str) -> NDArray[np.float64]:
     if filter == "bilinear":
         return np.maximum(1 - x, 0)
-    if filter == "bicubic":
-        near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
-        return np.where(x < 1, near, np.where(x < 2, far, 0))
-    raise ValueError(f"the filter '{filter}' is none of nearest, bilinear and bicubic")
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
 def _mix(pixels: Pixels, axis: int, bands: Bands) -> Pixels:
@@ -240,10 +241,14 @@ def _mix(pixels: Pixels, axis: int, bands: Bands) -> Pixels:
     flat = moved.reshape(len(moved), -1)
     mixed = np.empty((bands[-1][0] + len(bands[-1][2]), flat.shape[1]), np.uint8)
     for out, start, weights in bands:
-        block = weights @ flat[start : start + weights.shape[1]].astype(np.float32)
-        block += 0.5
-        np.clip(block, 0, 255, out=block)
-        mixed[out : out + len(weights)] = block  # the fraction is cut off: with the half added above, round half up
+        columns = max(64, TILE // weights.size)
+        for left in range(0, flat.shape[1], columns):
+            tile = flat[start : start + weights.shape[1], left : left + columns]
+            block = weights @ tile.astype(np.float32)
+            block += 0.5
+            np.clip(block, 0, 255, out=block)
+            # The fraction is cut off: with the half added above, round half up.
+            mixed[out : out + len(weights), left : left + columns] = block
     return np.moveaxis(mixed.reshape(-1, *moved.shape[1:]), 0, axis)
 
 
