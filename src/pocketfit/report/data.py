@@ -108,8 +108,8 @@ def _status(result: Json) -> dict[str, str]:
     if status == "stopped":
         return {
             "kind": "open",
-            "tag": "Stopped",
-            "meaning": "The run ended before its verdict. The same command goes on where it stopped.",
+            "tag": "Not finished",
+            "meaning": "The search is not over; the same command goes on from here.",
         }
     return {
         "kind": "missed",
@@ -181,21 +181,24 @@ def _layers(lines: Iterable[Json], trial: int | None) -> dict[str, Any] | None:
                 "why": str(row.get("why", "") or ""),
             }
         )
-    return {"columns": [{"title": c["title"], "total": c["total"]} for c in columns], "rows": body}
+    return {
+        "columns": [{"title": c["title"], "total": c["total"]} for c in columns],
+        "rows": body,
+        "not_possible": [str(reason) for reason in found[-1].get("not_possible") or ()],
+    }
 
 
 def _column(rows: Sequence[Json], key: str, title: str, form: Any) -> dict[str, Any]:
-    """The scale of a column's small bars, and its total before and after."""
-    before = [row[f"{key}_before"] for row in rows if row.get(f"{key}_before") is not None]
-    after = [row[key] for row in rows if row.get(key) is not None]
-    total = (
-        f"{form(sum(before))} → {form(sum(after))}"
-        if before and after
-        else form(sum(after))
-        if after
-        else "not measured"
-    )
-    return {"key": key, "title": title, "form": form, "top": max([*before, *after], default=0), "total": total}
+    """The scale of a column's small bars, and its total before and after, over the layers that have both."""
+    pairs = [(row.get(f"{key}_before"), row.get(key)) for row in rows]
+    whole = [(was, now) for was, now in pairs if was is not None and now is not None]
+    known = [value for pair in pairs for value in pair if value is not None]
+    total = "not measured"
+    if whole:
+        total = f"{form(sum(was for was, _ in whole))} → {form(sum(now for _, now in whole))}"
+        if len(whole) < len(rows):
+            total += f" ({len(whole)} of {len(rows)} layers)"
+    return {"key": key, "title": title, "form": form, "top": max(known, default=0), "total": total}
 
 
 def _layer_cell(row: Json, column: Json) -> dict[str, Any]:
@@ -272,7 +275,8 @@ def _verdict(verdict: Json | None, readings: int) -> dict[str, Any] | None:
             f"The verdict split has been read {max(readings, verdict['reading'])} times; this is reading"
             f" {verdict['reading']}. Each further reading makes the interval less trustworthy."
         )
-    spread = (verdict.get("latency_ratio") or {}).get("between_sessions")
+    ratio = verdict.get("latency_ratio") or {}
+    spread = ratio.get("between_sessions", ratio.get("environment", {}).get("between_sessions"))
     upper = (verdict.get("drop") or {}).get("upper_one_sided")
     return {
         "note": note,
@@ -306,7 +310,7 @@ def _about(start: Json | None, seconds: float, result: Json) -> dict[str, Any]:
         limits.append(f"at most {words.format_seconds(budget['max_time_s'])} of work")
     if budget.get("max_trials"):
         limits.append(f"at most {budget['max_trials']} trials")
-    plain = {k: v for k, v in inputs.items() if k not in ("splits", "labels")}
+    plain = {k: v for k, v in inputs.items() if k not in ("splits", "labels", "limits")}
     return {
         "pocketfit": str(start.get("pocketfit", "")),
         "time": str(start.get("time", "")),

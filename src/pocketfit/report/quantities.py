@@ -137,7 +137,8 @@ def _title(quantity: str, limit: Json | None, result: Json) -> str:
     if quantity == "latency":
         return f"{title} (p{limit.get('percentile', 50) if limit else 50})"
     if quantity == "accuracy":
-        return f"{title} ({_split(result)} split)"
+        metric = ((result.get("comparison") or {}).get("drop") or {}).get("metric") or "accuracy"
+        return f"{title if metric == 'accuracy' else metric} ({_split(result)} split)"
     return title
 
 

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pocketfit.report import words
+
+from . import sample_run
+
+
+def test_verdict_when_the_limits_are_met() -> None:
+    assert words.verdict_sentence(sample_run.result("met"), "mobilenet_v2") == (
+        "mobilenet_v2 now takes 1.90 MB instead of 8.95 MB, runs in 0.34x the time and loses 0.2 points"
+        " (95 % interval -0.1 to 0.5, n = 10,000)."
+    )
+
+
+def test_a_gain_turns_its_interval_round() -> None:
+    result = sample_run.result("met")
+    result["comparison"]["drop"].update(points=-0.3, low=-0.6, high=0.1)
+    assert "gains 0.3 points (95 % interval -0.1 to 0.6, n = 10,000)" in words.verdict_sentence(result)
+
+
+def test_other_outcomes_never_sound_like_success() -> None:
+    infeasible = words.verdict_sentence(sample_run.result("infeasible"), "net")
+    stopped = words.verdict_sentence(sample_run.result("stopped"), "net")
+    assert infeasible.startswith("Limits not met: the nearest plan for net takes")
+    assert stopped.startswith("Stopped before the end") and "search split, not yet the verdict" in stopped
+    assert words.verdict_sentence(sample_run.result("empty"), "net") == (
+        "Stopped after 0 trials, before any plan for net had been measured."
+    )
+
+
+def test_what_was_not_compared_is_left_out() -> None:
+    result = sample_run.result("met")
+    result["comparison"].update(latency_ratio=None, drop=None)
+    assert words.verdict_sentence(result, "net") == "net now takes 1.90 MB instead of 8.95 MB."
+
+
+@given(st.floats(1e-6, 1e12))
+def test_three_digits_stay_within_half_a_digit(value: float) -> None:
+    assert float(words.three_digits(value).replace(",", "")) == pytest.approx(value, rel=5.1e-3)
+
+
+@given(st.floats(1, 1e12))
+def test_bytes_read_back(value: float) -> None:
+    number, unit = words.format_bytes(value).split()
+    factor = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
+    assert float(number.replace(",", "")) * factor == pytest.approx(value, rel=5.1e-3, abs=0.5)
+
+
+@given(st.floats(-100, 100))
+def test_points_have_no_negative_zero(points: float) -> None:
+    text = words.format_points(points)
+    assert text != "-0.0 pt" and float(text.removesuffix(" pt")) == pytest.approx(points, abs=0.0501)
+
+
+def test_limits_in_words() -> None:
+    found = [words.limit_words(limit) for limit in sample_run.budget("infeasible").to_json()["limits"]]
+    assert found == [
+        "size on disk at most 0.05x of the baseline",
+        "peak memory at most 40.0 MB",
+        "latency (p50) at most 0.60x of the baseline",
+        "drop at most 1.0 pt",
+    ]
+
+
+def test_plans_in_words() -> None:
+    plan = sample_run.trials()[13].plan.to_json()
+    assert words.plan_words(plan) == (
+        "30 % of the channels pruned, trained for 200 + 800 steps, static int8 (int8 activations) for litert,"
+        " 1 named layer left in float"
+    )
