@@ -117,9 +117,9 @@ def test_inputs_are_not_changed_and_outputs_are_owned(settings: ExportSettings, 
     session.run(as_stated(session, pictures(2, seed=9)))
     for name, value in given.items():
         np.testing.assert_array_equal(value, before[name])
-    for name in kept:
-        np.testing.assert_array_equal(again[name], kept[name])  # the same answer twice
-        np.testing.assert_array_equal(first[name], kept[name])  # a later run does not write into an earlier answer
+    for name, value in kept.items():
+        np.testing.assert_array_equal(again[name], value)  # the same answer twice
+        np.testing.assert_array_equal(first[name], value)  # a later run does not write into an earlier answer
         first[name][...] = 0  # and the caller may write into it
 
 
@@ -174,7 +174,7 @@ def test_artifact_states_the_file(settings: ExportSettings, exported: Exported) 
 
 @every_settings
 def test_same_plan_same_file(
-    settings: ExportSettings, exported: Exported, model: Model, calibration: Samples, work: Path, tmp_path: Path
+    *, settings: ExportSettings, exported: Exported, model: Model, calibration: Samples, work: Path, tmp_path: Path
 ) -> None:
     first, runtime = exported(settings), get(settings.runtime)
     again = runtime.export(model, first.plan, calibration, tmp_path / f"b{runtime.EXTENSION}", work=work)
@@ -206,12 +206,11 @@ def test_profile_times_the_known_operators(settings: ExportSettings, exported: E
 @every_runtime
 def test_unsupported_plans_are_refused_in_a_sentence(name: str, model: Model, tmp_path: Path) -> None:
     other = next(n for n in NAMES if n != name)
-    runtime, plan = get(name), Plan((), ExportSettings(other))
-    reasons = runtime.why_not(plan, model.signature)
-    if name != "litert":  # its plans are told apart by the caller
-        assert reasons
-    bad = [Plan((), ExportSettings(name, "int8", "uint8", io="int8"))]
-    for plan in bad:
+    runtime = get(name)
+    strangers = [ExportSettings(name, "int8", "uint8", io="int8")]
+    if name != "litert":  # the caller hands LiteRT its own plans only
+        strangers.append(ExportSettings(other))
+    for plan in (Plan((), settings) for settings in strangers):
         (reason, *_) = runtime.why_not(plan, model.signature)
         assert len(reason.split()) > 4
         with pytest.raises(UserError):
@@ -221,7 +220,7 @@ def test_unsupported_plans_are_refused_in_a_sentence(name: str, model: Model, tm
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "torch"])
 def test_a_layer_that_matches_nothing_is_refused(
-    name: str, model: Model, calibration: Samples, exported: Exported, work: Path, tmp_path: Path
+    *, name: str, model: Model, calibration: Samples, exported: Exported, work: Path, tmp_path: Path
 ) -> None:
     exported(ExportSettings(name))  # the float32 file is there already
     runtime, settings = get(name), ExportSettings(name, "int8", keep_float=("stem.1000",))

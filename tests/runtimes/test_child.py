@@ -1,0 +1,137 @@
+"""Whatever a child process does, the parent gets a value, an error of ours, or ExportFailed with the log's tail."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pocketfit.core import errors
+from pocketfit.runtimes import child
+
+HERE = "test_child"  # this file's folder is on sys.path, and the child inherits that
+
+
+def double(value: int) -> dict[str, int]:
+    return {"doubled": 2 * value}
+
+
+def talk() -> str:
+    print("to stdout")
+    print("to stderr", file=sys.stderr)
+    os.write(1, b"past Python\n")
+    return "quiet"
+
+
+def leave(status: int) -> None:
+    print("last words", flush=True)
+    os._exit(status)
+
+
+def crash() -> None:
+    print("before the crash", flush=True)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def hang(note: str) -> None:
+    Path(note).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def flood() -> None:
+    hoard = []
+    while True:
+        hoard.append(bytearray(os.urandom(1 << 20)) * 64)
+        time.sleep(0.01)
+
+
+def refuse(kind: str) -> None:
+    if kind == "MissingPackage":
+        raise errors.MissingPackage("nothing_there", "litert")
+    raise getattr(errors, kind)("the reason")
+
+
+def stumble() -> None:
+    for number in range(100):
+        print(f"line {number}")
+    raise ValueError("a converter's own error")
+
+
+def unspeakable() -> object:
+    return object()
+
+
+def read_environment(name: str) -> str:
+    return os.environ.get(name, "")
+
+
+def test_values_travel_both_ways() -> None:
+    assert child.call(f"{HERE}:double", {"value": 21}) == {"doubled": 42}
+
+
+def test_the_environment_can_be_added_to() -> None:
+    assert child.call(f"{HERE}:read_environment", {"name": "PF_TEST"}, environment={"PF_TEST": "yes"}) == "yes"
+
+
+def test_what_a_child_prints_stays_out_of_the_parents_output(capfd: pytest.CaptureFixture[str]) -> None:
+    assert child.call(f"{HERE}:talk", {}) == "quiet"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("status", [0, 1, 7])
+def test_a_child_that_leaves_without_an_answer(status: int) -> None:
+    with pytest.raises(errors.ExportFailed, match=f"exit status {status}") as caught:
+        child.call(f"{HERE}:leave", {"status": status})
+    assert caught.value.log_tail == "last words"
+
+
+def test_a_child_that_crashes() -> None:
+    with pytest.raises(errors.ExportFailed, match=f"exit status -{int(signal.SIGSEGV)}") as caught:
+        child.call(f"{HERE}:crash", {})
+    assert "before the crash" in caught.value.log_tail
+
+
+def test_a_child_that_hangs_is_ended(tmp_path: Path) -> None:
+    note, start = tmp_path / "pid", time.monotonic()
+    with pytest.raises(errors.ExportFailed, match="after 2 s, its time limit"):
+        child.call(f"{HERE}:hang", {"note": str(note)}, timeout_s=2)
+    assert time.monotonic() - start < 30
+    assert not psutil.pid_exists(int(note.read_text()))
+
+
+def test_a_child_that_floods_memory_is_ended() -> None:
+    with pytest.raises(errors.ExportFailed, match=r"0\.3 GB of memory, its limit"):
+        child.call(f"{HERE}:flood", {}, memory_bytes=300 * 10**6, timeout_s=60)
+
+
+@pytest.mark.parametrize("kind", ["UserError", "CannotRunHere"])
+def test_errors_of_ours_are_raised_here_again(kind: str) -> None:
+    with pytest.raises(getattr(errors, kind), match=r"^the reason$"):
+        child.call(f"{HERE}:refuse", {"kind": kind})
+
+
+def test_a_missing_package_keeps_its_pip_line() -> None:
+    with pytest.raises(errors.UserError, match=r"pip install 'pocketfit\[litert\]'"):
+        child.call(f"{HERE}:refuse", {"kind": "MissingPackage"})
+
+
+@pytest.mark.parametrize("function", ["stumble", "unspeakable", "not_there"])
+def test_errors_of_others_are_failed_exports(function: str) -> None:
+    with pytest.raises(errors.ExportFailed, match=function) as caught:
+        child.call(f"{HERE}:{function}", {})
+    assert 0 < len(caught.value.log_tail.splitlines()) <= child.LOG_LINES
+    if function == "stumble":
+        assert "a converter's own error" in str(caught.value)
+
+
+def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    child.call(f"{HERE}:double", {"value": 1})
+    with pytest.raises(errors.ExportFailed):
+        child.call(f"{HERE}:leave", {"status": 3})
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import pictures, tiny_model
+from torch import nn
+
+from pocketfit.core.errors import ExportFailed
+from pocketfit.core.model import Model
+from pocketfit.runtimes.artifact import whole_or_not
+from pocketfit.runtimes.traced import program_of, traced
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+def test_the_file_holds_the_network_with_batch_norms_folded(model: Model, tmp_path: Path) -> None:
+    path = traced(model, tmp_path)
+    assert path == tmp_path / "tiny.pt2"
+    program = torch.export.load(path)
+    assert not [node for node in program.graph.nodes if "norm" in str(node.target)]
+    assert {"stem.0.weight", "project.0.weight", "head.bias"} <= set(program.state_dict)
+    values = torch.from_numpy(pictures(5))
+    torch.testing.assert_close(program.module()(values), model.network(values), rtol=1e-4, atol=1e-5)
+
+
+def test_it_is_written_once(model: Model, tmp_path: Path) -> None:
+    before = traced(model, tmp_path).stat().st_mtime_ns
+    assert traced(replace(model, network=None), tmp_path).stat().st_mtime_ns == before
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.pt2"]
+
+
+def test_the_network_is_left_as_it_was(model: Model, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    traced(model, tmp_path)
+    after = model.network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_network_in_training_mode_is_traced_in_eval_mode(tmp_path: Path) -> None:
+    model = tiny_model(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * 16 * 16, 5)))
+    model.network.train()
+    module = program_of(model).module()
+    values = torch.from_numpy(pictures(3))
+    torch.testing.assert_close(module(values), model.network.eval()(values))
+
+
+class FixedBatch(nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.view(2, -1)
+
+
+class WrongShape(nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image + torch.zeros(5)
+
+
+@pytest.mark.parametrize(("layer", "message"), [(FixedBatch, "fixes the size of the batch"), (WrongShape, "5")])
+def test_failures_are_short_and_leave_nothing(
+    model: Model, layer: type[nn.Module], message: str, tmp_path: Path
+) -> None:
+    broken = replace(model, network=nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(layer())), sha256="broken")
+    with pytest.raises(Exception, match=message) as caught:  # UserError where the folding meets it first
+        traced(broken, tmp_path)
+    assert len(str(caught.value)) < 600
+    assert not list(tmp_path.iterdir())
+
+
+def test_failures_name_the_layer_and_the_line(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pocketfit.passes.fold.fold_batch_norm", lambda network, signature: network)
+    broken = replace(model, network=nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(WrongShape())), sha256="broken")
+    with pytest.raises(ExportFailed, match=r"in layer '1\.0' \(test_traced\.py, line \d+\)"):
+        program_of(broken)
+
+
+def test_an_onnx_level_network_is_refused(model: Model) -> None:
+    with pytest.raises(ExportFailed, match="level 'onnx'"):
+        program_of(replace(model, level="onnx"))
+
+
+def test_a_file_is_written_whole_or_not(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.onnx"
+
+    def fail() -> None:
+        with whole_or_not(path) as partial:
+            partial.write_text("half")
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        fail()
+    assert not list(path.parent.iterdir())
+    with whole_or_not(path) as partial:
+        assert partial.suffix == ".onnx"
+        partial.write_text("whole")
+    assert path.read_text() == "whole"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.onnx"]
