@@ -243,3 +243,14 @@ def test_ready_tensors_are_fed_as_they_are(make: Make, tmp_path: Path) -> None:
     weight, bias = weights(3)
     wanted = int(np.argmax(weight @ golden.array[0].mean(axis=(1, 2)) + bias))
     assert found["top"][0]["label"] == LABELS[wanted]
+
+
+def test_the_processors_name_tells_its_instruction_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pocketfit.bundle import run_template
+
+    cpuinfo = tmp_path / "cpuinfo"
+    monkeypatch.setattr(run_template, "Path", lambda _: cpuinfo)
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 avx512_vnni\n\nprocessor\t: 1\n")
+    assert run_template.processor_name() == "Some CPU avx2 avx512_vnni"
+    cpuinfo.write_text("processor\t: 0\nFeatures\t: fp asimd asimddp\n\nModel\t\t: Some Board\n")
+    assert run_template.processor_name() == "Some Board asimddp"

@@ -6,7 +6,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -195,11 +194,7 @@ def test_a_changed_missing_or_analysis_file_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
-def test_writing_is_quick_and_needs_no_torch(make: Make) -> None:
-    make("onnxruntime")  # loads the runtime
-    start = time.perf_counter()
-    make("onnxruntime")
-    assert time.perf_counter() - start < 1
+def test_importing_the_bundle_loads_nothing_heavy() -> None:
     code = "import sys, pocketfit.bundle; print({'torch', 'onnxruntime', 'ai_edge_litert', 'PIL'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

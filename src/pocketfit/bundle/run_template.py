@@ -22,12 +22,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+INTEGER_SETS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")  # as /proc/cpuinfo says
 CHUNK_BYTES = 1 << 20
 Run = Callable[[Any], Any]  # one input as the file takes it -> its first output as the file gives it
 
@@ -81,7 +83,7 @@ class Network:
 
     def __init__(self, folder: Path, threads: int) -> None:
         self.np = need("numpy", "numpy")
-        need("PIL.Image", "pillow")
+        need("PIL.Image", "pillow")  # preprocess.py needs it
         self.folder = folder
         self.manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         self.input, self.output = self.manifest["input"], self.manifest["output"]
@@ -89,7 +91,15 @@ class Network:
         self.settings = _settings(self.manifest["preprocess"])
         self.preprocess = _load(folder / "preprocess.py")
         self._run = OPENERS[self.manifest["runtime"]["name"]](folder / self.manifest["file"]["name"], threads)
-        self.raw_answer(self.np.zeros(self.input["shape"], "float32"))  # kernels are prepared in the first run
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Decoders are loaded with the first picture, kernels prepared in the first run: keep both out of the times."""
+        self.raw_answer(self.np.zeros(self.input["shape"], "float32"))
+        blank = BytesIO()
+        need("PIL.Image", "pillow").new("RGB", (8, 8)).save(blank, "PNG")
+        blank.seek(0)
+        self.preprocess.to_tensor(blank, self.settings, self.input["layout"])
 
     def tensor(self, path: Path, **changes: Any) -> Any:
         """The float32 input of one picture, with a batch of one; a .npy file is fed as it is."""
@@ -253,14 +263,16 @@ def _is_same_place(manifest: dict[str, Any]) -> bool:
 
 
 def processor_name() -> str:
-    """What the system calls its processor; two with the same name run the same kernels."""
+    """What the system calls its processor, and its instruction sets for integers; the same name, the same kernels."""
     cpuinfo = Path("/proc/cpuinfo")
+    facts: dict[str, str] = {}
     if cpuinfo.exists():
         for line in cpuinfo.read_text(errors="replace").splitlines():
             key, _, value = line.partition(":")
-            if key.strip() in ("model name", "Model"):
-                return value.strip()
-    return platform.processor() or platform.machine()
+            facts.setdefault(key.strip(), value.strip())
+    name = facts.get("model name") or facts.get("Model") or platform.processor() or platform.machine()
+    flags = (facts.get("flags") or facts.get("Features") or "").split()
+    return " ".join([name, *(flag for flag in INTEGER_SETS if flag in flags)])
 
 
 def parser() -> argparse.ArgumentParser:
