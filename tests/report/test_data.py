@@ -70,6 +70,11 @@ def test_without_limits_in_the_result_the_trial_is_judged_by_its_own_measurement
     assert bar(data, "drop")["limit"]["text"] == "met, not certified"
 
 
+def test_nothing_is_called_certified_before_the_verdict() -> None:
+    states = {entry["limit"]["text"] for entry in made("stopped")["bars"] if entry["limit"]}
+    assert states == {"met so far, before the verdict"}
+
+
 def test_what_is_not_possible_is_never_a_number() -> None:
     data = made(memory_possible=False)
     memory = bar(data, "memory")

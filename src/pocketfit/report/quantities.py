@@ -117,7 +117,7 @@ def _entry(
             "low": low if relative else None,
             "high": high if relative else None,
         },
-        "limit": _judgement(limit, judged.get(quantity)) if limit else None,
+        "limit": _judgement(limit, judged.get(quantity), _split(result)) if limit else None,
     }
 
 
@@ -168,14 +168,16 @@ def _drop_entry(result: Json, limit: Json | None, judged: Json) -> dict[str, Any
             "high": drop.get("high"),
             "limit": limit["value"] if limit else None,
         },
-        "limit": _judgement(limit, judged.get("drop")) if limit else None,
+        "limit": _judgement(limit, judged.get("drop"), _split(result)) if limit else None,
     }
 
 
-def _judgement(limit: Json, said: Json | None) -> dict[str, Any]:
-    """What became of one limit, in a word that does not need its colour."""
+def _judgement(limit: Json, said: Json | None, split: str) -> dict[str, Any]:
+    """What became of one limit, in a word that does not need its colour; only the verdict split certifies."""
     if said is None or said["value"] is None:
         state, text = "unknown", "cannot be judged"
+    elif said["met"] and split != "verdict":
+        state, text = "met", "met so far, before the verdict"
     elif said["met"]:
         state, text = "met", "met, certified" if said["certified"] else "met, not certified"
     else:

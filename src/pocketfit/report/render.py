@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,22 @@ def render(data: dict[str, Any]) -> str:
     )
     environment.globals["bar"] = _bar
     environment.globals["pareto"] = lambda plot: Markup(svg.pareto_plot(plot, f"{plot['key']}-"))
+    environment.filters["unbroken"] = _unbroken
     environment.filters["draw"] = Markup  # only for the marker shapes of svg.SHAPES, our own constants
     script = environment.get_template("report.js").render()
     # CSP hashes are over the exact text between the tags: https://www.w3.org/TR/CSP3/#match-element-to-source-list
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = environment.get_template("report.html")
     return page.render(data, script=Markup(script), script_hash=digest)
+
+
+def _unbroken(text: str) -> str:
+    """A number and its unit stay on one line.
+
+    >>> _unbroken("takes 1.9 MB (95 % interval)").count("\xa0")
+    2
+    """
+    return re.sub(r"(?<=\d) (?=(?:B|kB|MB|GB|ms|µs|s|pt|points|%)\b|%)|(?<=n) (?== )|(?<=n =) ", "\xa0", text)
 
 
 def _bar(entry: dict[str, Any]) -> Markup:
