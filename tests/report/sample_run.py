@@ -148,6 +148,13 @@ def verdict_line() -> Line:
             **Measurement("latency_ratio", "x", 0.34, n=400, low=0.33, high=0.36).to_json(),
             "environment": {"between_sessions": 0.012, "within_sessions": 0.004},
         },
+        "measurements": {
+            "accuracy": Measurement("accuracy", "", 0.929, n=10000).to_json(),
+            "drop_points": Measurement(
+                "drop_points", "pt", 0.2, n=10000, low=-0.1, high=0.5, environment={"one_sided": 0.45}
+            ).to_json(),
+        },
+        "baseline_measurements": {"accuracy": Measurement("accuracy", "", 0.931, n=10000).to_json()},
         "per_class": classes,
         "disagreements": [p for p in pictures if p["before"] != p["after"]],
     }
@@ -202,6 +209,7 @@ def start_line(variant: Variant) -> Line:
             "labels": list(LABELS),
             "preprocess": {"resize": 32, "mean": [0.5, 0.5, 0.5]},
             "runtimes": ["litert", "onnxruntime"],
+            "metric": "accuracy",
             "splits": {"train": 42000, "calibration": 3000, "search": 15000, "verdict": 10000},
         },
         "budget": budget(variant).to_json(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable
 from importlib.resources import files
@@ -9,6 +10,11 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+
+from pocketfit.report.data import report_data
+from pocketfit.report.render import render
+from pocketfit.search.journal import digest
+from pocketfit.search.result import compose
 
 from . import sample_run
 
@@ -29,6 +35,18 @@ def test_the_schema_is_itself_valid() -> None:
 def test_sample_results_fit(variant: sample_run.Variant, memory_possible: bool) -> None:
     written = json.dumps(sample_run.result(variant, memory_possible=memory_possible), allow_nan=False)
     assert problems(json.loads(written)) == []
+
+
+@pytest.mark.parametrize("variant", ["met", "infeasible", "stopped", "empty"])
+def test_what_the_search_composes_fits_and_can_be_drawn(variant: sample_run.Variant) -> None:
+    lines = sample_run.lines(variant)
+    composed = compose(digest(lines), sample_run.budget(variant), finished=variant not in ("stopped", "empty"))
+    result = json.loads(json.dumps(composed, allow_nan=False))
+    assert problems(result) == []
+    assert result["status"] == {"empty": "stopped"}.get(variant, variant)
+    data = report_data(lines, result)
+    assert data["headline"] in html.unescape(render(data)).replace("\xa0", " ")
+    assert bool(data["shortfall"]) == (variant == "infeasible")
 
 
 def _drop_hash(result: dict[str, Any]) -> None:
