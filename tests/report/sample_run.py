@@ -217,6 +217,7 @@ def start_line(variant: Variant) -> Line:
             "cpu": "Some CPU",
             "isa": ["avx2", "avx512_vnni"],
             "threads": 1,
+            "memory_bytes": 25_276_502_016,
             "versions": {"torch": "2.13.0", "ai-edge-litert": "2.3.0"},
         },
         "findings": ["2 pictures could not be read and were left out: photos/Bag/7.png, photos/Bag/9.png."],

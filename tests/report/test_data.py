@@ -168,6 +168,13 @@ def test_a_verdict_about_another_trial_is_not_borrowed() -> None:
     assert data["verdict"] is None and data["classes"] == [] and data["disagreements"]["total"] == 0
 
 
+def test_the_environment_is_readable() -> None:
+    about = made()["about"]
+    assert ("memory", "25.3 GB") in about["environment"] and ("versions torch", "2.13.0") in about["environment"]
+    assert ("verdict", "10,000") in about["splits"] and about["seconds"] == "7 min 4 s"
+    assert "peak memory at most 40.0 MB" in about["budget"] and "limits" not in dict(about["inputs"])
+
+
 def test_an_empty_run_has_nothing_to_draw() -> None:
     data = made("empty")
     assert data["bars"] == [] and data["plots"] == [] and data["trials"] == [] and data["plan"] is None

@@ -32,6 +32,21 @@ def test_other_outcomes_never_sound_like_success() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("status", "opening"),
+    [
+        ("met", "net meets the limits as it is"),
+        ("stopped", "Stopped after 14 trials"),
+        ("infeasible", "Limits not met"),
+    ],
+)
+def test_a_baseline_that_was_chosen_is_not_compared_with_itself(status: str, opening: str) -> None:
+    result = sample_run.result("met")
+    result.update(chosen=result["baseline"], status=status)
+    sentence = words.verdict_sentence(result, "net")
+    assert sentence.startswith(opening) and "in float32 with 8.95 MB" in sentence and "instead of" not in sentence
+
+
 def test_what_was_not_compared_is_left_out() -> None:
     result = sample_run.result("met")
     result["comparison"].update(latency_ratio=None, drop=None)

@@ -141,7 +141,7 @@ def _trial_row(trial: Trial, chosen: int | None, missed: Sequence[str], limited:
         "latency": cell(measured.get("latency_ms")),
         "ratio": cell(measured.get("latency_ratio")),
         "drop": cell(measured.get("drop_points")),
-        "memory": cell(measured.get("memory_bytes")),
+        "memory": {**cell(measured.get("memory_bytes")), "interval": ""},  # the range of a few runs, not a 95 % one
         "seconds": {"text": words.format_seconds(trial.seconds), "sort": trial.seconds},
         "outcome": _outcome(trial, missed, limited),
         "error": trial.error,
@@ -334,6 +334,8 @@ def _flat(value: Json, prefix: str = "") -> list[tuple[str, str]]:
             rows.extend(_flat(item, f"{name} "))
         elif isinstance(item, list | tuple):
             rows.append((name, ", ".join(str(x) for x in item)))
+        elif key.endswith("_bytes") and isinstance(item, int | float):
+            rows.append((name.removesuffix("_bytes"), words.format_bytes(item)))
         elif item is not None and item != "":
             rows.append((name, str(item)))
     return rows

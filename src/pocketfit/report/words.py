@@ -129,12 +129,12 @@ def format_value(value: float, unit: str) -> str:
 
 
 def format_interval(low: float | None, high: float | None, unit: str) -> str:
-    """The 95 % interval, "" where none is known.
+    """The 95 % interval, "" where none is known, or where it has no width (a ratio to itself).
 
     >>> format_interval(-0.1, 0.5, "pt")
     '-0.10 to 0.50 pt'
     """
-    if low is None or high is None:
+    if low is None or high is None or low == high:
         return ""
     first, second = format_value(low, unit), format_value(high, unit)
     tail = f" {unit}"
@@ -207,6 +207,8 @@ def verdict_sentence(result: Mapping[str, Any], name: str = "The network") -> st
         if result["status"] == "stopped":
             return f"Stopped after {counted}, before any plan for {name} had been measured."
         return f"None of the {counted} for {name} gave a file that can be delivered."
+    if chosen["trial"] == baseline["trial"]:
+        return _unchanged(result["status"], name, format_bytes(chosen["artifact"]["bytes"]), counted)
     clauses = [
         f"takes {format_bytes(chosen['artifact']['bytes'])} instead of {format_bytes(baseline['artifact']['bytes'])}",
         *_latency_clause(comparison.get("latency_ratio")),
@@ -219,6 +221,15 @@ def verdict_sentence(result: Mapping[str, Any], name: str = "The network") -> st
         "Stopped before the end: so far the best" if result["status"] == "stopped" else "Limits not met: the nearest"
     )
     return f"{opening} plan for {name} {body}."
+
+
+def _unchanged(status: str, name: str, size: str, counted: str) -> str:
+    """When the baseline itself is the best that there is."""
+    if status == "met":
+        return f"{name} meets the limits as it is, in float32 with {size}."
+    if status == "stopped":
+        return f"Stopped after {counted}: so far nothing is better than {name} as it was, in float32 with {size}."
+    return f"Limits not met: no plan comes nearer than {name} as it was, in float32 with {size}."
 
 
 def _latency_clause(ratio: Mapping[str, Any] | None) -> Sequence[str]:
