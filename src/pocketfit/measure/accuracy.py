@@ -209,6 +209,12 @@ def fed(samples: Samples, rows: slice, spec: TensorSpec) -> NDArray[np.float32]:
     )
 
 
+def check_metric(metric: str) -> None:
+    """Refuse, before any work, a metric that is neither built in nor can be imported."""
+    if metric not in BUILT_IN:
+        load_metric(metric)
+
+
 def load_metric(metric: str) -> Callable[[NDArray[np.float32], NDArray[np.int64]], Any]:
     """The function behind "package.module:function"; raises UserError with what is wrong with the name."""
     module_name, colon, name = metric.partition(":")

@@ -1,0 +1,145 @@
+"""Timings vary with the machine; what is tested is structure, and that a far bigger network is found to be slower."""
+
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+
+from pocketfit.core.errors import CannotRunHere, UserError
+from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.measure import cost
+
+BRIEF = cost.Effort(sessions=2, seconds=0.1, min_rounds=5, max_rounds=20)
+NAMES = {"latency_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms"}
+RATIOS = {name.removesuffix("_ms") + "_ratio" for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def compared(conv_file):
+    """A network, itself again, and one with 25 times its multiply-accumulates."""
+    small, big = conv_file(channels=16, size=32), conv_file(channels=90, size=32)
+    steps = []
+    effort = cost.Effort(sessions=4, seconds=0.3, min_rounds=10, max_rounds=60)
+    found = cost.compare_latency(
+        "onnxruntime", small, [small, big], effort=effort, progress=lambda done, total: steps.append((done, total))
+    )
+    return found, steps, effort
+
+
+def test_a_network_with_25_times_the_work_is_slower_for_certain(compared):
+    (_, bigger), _, _ = compared
+    assert bigger.ratio.low > 1
+    assert bigger.ratio.value > 3
+    assert bigger.ratio.low <= bigger.ratio.value <= bigger.upper_one_sided["latency_ratio"] <= bigger.ratio.high
+
+
+def test_a_network_against_itself_is_about_as_fast(compared):
+    (same, bigger), _, _ = compared
+    assert 0.5 < same.ratio.value < 2
+    assert same.ratio.value < bigger.ratio.value / 2
+
+
+def test_a_comparison_says_how_it_was_taken(compared):
+    found, steps, effort = compared
+    assert steps == [(n + 1, effort.sessions) for n in range(effort.sessions)]
+    for one in found:
+        assert set(one.baseline) == set(one.candidate) == NAMES
+        assert set(one.ratios) == RATIOS
+        assert set(one.upper_one_sided) == NAMES | RATIOS
+        assert len(one.sessions) == effort.sessions
+        assert one.ratio.value == pytest.approx(math.prod(one.sessions) ** (1 / effort.sessions))
+        assert one.between is not None
+        values = [one.candidate[n].value for n in ("latency_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms")]
+        assert values == sorted(values)
+        assert one.candidate["latency_ms"].how == "measured"
+        where = one.candidate["latency_ms"].environment
+        assert where["threads"] == 1
+        assert where["sessions"] == len(where["rounds"]) == len(where["calls_a_round"]) == effort.sessions
+        rounds_and_calls = zip(where["rounds"], where["calls_a_round"], strict=True)
+        assert sum(rounds * calls for rounds, calls in rounds_and_calls) == one.candidate["latency_ms"].n
+        assert json.loads(json.dumps(one.to_json()))["sessions"] == list(one.sessions)
+
+
+def test_one_file_alone(conv_file):
+    found = cost.latency("onnxruntime", conv_file(), effort=BRIEF)
+    assert set(found) == NAMES
+    assert 0 < found["latency_ms"].low <= found["latency_ms"].value <= found["latency_ms"].high
+
+
+def test_every_other_session_loads_in_the_opposite_order(conv_file, monkeypatch):
+    calls = []
+
+    def fake(_target, payload, **_):
+        calls.append(payload)
+        numbers = [[[float(path.endswith("conv4.onnx")) + 1]] * 5 for path in payload["paths"]]
+        return {"calls_ms": numbers, "cores": [0], "taken_again": 1}
+
+    monkeypatch.setattr(cost.child, "call", fake)
+    small, big = conv_file(channels=3), conv_file(channels=4)
+    found = cost.compare_latency("onnxruntime", small, [big], effort=cost.Effort(4, 1.0, 5, 5), seed=3)
+    assert [payload["paths"] for payload in calls] == [[str(small), str(big)], [str(big), str(small)]] * 2
+    assert [payload["seed"] for payload in calls] == [3, 4, 5, 6]
+    assert found[0].ratio.value == pytest.approx(2.0)
+    assert found[0].ratio.environment["interrupted_and_taken_again"] == 4
+
+
+class Sleeper:
+    """A session whose invocations take a stated time."""
+
+    signature = Signature((TensorSpec("x", (None, 2)),), ())
+
+    def __init__(self, ms):
+        self.ms, self.runs = ms, 0
+
+    def run(self, inputs):
+        self.runs += 1
+        time.sleep(self.ms / 1000)
+        return {}
+
+
+def test_short_networks_fill_their_share_of_a_round_and_long_ones_run_once():
+    short, long = cost._File(Sleeper(0.5), 0), cost._File(Sleeper(60), 0)
+    assert 2 <= short.calls <= 4
+    assert long.calls == 1
+    assert long.loaded.runs == 2  # warming up a long network takes no longer than it must
+    assert len(short.round()) == short.calls
+    assert long.round()[0] >= 60
+    assert long.loaded.runs == 3  # and no untimed invocation in front
+
+
+def test_an_interrupted_invocation_is_taken_again(monkeypatch):
+    interruptions = iter([0, 1, 1, 1, *[1] * 100])
+    file = cost._File(Sleeper(3), 0)
+    monkeypatch.setattr(cost, "_interruptions", lambda: next(interruptions))
+    file.round()
+    assert file.taken_again == 1
+
+
+def test_random_inputs_fit_the_signature_and_follow_the_seed():
+    specs = (
+        TensorSpec("a", (None, 3), "float32"),
+        TensorSpec("b", (2, 400), "int8"),
+        TensorSpec("c", (None,), "uint8"),
+    )
+    first, again = cost.random_inputs(Signature(specs, ()), 1), cost.random_inputs(Signature(specs, ()), 1)
+    assert {name: (v.shape, str(v.dtype)) for name, v in first.items()} == {
+        "a": ((1, 3), "float32"),
+        "b": ((2, 400), "int8"),
+        "c": ((1,), "uint8"),
+    }
+    assert first["b"].min() < -100
+    assert first["b"].max() > 100
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    with pytest.raises(UserError, match="'t' has dtype str"):
+        cost.random_inputs(Signature((TensorSpec("t", (1,), "str"),), ()), 0)
+
+
+def test_files_that_cannot_be_timed_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.onnx"):
+        cost.latency("onnxruntime", tmp_path / "gone.onnx", effort=BRIEF)
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no onnx")
+    with pytest.raises((UserError, CannotRunHere), match=r"broken\.onnx"):
+        cost.latency("onnxruntime", broken, effort=BRIEF)

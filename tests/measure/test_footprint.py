@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from pocketfit.core.errors import UserError
+from pocketfit.measure import footprint
+
+LINUX = footprint.STATUS.exists()
+
+
+def test_footprint_of_a_file(conv_file):
+    found = footprint.footprint("onnxruntime", conv_file())
+    assert set(found) == {"cold_start_ms", "memory_bytes", "memory_gross_bytes"}
+    cold = found["cold_start_ms"]
+    assert cold.n == len(cold.samples) == 3
+    assert 0 < cold.low <= cold.value <= cold.high
+    assert cold.value == np.median(cold.samples)
+    assert cold.environment["threads"] == 1
+    if LINUX:
+        assert 0 < found["memory_bytes"].value < found["memory_gross_bytes"].value
+
+
+@pytest.mark.skipif(not LINUX, reason="peak memory is read from Linux's /proc")
+def test_bigger_activations_take_more_memory_net_of_the_import(conv_file):
+    small = footprint.footprint("onnxruntime", conv_file(channels=4, size=32), processes=1)["memory_bytes"].value
+    big = footprint.footprint("onnxruntime", conv_file(channels=32, size=256), processes=1)["memory_bytes"].value
+    tensor_bytes = 32 * 256 * 256 * 4  # one layer's output
+    assert tensor_bytes < big - small < 20 * tensor_bytes
+
+
+def test_memory_that_cannot_be_read_is_said_not_guessed(conv_file, monkeypatch):
+    monkeypatch.setattr(
+        footprint.child, "call", lambda *_: {"cold_start_ms": 1.0, "memory_bytes": None, "memory_gross_bytes": None}
+    )
+    found = footprint.footprint("onnxruntime", conv_file())
+    assert found["memory_bytes"].how == "not_possible_here"
+    assert found["memory_bytes"].value is None
+    assert "/proc" in found["memory_gross_bytes"].reason
+    assert found["cold_start_ms"].value == 1.0
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.onnx"):
+        footprint.footprint("onnxruntime", tmp_path / "gone.onnx")
+
+
+def test_every_runtime_has_its_library_named():
+    from pocketfit import runtimes
+
+    assert set(footprint.LIBRARIES) == set(runtimes.NAMES)
