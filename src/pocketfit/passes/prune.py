@@ -35,15 +35,15 @@ class Kept:
     after: int
 
 
-def apply(model: Model, settings: Prune) -> Model:
+def apply(model: Model, settings: Prune, *, graph: ChannelGraph | None = None) -> Model:
     """A physically smaller Model; the given one is left as it is.
 
     Each prunable group of n coupled channels keeps the multiple of `settings.multiple` that is nearest to
     (1 - ratio) n. The group of the first convolution and the network's outputs are left whole. What else could not be
     pruned is said in `findings`. Raises UserError for a pattern in `settings.layers` that matches no layer, and for a
-    network that does not run at any smaller size.
+    network that does not run at any smaller size. `graph` is that of this model, where it has been traced already.
     """
-    graph = trace(model.network, model.signature)
+    graph = graph or trace(model.network, model.signature)
     ratios = _ratios(graph, settings)
     network, findings = _carry_out(model, graph, ratios, settings)
     changed = _changed(model.network, network)

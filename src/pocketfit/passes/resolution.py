@@ -22,8 +22,6 @@ def apply(model: Model, settings: Resolution) -> Model:
     picture = model.signature.inputs[0]
     if picture.layout not in ("NCHW", "NHWC"):
         raise UserError(f"The input {picture.name} is no picture, so it has no resolution to change")
-    if settings.height < 1 or settings.width < 1:
-        raise UserError(f"A picture of {settings.height} x {settings.width} pixels has nothing in it")
     batch, channels = picture.shape[0], picture.shape[1 if picture.layout == "NCHW" else 3]
     size = (settings.height, settings.width)
     shape = (batch, channels, *size) if picture.layout == "NCHW" else (batch, *size, channels)

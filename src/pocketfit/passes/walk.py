@@ -82,7 +82,7 @@ class Walk:
         return self.slices[place]
 
     def finish(self) -> dict[tuple[str, int], Tensor]:
-        """(parameter, dimension) -> channel of each entry: what the layers noted, and the loose parameters that turned out to lie along channels."""
+        """(parameter, dimension) -> channel of each entry, loose parameters that lie along channels among them."""
         for name, labels in self.loose.items():
             varying = self.labels.varying_dims(labels)
             if len(varying) == 1:

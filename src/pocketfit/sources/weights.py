@@ -98,7 +98,7 @@ def _read_torch(path: Path) -> Any:
         if named := re.search(r"GLOBAL ([\w.]+)|global ([\w.]+)", str(error)):
             raise UserError(
                 f"{path} is a pickle of Python objects ({named[1] or named[2]}), and to load it would run its code: "
-                "where the network is at hand, save the weights alone with torch.save(model.state_dict(), 'weights.pth')"
+                "where it can be loaded, save the weights alone with torch.save(model.state_dict(), 'weights.pth')"
             ) from error
         raise UserError(
             f"{path} holds neither safetensors nor a state dict by torch.save: save the weights with "
