@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import importlib.metadata
 import importlib.util
-import os
 import shutil
-import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfit.core.artifact import Artifact, Contents, OpCost, OpInfo, Quantization
-from pocketfit.core.errors import CannotRunHere, ExportFailed, PocketfitError, UserError
+from pocketfit.core.artifact import Artifact, Contents, OpCost, OpInfo
+from pocketfit.core.errors import ExportFailed, PocketfitError, UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
@@ -26,6 +22,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.runtimes import child, litert_file, require
 from pocketfit.runtimes.artifact import artifact_of, whole_or_not
+from pocketfit.runtimes.litert_session import LiteRTSession
 
 NAME = "litert"
 EXTRA = "litert"
@@ -61,6 +58,8 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
     path, work, settings = Path(path), Path(work), plan.export
     if reasons := why_not(plan, model.signature):
         raise UserError("; ".join(reasons))
+    if settings.precision == "int8" and not calibration:
+        raise UserError("Static int8 needs calibration samples to set the ranges of the activations")
     for package in ("ai_edge_litert", "ai_edge_quantizer", "litert_torch"):
         if importlib.util.find_spec(package) is None:
             require(package, EXTRA)
@@ -71,7 +70,10 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
             shutil.copyfile(base, partial)
             notes: list[str] = []
         else:
-            _quantize(base, partial, settings, kept, calibration)
+            ranges = None
+            if calibration and settings.precision == "int8":
+                ranges = _ranges_file(base, settings, calibration, work)
+            _quantize(base, partial, settings, kept, ranges)
             notes = _verify(litert_file.inspect(partial), settings)
     return artifact_of(path, plan, NAME, notes)
 
@@ -112,111 +114,6 @@ def probe() -> RuntimeInfo:
     return RuntimeInfo(NAME, ok, version, detail, ("XNNPACK",), versions)
 
 
-class LiteRTSession:
-    """A loaded .tflite; see core.runtime.Session.
-
-    Files are written for one sample. A batch resizes the inputs; where the file fixes the batch inside (a reshape to a
-    constant shape), the rows are run one after the other.
-    """
-
-    def __init__(self, path: Path, threads: int) -> None:
-        if threads < 1:
-            raise UserError(f"{threads} threads cannot run anything: give a whole number from 1")
-        contents = litert_file.inspect(path)
-        self._path, self._threads = path, threads
-        self._row_by_row = False
-        self._open()
-        self._batch = self._fixed_batch = next(iter(self._shapes()))[0] if self._shapes()[0] else 1
-        specs = [
-            tuple(TensorSpec(t.name, (None, *t.shape[1:]), t.dtype, t.layout) for t in side)
-            for side in (contents.inputs, contents.outputs)
-        ]
-        self.signature = Signature(*specs)
-        self.input_quantization = _quantization_of_integers(contents.inputs[0].dtype, contents.inputs[0].quantization)
-        self.output_quantization = _quantization_of_integers(
-            contents.outputs[0].dtype, contents.outputs[0].quantization
-        )
-
-    def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
-        """Arrays of n rows by name, in the file's dtypes and layouts -> outputs of n rows by name."""
-        if self._interpreter is None:
-            raise CannotRunHere(f"The session of '{self._path}' is closed")
-        arrays = [self._checked(spec, inputs) for spec in self.signature.inputs]
-        rows = len(arrays[0])
-        if any(len(a) != rows for a in arrays) or rows == 0:
-            raise UserError(f"'{self._path}' needs the same number of rows, at least one, for each input")
-        if not self._row_by_row and rows != self._batch and not self._resize(rows):
-            self._row_by_row = True
-        if not self._row_by_row:
-            return dict(zip(self._output_names, self._invoke(arrays), strict=True))
-        parts = [self._invoke([a[i : i + 1] for a in arrays]) for i in range(rows)]
-        return {name: np.concatenate(p) for name, p in zip(self._output_names, zip(*parts, strict=True), strict=True)}
-
-    def close(self) -> None:
-        self._interpreter = None
-
-    @property
-    def _output_names(self) -> list[str]:
-        return [t.name for t in self.signature.outputs]
-
-    def _open(self) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        try:
-            with _without_chatter():
-                self._interpreter: Any = Interpreter(model_path=str(self._path), num_threads=self._threads)
-                self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise CannotRunHere(f"LiteRT cannot run '{self._path}': {error}") from error
-
-    def _shapes(self) -> list[list[int]]:
-        return [d["shape"].tolist() for d in self._interpreter.get_input_details()]
-
-    def _resize(self, rows: int) -> bool:
-        """Make the interpreter take this many rows; False, with the interpreter as it was opened, if it cannot."""
-        before = [d["shape"].tolist() for d in self._interpreter.get_output_details()]
-        try:
-            with _without_chatter():
-                for detail, shape in zip(self._interpreter.get_input_details(), self._shapes(), strict=True):
-                    self._interpreter.resize_tensor_input(detail["index"], [rows, *shape[1:]])
-                self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError):
-            self._open()
-            return False
-        after = [d["shape"].tolist() for d in self._interpreter.get_output_details()]
-        if after != [[rows, *shape[1:]] for shape in before]:
-            self._open()
-            return False
-        self._batch = rows
-        return True
-
-    def _invoke(self, arrays: list[NDArray[np.generic]]) -> list[NDArray[np.generic]]:
-        for detail, array in zip(self._interpreter.get_input_details(), arrays, strict=True):
-            self._interpreter.set_tensor(detail["index"], array)
-        self._interpreter.invoke()
-        return [self._interpreter.get_tensor(detail["index"]) for detail in self._interpreter.get_output_details()]
-
-    def _checked(self, spec: TensorSpec, inputs: Arrays) -> NDArray[np.generic]:
-        if spec.name not in inputs:
-            raise UserError(f"'{self._path}' has an input '{spec.name}', which was not given")
-        array = np.asarray(inputs[spec.name])
-        if array.dtype != spec.dtype:
-            raise UserError(f"The input '{spec.name}' of '{self._path}' is {spec.dtype}, not {array.dtype}")
-        if array.ndim != len(spec.shape) or array.shape[1:] != spec.shape[1:]:
-            raise UserError(
-                f"The input '{spec.name}' of '{self._path}' has shape {_shown(spec.shape)}, not {_shown(array.shape)}"
-            )
-        return array
-
-
-def _shown(shape: tuple[int | None, ...]) -> str:
-    return "[" + ", ".join("n" if size is None else str(size) for size in shape) + "]"
-
-
-def _quantization_of_integers(dtype: str, quantization: Quantization | None) -> Quantization | None:
-    return quantization if dtype in ("int8", "uint8", "int16") else None
-
-
 def _float_file(model: Model, layout: str, work: Path) -> Path:
     """`<work>/<model.sha256>-<layout>.tflite`, made if it is not there."""
     from pocketfit.runtimes.traced import traced
@@ -239,30 +136,41 @@ def _float_file(model: Model, layout: str, work: Path) -> Path:
     return base
 
 
-def _quantize(base: Path, target: Path, settings: ExportSettings, kept: list[str], samples: Samples | None) -> None:
-    with tempfile.TemporaryDirectory(prefix=".calibration-", dir=target.parent) as folder:
-        data = ""
-        if settings.precision == "int8":
-            if samples is None or len(samples) == 0:
-                raise UserError("Static int8 needs calibration samples to set the ranges of the activations")
-            inputs = litert_file.inspect(base).inputs
-            if len(inputs) != 1:
-                raise UserError(f"This network has {len(inputs)} inputs; calibration feeds networks with one")
-            values = samples.inputs(slice(0, settings.calibration), layout=inputs[0].layout or "NCHW")
-            data = str(Path(folder, "calibration.npz"))
-            np.savez(data, **{inputs[0].name: _as_stated(values, samples, inputs[0].shape)})
-        child.call(
-            "pocketfit.runtimes.litert_convert:quantize",
-            {
-                "source": str(base),
-                "target": str(target),
-                "precision": settings.precision,
-                "kept": kept,
-                "io": settings.io,
-                "samples": data,
-            },
-            environment=CHILD_ENVIRONMENT,
-        )
+def _quantize(base: Path, target: Path, settings: ExportSettings, kept: list[str], ranges: Path | None) -> None:
+    child.call(
+        "pocketfit.runtimes.litert_convert:quantize",
+        {
+            "source": str(base),
+            "target": str(target),
+            "precision": settings.precision,
+            "kept": kept,
+            "io": settings.io,
+            "ranges": str(ranges or ""),
+        },
+        environment=CHILD_ENVIRONMENT,
+    )
+
+
+def _ranges_file(base: Path, settings: ExportSettings, samples: Samples, work: Path) -> Path:
+    """`<work>/<float file>-<hash of the samples>.ranges.json`: made once, for all static int8 files of a network."""
+    inputs = litert_file.inspect(base).inputs
+    if len(inputs) != 1:
+        raise UserError(f"This network has {len(inputs)} inputs; calibration feeds networks with one")
+    (given,) = inputs
+    values = samples.inputs(slice(0, settings.calibration), layout=given.layout or "NCHW")
+    values = _as_stated(values, samples, given.shape)
+    digest = hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()[:16]
+    ranges = work / f"{base.stem}-{digest}.ranges.json"
+    if not ranges.exists():
+        with tempfile.TemporaryDirectory(prefix=".calibration-", dir=work) as folder, whole_or_not(ranges) as partial:
+            data = Path(folder, "samples.npz")
+            np.savez(data, **{given.name: values})
+            child.call(
+                "pocketfit.runtimes.litert_convert:calibrate",
+                {"source": str(base), "samples": str(data), "target": str(partial)},
+                environment=CHILD_ENVIRONMENT,
+            )
+    return ranges
 
 
 def _as_stated(values: NDArray[np.float32], samples: Samples, shape: tuple[int | None, ...]) -> NDArray[np.float32]:
@@ -329,24 +237,6 @@ def _is_as_asked(op: OpInfo, precision: str) -> bool:
 
 def _runs_in_float(op: OpInfo) -> bool:
     return op.compute_dtype in FLOAT and op.type not in litert_file.CASTS
-
-
-@contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Keep LiteRT's C++ "INFO:" lines off the terminal; everything else that it writes to stderr is passed on."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            said.seek(0)
-            for line in said.read().splitlines(keepends=True):
-                if not line.startswith(b"INFO:"):
-                    os.write(2, line)
 
 
 def _try_out() -> tuple[bool, str]:

@@ -7,6 +7,7 @@ layer is found by its constants: with batch norms folded, a layer's weight is in
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import defaultdict
@@ -20,7 +21,9 @@ from pocketfit.core.errors import ExportFailed
 from pocketfit.runtimes.litert_file import WEIGHTED, TfliteFile, ints, read, text
 
 Weights = dict[str, NDArray[np.float32]]
+Ranges = dict[str, tuple[float, float]]  # by tensor: minimum and maximum
 FLOAT16_SQNR_DB = 20.0  # the pretrained MobileNetV2 at 64 pixels has 39 dB; a wrongly converted file about none
+LARGEST_RANGE = 1e30  # beyond it lie infinities and the largest float32, which stand for "no value"
 KEPT_METADATA = ("min_runtime_version",)
 
 
@@ -50,22 +53,70 @@ def convert(source: str, target: str, inputs: list[dict[str, Any]], outputs: lis
     rename(Path(target), weights, order, [s["name"] for s in inputs], [s["name"] for s in outputs])
 
 
-def quantize(source: str, target: str, *, precision: str, kept: list[str], io: str, samples: str) -> None:
+def calibrate(source: str, samples: str, target: str) -> None:
+    """Run the float32 file on samples and write the range of every tensor as JSON: {name: [min, max]}.
+
+    samples: an .npz file, by input name float32 [n, ...] in the file's layout. ai-edge-quantizer's default is a moving
+    average of each sample's range, which depends on the order and cuts off what is rare: on the pretrained MobileNetV2
+    the plain minimum and maximum agree more often with the float network. Its profiler-based mode reads the ranges
+    inside the C++ interpreter, 3 to 5 times as fast as keeping all tensors for Python, and finds the same ones.
+    """
+    from ai_edge_quantizer import calibrator, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
+
+    file = read(Path(source))
+    signature = text(file.model.signatureDefs[0].signatureKey)
+    with np.load(samples, allow_pickle=False) as arrays:
+        columns = {name: arrays[name] for name in arrays.files}
+    count = len(next(iter(columns.values())))
+    rows = [{name: column[i : i + 1] for name, column in columns.items()} for i in range(count)]
+    observer = calibrator.Calibrator(
+        source,
+        num_threads=os.cpu_count() or 1,
+        mode=calibrator.CalibrationMode.CALIBRATION_PROFILER_BASED,
+        qsv_update_func=qsv_utils.min_max_update,
+    )
+    observer.calibrate({signature: rows}, recipe_manager.RecipeManager())
+    found = {n: (float(np.min(r["min"])), float(np.max(r["max"]))) for n, r in observer.get_model_qsvs().items()}
+    Path(target).write_text(json.dumps(finite_ranges(file, found), sort_keys=True))
+
+
+def finite_ranges(file: TfliteFile, ranges: Ranges) -> Ranges:
+    """Padding with minus infinity, for max pooling, makes a range that has no scale: such a padding keeps the range of
+    what it pads, in which its constant becomes the lowest integer. Any other endless range raises ExportFailed."""
+    repaired = dict(ranges)
+    for op in file.graph.operators:
+        name = file.name(int(op.outputs[0]))
+        if file.op_type(op) == "PADV2" and name in repaired and not _has_scale(repaired[name]):
+            repaired[name] = repaired[file.name(int(op.inputs[0]))]
+    for name, (low, high) in repaired.items():
+        if not _has_scale((low, high)):
+            raise ExportFailed(f"The values of '{name}' reach from {low:g} to {high:g} on the calibration samples")
+    return repaired
+
+
+def _has_scale(found: tuple[float, float]) -> bool:
+    return all(abs(end) < LARGEST_RANGE for end in found)  # NaN is not below anything
+
+
+def quantize(source: str, target: str, *, precision: str, kept: list[str], io: str, ranges: str) -> None:
     """The float32 file -> the file of another precision, with ai-edge-quantizer.
 
-    kept     output tensors of the operators that stay in float32
-    io       "float32", "int8" or "uint8" inputs and outputs (static int8)
-    samples  an .npz file: by input name, float32 [n, ...] in the file's layout (static int8; else "")
+    kept    output tensors of the operators that stay in float32
+    io      "float32", "int8" or "uint8" inputs and outputs (static int8)
+    ranges  the file that `calibrate` wrote (static int8; else "")
     """
     from ai_edge_quantizer import quantizer
 
     tool = quantizer.Quantizer(source)
     _set_recipe(tool, precision, kept, io)
-    ranges = _ranges(source, tool, samples) if precision == "int8" else None
-    result = tool.quantize(ranges, enable_progress_report=False, enable_progress_bar=False)
+    statistics = None
+    if precision == "int8":
+        found = json.loads(Path(ranges).read_text())
+        statistics = {name: {"min": np.array([low]), "max": np.array([high])} for name, (low, high) in found.items()}
+    result = tool.quantize(statistics, enable_progress_report=False, enable_progress_bar=False)
     Path(target).write_bytes(bytes(result.quantized_model))
-    if precision == "float16":
-        _check_same(source, target)
+    _check_runs(source, target, FLOAT16_SQNR_DB if precision == "float16" else None)
 
 
 def _set_recipe(tool: Any, precision: str, kept: list[str], io: str) -> None:
@@ -105,48 +156,26 @@ def _set_recipe(tool: Any, precision: str, kept: list[str], io: str) -> None:
         tool.update_quantization_recipe("", side, config)
 
 
-def _ranges(source: str, tool: Any, samples: str) -> Any:
-    """{tensor: {"min", "max"}} over all samples.
-
-    ai-edge-quantizer's default is a moving average of each sample's range, which depends on the order and cuts off what
-    is rare: on the pretrained MobileNetV2 the plain minimum and maximum agree more often with the float network.
-    Its profiler-based mode reads the ranges inside the C++ interpreter, 3 to 5 times as fast as keeping all tensors.
-    """
-    from ai_edge_quantizer import calibrator
-    from ai_edge_quantizer.utils import qsv_utils
-
-    file = read(Path(source))
-    signature = text(file.model.signatureDefs[0].signatureKey)
-    with np.load(samples, allow_pickle=False) as arrays:
-        columns = {name: arrays[name] for name in arrays.files}
-    count = len(next(iter(columns.values())))
-    rows = [{name: column[i : i + 1] for name, column in columns.items()} for i in range(count)]
-    observer = calibrator.Calibrator(
-        source,
-        num_threads=os.cpu_count() or 1,
-        mode=calibrator.CalibrationMode.CALIBRATION_PROFILER_BASED,
-        qsv_update_func=qsv_utils.min_max_update,
-    )
-    observer.calibrate({signature: rows}, tool._recipe_manager)
-    return observer.get_model_qsvs()
+def _check_runs(source: str, target: str, least_sqnr_db: float | None) -> None:
+    """Run a new file once, on noise: ExportFailed where its answers are not finite, or further than that from the
+    float file's. (Interpreter raises by itself where a file does not load.)"""
+    expected, got = _on_noise(source), _on_noise(target)
+    if not all(np.isfinite(values).all() for values in got):
+        raise ExportFailed("The quantized file answers noise with numbers that are not finite")
+    for a, b in zip(expected, got, strict=True):
+        if least_sqnr_db is not None and np.sum((a - b) ** 2) > np.sum(a**2) * 10 ** (-least_sqnr_db / 10):
+            raise ExportFailed("The float16 file does not compute what the float32 file computes")
 
 
-def _check_same(source: str, target: str) -> None:
-    """Raise ExportFailed unless the two files answer alike on noise, by FLOAT16_SQNR_DB or more."""
+def _on_noise(path: str) -> list[NDArray[np.float64]]:
     from ai_edge_litert.interpreter import Interpreter
 
-    answers = []
-    for path in (source, target):
-        session, noise = Interpreter(model_path=path), np.random.default_rng(0)
-        session.allocate_tensors()
-        for tensor in session.get_input_details():
-            session.set_tensor(tensor["index"], noise.standard_normal(tensor["shape"]).astype(tensor["dtype"]))
-        session.invoke()
-        answers.append([session.get_tensor(t["index"]).astype(np.float64) for t in session.get_output_details()])
-    for expected, got in zip(*answers, strict=True):
-        signal, noise_power = float(np.sum(expected**2)), float(np.sum((expected - got) ** 2))
-        if not noise_power <= signal * 10 ** (-FLOAT16_SQNR_DB / 10):  # also catches NaN
-            raise ExportFailed("The float16 file does not compute what the float32 file computes")
+    session, noise = Interpreter(model_path=path), np.random.default_rng(0)
+    session.allocate_tensors()
+    for tensor in session.get_input_details():
+        session.set_tensor(tensor["index"], noise.standard_normal(tensor["shape"]).astype(tensor["dtype"]))
+    session.invoke()
+    return [session.get_tensor(t["index"]).astype(np.float64) for t in session.get_output_details()]
 
 
 def _is_picture(spec: dict[str, Any]) -> bool:

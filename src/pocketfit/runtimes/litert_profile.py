@@ -33,6 +33,7 @@ from pocketfit.runtimes import child, litert_file
 CHECKED_VERSION = "2.3.0"
 EVENT_BYTES = 104
 WARMUP_RUNS = 5
+START_US = 20  # of a run, outside its operators
 SHARE_OF_INVOKE = (0.6, 1.05)  # the operators together, of the run that they are part of
 BUILTIN, DELEGATE_WHOLE, DELEGATED = 2, 4, 8  # event types: a node outside delegates, a delegate's node, an operator
 CPU, WRITE, LOG_LEVEL_OPTION, LOG_ERRORS_ONLY, INT_VALUE = 1, 1, 25, 3, 2  # constants of LiteRT's C headers
@@ -144,7 +145,7 @@ def measure(path: str, data: str, threads: int, runs: int) -> dict[str, Any]:
     steady = {key: times for key, times in sorted(with_times.items(), key=lambda i: i[0][0]) if len(times) == runs}
     total_us = statistics.median(map(sum, zip(*steady.values(), strict=True))) if steady else 0.0
     invoke_us = statistics.median(whole_us)
-    cut_off_us = len(steady) + 1  # each time is cut to whole microseconds
+    cut_off_us = len(steady) + START_US  # each time is cut to whole microseconds
     if not SHARE_OF_INVOKE[0] * invoke_us - cut_off_us <= total_us <= SHARE_OF_INVOKE[1] * invoke_us + cut_off_us:
         raise CannotRunHere(f"The operators of '{path}' add up to {total_us:.0f} us of a run of {invoke_us:.0f} us")
     events_out = [(t.tag, t.delegated, t.node) for _, t in steady]
