@@ -18,7 +18,7 @@ RATIOS = {name.removesuffix("_ms") + "_ratio" for name in NAMES}
 
 @pytest.fixture(scope="module")
 def compared(conv_file):
-    """A network, itself again, and one with 25 times its multiply-accumulates."""
+    """A network, itself again, and one with over 25 times its multiply-accumulates."""
     small, big = conv_file(channels=16, size=32), conv_file(channels=90, size=32)
     steps = []
     effort = cost.Effort(sessions=4, seconds=0.3, min_rounds=10, max_rounds=60)

@@ -1,0 +1,183 @@
+"""A file whose answers are known (the brightest channel) and what becomes of them on the way to a score."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
+from pocketfit.core.signature import TensorSpec
+from pocketfit.measure import accuracy
+from pocketfit.measure.accuracy import Scores
+
+
+def scores_of(predictions, labels, metric="accuracy"):
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    return Scores((predictions == labels).astype(np.float64), predictions.astype(np.int64), metric, 0)
+
+
+# --- scoring a file ---
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 4])
+def test_right_and_wrong_answers_are_counted_whatever_the_files_batch(mean_file, coloured, batch):
+    found = accuracy.score(
+        "onnxruntime", mean_file(batch=batch), coloured(n=50, wrong=5), batch_size=16, keep_outputs=True
+    )
+    assert found.values.tolist() == [0.0] * 5 + [1.0] * 45
+    assert found.mean == 0.9
+    assert found.predictions.tolist() == [i % 3 for i in range(50)]
+    assert (found.nan, found.finding) == (0, "")
+    expected = coloured(n=50).array.astype(np.float64).mean(axis=(1, 2)) / 255
+    assert np.allclose(found.outputs, expected, atol=1e-5)
+
+
+def test_the_preprocess_of_the_samples_reaches_the_file(mean_file, coloured):
+    samples = coloured(n=6)
+    shifted = replace(samples, preprocess=replace(samples.preprocess, mean=(0.5, 0.0, 0.0), std=(1.0, 2.0, 1.0)))
+    plain = accuracy.score("onnxruntime", mean_file(), samples, keep_outputs=True).outputs
+    moved = accuracy.score("onnxruntime", mean_file(), shifted, keep_outputs=True).outputs
+    assert np.allclose(moved, (plain - [0.5, 0, 0]) / [1, 2, 1], atol=1e-5)
+
+
+def test_nan_is_never_right_and_is_said(mean_file, coloured):
+    samples = coloured(n=6)
+    pixels = samples.array.copy()
+    pixels[4, :, :, 0] = 0  # its mean is 0, and 0 / 0 the answer
+    found = accuracy.score("onnxruntime", mean_file(spoil="nan"), replace(samples, array=pixels))
+    assert found.values.tolist() == [1, 1, 1, 1, 0, 1]
+    assert found.predictions[4] == -1
+    assert found.finding.startswith("1 of 6 samples got NaN")
+
+
+def test_progress_ends_at_all_samples_and_nothing_is_left_behind(mean_file, coloured, tmp_path):
+    steps = []
+    accuracy.score("onnxruntime", mean_file(), coloured(), work=tmp_path, progress=lambda *step: steps.append(step))
+    assert steps[-1] == (50, 50)
+    assert all(total == 50 and 0 <= done <= 50 for done, total in steps)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_memory_map_is_handed_over_as_it_is_and_a_part_of_one_is_copied(coloured, tmp_path):
+    samples = coloured(n=6)
+    np.save(tmp_path / "all.npy", samples.array)
+    mapped = replace(samples, array=np.load(tmp_path / "all.npy", mmap_mode="r"))
+    assert accuracy.array_file(mapped, tmp_path) == tmp_path / "all.npy"
+    for rows in (slice(0, 3), slice(3, 6), slice(None, None, -1)):
+        part = accuracy.array_file(replace(mapped, array=mapped.array[rows]), tmp_path)
+        assert part == tmp_path / "samples.npy"
+        assert np.array_equal(np.load(part), samples.array[rows])
+
+
+def test_ready_tensors_are_moved_to_the_files_layout(coloured):
+    pixels = coloured(n=2)
+    tensors = replace(pixels, array=pixels.inputs(slice(None), "NCHW"))
+    nhwc = TensorSpec("x", (None, 8, 8, 3), "float32", "NHWC")
+    assert np.array_equal(accuracy.fed(tensors, slice(0, 2), nhwc), pixels.inputs(slice(None), "NHWC"))
+    with pytest.raises(UserError, match=r"\[9, 9, 3\].*\[8, 8, 3\]"):
+        accuracy.fed(pixels, slice(0, 2), TensorSpec("x", (None, 9, 9, 3), "float32", "NHWC"))
+
+
+@pytest.mark.slow
+def test_an_int8_file_scores_nearly_as_its_float_file(litert_pair):
+    float_file, int8_file, samples = litert_pair
+    assert accuracy.score("litert", float_file, samples).mean == 1.0  # the labels are the network's own answers
+    assert accuracy.score("litert", int8_file, samples).mean >= 0.8
+
+
+# --- metrics ---
+
+
+def test_top5_ranks_equal_outputs_in_the_order_of_their_classes():
+    outputs = np.array([[0, 0, 0, 0, 0, 0, 0], [7, 6, 5, 4, 3, 2, 1]], np.float32)
+    for k, labels, expected in [(5, [4, 4], [1, 1]), (5, [5, 5], [0, 0]), (1, [0, 0], [1, 1]), (1, [1, 1], [0, 0])]:
+        assert accuracy._top(outputs, np.array(labels), k).tolist() == expected
+
+
+def test_a_metric_of_the_users_own(mean_file, coloured, tmp_path, monkeypatch):
+    (tmp_path / "my_metric.py").write_text(
+        "import numpy as np\n"
+        "def confidence(outputs, labels): return outputs[np.arange(len(labels)), labels]\n"
+        "def short(outputs, labels): return [1.0]\n"
+        "def nan(outputs, labels): return np.full(len(labels), np.nan)\n"
+        "def broken(outputs, labels): return outputs[:, 99]\n"
+        "number = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_metric", raising=False)
+    samples = coloured(n=6)
+    found = accuracy.score("onnxruntime", mean_file(), samples, metric="my_metric:confidence", keep_outputs=True)
+    assert found.values == pytest.approx(found.outputs[np.arange(6), samples.labels])
+    for name, words in [("short", "one a sample"), ("nan", "NaN"), ("broken", "IndexError"), ("number", "no function")]:
+        with pytest.raises(UserError, match=words):
+            accuracy.score("onnxruntime", mean_file(), samples, metric=f"my_metric:{name}")
+    with pytest.raises(UserError, match="cannot be imported"):
+        accuracy.check_metric("no_such_module_here:f")
+    with pytest.raises(UserError, match="known are accuracy, top5"):
+        accuracy.check_metric("f1")
+
+
+# --- what is wrong, in words ---
+
+
+def test_input_that_cannot_be_scored_is_named(mean_file, conv_file, coloured, tmp_path):
+    samples = coloured(n=6)
+    unlabelled = replace(samples, labels=np.array([0, 1, -1, 0, 1, 2]))
+    with pytest.raises(UserError, match=r"1 samples have no label \('2\.png'"):
+        accuracy.score("onnxruntime", mean_file(), unlabelled)
+    with pytest.raises(UserError, match=r"gone\.onnx"):
+        accuracy.score("onnxruntime", tmp_path / "gone.onnx", samples)
+    with pytest.raises(UserError, match="no sample in the split 'search'"):
+        accuracy.score("onnxruntime", mean_file(), samples.take([]))
+    with pytest.raises(UserError, match="label 7"):
+        accuracy.score("onnxruntime", mean_file(), replace(samples, labels=samples.labels + 5))
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no onnx")
+    with pytest.raises((UserError, CannotRunHere), match=r"broken\.onnx"):
+        accuracy.score("onnxruntime", broken, samples)
+
+
+def test_a_runtime_that_dies_takes_only_its_child_along(mean_file, coloured, monkeypatch, tmp_path):
+    (tmp_path / "dying.py").write_text("import os\ndef run(**_): os.kill(os.getpid(), 11)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    real = accuracy.child.call
+    monkeypatch.setattr(accuracy.child, "call", lambda _, payload, **limits: real("dying:run", payload, **limits))
+    with pytest.raises(ExportFailed, match="died"):
+        accuracy.score("onnxruntime", mean_file(), coloured(), progress=lambda *_: None)
+
+
+# --- per class, and the early warning ---
+
+
+def test_per_class_puts_the_classes_that_lost_most_on_top():
+    labels = np.array([0, 0, 1, 1, 2, 2, -1])
+    before, after = np.array([1, 1, 1, 1, 0, 1, 1.0]), np.array([1, 0, 0, 0, 1, 1, 1.0])
+    rows = accuracy.per_class(labels, ("a", "b"), before, after)
+    assert [(row.name, row.n, row.drop_points) for row in rows] == [("b", 2, 100.0), ("a", 2, 50.0), ("2", 2, -50.0)]
+    alone = accuracy.per_class(labels, ("a", "b", "c"), before)
+    assert [(row.name, row.baseline, row.candidate) for row in alone] == [
+        ("a", 1, None),
+        ("b", 1, None),
+        ("c", 0.5, None),
+    ]
+
+
+def test_a_network_that_guesses_is_suspicious_and_one_that_knows_is_not():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 10, 500)
+    guessing = accuracy.suspicious(scores_of(random.integers(0, 10, 500), labels), labels, 10)
+    assert "hardly above chance (10.0%)" in guessing
+    assert "preprocessing is probably not the one" in guessing
+    knowing = np.where(random.random(500) < 0.5, labels, random.integers(0, 10, 500))
+    assert accuracy.suspicious(scores_of(knowing, labels), labels, 10) == ""
+
+
+def test_always_the_same_answer_is_suspicious():
+    labels = np.array([0] * 90 + [1] * 10)
+    constant = accuracy.suspicious(scores_of(np.zeros(100), labels), labels, 2)
+    assert "always naming the commonest class (90.0%)" in constant
+    many = np.arange(300) % 3
+    lopsided = np.where(np.arange(300) % 7 == 0, many, 1)
+    words = accuracy.suspicious(scores_of(lopsided, many, metric="my:metric"), many, 3)
+    assert "name class 1, which 33% of the samples are" in words
