@@ -44,11 +44,17 @@ def match(origin: Origin, state: Mapping[str, Tensor], path: Path) -> tuple[nn.M
 
 
 def _zoo_candidates(origin: Origin, state: Mapping[str, Tensor]) -> Iterator[tuple[Origin, nn.Module]]:
+    """The architecture at each published width; at the first one only, where not even the tensors' names fit."""
     for width in WIDTHS:
         network = _sketch(origin.name, width, 1000)
-        classes = _classes(network, state)
-        arguments = {"width": width, "classes": classes or 1000}
-        yield replace(origin, arguments=arguments), _sketch(origin.name, width, classes or 1000)
+        classes = _classes(network, state) or 1000
+        if classes != 1000:
+            network = _sketch(origin.name, width, classes)
+        yield replace(origin, arguments={"width": width, "classes": classes}), network
+        shapes = _shapes(network.state_dict())
+        aligned = _aligned(state, shapes)
+        if any(name not in aligned and not name.endswith(COUNTER) for name in shapes) or aligned.keys() - shapes.keys():
+            return
 
 
 def _factory_candidates(origin: Origin, state: Mapping[str, Tensor]) -> Iterator[tuple[Origin, nn.Module]]:
