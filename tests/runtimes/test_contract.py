@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, MACS, SIDE, WEIGHTS, pictures
+from tiny_net import CLASSES, MACS, SIDE, WEIGHTS, pictures
 from torch import nn
 
 from pocketfit.core.artifact import Artifact

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import pictures, tiny_model
 from onnx import TensorProto, helper, numpy_helper
+from tiny_net import SIDE, pictures, tiny_model
 from torch import nn
 
 from pocketfit.core.artifact import Artifact
@@ -72,7 +72,7 @@ def test_a_linear_layer_over_tokens_keeps_its_name(tmp_path: Path) -> None:
     model = tiny_model(Tokens(), sha256="tokens")
     artifact = runtime.export(model, Plan((), FLOAT), None, tmp_path / "a.onnx", work=tmp_path)
     op = {op.layer: op for op in runtime.inspect(Path(artifact.path)).ops}["mix"]
-    assert (op.type, op.macs, op.weight_bytes) == ("MatMul", 16 * 8 * 5, 160)
+    assert (op.type, op.macs, op.weight_bytes) == ("MatMul", (SIDE // 4) ** 2 * 8 * 5, 160)
 
 
 def test_a_layer_kept_in_float_is_run_in_float(exported: Exported) -> None:
@@ -106,7 +106,7 @@ def test_float16_runs_the_same_kernels_as_float32(exported: Exported) -> None:
 
 
 def test_weights_beyond_float16_are_refused(model: Model, tmp_path: Path) -> None:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(768, 5))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 5))
     with torch.no_grad():
         network[1].weight[0, 0] = 1e6
     broken = replace(model, network=network.eval(), sha256="large")
@@ -122,10 +122,9 @@ def test_an_operator_without_onnx_form_is_named(model: Model, tmp_path: Path) ->
             return torch.special.i1(image).mean((2, 3))
 
     broken = replace(model, network=nn.Sequential(Special()), sha256="special")
-    with pytest.raises(ExportFailed, match=r"special_i1") as caught:
+    with pytest.raises(ExportFailed, match=r"prims\.bessel_i1") as caught:
         runtime.export(broken, Plan((), FLOAT), None, tmp_path / "a.onnx", work=tmp_path / "work")
     assert len(str(caught.value)) < 500
-    assert "test_onnxruntime.py, line" in str(caught.value)
     assert not list(tmp_path.rglob("*.onnx"))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import pictures
+from tiny_net import POSITIONS, SIDE, pictures
 
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.errors import UserError
@@ -98,9 +98,9 @@ def test_a_pickle_among_the_sample_inputs_is_refused(exported: Exported, tmp_pat
 
 def test_macs_and_layers_come_from_the_graph(exported: Exported) -> None:
     ops = {op.layer: op for op in runtime.inspect(Path(exported(ExportSettings("torch")).path)).ops if op.layer}
-    assert ops["depthwise.0"].macs == 72 * 64
+    assert ops["depthwise.0"].macs == 72 * POSITIONS
     assert ops["head"].type == "linear"
-    assert ops["stem.0"].output_shape == (None, 8, 8, 8)
+    assert ops["stem.0"].output_shape == (None, 8, SIDE // 2, SIDE // 2)
 
 
 def test_a_closed_session_says_so(exported: Exported) -> None:

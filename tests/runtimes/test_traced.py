@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import pictures, tiny_model
+from tiny_net import SIDE, pictures, tiny_model
 from torch import nn
 
 from pocketfit.core.errors import ExportFailed
@@ -40,7 +40,7 @@ def test_the_network_is_left_as_it_was(model: Model, tmp_path: Path) -> None:
 
 
 def test_a_network_in_training_mode_is_traced_in_eval_mode(tmp_path: Path) -> None:
-    model = tiny_model(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * 16 * 16, 5)))
+    model = tiny_model(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * SIDE * SIDE, 5)))
     model.network.train()
     module = program_of(model).module()
     values = torch.from_numpy(pictures(3))

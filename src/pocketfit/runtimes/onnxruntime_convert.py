@@ -19,6 +19,7 @@ from pocketfit.core.errors import ExportFailed, UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
+    from torch import fx
     from torch.export import ExportedProgram
 
 CALIBRATION_BATCH = 16
@@ -48,7 +49,7 @@ def to_onnx(traced: str, path: str, input_names: Sequence[str], output_names: Se
             verbose=False,
         )
     except Exception as error:  # the exporter's errors are as many as its operators
-        raise ExportFailed(_conversion_error(error)) from error
+        raise ExportFailed(_conversion_error(program, error)) from error
     assert converted is not None
     model = converted.model_proto
     name_by_layer(model)
@@ -58,16 +59,20 @@ def to_onnx(traced: str, path: str, input_names: Sequence[str], output_names: Se
     _check_against_torch(program, path, len(input_names))
 
 
-def _conversion_error(error: BaseException) -> str:
-    """The operator that the exporter could not convert, and the line of the network that it came from."""
+def _conversion_error(program: ExportedProgram, error: BaseException) -> str:
+    """The operator that the exporter could not convert, and the layer of the network that it came from."""
     text = str(error)
-    node = re.search(r"target=(?:torch\.ops\.)?([\w.]+)", text)
-    source = re.findall(r'File "([^"]+)", line (\d+), in forward', text)
-    message = "torch.onnx could not convert " + (f"the operator {node[1]}" if node else "the network")
-    if source:
-        message += f" ({Path(source[-1][0]).name}, line {source[-1][1]})"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return message if node else f"{message}: {lines[-1][:300] if lines else type(error).__name__}"
+    found = re.search(r"Error when translating node %(\w+) .*?target=(?:torch\.ops\.)?([\w.]+)", text)
+    if found is None:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return f"torch.onnx could not convert the network: {lines[-1][:300] if lines else type(error).__name__}"
+    layers = [layer for node in program.graph.nodes if node.name == found[1] for layer in _layers_around(node)]
+    return f"torch.onnx has no form for the operator {found[2]}" + (f" of layer '{layers[-1]}'" if layers else "")
+
+
+def _layers_around(node: fx.Node) -> list[str]:
+    """Dotted names of the modules that the node was traced in, from the outermost."""
+    return [name for name, _ in node.meta.get("nn_module_stack", {}).values() if name]
 
 
 def name_by_layer(model: ModelProto) -> None:
