@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -146,7 +144,7 @@ def _count(node: fx.Node, network: nn.Module, names: dict[str, str], counted: se
 def _macs(node: fx.Node) -> int:
     """Of the whole batch: each output of a convolution takes (inputs / groups) x kernel of them."""
     name, out = operation(node), math.prod(shape_of(node))
-    shapes: Sequence[Any] = [shape_of(a) if isinstance(a, fx.Node) else () for a in node.args]
+    shapes = [shape_of(a) if isinstance(a, fx.Node) else () for a in node.args]
     if name.startswith("conv_transpose"):
         return math.prod(shapes[0]) * math.prod(shapes[1][1:])
     if name.startswith("conv") or name == "linear":

@@ -28,8 +28,11 @@ def fold_batch_norm(network: nn.Module, signature: Signature) -> nn.Module:
     folded = copy.deepcopy(network).eval()
     for layer, norm in foldable(network, signature):
         before, after = folded.get_submodule(layer), folded.get_submodule(norm)
-        fuse = fuse_linear_bn_eval if isinstance(before, nn.Linear) else fuse_conv_bn_eval
-        _replace(folded, layer, fuse(before, after))  # type: ignore[operator]
+        assert isinstance(after, _NORMS)
+        if isinstance(before, nn.Linear):
+            _replace(folded, layer, fuse_linear_bn_eval(before, after))
+        elif isinstance(before, _CONVOLUTIONS):
+            _replace(folded, layer, fuse_conv_bn_eval(before, after))
         _replace(folded, norm, nn.Identity())
     return folded
 

@@ -40,7 +40,8 @@ class Labels:
 
     def unite(self, first: Tensor, second: Tensor, why_fixed: str) -> None:
         """From now on first[i] and second[i] are one channel; a partner of NO_CHANNEL has to stay, and why."""
-        first, second = torch.broadcast_tensors(first, second)
+        shape = torch.broadcast_shapes(first.shape, second.shape)  # type: ignore[no-untyped-call]
+        first, second = first.expand(shape), second.expand(shape)
         for dim in range(first.ndim):
             if first.shape[dim] > 1 and first.stride(dim) == 0 == second.stride(dim):
                 first, second = first.narrow(dim, 0, 1), second.narrow(dim, 0, 1)

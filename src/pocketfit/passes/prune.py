@@ -96,7 +96,7 @@ def removed_ids(
     network: nn.Module, graph: ChannelGraph, ratios: Mapping[str, float], settings: Prune
 ) -> dict[str, NDArray[np.int64]]:
     """By name of the group: the ids of the channels that go, the ones with the lowest scores."""
-    removed = {}
+    removed: dict[str, NDArray[np.int64]] = {}
     for group in removable(graph):
         per_id = math.gcd(*(group.members[place] for place in group.producers))
         count = channels_kept(len(group.ids), ratios[group.name], settings.multiple, per_id)

@@ -289,7 +289,7 @@ def _split(walk: Walk, node: fx.Node) -> Any:
 
 def _concatenate(walk: Walk, node: fx.Node) -> Any:
     """Along the channels they are put side by side; along anything else, all parts must have the same ones."""
-    parts = [walk.of(source) for source in node.args[0]]  # type: ignore[union-attr]
+    parts = [walk.of(source) for source in node.args[0]]  # type: ignore[union-attr,arg-type]
     dim = _argument(node, "dim", 0) % parts[0].ndim
     if operation(node) == "stack" or any(set(walk.labels.varying_dims(part)) - {dim} for part in parts):
         for part in parts[1:]:
@@ -329,7 +329,7 @@ def _pixel_shuffle(walk: Walk, node: fx.Node) -> Any:
 
 def _getitem(walk: Walk, node: fx.Node) -> Any:
     source, index = node.args
-    return walk.of(source)[index]  # type: ignore[arg-type,index]
+    return walk.of(source)[index]  # type: ignore[arg-type]
 
 
 def _constant(walk: Walk, node: fx.Node) -> Any:
