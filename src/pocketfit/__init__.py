@@ -18,7 +18,7 @@ _LAZY = {
     "PocketfitError": "pocketfit.core.errors",
     "UserError": "pocketfit.core.errors",
 }
-__all__ = ["__version__", *_LAZY]
+__all__ = ["__version__", *_LAZY]  # noqa: PLE0604 (the keys are strings)
 
 
 def __getattr__(name: str) -> object:

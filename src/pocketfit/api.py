@@ -121,8 +121,10 @@ def bundle(task: Task, chosen: Trial, data: dict[str, Any], watch: Watch) -> Non
     )
 
 
-def apply(plan: Plan, model: Model, data: Dataset, out: Path, *, threads: int = 1, watch: Watch | None = None) -> Exported:
-    """Make the artifact of a plan again, as `out/<code>-<hash>.<ext>`; what is trained on the way is kept in out/cache."""
+def apply(
+    plan: Plan, model: Model, data: Dataset, out: Path, *, threads: int = 1, watch: Watch | None = None
+) -> Exported:
+    """Make the artifact of a plan again, as `out/<code>-<hash>.<ext>`; trained prefixes are kept in out/cache."""
     watch = watch or Silent()
     task = Task(model, data, out, (plan.export.runtime,), Budget(), threads=threads)
     return export(task, plan, watch, folder=out)
@@ -151,6 +153,4 @@ def as_model(model: Any, data: Dataset, preprocess: Preprocess | None, labels: S
         model,
         preprocess=preprocess,
         labels=tuple(labels) or data.class_names,
-        input_shape=(preprocess.channels, preprocess.height, preprocess.width),
     )
-

@@ -1,7 +1,8 @@
 """The command line: parse, call, print.
 
-Results go to stdout (with --json: one JSON object), everything else to stderr. Exit codes: 0 done (fit and choose: limits
-met); 1 limits not met, best so far delivered; 2 bad input or usage; 3 our own fault, with a crash file; 130 Ctrl-C.
+Results go to stdout (with --json: one JSON object), everything else to stderr. Exit codes: 0 done (fit and choose:
+limits met); 1 limits not met, best so far delivered; 2 bad input or usage; 3 our own fault, with a crash file;
+130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that state limits; `fit` and `choose` share them."""
     for option in (
-        click.option("--prefer", type=click.Choice(["speed", "size", "accuracy", "balanced"]), default=None, help="What to prefer among plans that meet the limits.  [default: balanced]"),
+        click.option(
+            "--prefer",
+            type=click.Choice(["speed", "size", "accuracy", "balanced"]),
+            default=None,
+            help="What to prefer among plans that meet the limits.  [default: balanced]",
+        ),
         click.option("--min-accuracy", metavar="SHARE", help="At least this accuracy: 90% or 0.9."),
         click.option("--max-drop", metavar="POINTS", help="Points of the metric that may be lost: 1pt."),
         click.option("--max-latency", metavar="TIME", help="60ms, p95:60ms, or 0.6x of float32 in the same runtime."),
@@ -55,7 +61,11 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
         except (BrokenPipeError, click.exceptions.Exit, click.ClickException):
             raise
         except Exception:  # anything else is our own fault: keep what is needed to mend it
-            _fail(f"This is a fault of pocketfit itself. Please send the file {_crash_file()} with your report.", OUR_FAULT, json_)
+            _fail(
+                f"This is a fault of pocketfit itself. Please send the file {_crash_file()} with your report.",
+                OUR_FAULT,
+                json_,
+            )
         if code:
             sys.exit(code)
 
@@ -71,7 +81,8 @@ def _fail(sentence: str, code: int, as_json: bool) -> NoReturn:
 
 def _crash_file() -> Path:
     path = Path(f"crash-{time.strftime('%Y%m%d-%H%M%S')}.txt")
-    text = f"pocketfit {__version__}\npython {sys.version}\nplatform {sys.platform}\narguments {sys.argv[1:]}\n\n{traceback.format_exc()}"
+    facts = (f"pocketfit {__version__}", f"python {sys.version}", f"platform {sys.platform}", f"arguments {sys.argv[1:]}")
+    text = "\n".join((*facts, "", traceback.format_exc()))
     try:
         path.write_text(text)
     except OSError:  # the current folder may be read-only
@@ -106,10 +117,24 @@ def main() -> None:
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of pictures by class, or .npz.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Published weights: .safetensors or a state dict.")
-@click.option("--image-size", type=click.IntRange(16, 2048), help="Side of the square that the network sees, in pixels.")
-@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True, help="Passes over the training split.")
+@click.option(
+    "--image-size", type=click.IntRange(16, 2048), help="Side of the square that the network sees, in pixels."
+)
+@click.option(
+    "--epochs",
+    type=click.FloatRange(min=0, min_open=True),
+    default=3.0,
+    show_default=True,
+    help="Passes over the training split.",
+)
 @click.option("--max-time", metavar="TIME", help="Stop in time, with the learning rate at its end: 10min.")
-@click.option("--width", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Width multiplier of a zoo network without weights.")
+@click.option(
+    "--width",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Width multiplier of a zoo network without weights.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @common_options
 def train(as_json: bool, **options: Any) -> int:
@@ -126,18 +151,39 @@ def train(as_json: bool, **options: Any) -> int:
 @main.command()
 @click.argument("model")
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of pictures by class, or .npz.")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Output folder; a stopped run goes on there.")
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), help="Output folder; a stopped run goes on there."
+)
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights for a zoo name or a factory.")
 @click.option("--preprocess", help="What the network expects: 'imagenet', or a JSON file (see the README).")
-@click.option("--labels", type=click.Path(path_type=Path), help="Text file with one label a line, in the network's order.")
-@click.option("--input-shape", metavar="C,H,W", help="For a factory: the shape of one input, e.g. 3,224,224.")
-@click.option("--runtime", "runtimes", default="litert", show_default=True, metavar="NAME[,NAME]", help="litert, onnxruntime, or both.")
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="Text file with one label a line, in the network's order."
+)
+@click.option("--input-shape", metavar="CxHxW", help="For a factory: the shape of one input, e.g. 3x224x224.")
+@click.option(
+    "--runtime",
+    "runtimes",
+    default="litert",
+    show_default=True,
+    metavar="NAME[,NAME]",
+    help="litert, onnxruntime, or both.",
+)
 @limit_options
 @click.option("--max-time", metavar="TIME", help="Time for the whole run, over all resumes: 10min.")
 @click.option("--max-trials", type=int, help="Number of plans to try, baselines included.")
 @click.option("--metric", default="accuracy", show_default=True, help="accuracy, top5, or package.module:function.")
-@click.option("--io", type=click.Choice(["float32", "uint8", "int8"]), default="float32", show_default=True, help="Type of the file's input and output.")
-@click.option("--layout", type=click.Choice(["NHWC", "NCHW"]), help="Layout of the file's picture input.  [default: the runtime's own]")
+@click.option(
+    "--io",
+    type=click.Choice(["float32", "uint8", "int8"]),
+    default="float32",
+    show_default=True,
+    help="Type of the file's input and output.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["NHWC", "NCHW"]),
+    help="Layout of the file's picture input.  [default: the runtime's own]",
+)
 @click.option("--keep-resolution", is_flag=True, help="Never shrink the input picture.")
 @click.option("--device", type=click.Choice(["local"]), default="local", show_default=True, help="Where to measure.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads of the runtime.")
@@ -181,7 +227,7 @@ def choose(out: Path, as_json: bool, **limits: Any) -> int:
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights for a zoo name or a factory.")
 @click.option("--preprocess", help="As for fit.")
 @click.option("--labels", type=click.Path(path_type=Path), help="As for fit.")
-@click.option("--input-shape", metavar="C,H,W", help="As for fit.")
+@click.option("--input-shape", metavar="CxHxW", help="As for fit.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @common_options
 def apply(as_json: bool, **options: Any) -> int:
@@ -194,7 +240,9 @@ def apply(as_json: bool, **options: Any) -> int:
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--against", type=click.Path(path_type=Path), help="A second file of the same runtime, timed in turns with FILE.")
+@click.option(
+    "--against", type=click.Path(path_type=Path), help="A second file of the same runtime, timed in turns with FILE."
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Adds the accuracy on this data's verdict split.")
 @click.option("--model", help="Model folder or bundle that says how pictures are prepared (with --data).")
 @click.option("--preprocess", help="As for fit (with --data, without --model).")
@@ -216,7 +264,9 @@ def measure(as_json: bool, **options: Any) -> int:
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Pictures to compare the two on.")
 @click.option("--model", help="Model folder or bundle that says how pictures are prepared.")
 @click.option("--preprocess", help="As for fit (without --model).")
-@click.option("--split", type=click.Choice(["search", "verdict", "calibration", "train"]), default="search", show_default=True)
+@click.option(
+    "--split", type=click.Choice(["search", "verdict", "calibration", "train"]), default="search", show_default=True
+)
 @click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="At most this many pictures.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
 @common_options
@@ -232,7 +282,7 @@ def compare(as_json: bool, **options: Any) -> int:
 @click.argument("target", metavar="MODEL|FILE")
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights for a zoo name or a factory.")
 @click.option("--preprocess", help="As for fit.")
-@click.option("--input-shape", metavar="C,H,W", help="As for fit.")
+@click.option("--input-shape", metavar="CxHxW", help="As for fit.")
 @common_options
 def inspect(as_json: bool, **options: Any) -> int:
     """Layers of a network, or operators of a file as read back from it: shapes, parameters, MACs, bytes, dtypes."""

@@ -88,14 +88,21 @@ def measured(data: Mapping[str, Any]) -> None:
     console.print(f"size {format_bytes(data['size_bytes'])}, download {format_bytes(data['download_bytes'])}\n")
     rows = []
     for name, m in data["measurements"].items():
-        interval = f"{format_value(m['low'], m['unit'])} to {format_value(m['high'], m['unit'])}" if m.get("low") is not None else ""
+        interval = (
+            f"{format_value(m['low'], m['unit'])} to {format_value(m['high'], m['unit'])}"
+            if m.get("low") is not None
+            else ""
+        )
         rows.append((name, _value(m), interval, m["n"]))
     console.print(_table(("quantity", "value", "95 % interval", "n"), rows))
     if data["operators"]:
         console.print("\n[bold]Most expensive operators[/bold]")
         total = sum(op["time_us"] for op in data["operators"]) or 1.0
         top = sorted(data["operators"], key=lambda op: -op["time_us"])[:15]
-        rows_ = [(op["name"][-60:], op["type"], op["ran_on"], f"{op['time_us']:.0f} µs", f"{op['time_us'] / total:.0%}") for op in top]
+        rows_ = [
+            (op["name"][-60:], op["type"], op["ran_on"], f"{op['time_us']:.0f} µs", f"{op['time_us'] / total:.0%}")
+            for op in top
+        ]
         console.print(_table(("operator", "type", "ran on", "time", "share"), rows_, left=3))
     elif "operators_not_possible_here" in data:
         console.print(f"\nper-operator times: not possible here: {escape(data['operators_not_possible_here'])}")
@@ -128,7 +135,15 @@ def inspected(data: Mapping[str, Any]) -> None:
         totals = data["totals"]
         console.print(f"{escape(data['model'])}: {escape(data['architecture'])}, {data['labels']} classes")
         rows = [
-            (r["name"], r["type"], _shape(r["input_shape"]), _shape(r["output_shape"]), format_count(r["params"]), format_count(r["macs"]), format_bytes(r["size_bytes"]))
+            (
+                r["name"],
+                r["type"],
+                _shape(r["input_shape"]),
+                _shape(r["output_shape"]),
+                format_count(r["params"]),
+                format_count(r["macs"]),
+                format_bytes(r["size_bytes"]),
+            )
             for r in data["layers"]
         ]
         console.print(_table(("layer", "type", "input", "output", "params", "MACs", "float32"), rows, left=2))
@@ -137,12 +152,26 @@ def inspected(data: Mapping[str, Any]) -> None:
             f" {format_bytes(totals['size_bytes'])} in float32"
         )
     else:
-        console.print(f"{escape(data['file'])}: {data['format']}, {format_bytes(data['bytes'])}, {format_count(data['macs'])} MACs")
+        console.print(
+            f"{escape(data['file'])}: {data['format']}, {format_bytes(data['bytes'])}, {format_count(data['macs'])}"
+            f" MACs"
+        )
         for side in ("inputs", "outputs"):
             for tensor in data[side]:
-                console.print(f"{side[:-1]:6} {escape(tensor['name'])} {tensor['dtype']} {_shape(tensor['shape'])} {tensor['layout']}")
+                console.print(
+                    f"{side[:-1]:6} {escape(tensor['name'])} {tensor['dtype']} {_shape(tensor['shape'])}"
+                    f" {tensor['layout']}"
+                )
         rows = [
-            (op["index"], op["type"], op["layer"] or op["name"][-50:], _shape(op["output_shape"]), op["weight_dtype"], op["compute_dtype"], format_count(op["macs"]) if op["macs"] else "")
+            (
+                op["index"],
+                op["type"],
+                op["layer"] or op["name"][-50:],
+                _shape(op["output_shape"]),
+                op["weight_dtype"],
+                op["compute_dtype"],
+                format_count(op["macs"]) if op["macs"] else "",
+            )
             for op in data["ops"]
         ]
         console.print(_table(("#", "type", "layer or name", "output", "weights", "computes in", "MACs"), rows, left=3))
@@ -161,4 +190,6 @@ def doctored(data: Mapping[str, Any]) -> None:
     for runtime in data["runtimes"]:
         mark = "[green]PASS[/green]" if runtime["ok"] else "[red]FAIL[/red]"
         console.print(f"{mark}  {runtime['name']:12} {runtime['version']:10} {escape(runtime['detail'])}")
-    console.print(f"\n{escape(', '.join(f'{k} {v}' for k, v in data['environment'].items() if isinstance(v, str | int)))}")
+    console.print(
+        f"\n{escape(', '.join(f'{k} {v}' for k, v in data['environment'].items() if isinstance(v, str | int)))}"
+    )

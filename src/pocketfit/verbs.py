@@ -14,8 +14,9 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Plan
 from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.samples import Samples
+from pocketfit.core.watch import Watch
 
-MOST_LABEL_BYTES = 10 * 2**20
 MOST_JSON_BYTES = 10 * 2**20
 PROFILE_RUNS = 30
 
@@ -32,25 +33,20 @@ def train(
     seed: int,
 ) -> dict[str, Any]:
     """Transfer learning; see `pocketfit train --help`. The accuracy is measured on the search split, in PyTorch."""
-    from pocketfit import zoo
+    from pocketfit.core.plan import Resolution
     from pocketfit.passes import resolution
     from pocketfit.passes import train as training
-    from pocketfit.core.plan import Resolution
     from pocketfit.progress import watch_for_terminal
     from pocketfit.sources.data import open_data
-    from pocketfit.sources.models import model_from_zoo, open_model, save_model
+    from pocketfit.sources.models import save_model
 
     seconds = None if max_time is None else parse_unit(max_time, SECONDS, "--max-time", "10min")
     if out.exists() and not (out / "model.json").exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise UserError(f"{out} exists and is no model folder; nothing was changed: give another output folder")
     dataset = open_data(data)
-    if weights is None and model in zoo.ARCHITECTURES:
-        start = model_from_zoo(model, width=width, classes=len(dataset.class_names), seed=seed)
-    else:
-        start = open_model(model, weights=weights)
+    start = _starting_point(model, weights, width, len(dataset.class_names), seed)
     if image_size is not None:
         start = resolution.apply(start, Resolution(image_size, image_size))
-    start = replace(start, split_seed=start.split_seed if (Path(model) / "model.json").exists() else 0)
     with watch_for_terminal() as watch:
         for sentence in (*start.findings, *dataset.findings):
             watch.say(sentence)
@@ -59,7 +55,11 @@ def train(
         cache = out.parent / f".{out.name}-cache"
         try:
             samples = dataset.split(
-                "train", start.preprocess, split_seed=start.split_seed, cache=cache, progress=watch.step("reading the train split")
+                "train",
+                start.preprocess,
+                split_seed=start.split_seed,
+                cache=cache,
+                progress=watch.step("reading the train split"),
             )
             trained = training.transfer(
                 start, samples, epochs=epochs, max_time_s=seconds, seed=seed, progress=watch.step("training")
@@ -78,6 +78,25 @@ def train(
         "search_accuracy": accuracy,
         "findings": list(dataset.findings),
     }
+
+
+def _starting_point(model: str, weights: Path | None, width: float, classes: int, seed: int) -> Model:
+    """The network before transfer: a zoo name without weights starts from random ones, drawn by `seed`."""
+    from pocketfit import zoo
+    from pocketfit.core.model import Origin
+    from pocketfit.sources.models import model_from_module, open_model
+
+    if model not in zoo.ARCHITECTURES or weights is not None:
+        if width != 1.0:
+            raise UserError("--width is for zoo names without --weights: published weights have their own width")
+        return open_model(model, weights=weights)
+    import torch
+
+    torch.manual_seed(seed)
+    network = zoo.build(model, width=width, classes=classes)
+    published = open_model(model, classes=classes)
+    origin = Origin("zoo", model, {"width": width, "classes": classes})
+    return model_from_module(network, preprocess=published.preprocess, origin=origin)
 
 
 def fit(
@@ -109,13 +128,14 @@ def fit(
         raise UserError(f"--runtime '{runtimes}' is not known: give litert, onnxruntime, or both with a comma")
 
     from pocketfit import api
-    from pocketfit.measure.accuracy import load_metric
+    from pocketfit.measure.accuracy import check_metric
     from pocketfit.progress import watch_for_terminal
     from pocketfit.search.task import Task
     from pocketfit.sources.data import open_data
+    from pocketfit.sources.models import open_model
 
-    load_metric(metric)
-    network = open_network(model, weights, preprocess, labels, input_shape)
+    check_metric(metric)
+    network = open_model(model, weights=weights, preprocess=preprocess, labels=labels, input_shape=input_shape)
     cache = out / "cache" if (out / "journal.jsonl").exists() else None
     with watch_for_terminal(quiet) as watch:
         dataset = open_data(data, cache=cache, progress=watch.step("looking at the data"))
@@ -139,14 +159,12 @@ def fit(
 
 def choose(out: Path, prefer: Any, **limits: str | None) -> dict[str, Any]:
     """Decide again from the journal; reads journal.jsonl, writes nothing."""
-    from pocketfit.search import journal
     from pocketfit.search.result import compose
 
     record = _record(out)
     asked = Budget.parse(prefer=prefer or record.budget.prefer, **limits)  # type: ignore[arg-type]
     changed = {limit.quantity for limit in asked.limits}
     kept = tuple(limit for limit in record.budget.limits if limit.quantity not in changed)
-    del journal
     return compose(record, replace(record.budget, limits=(*kept, *asked.limits), prefer=asked.prefer), finished=True)
 
 
@@ -177,15 +195,21 @@ def apply(
     from pocketfit import api
     from pocketfit.progress import watch_for_terminal
     from pocketfit.sources.data import open_data
+    from pocketfit.sources.models import open_model
 
     wanted = Plan.from_json(_json(plan, "plan"))
-    network = open_network(model, weights, preprocess, labels, input_shape)
+    network = open_model(model, weights=weights, preprocess=preprocess, labels=labels, input_shape=input_shape)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; nothing was changed: give a folder")
     with watch_for_terminal(quiet) as watch:
         dataset = open_data(data, progress=watch.step("looking at the data"))
         made = api.apply(wanted, network, dataset, out, watch=watch)
-    return {**made.artifact.to_json(), "code": wanted.code, "plan": wanted.to_json(), "findings": list(made.model.findings)}
+    return {
+        **made.artifact.to_json(),
+        "code": wanted.code,
+        "plan": wanted.to_json(),
+        "findings": list(made.model.findings),
+    }
 
 
 def measure(
@@ -201,17 +225,19 @@ def measure(
     """Everything that can be measured of one file, or of two against each other."""
     from pocketfit import runtimes
     from pocketfit.core.errors import CannotRunHere
+    from pocketfit.core.plan import ExportSettings
     from pocketfit.measure import accuracy, cost, footprint
     from pocketfit.progress import watch_for_terminal
     from pocketfit.runtimes.artifact import artifact_of
-    from pocketfit.core.plan import ExportSettings
 
     for path in (file, against):
         if path is not None and not path.is_file():
             raise UserError(f"The file {path} does not exist")
     runtime = runtimes.for_file(file)
     if against is not None and runtimes.for_file(against).NAME != runtime.NAME:
-        raise UserError(f"{file.name} and {against.name} belong to different runtimes: ratios are taken inside one runtime")
+        raise UserError(
+            f"{file.name} and {against.name} belong to different runtimes: ratios are taken inside one runtime"
+        )
     contract = None if data is None else _contract(model, preprocess, file)
     with watch_for_terminal() as watch:
         described = artifact_of(file, Plan((), ExportSettings(runtime.NAME)), runtime.NAME)
@@ -241,7 +267,7 @@ def measure(
         if data is not None and contract is not None:
             import tempfile
 
-            samples = _samples(data, contract[0], contract[1], "verdict", None, watch)
+            samples = _samples(data, contract, "verdict", None, watch)
             with tempfile.TemporaryDirectory(prefix="pocketfit-") as work:
                 tick = watch.step(f"scoring {len(samples)} pictures")
                 scores = accuracy.score(
@@ -256,7 +282,9 @@ def measure(
         inputs = cost.random_inputs(session.signature, seed)
         session.close()
         try:
-            result["operators"] = [asdict(op) for op in runtime.profile(file, inputs, threads=threads, runs=PROFILE_RUNS)]
+            result["operators"] = [
+                asdict(op) for op in runtime.profile(file, inputs, threads=threads, runs=PROFILE_RUNS)
+            ]
         except CannotRunHere as reason:
             result["operators"], result["operators_not_possible_here"] = [], str(reason)
     return result
@@ -281,9 +309,9 @@ def compare(
     for path in (a, b):
         if not path.is_file():
             raise UserError(f"The file {path} does not exist")
-    contract, labels = _contract(model, preprocess, a)
+    contract = _contract(model, preprocess, a)
     with watch_for_terminal() as watch, tempfile.TemporaryDirectory(prefix="pocketfit-") as work:
-        samples = _samples(data, contract, labels, split, limit, watch)
+        samples = _samples(data, contract, split, limit, watch)
         watch.step(f"comparing on {len(samples)} pictures")
         found = fidelity.compare(a, b, samples, threads=threads, work=Path(work))
     return {"a": str(a), "b": str(b), "split": split, **found.to_json()}
@@ -309,8 +337,9 @@ def inspect(target: str, weights: Path | None, preprocess: str | None, input_sha
             "not_taken": not_taken(contents),
         }
     from pocketfit.analysis.layers import layer_table, totals
+    from pocketfit.sources.models import open_model
 
-    model = open_network(target, weights, preprocess, None, input_shape)
+    model = open_model(target, weights=weights, preprocess=preprocess, input_shape=input_shape)
     rows = layer_table(model)
     return {
         "model": target,
@@ -355,78 +384,35 @@ def doctor() -> dict[str, Any]:
     return {"runtimes": found, "environment": environment(1)}
 
 
-def open_network(
-    spec: str, weights: Path | None, preprocess: str | None, labels: Path | None, input_shape: str | None
-) -> Model:
-    """A Model from the words of the command line."""
-    from pocketfit.sources.models import open_model
+def _contract(model: str | None, preprocess: str | None, file: Path) -> tuple[Preprocess, tuple[str, ...], int]:
+    """How pictures are prepared, what the classes are called, and the split seed: from a model folder, a bundle, or the
+    bundle that the file lies in. --preprocess overrules."""
+    from pocketfit.sources.contract import check_preprocess, read_preprocess
 
-    shape = None
-    if input_shape is not None:
-        try:
-            shape = tuple(int(part) for part in input_shape.split(","))
-        except ValueError:
-            shape = ()
-        if len(shape) != 3 or min(shape) < 1:
-            raise UserError(f"--input-shape '{input_shape}' cannot be read: write channels, height and width, for example 3,224,224")
-    return open_model(
-        spec,
-        weights=weights,
-        preprocess=_preprocess(preprocess),
-        labels=None if labels is None else read_labels(labels),
-        input_shape=shape,
-    )
-
-
-def read_labels(path: Path) -> tuple[str, ...]:
-    """One label a line, in the network's order."""
-    if not path.is_file():
-        raise UserError(f"The label file {path} does not exist")
-    if path.stat().st_size > MOST_LABEL_BYTES:
-        raise UserError(f"The label file {path} has {path.stat().st_size} bytes: it should hold one label a line")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"The label file {path} is not text in UTF-8: save it as one label a line") from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return tuple(line.strip() for line in lines)
-
-
-def _preprocess(words: str | None) -> Preprocess | None:
-    """'imagenet', or a JSON file with the fields of Preprocess."""
-    if words is None:
-        return None
-    if words == "imagenet":
-        return Preprocess()
-    data = _json(Path(words), "preprocess")
-    try:
-        return Preprocess.from_json(data)
-    except TypeError as error:
-        raise UserError(f"The preprocess file {words} cannot be read: {error}") from error
-
-
-def _contract(model: str | None, preprocess: str | None, file: Path) -> tuple[Preprocess, tuple[str, ...]]:
-    """How pictures are prepared and what the classes are called: from a model folder, a bundle, or the file's own bundle."""
     folder = Path(model) if model is not None else file.parent
     for name in ("model.json", "manifest.json"):
-        if (folder / name).is_file():
-            data = _json(folder / name, "model")
-            if isinstance(data, dict) and "preprocess" in data:
-                chosen = _preprocess(preprocess) or Preprocess.from_json(data["preprocess"])
-                return chosen, tuple(data.get("labels", ()))
-    chosen_only = _preprocess(preprocess)
-    if chosen_only is None:
-        raise UserError(f"Nothing says how pictures are prepared for {file.name}: give --model (a model folder or bundle) or --preprocess")
-    return chosen_only, ()
+        path = folder / name
+        if path.is_file() and isinstance(data := _json(path, "model"), dict) and "preprocess" in data:
+            given = read_preprocess(preprocess, None)[0] if preprocess else check_preprocess(data["preprocess"], path)
+            return given, tuple(str(label) for label in data.get("labels", ())), int(data.get("split_seed", 0))
+    if preprocess is None:
+        raise UserError(
+            f"Nothing says how pictures are prepared for {file.name}: give --model (a model folder or bundle),"
+            " or --preprocess"
+        )
+    return read_preprocess(preprocess, None)[0], (), 0
 
 
-def _samples(data: Path, preprocess: Preprocess, labels: tuple[str, ...], split: str, limit: int | None, watch: Any) -> Any:
+def _samples(
+    data: Path, contract: tuple[Preprocess, tuple[str, ...], int], split: str, limit: int | None, watch: Watch
+) -> Samples:
     from pocketfit.search.task import aligned
     from pocketfit.sources.data import open_data
 
+    preprocess, labels, split_seed = contract
     dataset = open_data(data, progress=watch.step("looking at the data"))
-    samples = dataset.split(split, preprocess, split_seed=0, limit=limit, progress=watch.step(f"reading the {split} split"))
+    tick = watch.step(f"reading the {split} split")
+    samples = dataset.split(split, preprocess, split_seed=split_seed, limit=limit, progress=tick)
     return aligned(samples, dataset.class_names, labels) if labels else samples
 
 

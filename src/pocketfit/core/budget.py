@@ -115,7 +115,8 @@ def parse_unit(text: str, units: Mapping[str, float], option: str, example: str)
     folded = {name.lower(): factor for name, factor in units.items()}
     if match is None or match[2].lower() not in folded:
         raise UserError(
-            f"{option} '{text}' cannot be read: write a number with one of the units {', '.join(units)}, for example {example}"
+            f"{option} '{text}' cannot be read: write a number with one of the units {', '.join(units)}, for example"
+            f" {example}"
         )
     value = float(match[1]) * folded[match[2].lower()]
     if value <= 0:

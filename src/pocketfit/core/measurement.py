@@ -37,7 +37,13 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """Short form: empty fields are left out."""
-        data: dict[str, Any] = {"quantity": self.quantity, "unit": self.unit, "value": self.value, "n": self.n, "how": self.how}
+        data: dict[str, Any] = {
+            "quantity": self.quantity,
+            "unit": self.unit,
+            "value": self.value,
+            "n": self.n,
+            "how": self.how,
+        }
         for key in ("low", "high"):
             if getattr(self, key) is not None:
                 data[key] = getattr(self, key)

@@ -42,7 +42,8 @@ class Prune:
         for ratio in (self.ratio, *(r for _, r in self.layers)):
             if not 0 <= ratio < 1:
                 raise UserError(
-                    f"A pruning ratio of {ratio:g} cannot be carried out: give a share from 0 up to, but not including, 1"
+                    f"A pruning ratio of {ratio:g} cannot be carried out: give a share from 0 up to, but not"
+                    f" including, 1"
                 )
         if self.multiple < 1:
             raise UserError(f"Channels cannot be kept at multiples of {self.multiple}: give a whole number from 1")
@@ -210,7 +211,8 @@ def _build(kind: type[Any], data: dict[str, Any]) -> Any:
     known = {f.name for f in fields(kind)}
     if unknown := set(data) - known:
         raise UserError(
-            f"Unknown setting {sorted(unknown)[0]!r} for {kind.__name__} in the plan: known are {', '.join(sorted(known))}"
+            f"Unknown setting {sorted(unknown)[0]!r} for {kind.__name__} in the plan: known are"
+            f" {', '.join(sorted(known))}"
         )
     settings, hints = {name: _tuples(value) for name, value in data.items()}, get_type_hints(kind)
     for name, value in settings.items():

@@ -18,7 +18,7 @@ SPLITS = ("train", "calibration", "search", "verdict")
 class Samples:
     """Pictures after the geometry half of `preprocess`, or ready tensors.
 
-    array   uint8 [N, H, W, C] (geometry done, values not), or float32 [N, ...] that is fed as it is; may be a memory map
+    array   uint8 [N, H, W, C] (geometry done, values not), or float32 [N, ...] that is fed as is; may be a memory map
     labels  int64 [N], -1 where there is none
     names   where each sample came from, for messages and reports
     sha256  hash of the content hashes and labels of all samples, in order
@@ -39,8 +39,7 @@ class Samples:
         """The tensor of these rows: uint8 [n, H, W, C] -> float32 [n, C, H, W] ("NCHW") or [n, H, W, C] ("NHWC")."""
         chosen = np.asarray(self.array[rows])
         if chosen.dtype != np.uint8:
-            values = chosen.astype(np.float32, copy=False)
-            return values
+            return chosen.astype(np.float32, copy=False)
         values = pixels_to_values(chosen, self.preprocess)
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2)) if layout == "NCHW" else values
 

@@ -55,7 +55,8 @@ def apply(
         raise UserError("Training with alpha > 0 needs a teacher: give one, or set alpha to 0")
     if teacher is not None and len(teacher.labels) != len(model.labels):
         raise UserError(
-            f"The teacher knows {len(teacher.labels)} classes and the student {len(model.labels)}: use a teacher for the same classes"
+            f"The teacher knows {len(teacher.labels)} classes and the student {len(model.labels)}: use a teacher for"
+            f" the same classes"
         )
     if settings.share < 1:
         order = np.random.default_rng(settings.seed).permutation(len(samples))
@@ -94,7 +95,9 @@ def replace_head(model: Model, labels: tuple[str, ...], *, seed: int) -> Model:
     network = copy.deepcopy(model.network)
     heads = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
     if not heads:
-        raise UserError("This network has no linear layer at its end to replace: give a network with a linear classifier")
+        raise UserError(
+            "This network has no linear layer at its end to replace: give a network with a linear classifier"
+        )
     name, old = heads[-1]
     torch.manual_seed(seed)
     new = nn.Linear(old.in_features, len(labels), bias=old.bias is not None)
@@ -131,8 +134,13 @@ def optimise(
     torch.manual_seed(recipe.seed)  # dropout draws from here
     network.train().to(memory_format=torch.channels_last)
     parameters = [p for p in network.parameters() if p.requires_grad]
-    decayed = [{"params": [p for p in parameters if p.ndim > 1]}, {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(decayed, lr=recipe.learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
+    decayed = [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(
+        decayed, lr=recipe.learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
+    )
     started = time.monotonic()
     taken = 0
     try:
@@ -169,19 +177,26 @@ def _schedule(share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (share - WARMUP_SHARE) / (1 - WARMUP_SHARE)))
 
 
-def _loss(network: nn.Module, teacher: nn.Module | None, inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+def _loss(
+    network: nn.Module, teacher: nn.Module | None, inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe
+) -> torch.Tensor:
     logits = network(inputs)
     loss = logits.new_zeros(())
     if recipe.alpha < 1:
         known = labels >= 0
         if known.any():
-            cross_entropy = nn.functional.cross_entropy(logits[known], labels[known], label_smoothing=recipe.label_smoothing)
+            cross_entropy = nn.functional.cross_entropy(
+                logits[known], labels[known], label_smoothing=recipe.label_smoothing
+            )
             loss = loss + (1 - recipe.alpha) * cross_entropy
     if teacher is not None:
         with torch.inference_mode():
             wanted = teacher(inputs) / recipe.temperature
         divergence = nn.functional.kl_div(
-            (logits / recipe.temperature).log_softmax(-1), wanted.clone().log_softmax(-1), reduction="batchmean", log_target=True
+            (logits / recipe.temperature).log_softmax(-1),
+            wanted.clone().log_softmax(-1),
+            reduction="batchmean",
+            log_target=True,
         )
         loss = loss + recipe.alpha * recipe.temperature**2 * divergence
     return loss
@@ -214,7 +229,9 @@ def _shifted(batch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np
     rows = np.clip(np.arange(height)[None] + dy[:, None], 0, height - 1)
     columns = np.clip(np.arange(width)[None] + dx[:, None], 0, width - 1)
     picture = np.arange(len(batch))
-    return batch.transpose(0, 2, 3, 1)[picture[:, None, None], rows[:, :, None], columns[:, None, :]].transpose(0, 3, 1, 2)
+    return batch.transpose(0, 2, 3, 1)[picture[:, None, None], rows[:, :, None], columns[:, None, :]].transpose(
+        0, 3, 1, 2
+    )
 
 
 def _prefetched(batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -74,7 +74,9 @@ def export(task: Task, plan: Plan, watch: Watch, folder: Path | None = None) -> 
     model = carried_out(task, plan.passes, watch)
     calibration = None
     if plan.export.precision == "int8":
-        calibration = task.samples("calibration", model.preprocess, watch, limit=plan.export.calibration or CALIBRATION_SAMPLES)
+        calibration = task.samples(
+            "calibration", model.preprocess, watch, limit=plan.export.calibration or CALIBRATION_SAMPLES
+        )
     watch.step(f"exporting {plan.code} for {runtime.NAME}")
     path = (folder or task.out / "models") / f"{plan.file_stem}{runtime.EXTENSION}"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +94,7 @@ def measure(task: Task, exported: Exported, baseline: Trial | None, watch: Watch
     watch.step(f"timing {artifact.plan.code} in {name}")
     reference = path if baseline is None or baseline.artifact is None else task.out / baseline.artifact.path
     found |= timing(name, reference, path, task.threads, cost.QUICK)
-    found |= footprint.footprint(name, path, threads=task.threads, repeats=1)
+    found |= footprint.footprint(name, path, threads=task.threads, processes=1)
     samples = search_samples(task, exported.model, watch)
     tick = watch.step(f"scoring {artifact.plan.code} on {len(samples)} pictures in {name}")
     scores = accuracy.score(
@@ -102,6 +104,8 @@ def measure(task: Task, exported: Exported, baseline: Trial | None, watch: Watch
     stored = task.cache / f"search-scores-{name}.npy"
     if baseline is None:
         np.save(stored, scores)
+        exact = Measurement("drop_points", "pt", 0.0, n=len(scores), low=0.0, high=0.0, environment={"one_sided": 0.0})
+        return {**found, "drop_points": exact}
     found["drop_points"] = drop(np.load(stored, allow_pickle=False), scores)
     return found
 
@@ -120,7 +124,9 @@ def timing(runtime: str, reference: Path, path: Path, threads: int, effort: cost
     bounds = compared.upper_one_sided
     found = {k: replace(m, environment={**m.environment, "one_sided": bounds[k]}) for k, m in found.items()}
     spread = {"between_sessions": compared.between, "within_sessions": compared.within}
-    found["latency_ratio"] = replace(found["latency_ratio"], environment={**found["latency_ratio"].environment, **spread})
+    found["latency_ratio"] = replace(
+        found["latency_ratio"], environment={**found["latency_ratio"].environment, **spread}
+    )
     return found
 
 
@@ -140,7 +146,13 @@ def drop(before: NDArray[np.float64], after: NDArray[np.float64]) -> Measurement
     """The paired drop in points with its two-sided interval; the one-sided 95 % bound stands in `environment`."""
     paired = paired_drop(before, after)
     return Measurement(
-        "drop_points", "pt", paired.points, n=paired.n, low=paired.low, high=paired.high, environment={"one_sided": paired.upper_one_sided}
+        "drop_points",
+        "pt",
+        paired.points,
+        n=paired.n,
+        low=paired.low,
+        high=paired.high,
+        environment={"one_sided": paired.upper_one_sided},
     )
 
 

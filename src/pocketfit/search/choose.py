@@ -52,7 +52,9 @@ def choose(trials: Sequence[Trial], budget: Budget) -> Choice | None:
         return None
     feasible = [c for c in choices if c.feasible]
     if not feasible:
-        return min(choices, key=lambda c: (max(k.excess for k in c.checks), sum(k.excess for k in c.checks), c.trial.number))
+        return min(
+            choices, key=lambda c: (max(k.excess for k in c.checks), sum(k.excess for k in c.checks), c.trial.number)
+        )
     best_tier = min(_tier(c) for c in feasible)
     return _preferred([c for c in feasible if _tier(c) == best_tier], budget)
 

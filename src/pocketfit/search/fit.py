@@ -30,7 +30,9 @@ from pocketfit.search.result import Result, compose
 from pocketfit.search.task import Task, baseline_export, check_data, check_runtimes, differences, label_mapping, recipes
 from pocketfit.search.verdict import read_verdict
 
-EXPECTED_DISAGREEMENT = 0.05  # share of samples on which a compressed network's score differs, where nothing is known yet
+EXPECTED_DISAGREEMENT = (
+    0.05  # share of samples on which a compressed network's score differs, where nothing is known yet
+)
 
 
 class Deliver(Protocol):
@@ -61,7 +63,9 @@ def fit_task(task: Task, deliver: Deliver, watch: Watch | None = None) -> Result
         except KeyboardInterrupt:
             clock.note()
             _deliver(task, path, deliver, finished=False)
-            raise Stopped(f"Stopped; the best so far is in {task.out}, and the same command goes on from here") from None
+            raise Stopped(
+                f"Stopped; the best so far is in {task.out}, and the same command goes on from here"
+            ) from None
         data = _deliver(task, path, deliver, finished=True)
     return Result(data["status"], data["certified"], task.out, data)
 
@@ -86,8 +90,12 @@ class _Clock:
 
 def _check(task: Task) -> None:
     """Refuse bad input before anything is written."""
-    if task.out.exists() and (not task.out.is_dir() or any(f.name not in (".lock", "cache") for f in task.out.iterdir())):
-        raise UserError(f"{task.out} holds something else than a run of pocketfit; nothing was changed: give another output folder")
+    if task.out.exists() and (
+        not task.out.is_dir() or any(f.name not in (".lock", "cache") for f in task.out.iterdir())
+    ):
+        raise UserError(
+            f"{task.out} holds something else than a run of pocketfit; nothing was changed: give another output folder"
+        )
     check_runtimes(task)
     check_data(task)
     label_mapping(task.data.class_names, task.model.labels)
@@ -120,8 +128,10 @@ def _too_few(task: Task) -> Iterator[str]:
     need = needed_n(allowed, EXPECTED_DISAGREEMENT)
     if have < need:
         yield (
-            f"The verdict split has {have} samples; to certify a drop of at most {allowed:g} points about {need} are needed"
-            f" (if one answer in {round(1 / EXPECTED_DISAGREEMENT)} changes and nothing is lost), so the result will hardly be certified."
+            f"The verdict split has {have} samples; to certify a drop of at most {allowed:g} points about {need} are"
+            f" needed"
+            f" (if one answer in {round(1 / EXPECTED_DISAGREEMENT)} changes and nothing is lost), so the result will"
+            f" hardly be certified."
         )
 
 
@@ -130,7 +140,8 @@ def _refuse_others(task: Task, record: journal.Record) -> None:
     changed = differences(record.start["inputs"], task.identity())
     if changed:
         raise UserError(
-            f"{task.out} belongs to another run (different: {', '.join(changed)}); nothing was changed: give the same inputs to"
+            f"{task.out} belongs to another run (different: {', '.join(changed)}); nothing was changed: give the"
+            f" same inputs to"
             " go on, or another output folder"
         )
 
@@ -155,7 +166,9 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
         clock.note()
         _speak(trial, task, watch)
         if proposal.stage == "baseline" and trial.status == "failed" and len(task.runtimes) == 1:
-            raise UserError(f"The network cannot be exported for {trial.runtime}: {trial.error}\n{trial.log_tail}".strip())
+            raise UserError(
+                f"The network cannot be exported for {trial.runtime}: {trial.error}\n{trial.log_tail}".strip()
+            )
         _deliver(task, path, deliver, finished=False, watch=watch)
 
 
@@ -259,5 +272,7 @@ def _locked(out: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise UserError(f"Another run is working in {out}: wait for it, or give another output folder") from None
+                raise UserError(
+                    f"Another run is working in {out}: wait for it, or give another output folder"
+                ) from None
         yield

@@ -66,7 +66,10 @@ def read_lines(path: Path) -> list[Line]:
         try:
             lines.append(json.loads(raw))
         except ValueError as error:
-            raise UserError(f"Line {number} of {path} is not JSON: the journal has been changed; restore it or use another output folder") from error
+            raise UserError(
+                f"Line {number} of {path} is not JSON: the journal has been changed; restore it or use another"
+                f" output folder"
+            ) from error
     return lines
 
 

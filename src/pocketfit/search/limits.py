@@ -10,7 +10,13 @@ from pocketfit.core.measurement import Measurement
 from pocketfit.core.trial import Trial
 
 UNITS = {"size": "B", "download": "B", "memory": "B", "latency": "ms", "drop": "pt", "accuracy": ""}
-QUANTITIES = {"size": "size_bytes", "download": "download_bytes", "memory": "memory_bytes", "drop": "drop_points", "accuracy": "accuracy"}
+QUANTITIES = {
+    "size": "size_bytes",
+    "download": "download_bytes",
+    "memory": "memory_bytes",
+    "drop": "drop_points",
+    "accuracy": "accuracy",
+}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.plan import Train
@@ -65,7 +66,7 @@ def measured_pace(task: Task, watch: Watch) -> Pace:
         teacher=task.model,
         progress=lambda done, total: times.append(time.monotonic()),
     )
-    spacing = sorted(b - a for a, b in zip(times, times[1:], strict=False))
+    spacing = sorted(after - before for before, after in pairwise(times))
     seconds_per_step = spacing[len(spacing) // 2]
     count = task.data.split_counts(task.model.split_seed)["verdict"]
     # A forward pass in a runtime takes about a third of a training step of the same batch (forward and backward).

@@ -128,7 +128,9 @@ def _mixed(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) 
 def best_recipe(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) -> ExportSettings:
     """The export without training that pruned networks of this runtime get: what `prefer` likes among those that
     keep the accuracy; float32 where none does."""
-    accuracy_only = replace(budget, limits=tuple(limit for limit in budget.limits if limit.quantity in ("drop", "accuracy")))
+    accuracy_only = replace(
+        budget, limits=tuple(limit for limit in budget.limits if limit.quantity in ("drop", "accuracy"))
+    )
     chosen = choose([t for t in trials if t.stage in ("baseline", "recipe") and t.runtime == runtime], accuracy_only)
     return chosen.trial.plan.export if chosen else space.baselines[runtime]
 
@@ -143,7 +145,8 @@ def ratios(trials: Sequence[Trial], budget: Budget) -> list[float]:
         wanted = [
             next((r for r in RATIO_LADDER if value * (1 - r) ** SIZE_EXPONENT <= limit.value), RATIO_LADDER[-1])
             for limit in sizes
-            if (value := min(_in_unit_of(limit.relative, t, base[t.runtime], f"{limit.quantity}_bytes") for t in small)) > 0
+            if (value := min(_in_unit_of(limit.relative, t, base[t.runtime], f"{limit.quantity}_bytes") for t in small))
+            > 0
         ]
         first = max([FIRST_RATIO, *wanted])
     found: list[float] = []

@@ -106,7 +106,9 @@ def _comparison(choice: Choice, record: Record, verdict_read: bool) -> dict[str,
     return {
         "size_ratio": _ratio(trial, baseline, "size_bytes"),
         "download_ratio": _ratio(trial, baseline, "download_bytes"),
-        "latency_ratio": None if latency is None else {"value": latency.value, "low": latency.low, "high": latency.high},
+        "latency_ratio": None
+        if latency is None
+        else {"value": latency.value, "low": latency.low, "high": latency.high},
         "memory_ratio": _ratio(trial, baseline, "memory_bytes"),
         "drop": None
         if drop is None
@@ -135,7 +137,8 @@ def _explanation(
     if status == "infeasible" and verdict_read and choose_was_feasible(record, budget):
         missed = "; ".join(f"{c.limit.quantity} {say(c)} against {c.limit.text}" for c in choice.checks if not c.met)
         sentences.append(
-            f"The plan met every limit while searching and misses on the final measurement ({missed}). No second plan was"
+            f"The plan met every limit while searching and misses on the final measurement ({missed}). No second"
+            f" plan was"
             " tried on the verdict split, because picking the winner there would flatter it."
         )
     sentences += [f"{c.limit.quantity} could not be checked: {c.reason}." for c in choice.checks if c.value is None]
@@ -157,13 +160,19 @@ def choose_was_feasible(record: Record, budget: Budget) -> bool:
 
 def _verdict_sentence(choice: Choice, status: str, verdict_read: bool, certified: bool) -> str:
     name = f"{choice.trial.plan.code} in {choice.trial.runtime}"
-    where = "on the verdict split" if verdict_read else "on the search split (the verdict split has not been read for it)"
+    where = (
+        "on the verdict split" if verdict_read else "on the search split (the verdict split has not been read for it)"
+    )
     if status == "stopped":
         return f"Best so far is {name}; the search is not over, its accuracy was measured on the search split."
     if status == "met" and not choice.checks:
         return f"{name} was chosen, its accuracy measured {where}; no limits were given."
     if status == "met":
-        sure = "and the 95 % bounds are inside them too" if certified else "by the point estimates; a 95 % bound is outside or unknown"
+        sure = (
+            "and the 95 % bounds are inside them too"
+            if certified
+            else "by the point estimates; a 95 % bound is outside or unknown"
+        )
         return f"{name} meets every limit, {sure}, its accuracy measured {where}."
     return f"No plan meets every limit; {name} comes nearest, its accuracy measured {where}."
 
@@ -173,7 +182,12 @@ def _left_out(trials: Sequence[Trial], choice: Choice, budget: Budget) -> list[s
     base = baselines(trials)
     sentences = []
     for trial in trials:
-        if trial.stage != "recipe" or trial.status != "ok" or trial.number == choice.trial.number or trial.runtime not in base:
+        if (
+            trial.stage != "recipe"
+            or trial.status != "ok"
+            or trial.number == choice.trial.number
+            or trial.runtime not in base
+        ):
             continue
         missed = [c for c in check(trial, base[trial.runtime], budget) if not c.met]
         ratio = trial.value("latency_ratio")

@@ -49,20 +49,31 @@ def explain_shortfall(trials: Sequence[Trial], budget: Budget) -> Shortfall | No
         if stand.value is None:
             sentences.append(f"{OPTIONS[limit.quantity]} {limit.text}: nothing can be said, because {stand.reason}.")
         elif stand.met:
-            sentences.append(f"{OPTIONS[limit.quantity]} {limit.text} alone can be met: {nearest.trial.plan.code} reaches {say(stand)}.")
+            sentences.append(
+                f"{OPTIONS[limit.quantity]} {limit.text} alone can be met: {nearest.trial.plan.code} reaches"
+                f" {say(stand)}."
+            )
         else:
-            sentences.append(f"{OPTIONS[limit.quantity]} {limit.text} was not reached by any plan: the nearest is {nearest.trial.plan.code} with {say(stand)}.")
+            sentences.append(
+                f"{OPTIONS[limit.quantity]} {limit.text} was not reached by any plan: the nearest is"
+                f" {nearest.trial.plan.code} with {say(stand)}."
+            )
         others = [c for c in choices if all(k.met for i, k in enumerate(c.checks) if i != index)]
         if others:
             relaxed = min(others, key=lambda c: (_badness(c.checks[index]), c.trial.number))
             if relaxed.checks[index].value is not None:
                 binding.append(limit.quantity)
                 sentences.append(
-                    f"With every other limit as it is, {OPTIONS[limit.quantity]} would have to be {say(relaxed.checks[index])}"
+                    f"With every other limit as it is, {OPTIONS[limit.quantity]} would have to be"
+                    f" {say(relaxed.checks[index])}"
                     f" instead of {limit.text} ({relaxed.trial.plan.code})."
                 )
     together = min(choices, key=lambda c: (max(k.excess for k in c.checks), c.trial.number))
-    missed = [f"{OPTIONS[k.limit.quantity]} {say(k)} instead of {k.limit.text}" for k in together.checks if not k.met and k.value is not None]
+    missed = [
+        f"{OPTIONS[k.limit.quantity]} {say(k)} instead of {k.limit.text}"
+        for k in together.checks
+        if not k.met and k.value is not None
+    ]
     if missed:
         sentences.append(f"Nearest to all limits together is {together.trial.plan.code}: {', '.join(missed)}.")
     if not binding:

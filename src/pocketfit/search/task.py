@@ -93,7 +93,9 @@ def recipes(task: Task, runtime: str) -> tuple[ExportSettings, ...]:
     """Exports without training that this runtime supports, the most promising first."""
     module = runtimes.get(runtime)
     wanted = [
-        ExportSettings(runtime, "int8", activations=activations, io=task.io, layout=task.layout, calibration=CALIBRATION_SAMPLES)
+        ExportSettings(
+            runtime, "int8", activations=activations, io=task.io, layout=task.layout, calibration=CALIBRATION_SAMPLES
+        )
         for activations in ("uint8", "int8")
     ]
     wanted += [ExportSettings(runtime, precision, layout=task.layout) for precision in ("float16", "dynamic-int8")]
@@ -109,7 +111,9 @@ def check_runtimes(task: Task) -> None:
             raise UserError(refusals[0])
         static = [r for r in recipes(task, runtime) if r.precision == "int8"]
         if task.io != "float32" and not static:
-            asked = ExportSettings(runtime, "int8", activations="uint8" if task.io == "uint8" else "int8", io=task.io, layout=task.layout)
+            asked = ExportSettings(
+                runtime, "int8", activations="uint8" if task.io == "uint8" else "int8", io=task.io, layout=task.layout
+            )
             raise UserError(module.why_not(Plan((), asked), task.model.signature)[0])
 
 
@@ -119,7 +123,8 @@ def check_data(task: Task) -> None:
     for split in SPLITS:
         if counts.get(split, 0) == 0:
             raise UserError(
-                f"The {split} split of {task.data_name} is empty ({sum(counts.values())} samples in all): give more samples,"
+                f"The {split} split of {task.data_name} is empty ({sum(counts.values())} samples in all): give more"
+                f" samples,"
                 " so that training, calibration, search and verdict each have some"
             )
 
@@ -148,7 +153,8 @@ def label_mapping(class_names: Sequence[str], labels: Sequence[str]) -> list[int
     if all(re.fullmatch(r"\d+", name) and int(name) < len(labels) for name in class_names):
         return [int(name) for name in class_names]
     raise UserError(
-        f"The data's class '{missing[0]}' ({len(missing)} of {len(class_names)} in all) is none of the model's {len(labels)} labels"
+        f"The data's class '{missing[0]}' ({len(missing)} of {len(class_names)} in all) is none of the model's"
+        f" {len(labels)} labels"
         f" ({', '.join(labels[:3])}, …): name the class folders as the model does, or give --labels"
     )
 

@@ -19,7 +19,7 @@ from pocketfit.search.carry import carried_out
 from pocketfit.search.task import Task
 
 PICTURES_SHOWN = 12
-FOOTPRINT_REPEATS = 3
+FOOTPRINT_PROCESSES = 3
 
 
 def read_verdict(task: Task, chosen: Trial, baseline: Trial, reading: int, watch: Watch) -> dict[str, Any]:
@@ -44,12 +44,12 @@ def read_verdict(task: Task, chosen: Trial, baseline: Trial, reading: int, watch
     watch.step("verdict: latency and memory")
     measured = {
         **timing(runtime, paths["baseline"], paths["chosen"], threads, cost.CAREFUL),
-        **footprint.footprint(runtime, paths["chosen"], threads=threads, repeats=FOOTPRINT_REPEATS),
+        **footprint.footprint(runtime, paths["chosen"], threads=threads, processes=FOOTPRINT_PROCESSES),
         "accuracy": mean_score(scores["chosen"].values),
         "drop_points": drop(scores["baseline"].values, scores["chosen"].values),
     }
     reference: dict[str, Measurement] = {
-        **footprint.footprint(runtime, paths["baseline"], threads=threads, repeats=FOOTPRINT_REPEATS),
+        **footprint.footprint(runtime, paths["baseline"], threads=threads, processes=FOOTPRINT_PROCESSES),
         "accuracy": mean_score(scores["baseline"].values),
     }
     return {
@@ -70,7 +70,9 @@ def read_verdict(task: Task, chosen: Trial, baseline: Trial, reading: int, watch
     }
 
 
-def per_class(before: accuracy.Scores, after: accuracy.Scores, samples: Samples, labels: Sequence[str]) -> list[dict[str, Any]]:
+def per_class(
+    before: accuracy.Scores, after: accuracy.Scores, samples: Samples, labels: Sequence[str]
+) -> list[dict[str, Any]]:
     """The mean score of each class that occurs, before and after; the classes that lost most first."""
     rows = []
     for index in np.unique(samples.labels):
@@ -86,7 +88,9 @@ def per_class(before: accuracy.Scores, after: accuracy.Scores, samples: Samples,
     return sorted(rows, key=lambda row: row["after"] - row["before"])
 
 
-def disagreements(before: accuracy.Scores, after: accuracy.Scores, samples: Samples, labels: Sequence[str]) -> list[dict[str, Any]]:
+def disagreements(
+    before: accuracy.Scores, after: accuracy.Scores, samples: Samples, labels: Sequence[str]
+) -> list[dict[str, Any]]:
     """Pictures on which the two files answer differently: those that became wrong first, then those mended."""
     rows = np.flatnonzero(before.predictions != after.predictions)
     rows = rows[np.argsort(after.values[rows] - before.values[rows], kind="stable")][:PICTURES_SHOWN]
