@@ -279,7 +279,7 @@ def profile(path: Path, inputs: Arrays, *, threads: int = 1, runs: int = 30) -> 
         nodes = child.call(f"{CONVERT}:profile", payload)
     costs = []
     for node in nodes:
-        kernel = re.sub(r"_token_\d+$", "", node["name"])  # added to operators that were fused with others
+        kernel = re.sub(r"^fused |_token_\d+$", "", node["name"])  # added to operators that were fused with others
         index = kernels.get(kernel, -1)
         name = contents.ops[index].name if index >= 0 else kernel
         time_us = float(statistics.median(node["times_us"]))
