@@ -81,8 +81,8 @@ def _fail(sentence: str, code: int, as_json: bool) -> NoReturn:
 
 def _crash_file() -> Path:
     path = Path(f"crash-{time.strftime('%Y%m%d-%H%M%S')}.txt")
-    facts = (f"pocketfit {__version__}", f"python {sys.version}", f"platform {sys.platform}", f"arguments {sys.argv[1:]}")
-    text = "\n".join((*facts, "", traceback.format_exc()))
+    facts = [f"pocketfit {__version__}", f"python {sys.version}", f"{sys.platform}, arguments {sys.argv[1:]}", ""]
+    text = "\n".join([*facts, traceback.format_exc()])
     try:
         path.write_text(text)
     except OSError:  # the current folder may be read-only

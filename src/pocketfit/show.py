@@ -148,8 +148,8 @@ def inspected(data: Mapping[str, Any]) -> None:
         ]
         console.print(_table(("layer", "type", "input", "output", "params", "MACs", "float32"), rows, left=2))
         console.print(
-            f"\n{totals['layers']} layers, {format_count(totals['params'])} parameters, {format_count(totals['macs'])} MACs,"
-            f" {format_bytes(totals['size_bytes'])} in float32"
+            f"\n{totals['layers']} layers, {format_count(totals['params'])} parameters,"
+            f" {format_count(totals['macs'])} MACs, {format_bytes(totals['size_bytes'])} in float32"
         )
     else:
         console.print(

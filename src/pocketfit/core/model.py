@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -37,7 +39,7 @@ class Model:
     """A network (`torch.nn.Module` at level "torch") with its contract.
 
     network     in eval mode; passes never change it in place, they return a new Model
-    sha256      of the weights and the structure; two Models with the same hash give the same files
+    sha256      of the weights and the structure; with the signature it decides what files are made (`key`)
     learned     what passes learned for the export, by layer name (activation ranges, bits); empty for now
     findings    sentences for the user that came up on the way here (layers that could not be pruned, …)
     """
@@ -52,3 +54,9 @@ class Model:
     sha256: str = ""
     learned: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Names what is made of this network at this input size: 64 hex digits."""
+        text = f"{self.sha256} {json.dumps(self.signature.to_json(), sort_keys=True)}"
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -68,7 +68,7 @@ class Runtime(Protocol):
     def export(self, model: Model, plan: Plan, calibration: Samples | None, path: Path, *, work: Path) -> Artifact:
         """Write the file that `plan.export` asks for (the passes have been carried out on `model`).
 
-        `work` is a folder for reusable by-products (the float32 file of this network, by `model.sha256`).
+        `work` is a folder for reusable by-products (the float32 file of this network, by `model.key`).
         Raises ExportFailed with the log's tail. Writes `path` whole or not at all.
         """
         ...

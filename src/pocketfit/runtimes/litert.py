@@ -54,7 +54,7 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
 
 def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *, work: Path) -> Artifact:
     """Write the .tflite of `plan.export`; see core.runtime.Runtime. The float32 file of a network is made once, as
-    `<work>/<model.sha256>-<layout>.tflite`, and every other precision is made from it."""
+    `<work>/<model.key>-<layout>.tflite`, and every other precision is made from it."""
     path, work, settings = Path(path), Path(work), plan.export
     if reasons := why_not(plan, model.signature):
         raise UserError("; ".join(reasons))
@@ -115,10 +115,10 @@ def probe() -> RuntimeInfo:
 
 
 def _float_file(model: Model, layout: str, work: Path) -> Path:
-    """`<work>/<model.sha256>-<layout>.tflite`, made if it is not there."""
+    """`<work>/<model.key>-<layout>.tflite`, made if it is not there."""
     from pocketfit.runtimes.traced import traced
 
-    base = work / f"{model.sha256}-{layout.lower()}{EXTENSION}"
+    base = work / f"{model.key}-{layout.lower()}{EXTENSION}"
     if not base.exists():
         source = traced(model, work)
         with whole_or_not(base) as partial:

@@ -74,7 +74,7 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
 
 
 def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *, work: Path) -> Artifact:
-    """Write the .onnx file of `plan.export` to `path`; `<work>/<model.sha256>.onnx` is the float32 file behind it."""
+    """Write the .onnx file of `plan.export` to `path`; `<work>/<model.key>.onnx` is the float32 file behind it."""
     if reasons := why_not(plan, model.signature):
         raise UserError(reasons[0])
     for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -115,8 +115,8 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
 
 
 def _float_file(model: Model, work: Path) -> Path:
-    """`<work>/<model.sha256>.onnx`, converted once."""
-    path = work / f"{model.sha256}.onnx"
+    """`<work>/<model.key>.onnx`, converted once."""
+    path = work / f"{model.key}.onnx"
     if not path.exists():
         names = {
             "input_names": [spec.name for spec in model.signature.inputs],

@@ -21,14 +21,14 @@ EXAMPLE_BATCH = 2  # torch.export takes 0 and 1 for constants
 
 
 def traced(model: Model, work: Path) -> Path:
-    """`<work>/<model.sha256>.pt2`: the network in eval mode, batch norms folded, any batch size; written once.
+    """`<work>/<model.key>.pt2`: the network in eval mode, batch norms folded, any batch size; written once.
 
     Inputs have the shapes of `model.signature` (pictures: NCHW). Raises ExportFailed, naming the layer and the line
     where the network could not be traced.
     """
     import torch
 
-    path = work / f"{model.sha256}.pt2"
+    path = work / f"{model.key}.pt2"
     if not path.exists():
         program = program_of(model)
         program._example_inputs = None  # they would make the file as large as their batch

@@ -36,7 +36,7 @@ EXPECTED_DISAGREEMENT = (
 
 
 class Deliver(Protocol):
-    """What is written beside the journal whenever the best so far has changed: bundle and report live above this floor."""
+    """Writes what stands beside the journal after every trial; bundle and report live above this floor."""
 
     def __call__(self, task: Task, data: dict[str, Any], chosen: Trial | None, *, finished: bool) -> None: ...
 

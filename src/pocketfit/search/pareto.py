@@ -16,5 +16,4 @@ def pareto_front(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
     """
     no_worse = (costs[:, None, :] <= costs[None, :, :]).all(-1)
     better = (costs[:, None, :] < costs[None, :, :]).any(-1)
-    dominated: NDArray[np.bool_] = (no_worse & better).any(0)
-    return ~dominated
+    return ~np.asarray((no_worse & better).any(0), np.bool_)

@@ -79,7 +79,7 @@ def per_class(
         rows_of = samples.labels == index
         rows.append(
             {
-                "label": labels[index],
+                "label": labels[int(index)],
                 "n": int(rows_of.sum()),
                 "before": float(before.values[rows_of].mean()),
                 "after": float(after.values[rows_of].mean()),
@@ -97,9 +97,9 @@ def disagreements(
     return [
         {
             "name": str(samples.names[row]),
-            "label": labels[samples.labels[row]],
-            "before": labels[before.predictions[row]],
-            "after": labels[after.predictions[row]],
+            "label": labels[int(samples.labels[row])],
+            "before": labels[int(before.predictions[row])],
+            "after": labels[int(after.predictions[row])],
             "picture": picture_url(samples, int(row)),
         }
         for row in rows
