@@ -17,7 +17,7 @@ from pocketfit.runtimes.traced import program_of, traced
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 def test_the_file_holds_the_network_with_batch_norms_folded(model: Model, tmp_path: Path) -> None:
     path = traced(model, tmp_path)
-    assert path == tmp_path / "tiny.pt2"
+    assert path == tmp_path / f"{model.key}.pt2"
     program = torch.export.load(path)
     assert not [node for node in program.graph.nodes if "norm" in str(node.target)]
     assert {"stem.0.weight", "project.0.weight", "head.bias"} <= set(program.state_dict)
@@ -28,7 +28,7 @@ def test_the_file_holds_the_network_with_batch_norms_folded(model: Model, tmp_pa
 def test_it_is_written_once(model: Model, tmp_path: Path) -> None:
     before = traced(model, tmp_path).stat().st_mtime_ns
     assert traced(replace(model, network=None), tmp_path).stat().st_mtime_ns == before
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny.pt2"]
+    assert [path.name for path in tmp_path.iterdir()] == [f"{model.key}.pt2"]
 
 
 def test_the_network_is_left_as_it_was(model: Model, tmp_path: Path) -> None:

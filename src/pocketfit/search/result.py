@@ -51,7 +51,7 @@ def compose(record: Record, budget: Budget, *, finished: bool) -> dict[str, Any]
     verdict_read = choice is not None and _verdict_of(record, choice.trial) is not None
     certified = choice is not None and verdict_read and all(c.certified for c in choice.checks)
     status = "stopped" if not finished else "met" if choice is not None and choice.feasible else "infeasible"
-    shortfall = explain_shortfall(record.trials, budget) if finished else None
+    shortfall = explain_shortfall(record.trials, budget) if status == "infeasible" else None
     return {
         "schema_version": SCHEMA_VERSION,
         "status": status,

@@ -96,14 +96,19 @@ def disagreements(
     rows = rows[np.argsort(after.values[rows] - before.values[rows], kind="stable")][:PICTURES_SHOWN]
     return [
         {
-            "name": str(samples.names[row]),
+            "name": str(samples.names[int(row)]),
             "label": labels[int(samples.labels[row])],
-            "before": labels[int(before.predictions[row])],
-            "after": labels[int(after.predictions[row])],
+            "before": _answer(before, int(row), labels),
+            "after": _answer(after, int(row), labels),
             "picture": picture_url(samples, int(row)),
         }
         for row in rows
     ]
+
+
+def _answer(scores: accuracy.Scores, row: int, labels: Sequence[str]) -> str:
+    prediction = int(scores.predictions[row])
+    return "no answer" if prediction < 0 else labels[prediction]
 
 
 def picture_url(samples: Samples, row: int) -> str:
