@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,13 +48,13 @@ def attempt(task: Task, proposal: Proposal, number: int, trials: Sequence[Trial]
     try:
         exported = export(task, plan, watch)
         baseline = next((t for t in trials if t.stage == "baseline" and t.runtime == plan.export.runtime), None)
-        measurements = measure(task, exported, baseline, watch)
+        measurements, findings = measure(task, exported, baseline, watch)
         trial = replace(
             trial,
             status="ok",
             artifact=replace(exported.artifact, path=f"models/{Path(exported.artifact.path).name}"),
             measurements=measurements,
-            details=_details(exported),
+            details={"findings": [*exported.model.findings, *findings]},
         )
     except PocketfitError as error:
         trial = replace(trial, error=str(error), log_tail=getattr(error, "log_tail", ""))
@@ -83,8 +82,10 @@ def export(task: Task, plan: Plan, watch: Watch, folder: Path | None = None) -> 
     return Exported(model, runtime.export(model, plan, calibration, path, work=task.cache))
 
 
-def measure(task: Task, exported: Exported, baseline: Trial | None, watch: Watch) -> dict[str, Measurement]:
-    """Size, latency against the baseline, footprint, and accuracy on the search split."""
+def measure(
+    task: Task, exported: Exported, baseline: Trial | None, watch: Watch
+) -> tuple[dict[str, Measurement], list[str]]:
+    """Size, latency against the baseline, footprint, and accuracy on the search split; and what is odd about it."""
     artifact, name = exported.artifact, exported.artifact.runtime
     path = Path(artifact.path)
     found = {
@@ -99,15 +100,17 @@ def measure(task: Task, exported: Exported, baseline: Trial | None, watch: Watch
     tick = watch.step(f"scoring {artifact.plan.code} on {len(samples)} pictures in {name}")
     scores = accuracy.score(
         name, path, samples, threads=task.threads, metric=task.metric, work=task.cache, progress=tick
-    ).values
-    found["accuracy"] = mean_score(scores)
+    )
+    found["accuracy"] = mean_score(scores.values)
     stored = task.cache / f"search-scores-{name}.npy"
+    findings = [scores.finding] if scores.finding else []
     if baseline is None:
-        np.save(stored, scores)
-        exact = Measurement("drop_points", "pt", 0.0, n=len(scores), low=0.0, high=0.0, environment={"one_sided": 0.0})
-        return {**found, "drop_points": exact}
-    found["drop_points"] = drop(np.load(stored, allow_pickle=False), scores)
-    return found
+        np.save(stored, scores.values)
+        exact = Measurement("drop_points", "pt", 0.0, n=len(samples), low=0.0, high=0.0, environment={"one_sided": 0.0})
+        odd = accuracy.suspicious(scores, samples.labels, len(task.model.labels))
+        return {**found, "drop_points": exact}, [*findings, odd] if odd else findings
+    found["drop_points"] = drop(np.load(stored, allow_pickle=False), scores.values)
+    return found, findings
 
 
 def timing(runtime: str, reference: Path, path: Path, threads: int, effort: cost.Effort) -> dict[str, Measurement]:
@@ -154,7 +157,3 @@ def drop(before: NDArray[np.float64], after: NDArray[np.float64]) -> Measurement
         high=paired.high,
         environment={"one_sided": paired.upper_one_sided},
     )
-
-
-def _details(exported: Exported) -> dict[str, Any]:
-    return {"notes": list(exported.artifact.notes), "findings": list(exported.model.findings)}

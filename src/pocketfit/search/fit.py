@@ -228,8 +228,9 @@ def _speak(trial: Trial, task: Task, watch: Watch) -> None:
     if trial.status == "failed":
         watch.say(f"trial {trial.number} failed: {trial.error}")
         return
-    if trial.stage == "baseline" and (sentence := trial.details.get("suspicious")):
-        watch.say(sentence)
+    if trial.stage == "baseline":
+        for sentence in trial.details["findings"]:
+            watch.say(sentence)
 
 
 def _verdict(task: Task, path: Path, clock: _Clock, watch: Watch) -> None:

@@ -149,7 +149,8 @@ def _explanation(
     sentences += [f"{t.plan.code} ({t.runtime}) failed: {t.error}" for t in failed]
     if choice.trial.artifact is not None:
         sentences += list(choice.trial.artifact.notes)
-    return sentences + list(choice.trial.details.get("findings", ()))
+    findings = [*choice.baseline.details["findings"], *choice.trial.details["findings"]]
+    return sentences + list(dict.fromkeys(findings))
 
 
 def choose_was_feasible(record: Record, budget: Budget) -> bool:
