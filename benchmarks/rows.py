@@ -1,0 +1,194 @@
+"""One row of the comparison: a file, and what was measured of it against the float32 file of its own runtime."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfit.core.artifact import Artifact
+from pocketfit.core.errors import PocketfitError
+from pocketfit.core.measurement import Measurement
+from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.samples import Samples
+from pocketfit.measure import accuracy, cost
+from pocketfit.numerics.fidelity import agreement, sqnr_db
+from pocketfit.numerics.statistics import Drop, paired_drop
+from pocketfit.runtimes.artifact import artifact_of
+
+Score = Callable[[NDArray[np.float32]], NDArray[np.float64]]  # outputs [n, classes] -> scores, one an independent unit
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file that takes part. `plan`: of pocketfit's own files, and of the float32 files (stage "baseline")."""
+
+    name: str
+    tool: str
+    runtime: str
+    path: Path
+    plan: Plan | None = None
+    baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured; `error` is set where the file could not be made or does not run."""
+
+    entry: Entry
+    artifact: Artifact | None = None
+    accuracy: float | None = None
+    drop: Drop | None = None
+    agreement: float | None = None
+    sqnr_db: float | None = None
+    latency: Mapping[str, Measurement] = field(default_factory=dict)
+    size_ratio: float | None = None
+    error: str = ""
+    chosen: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers by name; the float file's distance to itself is null."""
+        made = self.artifact
+        return {
+            "name": self.entry.name,
+            "tool": self.entry.tool,
+            "runtime": self.entry.runtime,
+            "plan": self.entry.plan.to_json() if self.entry.plan else None,
+            "baseline": self.entry.baseline,
+            "chosen_by_pocketfit": self.chosen,
+            "bytes": made.bytes if made else None,
+            "download_bytes": made.download_bytes if made else None,
+            "size_ratio": self.size_ratio,
+            "accuracy": self.accuracy,
+            "drop_points": self.drop.points if self.drop else None,
+            "drop_interval": [self.drop.low, self.drop.high] if self.drop else None,
+            "drop_n": self.drop.n if self.drop else None,
+            "agreement": self.agreement,
+            "sqnr_db": self.sqnr_db if self.sqnr_db is None or np.isfinite(self.sqnr_db) else None,
+            "latency": {name: _short(found) for name, found in self.latency.items()},
+            "error": self.error,
+        }
+
+
+def _short(found: Measurement) -> dict[str, Any]:
+    return {"value": found.value, "low": found.low, "high": found.high, "unit": found.unit, "n": found.n}
+
+
+def measure(
+    entries: Sequence[Entry | Row], samples: Samples, score: Score, effort: cost.Effort, say: Callable[[str], None]
+) -> list[Row]:
+    """Rows of these files, in their order; all files of one runtime are timed in one interleaved run.
+
+    entries  a Row stands for a file that could not be made. The first file of each runtime is its float32 baseline.
+    """
+    outputs: dict[Entry, NDArray[np.float32]] = {}
+    failed: dict[Entry, str] = {}
+    for entry in (e for e in entries if isinstance(e, Entry)):
+        say(f"scoring {entry.name} in {entry.runtime} on {len(samples)} pictures")
+        try:
+            outputs[entry] = accuracy.run_all(entry.runtime, entry.path, samples)
+        except PocketfitError as error:
+            failed[entry] = sentence(error)
+    latencies = {e: t for runtime in _runtimes(entries) for e, t in _timed(runtime, outputs, effort, say).items()}
+    rows = []
+    for entry in entries:
+        if isinstance(entry, Row):
+            rows.append(entry)
+        elif entry in failed:
+            rows.append(Row(entry, error=failed[entry]))
+        else:
+            base = next(e for e in outputs if e.runtime == entry.runtime and e.baseline)
+            rows.append(_row(entry, base, outputs, score, latencies[entry]))
+    return rows
+
+
+def _runtimes(entries: Sequence[Entry | Row]) -> list[str]:
+    return list(dict.fromkeys(e.entry.runtime if isinstance(e, Row) else e.runtime for e in entries))
+
+
+def _timed(
+    runtime: str, outputs: Mapping[Entry, Any], effort: cost.Effort, say: Callable[[str], None]
+) -> dict[Entry, dict[str, Measurement]]:
+    base, *others = (entry for entry in outputs if entry.runtime == runtime)
+    say(f"timing {1 + len(others)} files in {runtime}, interleaved")
+    found = cost.compare_latency(runtime, base.path, [entry.path for entry in others], effort=effort)
+    times = {base: {"latency_ms": found[0].baseline["latency_ms"]}}
+    for entry, compared in zip(others, found, strict=True):
+        times[entry] = {"latency_ms": compared.candidate["latency_ms"], "latency_ratio": compared.ratio}
+    return times
+
+
+def _row(
+    entry: Entry,
+    base: Entry,
+    outputs: Mapping[Entry, NDArray[np.float32]],
+    score: Score,
+    latency: Mapping[str, Measurement],
+) -> Row:
+    ours, theirs = outputs[entry], outputs[base]
+    made = artifact_of(entry.path, entry.plan or Plan((), ExportSettings(entry.runtime)), entry.runtime)
+    same = entry == base
+    return Row(
+        entry,
+        made,
+        float(np.mean(score(ours))),
+        None if same else paired_drop(score(theirs), score(ours)),
+        None if same else agreement(theirs, ours),
+        None if same else sqnr_db(theirs, ours),
+        latency,
+        made.bytes / base.path.stat().st_size,
+    )
+
+
+def sentence(error: PocketfitError) -> str:
+    """The error's first line, with the last line of a child's log where there is one."""
+    tail = getattr(error, "log_tail", "").strip().splitlines()[-1:]
+    return " | ".join([str(error).splitlines()[0], *tail])
+
+
+HEADINGS = (
+    *("file", "made by", "MB", "x float", "zipped MB", "top-1 %", "drop, points [95 %]", "agree %", "SQNR dB"),
+    "latency x float [95 %]",
+)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table with aligned columns; the file that pocketfit hands over is in bold."""
+    lines = [list(HEADINGS), *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    lines.insert(1, ["-" * width for width in widths])
+    drawn = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    failed = [f"{row.entry.runtime}: {row.entry.name} ({row.entry.tool}): {row.error}" for row in rows if row.error]
+    return "\n".join([*("| " + " | ".join(line) + " |" for line in drawn), *(["", *failed] if failed else [])])
+
+
+def _cells(row: Row) -> list[str]:
+    name = f"{row.entry.runtime}: {row.entry.name}"
+    name = f"**{name}**" if row.chosen else name
+    if row.artifact is None or row.accuracy is None:
+        return [name, row.entry.tool, "failed", *[""] * (len(HEADINGS) - 3)]
+    ratio, drop = row.latency.get("latency_ratio"), row.drop
+    return [
+        name,
+        row.entry.tool,
+        f"{row.artifact.bytes / 1e6:.2f}",
+        f"{row.size_ratio:.3f}",
+        f"{row.artifact.download_bytes / 1e6:.2f}",
+        f"{100 * row.accuracy:.2f}",
+        "" if drop is None else f"{drop.points:+.2f} [{drop.low:+.2f}, {drop.high:+.2f}]",
+        "" if row.agreement is None else f"{100 * row.agreement:.1f}",
+        "" if row.sqnr_db is None else f"{row.sqnr_db:.1f}",
+        f"1 ({row.latency['latency_ms'].value:.2f} ms)"
+        if ratio is None
+        else f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
+    ]
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """All rows; a value that JSON has no word for raises ValueError."""
+    return json.loads(json.dumps([row.to_json() for row in rows], allow_nan=False))  # type: ignore[no-any-return]
