@@ -16,7 +16,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from pocketfit.core.budget import Budget
 from pocketfit.core.errors import PocketfitError, UserError
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan, Train, canonical_json
+from pocketfit.core.plan import ExportSettings, PassSettings, Plan, Train, canonical_json
 from pocketfit.core.samples import Samples
 from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Watch
@@ -56,28 +56,38 @@ QUICK = cost.Effort(sessions=2, seconds=0.5, min_rounds=3, max_rounds=20)
 QUICK_PICTURES, QUICK_STEPS = 200, 20
 # What pocketfit is asked for on the pretrained network; the demo's limits stand in its result.json.
 LIMITS = Budget.parse(max_size="0.35x", max_latency="0.7x", max_drop="5pt")
-STATIC, OTHER = (
-    (
-        ("litert", "ai-edge-quantizer", "static int8", "ai_edge_quantizer", {"recipe": "static_wi8_ai8"}),
-        ("onnxruntime", "quantize_static", "static int8, defaults", "onnxruntime_static", {}),
-        ("onnxruntime", "quantize_static", "static S8S8 per channel", "onnxruntime_static", {"best": True}),
-        (
-            *("onnxruntime", "quantize_static", "static U8S8 per channel", "onnxruntime_static"),
-            {"best": True, "activations": "uint8"},
-        ),
-    ),
-    (
-        ("litert", "ai-edge-quantizer", "dynamic int8", "ai_edge_quantizer", {"recipe": "dynamic_wi8_afp32"}),
-        ("litert", "ai-edge-quantizer", "weight-only int4", "ai_edge_quantizer", {"recipe": "weight_only_wi4_afp32"}),
-        ("onnxruntime", "quantize_dynamic", "dynamic int8, defaults", "onnxruntime_dynamic", {}),
-        ("onnxruntime", "quantize_dynamic", "dynamic, uint8 weights", "onnxruntime_dynamic", {"weights": "uint8"}),
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """A runtime's own quantizer: a function of competitors.py with its settings."""
+
+    runtime: str
+    tool: str
+    name: str
+    function: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    calibrated: bool = True
+
+
+AI_EDGE, ORT_STATIC, ORT_DYNAMIC = "ai_edge_quantizer", "onnxruntime_static", "onnxruntime_dynamic"
+STATIC = (
+    Competitor("litert", "ai-edge-quantizer", "static int8", AI_EDGE, {"recipe": "static_wi8_ai8"}),
+    Competitor("onnxruntime", "quantize_static", "static int8, defaults", ORT_STATIC),
+    Competitor("onnxruntime", "quantize_static", "static S8S8 per channel", ORT_STATIC, {"best": True}),
+    Competitor(
+        *("onnxruntime", "quantize_static", "static U8S8 per channel", ORT_STATIC),
+        {"best": True, "activations": "uint8"},
     ),
 )
-STATIC_PLANS = (
-    ExportSettings("litert", "int8"),
-    ExportSettings("onnxruntime", "int8", activations="uint8"),
-    ExportSettings("onnxruntime", "int8", activations="int8"),
+OTHER = (
+    Competitor("litert", "ai-edge-quantizer", "dynamic int8", AI_EDGE, {"recipe": "dynamic_wi8_afp32"}, False),
+    Competitor("litert", "ai-edge-quantizer", "weight-only int4", AI_EDGE, {"recipe": "weight_only_wi4_afp32"}, False),
+    Competitor("onnxruntime", "quantize_dynamic", "dynamic int8, defaults", ORT_DYNAMIC, {}, False),
+    Competitor("onnxruntime", "quantize_dynamic", "dynamic, uint8 weights", ORT_DYNAMIC, {"weights": "uint8"}, False),
 )
+UINT8 = ExportSettings("onnxruntime", "int8", activations="uint8")
+STATIC_PLANS = (ExportSettings("litert", "int8"), UINT8, ExportSettings("onnxruntime", "int8"))
 
 
 @dataclass(frozen=True)
@@ -89,21 +99,22 @@ class Bench:
     work: Path
     watch: Watch
 
-    def export(self, settings: ExportSettings, name: str, tool: str = "pocketfit", **of: Any) -> Entry | Row:
-        """A file made by pocketfit; `of` may name another `model` and its `passes`."""
-        runtime = runtimes.get(settings.runtime)
-        plan = Plan(of.get("passes", ()), settings)
-        entry = Entry(
-            name,
-            tool,
-            settings.runtime,
-            self.work / f"{plan.file_stem}{runtime.EXTENSION}",
-            plan,
-            settings == ExportSettings(settings.runtime) and not plan.passes,
-        )
+    def export(
+        self,
+        settings: ExportSettings,
+        name: str,
+        tool: str = "pocketfit",
+        *,
+        model: Model | None = None,
+        passes: tuple[PassSettings, ...] = (),
+    ) -> Entry | Row:
+        """A file made by pocketfit from the part's network, or from another `model`, made by `passes`."""
+        runtime, plan = runtimes.get(settings.runtime), Plan(passes, settings)
+        path = self.work / f"{plan.file_stem}{runtime.EXTENSION}"
+        entry = Entry(name, tool, runtime.NAME, path, plan, plan == Plan((), ExportSettings(runtime.NAME)))
         self.watch.step(f"exporting {plan.code} for {runtime.NAME}")
         try:
-            runtime.export(of.get("model", self.model), plan, self.calibration, entry.path, work=self.work)
+            runtime.export(model or self.model, plan, self.calibration, path, work=self.work)
         except PocketfitError as error:
             return Row(entry, error=sentence(error))
         return entry
@@ -118,19 +129,19 @@ class Bench:
             made[name] = entry
         return made
 
-    def competitor(self, base: Entry, tool: str, name: str, function: str, settings: Mapping[str, Any]) -> Entry | Row:
+    def competitor(self, of: Competitor, base: Entry) -> Entry | Row:
         """A file made from the float32 file by the runtime's own quantizer, in a child process."""
-        facts = canonical_json([base.path.name, function, dict(settings)])
-        stem = f"{function}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
-        entry = Entry(name, tool, base.runtime, self.work / f"{stem}{base.path.suffix}")
-        payload = {"source": str(base.path), "target": str(entry.path), **settings}
-        if "static" in name:
+        facts = canonical_json([base.path.name, of.function, dict(of.settings)])
+        stem = f"{of.function}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
+        entry = Entry(of.name, of.tool, base.runtime, self.work / f"{stem}{base.path.suffix}")
+        payload = {"source": str(base.path), "target": str(entry.path), **of.settings}
+        if of.calibrated:
             payload["calibration"] = str(self._calibration_file(base.runtime))
-        if settings.get("activations") == "uint8":  # as ONNX Runtime's documentation asks where there is no VNNI
-            payload["reduce_range"] = reduced_range(STATIC_PLANS[1])[0]
-        self.watch.step(f"{tool}: {name}")
+        if of.settings.get("activations") == "uint8":  # as ONNX Runtime's documentation asks where there is no VNNI
+            payload["reduce_range"] = reduced_range(UINT8)[0]
+        self.watch.step(f"{of.tool}: {of.name}")
         try:
-            child.call(f"competitors:{function}", payload)
+            child.call(f"competitors:{of.function}", payload)
         except PocketfitError as error:
             return Row(entry, error=sentence(error))
         return entry
@@ -140,10 +151,10 @@ class Bench:
         np.save(path, self.calibration.inputs(slice(None), "NHWC" if runtime == "litert" else "NCHW"))
         return path
 
-    def field(self, competitors: Sequence[tuple[str, str, str, str, Mapping[str, Any]]]) -> list[Entry | Row]:
+    def entries(self, competitors: Sequence[Competitor]) -> list[Entry | Row]:
         """Float32 files, the competitors' files, and pocketfit's exports without training."""
         bases = self.baselines()
-        others = [self.competitor(bases[runtime], *rest) for runtime, *rest in competitors]
+        others = [self.competitor(one, bases[one.runtime]) for one in competitors]
         return [*bases.values(), *others, *(self.export(s, Plan((), s).code) for s in STATIC_PLANS)]
 
 
@@ -161,7 +172,7 @@ def pretrained(quick: bool, watch: Watch) -> dict[str, Any]:
     weights = _there(DOWNLOADS / "mobilenet_v2.pth", "python tools/fetch.py mobilenet_v2")
     model = open_model("mobilenet_v2", weights=weights, preprocess=photos.PREPROCESS)
     bench = Bench(model, calibration.samples, _folder(f"pretrained-{calibration.samples.sha256[:8]}"), watch)
-    entries = in_order(bench.field((*STATIC, *OTHER)))
+    entries = in_order(bench.entries((*STATIC, *OTHER)))
     rows = measure(entries, verdict.samples, verdict.right, QUICK if quick else LONG, watch.say)
     chosen = _chosen_by_pocketfit(rows, calibration)
     return {
@@ -219,15 +230,17 @@ def demo(quick: bool, watch: Watch) -> dict[str, Any]:
     test = read.samples("verdict", limit=QUICK_PICTURES if quick else None)
     bench = Bench(model, calibration, _folder(f"demo-{model.key[:8]}"), watch)
     steps = tuple(p for p in plan.passes if isinstance(p, Train))
-    half = _half_width(bench, read, steps, quick)
-    entries = bench.field(STATIC)
-    narrow = [
-        bench.export(s, f"half width, {Plan((), s).code}", "pocketfit, no pruning", model=half, passes=steps)
-        for s in (ExportSettings("litert", "int8"), ExportSettings("onnxruntime", "int8", activations="uint8"))
-    ]
+    entries = bench.entries(STATIC)
+    if steps:
+        half = _half_width(bench, read, steps, quick)
+        for settings in STATIC_PLANS[:2]:
+            name = f"half width, {Plan((), settings).code}"
+            entries.append(bench.export(settings, name, "trained alike", model=half, passes=steps))
+    else:
+        watch.say("The chosen plan trains nothing, so the network of half width is left out")
     artifact = result["chosen"]["artifact"]
     chosen = Entry(plan.code, "pocketfit fit", result["chosen"]["runtime"], OUT / artifact["path"], plan)
-    rows = measure(in_order([*entries, *narrow, chosen]), test, _right(test), QUICK if quick else LONG, watch.say)
+    rows = measure(in_order([*entries, chosen]), test, _right(test), QUICK if quick else LONG, watch.say)
     return {
         "title": f"the demo: {model.origin.name} on Fashion-MNIST, {test.preprocess.height} x {test.preprocess.width}",
         "calibration": f"{len(calibration)} pictures of the calibration split",
