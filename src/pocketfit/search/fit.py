@@ -90,15 +90,18 @@ class _Clock:
 
 def _check(task: Task) -> None:
     """Refuse bad input before anything is written."""
-    if task.out.exists() and (
-        not task.out.is_dir() or any(f.name not in (".lock", "cache") for f in task.out.iterdir())
-    ):
+    if task.out.exists() and (not task.out.is_dir() or any(not _nothing_yet(f) for f in task.out.iterdir())):
         raise UserError(
             f"{task.out} holds something else than a run of pocketfit; nothing was changed: give another output folder"
         )
     check_runtimes(task)
     check_data(task)
     label_mapping(task.data.class_names, task.model.labels)
+
+
+def _nothing_yet(path: Path) -> bool:
+    """What a run that was killed before its first whole line may have left."""
+    return path.name in (".lock", "cache") or (path.name == "journal.jsonl" and not journal.read_lines(path))
 
 
 def _begin(task: Task, path: Path, watch: Watch) -> None:
@@ -166,9 +169,8 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
         clock.note()
         _speak(trial, task, watch)
         if proposal.stage == "baseline" and trial.status == "failed" and len(task.runtimes) == 1:
-            raise UserError(
-                f"The network cannot be exported for {trial.runtime}: {trial.error}\n{trial.log_tail}".strip()
-            )
+            cause = trial.error.splitlines()[0].rstrip(".")
+            raise UserError(f"The network cannot be exported for {trial.runtime}: {cause} (its log is in {path})")
         _deliver(task, path, deliver, finished=False, watch=watch)
 
 
@@ -247,7 +249,7 @@ def _verdict(task: Task, path: Path, clock: _Clock, watch: Watch) -> None:
     line = read_verdict(task, choice.trial, baselines(record.trials)[choice.trial.runtime], reading, watch)
     from pocketfit.search.layers import layers_line
 
-    journal.append(path, layers_line(task, choice.trial, choice.baseline, watch))
+    journal.append(path, {**layers_line(task, choice.trial, choice.baseline, watch), "reading": reading})
     journal.append(path, line)
     clock.note()
 

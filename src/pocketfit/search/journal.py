@@ -12,6 +12,7 @@ kinds  "start"    what this run is about: inputs, budget, environment, findings 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -64,12 +65,12 @@ def read_lines(path: Path) -> list[Line]:
     lines = []
     for number, raw in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
-            lines.append(json.loads(raw))
+            line = json.loads(raw)
         except ValueError as error:
-            raise UserError(
-                f"Line {number} of {path} is not JSON: the journal has been changed; restore it or use another"
-                f" output folder"
-            ) from error
+            raise _changed(f"Line {number} of {path} is not JSON") from error
+        if not isinstance(line, dict):
+            raise _changed(f"Line {number} of {path} is no object")
+        lines.append(line)
     return lines
 
 
@@ -77,30 +78,43 @@ def digest(lines: Iterable[Line]) -> Record:
     """Lines in any order -> Record with the trials by number."""
     start, verdict, layers, pace = None, None, None, None
     trials: dict[int, Trial] = {}
-    seconds, readings = 0.0, 0
+    seconds: list[float] = []
+    readings = 0
     for line in lines:
         match line.get("kind"):
             case "start":
                 start = line
             case "trial":
-                trial = Trial.from_json({k: v for k, v in line.items() if k not in ("kind", "code")})
+                trial = _trial(line)
                 trials[trial.number] = trial
             case "time":
-                seconds += line["seconds"]
+                seconds.append(line["seconds"])
             case "reading":
                 readings += 1
             case "verdict":
                 verdict = line if verdict is None or line["reading"] < verdict["reading"] else verdict
             case "layers":
-                layers = line
+                layers = line if layers is None or line.get("reading", 0) > layers.get("reading", 0) else layers
             case "pace":
                 pace = line
-    return Record(start, tuple(trials[n] for n in sorted(trials)), seconds, readings, verdict, layers, pace)
+    total_s = math.fsum(seconds)  # exact, so that the order of the lines does not show in the last digit
+    return Record(start, tuple(trials[n] for n in sorted(trials)), total_s, readings, verdict, layers, pace)
 
 
 def read(path: Path) -> Record:
     """The record of the journal at `path`."""
     return digest(read_lines(path))
+
+
+def _trial(line: Line) -> Trial:
+    try:
+        return Trial.from_json({k: v for k, v in line.items() if k not in ("kind", "code")})
+    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _changed(f"The journal's trial {line.get('number')} cannot be read ({error!r})") from error
+
+
+def _changed(what: str) -> UserError:
+    return UserError(f"{what}: the journal has been changed; restore it or use another output folder")
 
 
 def _cut_torn_line(file: Any) -> None:
