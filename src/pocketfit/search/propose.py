@@ -102,13 +102,17 @@ def _baselines(space: Space) -> Iterator[Plan]:
 
 
 def _recipes(space: Space, trials: Sequence[Trial], budget: Budget, most: int) -> Iterator[Plan]:
-    """Round by round over the runtimes, so that a small number of trials is shared between them."""
+    """Round by round over the runtimes, so that a small number of trials is shared between them.
+
+    A runtime that could not even export the float32 file is left out.
+    """
+    broken = {t.runtime for t in trials if t.stage == "baseline" and t.status == "failed"}
+    working = [runtime for runtime in space.runtimes if runtime not in broken]
     plans = []
     for round_ in range(max((len(r) for r in space.recipes.values()), default=0)):
-        plans += [Plan((), space.recipes[r][round_]) for r in space.runtimes if round_ < len(space.recipes[r])]
+        plans += [Plan((), space.recipes[r][round_]) for r in working if round_ < len(space.recipes[r])]
+    plans += [plan for runtime in working if (plan := _mixed(space, trials, budget, runtime))]
     yield from plans[:most]
-    if len(plans) < most:
-        yield from (plan for runtime in space.runtimes if (plan := _mixed(space, trials, budget, runtime)))
 
 
 def _mixed(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) -> Plan | None:

@@ -1,0 +1,182 @@
+"""What is tried next: the same after every restart, nothing twice, and within the number of trials."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pocketfit.core.budget import Budget
+from pocketfit.core.plan import Prune, Resolution, Train
+from pocketfit.core.trial import Trial
+from pocketfit.search.propose import RATIO_LADDER, Proposal, Space, best_recipe, propose, ratios
+
+from . import made
+
+BOTH = ("litert", "onnxruntime")
+LIMITS: dict[str, Any] = {"max_size": "0.2x", "max_drop": "1pt"}
+
+
+def search(space: Space, budget: Budget, *, int8_drop: float = 0.2, fails: tuple[int, ...] = ()) -> list[Trial]:
+    """The whole search on made-up measurements."""
+    trials: list[Trial] = []
+    while (proposal := propose(space, trials, budget)) is not None:
+        number = len(trials)
+        trial = made.tried(proposal, number, int8_drop=int8_drop)
+        if number in fails:
+            export = proposal.plan.export
+            trial = made.failed(
+                number,
+                proposal.stage,
+                passes=proposal.plan.passes,
+                runtime=export.runtime,
+                precision=export.precision,
+                activations=export.activations,
+                keep_float=export.keep_float,
+            )
+        assert trial.plan == proposal.plan
+        trials.append(trial)
+        assert len(trials) < 60, "the search does not end"
+    return trials
+
+
+def stages(trials: list[Trial]) -> list[str]:
+    return [t.stage for t in trials]
+
+
+def test_the_stages_come_in_their_order() -> None:
+    trials = search(made.space(BOTH), made.budget(**LIMITS))
+    assert stages(trials) == [*["baseline"] * 2, *["recipe"] * 8, *["pruned"] * 6, *["finalist"] * 2]
+    assert [t.runtime for t in trials[:6]] == [*BOTH] * 3
+    assert {len(t.plan.passes) for t in trials[:10]} == {0}
+    assert all(isinstance(t.plan.passes[0], Prune) and isinstance(t.plan.passes[1], Train) for t in trials[10:])
+
+
+@given(
+    st.integers(1, 30),
+    st.sampled_from([("litert",), ("onnxruntime",), BOTH]),
+    st.sampled_from([{}, LIMITS, {"max_latency": "0.3x", "prefer": "speed"}, {"max_drop": "0.1pt"}]),
+    st.sets(st.integers(0, 12), max_size=4),
+)
+def test_never_twice_never_too_many_and_the_same_again(
+    most: int, runtimes: tuple[str, ...], words: dict[str, str], fails: set[int]
+) -> None:
+    budget = made.budget(max_trials=most, **words)  # type: ignore[arg-type]
+    trials = search(made.space(runtimes), budget, fails=tuple(fails))
+    hashes = [t.plan.hash for t in trials]
+    assert len(hashes) <= most
+    assert len(set(hashes)) == len(hashes)
+    again = search(made.space(runtimes), budget, fails=tuple(fails))
+    assert [t.plan.hash for t in again] == hashes
+    for cut in range(len(trials)):  # a restart after any trial goes on with the same plan
+        proposal = propose(made.space(runtimes), trials[:cut], budget)
+        assert proposal is not None and proposal.plan.hash == hashes[cut]
+
+
+@pytest.mark.parametrize("most", range(3, 16))
+def test_every_runtime_gets_its_share(most: int) -> None:
+    trials = search(made.space(BOTH), made.budget(max_trials=most, **LIMITS))
+    assert len(trials) == most
+    for stage in ("baseline", "recipe"):
+        counts = [sum(t.stage == stage and t.runtime == r for t in trials) for r in BOTH]
+        assert abs(counts[0] - counts[1]) <= 1, stage
+
+
+@pytest.mark.parametrize("most", range(5, 16))
+def test_a_small_number_of_trials_still_ends_in_a_finalist(most: int) -> None:
+    for runtimes in (("litert",), BOTH):
+        if most - 2 * len(runtimes) < 3:
+            continue
+        found = stages(search(made.space(runtimes), made.budget(max_trials=most, **LIMITS)))
+        assert "recipe" in found and "pruned" in found and found[-1] == "finalist", (most, runtimes)
+
+
+def test_too_few_trials_for_all_still_give_baselines_first() -> None:
+    assert stages(search(made.space(BOTH), made.budget(max_trials=2))) == ["baseline", "baseline"]
+    assert stages(search(made.space(BOTH), made.budget(max_trials=1))) == ["baseline"]
+
+
+def test_mixed_precision_only_where_int8_loses_too_much() -> None:
+    gentle = search(made.space(), made.budget(max_drop="1pt"), int8_drop=0.5)
+    assert not any(t.plan.export.keep_float for t in gentle)
+    harsh = search(made.space(), made.budget(max_drop="1pt"), int8_drop=3.0)
+    (mixed,) = [t for t in harsh if t.plan.export.keep_float and t.stage == "recipe"]
+    assert mixed.plan.export.keep_float == ("stem", "head")
+    assert mixed.plan.export.precision == "int8"
+    assert mixed.number == 5, "right after the plain recipes"
+    assert all(t.plan.export.keep_float for t in harsh if t.stage == "pruned"), "pruned networks get what works"
+
+
+def test_pruned_networks_get_the_best_recipe_that_keeps_the_accuracy() -> None:
+    trials = search(made.space(), made.budget(max_drop="1pt", max_trials=6))
+    assert best_recipe(made.space(), trials, made.budget(max_drop="1pt"), "litert") == trials[1].plan.export
+    lossy = search(made.space(), made.budget(max_drop="1pt", max_trials=5), int8_drop=3.0)
+    assert best_recipe(made.space(), lossy, made.budget(max_drop="1pt"), "litert").precision != "int8"
+
+
+def test_the_ladder_starts_where_the_size_limit_asks_for_it() -> None:
+    trials = search(made.space(), made.budget(max_trials=5))
+    smallest = min(t.value("size_bytes") or 0 for t in trials if t.stage == "recipe") / made.SIZE
+    assert ratios(trials, made.budget())[0] == 0.3
+    for limit in (0.28, 0.2, 0.1, 0.05):
+        first = ratios(trials, made.budget(max_size=f"{limit}x"))[0]
+        assert first in RATIO_LADDER
+        assert smallest * (1 - first) ** 1.7 <= limit
+        assert first == 0.3 or smallest * (1 - first + 0.1) ** 1.7 > limit, "no harder than asked for"
+        same = ratios(trials, made.budget(max_size=f"{limit * made.SIZE:.0f}B"))
+        assert same[0] == first, "bytes and ratios of the same size are the same limit"
+    assert ratios(trials, made.budget(max_size="1B"))[0] == RATIO_LADDER[-1]
+    every = ratios(trials, made.budget(max_size="0.2x"))
+    assert len(set(every)) == len(every) and all(RATIO_LADDER[0] <= r <= RATIO_LADDER[-1] for r in every)
+
+
+def test_a_smaller_picture_is_tried_where_it_may_be() -> None:
+    large = made.space(height=224, width=160)
+    found = {p for t in search(large, made.budget()) for p in t.plan.passes if isinstance(p, Resolution)}
+    assert found == {Resolution(160, 128)}
+    for fixed in (made.space(height=224, width=224, keep_resolution=True), made.space(height=96, width=96)):
+        assert not any(isinstance(p, Resolution) for t in search(fixed, made.budget()) for p in t.plan.passes)
+
+
+def test_finalists_go_on_from_the_pruned_ones() -> None:
+    trials = search(made.space(), made.budget(**LIMITS))
+    pruned = [t.plan for t in trials if t.stage == "pruned"]
+    finalists = [t.plan for t in trials if t.stage == "finalist"]
+    assert len(finalists) == 2
+    for plan in finalists:
+        (parent,) = [p for p in pruned if p.passes == plan.passes[:-1]]
+        longer = plan.passes[-1]
+        assert isinstance(longer, Train) and longer.steps == 200
+        assert longer.seed != parent.passes[-1].seed, "not the same batches again"  # type: ignore[union-attr]
+        assert plan.export == parent.export
+
+
+def test_the_finalists_are_those_that_can_meet_the_cost_limits() -> None:
+    trials = search(made.space(), made.budget(**LIMITS))
+    sizes = [(t.value("size_bytes") or 0) / made.SIZE for t in trials if t.stage == "finalist"]
+    assert all(size <= 0.2 for size in sizes)
+
+
+def test_hurry_skips_to_the_finalists() -> None:
+    space, budget = made.space(), made.budget(**LIMITS)
+    trials = [t for t in search(space, budget) if t.stage != "finalist"]
+    fewer = trials[:-2]
+    assert propose(space, fewer, budget) == Proposal(trials[-2].plan, "pruned")
+    hurried = propose(space, fewer, budget, hurry=True)
+    assert hurried is not None and hurried.stage == "finalist"
+    nothing_pruned = [t for t in trials if t.stage != "pruned"]
+    assert propose(space, nothing_pruned, budget, hurry=True) is None
+
+
+def test_a_runtime_that_cannot_export_the_network_costs_one_trial() -> None:
+    trials = search(made.space(BOTH), made.budget(**LIMITS), fails=(0,))
+    assert [t.runtime for t in trials].count("litert") == 1
+    assert "finalist" in stages(trials)
+    assert search(made.space(), made.budget(**LIMITS), fails=(0,))[1:] == []
+
+
+def test_failed_pruned_trials_are_no_finalists() -> None:
+    trials = search(made.space(), made.budget(**LIMITS), fails=(5, 6))
+    assert stages(trials)[5:] == ["pruned"] * 3 + ["finalist"]
