@@ -17,8 +17,8 @@ from pocketfit.search.task import Task
 def carried_out(task: Task, passes: Sequence[PassSettings], watch: Watch) -> Model:
     """The task's model after these passes.
 
-    The weights after each Train are kept in `cache/`, under a hash of the model, the training data, the number of
-    threads and all passes so far; pruning and resizing are quick and are done again.
+    The weights after each Train are kept in `cache/`, under a hash of the model, its contract, the training data, the
+    number of threads and all passes so far; pruning and resizing are quick and are done again.
     """
     from pocketfit.passes import prune, resolution
 
@@ -36,13 +36,15 @@ def carried_out(task: Task, passes: Sequence[PassSettings], watch: Watch) -> Mod
 
 
 def prefix_hash(task: Task, passes: Sequence[PassSettings]) -> str:
-    """16 hex digits for what the network is after these passes."""
+    """16 hex digits for what the network is after these passes: of everything that training looks at."""
     import torch
 
     facts = {
         "model": task.model.sha256,
         "data": task.data.sha256,
         "split_seed": task.model.split_seed,
+        "preprocess": task.model.preprocess.to_json(),
+        "labels": task.model.labels,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "passes": [{"pass": type(p).__name__, **asdict(p)} for p in passes],
