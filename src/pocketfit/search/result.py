@@ -149,7 +149,7 @@ def _explanation(
     sentences += [f"{t.plan.code} ({t.runtime}) failed: {t.error}" for t in failed]
     if choice.trial.artifact is not None:
         sentences += list(choice.trial.artifact.notes)
-    findings = [*choice.baseline.details["findings"], *choice.trial.details["findings"]]
+    findings = [f for side in (choice.baseline, choice.trial) for f in side.details.get("findings", ())]
     return sentences + list(dict.fromkeys(findings))
 
 

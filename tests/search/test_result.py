@@ -1,0 +1,125 @@
+"""result.json in every status: it fits its schema, and says what the journal says."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+import jsonschema
+import pytest
+
+from pocketfit.core.budget import Budget
+from pocketfit.core.trial import Trial
+from pocketfit.search import journal
+from pocketfit.search.result import compose
+
+from . import made
+
+SCHEMA = json.loads(resources.files("pocketfit.search").joinpath("result.schema.json").read_text())
+WORDS: dict[str, Any] = {"max_size": "0.4x", "max_latency": "0.7x", "max_drop": "1pt", "max_memory": "2x"}
+BASE, CHOSEN = made.baseline(), made.trial(1, size=0.3, latency=0.5, precision="int8")
+SLOW = made.trial(2, size=0.35, latency=1.6, precision="dynamic-int8")
+
+
+def composed(
+    trials: list[Trial], lines: list[Any] | None = None, *, finished: bool = True, budget: Budget | None = None
+) -> dict[str, Any]:
+    limits = budget or made.budget(**WORDS)
+    record = journal.digest([made.start(limits), *map(made.line, trials), *(lines or [])])
+    data = compose(record, limits, finished=finished)
+    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(json.dumps(data, allow_nan=False)))
+    return data
+
+
+def reading(**settings: Any) -> list[Any]:
+    return [{"kind": "reading", "trial": 1, "reading": 1}, made.verdict(CHOSEN, **settings)]
+
+
+def test_met_on_the_verdict_split() -> None:
+    data = composed([BASE, CHOSEN, SLOW, made.failed(3)], reading())
+    assert (data["status"], data["trials"], data["shortfall"]) == ("met", 4, None)
+    assert data["chosen"]["trial"] == 1 and data["baseline"]["trial"] == 0
+    assert data["chosen"]["artifact"]["sha256"] == CHOSEN.artifact.sha256  # type: ignore[union-attr]
+    comparison = data["comparison"]
+    assert comparison["size_ratio"] == pytest.approx(0.3)
+    assert comparison["latency_ratio"] == {"value": 0.5, "low": 0.45, "high": 0.55}
+    assert comparison["drop"] == {
+        "metric": "accuracy", "points": 0.3, "low": pytest.approx(-0.1), "high": pytest.approx(0.7), "n": 3000,
+        "split": "verdict",
+    }  # fmt: skip
+    text = " ".join(data["explanation"])
+    assert "dynamic" not in text and f"{SLOW.plan.code} (litert) was left: latency 1.6x misses 0.7x" in text
+    assert "slower than float32 (1.60x)" in text
+    assert "failed: It died." in text
+
+
+def test_certified_needs_every_bound() -> None:
+    limits = {k: v for k, v in WORDS.items() if k != "max_memory"}  # memory has no bound
+    assert composed([BASE, CHOSEN], reading(), budget=made.budget(**limits))["certified"] is True
+    assert composed([BASE, CHOSEN], reading(), budget=made.budget(**WORDS))["certified"] is False
+    assert composed([BASE, CHOSEN], reading(sure=0.8), budget=made.budget(**limits))["certified"] is False
+    assert composed([BASE, CHOSEN], budget=made.budget(**limits))["certified"] is False, "the verdict was not read"
+    assert composed([BASE, CHOSEN], reading(), finished=False, budget=made.budget(**limits))["certified"] is False
+
+
+def test_a_miss_on_the_verdict_split_is_infeasible_and_no_second_is_tried() -> None:
+    data = composed([BASE, CHOSEN, made.trial(2, size=0.35, latency=0.6, precision="float16")], reading(drop=1.4))
+    assert (data["status"], data["certified"], data["chosen"]["trial"]) == ("infeasible", False, 1)
+    assert data["comparison"]["drop"]["split"] == "verdict"
+    text = " ".join(data["explanation"])
+    assert "drop 1.4pt against 1pt" in text and "No second plan" in text
+
+
+def test_a_met_limit_on_the_search_split_is_not_called_a_verdict() -> None:
+    data = composed([BASE, CHOSEN])
+    assert data["status"] == "met" and data["comparison"]["drop"]["split"] == "search"
+    assert "the verdict split has not been read for it" in data["explanation"][0]
+
+
+def test_other_limits_choose_from_the_same_journal() -> None:
+    tiny = made.trial(2, size=0.1, latency=0.5, drop=0.9, precision="float16")
+    data = composed([BASE, CHOSEN, tiny], reading(), budget=made.budget(max_size="0.2x"))
+    assert data["chosen"]["trial"] == 2 and data["comparison"]["drop"]["split"] == "search"
+    assert not data["certified"]
+
+
+def test_infeasible_says_why() -> None:
+    data = composed([BASE, CHOSEN], budget=made.budget(max_size="0.1x"))
+    assert data["status"] == "infeasible"
+    assert data["shortfall"]["binding"] == ["size"] and data["shortfall"]["sentences"]
+    assert data["limits"][0]["met"] is False
+
+
+def test_stopped() -> None:
+    data = composed([BASE, CHOSEN], finished=False)
+    assert (data["status"], data["certified"], data["shortfall"]) == ("stopped", False, None)
+    assert data["chosen"]["trial"] == 1
+    assert "the search is not over" in data["explanation"][0]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("trials", [[], [made.failed(0, stage="baseline")]])
+def test_no_file_yet(trials: list[Trial], finished: bool) -> None:
+    data = composed(trials, finished=finished)
+    assert data["chosen"] is data["baseline"] is data["comparison"] is None
+    assert data["status"] == ("infeasible" if finished else "stopped")
+    assert data["explanation"] == ["No plan has given a file yet."]
+
+
+def test_unknown_memory_and_a_limit_of_zero_fit_the_schema() -> None:
+    unknown = [made.trial(0, size=1, latency=1, drop=0, stage="baseline", memory=None), made.trial(1, memory=None)]
+    data = composed(unknown, budget=made.budget(max_memory="40MB", max_drop="0pt", min_accuracy="1%"))
+    assert data["comparison"]["memory_ratio"] is None
+    assert "memory could not be checked: there is no /proc here." in data["explanation"]
+
+
+def test_no_limits() -> None:
+    data = composed([BASE, CHOSEN], reading(), budget=made.budget(prefer="size"))
+    assert data["status"] == "met" and "no limits were given" in data["explanation"][0]
+
+
+def test_an_interrupted_reading_is_counted_and_said() -> None:
+    lines = [{"kind": "reading", "trial": 1, "reading": 1}, *reading()]
+    data = composed([BASE, CHOSEN], lines)
+    assert any("The verdict split was read 2 times" in sentence for sentence in data["explanation"])
