@@ -1,0 +1,290 @@
+"""Training: it learns, it repeats bit for bit, and it refuses what cannot be meant."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model
+from pocketfit.core.plan import Train
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.samples import Samples
+from pocketfit.passes import train
+from pocketfit.sources.models import model_from_module
+
+PREPROCESS = Preprocess(height=12, width=12, resize_px=12)
+LABELS = ("left", "right", "both")
+
+
+class Net(nn.Module):
+    def __init__(self, classes: int = len(LABELS), dropout: float = 0.2) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.pool, self.drop = nn.AdaptiveAvgPool2d(2), nn.Dropout(dropout)
+        self.classifier = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, classes))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.drop(self.pool(self.stem(image)).flatten(1)))
+
+
+def model(seed: int = 0, labels: tuple[str, ...] = LABELS, dropout: float = 0.2) -> Model:
+    torch.manual_seed(seed)
+    return model_from_module(Net(len(labels), dropout), preprocess=PREPROCESS, labels=labels)
+
+
+def samples(count: int = 96, seed: int = 0) -> Samples:
+    """Pictures that are bright on the left, on the right, or on both sides."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    pixels = rng.integers(0, 90, (count, 12, 12, 3))
+    pixels[labels != 1, :, :6] += 120
+    pixels[labels != 0, :, 6:] += 120
+    names = [f"{i}" for i in range(count)]
+    return Samples(pixels.astype(np.uint8), labels.astype(np.int64), names, "train", "00", PREPROCESS, LABELS)
+
+
+def loss(trained: Model, given: Samples) -> float:
+    with torch.no_grad():
+        logits = trained.network(torch.from_numpy(given.inputs(slice(None))))
+    return float(nn.functional.cross_entropy(logits, torch.from_numpy(given.labels)))
+
+
+def same_weights(a: Model, b: Model) -> bool:
+    one, two = a.network.state_dict(), b.network.state_dict()
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_loss_falls_and_other_pictures_are_recognised() -> None:
+    start, data = model(), samples()
+    trained = train.apply(start, Train(60, batch_size=16, alpha=0.0, learning_rate=0.05), data, teacher=None)
+    assert loss(trained, data) < 0.3 * loss(start, data)
+    assert train.accuracy(trained, samples(seed=1)) > 0.9
+    assert trained.sha256 != start.sha256
+    assert not trained.network.training and not start.network.training
+
+
+def test_the_model_that_was_given_stays_as_it_is() -> None:
+    start, teacher = model(), model(1)
+    before, taught = model(), model(1)
+    train.apply(start, Train(3, batch_size=8), samples(), teacher=teacher)
+    assert same_weights(start, before) and same_weights(teacher, taught)
+
+
+def test_with_the_teacher_alone_the_student_becomes_the_teacher() -> None:
+    """alpha = 1 leaves no word of the labels: here they are all wrong, and the student answers as the teacher does."""
+    data = samples()
+    teacher = train.apply(model(1), Train(60, batch_size=16, alpha=0.0, learning_rate=0.05), data, teacher=None)
+    misled = replace(data, labels=(data.labels + 1) % 3)
+    settings = Train(80, batch_size=16, alpha=1.0, temperature=2.0, learning_rate=0.05)
+    student = train.apply(model(2), settings, misled, teacher=teacher)
+    inputs = torch.from_numpy(samples(seed=1).inputs(slice(None)))
+    with torch.no_grad():
+        wanted, first, got = (m.network(inputs).softmax(1) for m in (teacher, model(2), student))
+    assert (got.argmax(1) == wanted.argmax(1)).float().mean() > 0.9
+    assert (got - wanted).abs().mean() < 0.3 * (first - wanted).abs().mean()
+    assert train.accuracy(student, misled) < 0.1
+
+
+def test_the_divergence_is_hintons() -> None:
+    """loss = (1 - alpha) CE + alpha T² KL(teacher_T || student_T), against PyTorch's own words for it."""
+    student, teacher = model(0, dropout=0).network, model(1, dropout=0).network
+    data = samples(16)
+    inputs, labels = torch.from_numpy(data.inputs(slice(None))), torch.from_numpy(data.labels)
+    labels[3] = -1  # a picture without a label counts for the teacher alone
+    recipe = train.Recipe(16, 0.1, 0, temperature=3.0, alpha=0.7)
+    with torch.no_grad():
+        got = train._loss(student, teacher, inputs, labels, recipe)
+        p, q = (teacher(inputs) / 3).softmax(1), (student(inputs) / 3).softmax(1)
+        divergence = (p * (p.log() - q.log())).sum(1).mean()
+        entropy = nn.functional.cross_entropy(student(inputs), labels, ignore_index=-1)
+    torch.testing.assert_close(got, 0.3 * entropy + 0.7 * 9 * divergence)
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_bit() -> None:
+    settings, teacher = Train(7, batch_size=16, seed=3), model(1)
+    first = train.apply(model(), settings, samples(), teacher=teacher)
+    torch.rand(5)  # what was drawn elsewhere in between does not matter
+    assert same_weights(first, train.apply(model(), settings, samples(), teacher=teacher))
+    other = train.apply(model(), replace(settings, seed=4), samples(), teacher=teacher)
+    assert not same_weights(first, other)
+
+
+def test_every_step_is_taken_and_counted() -> None:
+    seen: list[tuple[int, int]] = []
+    train.apply(model(), Train(5, batch_size=8), samples(10), teacher=model(1), progress=lambda *t: seen.append(t))
+    assert seen == [(i, 5) for i in range(1, 6)], "more steps than one pass over ten pictures has"
+
+
+class Counting(Samples):
+    """Samples that write down which rows were asked for."""
+
+    def inputs(self, rows, layout="NCHW"):  # type: ignore[no-untyped-def]
+        ROWS.append(np.asarray(rows))
+        return super().inputs(rows, layout)
+
+
+ROWS: list[np.ndarray] = []
+
+
+def counting(count: int) -> Counting:
+    ROWS.clear()
+    data = samples(count)
+    return Counting(data.array, data.labels, data.names, "train", "00", PREPROCESS, LABELS)
+
+
+def test_an_epoch_shows_every_picture_once() -> None:
+    recipe = train.Recipe(8, 0.1, seed=0)
+    assert len(list(train._shuffled(counting(32), recipe, 8))) == 8
+    shown = np.concatenate(ROWS)
+    assert sorted(shown[:32]) == sorted(shown[32:]) == list(range(32))
+    assert not np.array_equal(shown[:32], shown[32:])
+    assert not np.array_equal(np.sort(ROWS[0]), np.sort(ROWS[4])), "ever new order"
+
+
+def test_a_share_trains_on_a_fixed_part() -> None:
+    seen: set[bytes] = set()
+
+    class Watching(Net):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            seen.update(row.tobytes() for row in image.numpy())
+            return super().forward(image)
+
+    flat = replace(
+        samples(40), array=np.arange(40, dtype=np.float32)[:, None, None, None] * np.ones((40, 3, 12, 12), "f")
+    )
+    torch.manual_seed(0)
+    network = model_from_module(Watching(), preprocess=PREPROCESS, labels=LABELS)
+    parts = []
+    for _ in range(2):
+        seen.clear()
+        train.apply(network, Train(20, batch_size=5, alpha=0, share=0.25), flat, teacher=None)
+        parts.append(set(seen))
+    assert len(parts[0]) == 10 and parts[0] == parts[1]
+
+
+def test_refusals() -> None:
+    with pytest.raises(UserError, match="needs a teacher"):
+        train.apply(model(), Train(1), samples(), teacher=None)
+    with pytest.raises(UserError, match="The teacher knows 2 classes and the student 3"):
+        train.apply(model(), Train(1), samples(), teacher=model(labels=("a", "b")))
+    with pytest.raises(UserError, match="nothing to train on"):
+        train.apply(model(), Train(1, alpha=0), samples(0), teacher=None)
+
+
+def test_divergence_is_a_sentence_and_not_a_nan_model() -> None:
+    with pytest.raises(UserError, match="diverged.*smaller learning rate"):
+        train.apply(model(), Train(30, batch_size=8, alpha=0.0, learning_rate=1e12), samples(), teacher=None)
+
+
+def test_an_interrupt_leaves_the_thread_pool_in_peace() -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        train.apply(model(), Train(50, batch_size=8, alpha=0), samples(), teacher=None, progress=stop)
+    assert threading.active_count() == before
+
+
+def test_transfer_ends_in_time_with_the_learning_rate_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setattr(train.time, "monotonic", lambda: float(next(clock)))
+    rates: list[float] = []
+    monkeypatch.setattr(train, "_schedule", lambda share: rates.append(share) or 1e-3)
+    train.transfer(model(), samples(), epochs=100, max_time_s=10.0, batch_size=16)
+    assert rates == sorted(rates)
+    assert sorted(set(rates)) == pytest.approx([i / 10 for i in range(1, 10)])
+
+
+def test_transfer_goes_over_the_data_as_often_as_asked() -> None:
+    seen: list[int] = []
+    train.transfer(model(), samples(33), epochs=2.0, batch_size=16, progress=lambda done, total: seen.append(total))
+    assert seen == [5] * 5
+
+
+@given(st.floats(0, 1))
+def test_the_schedule_warms_up_and_comes_down(share: float) -> None:
+    now, later = train._schedule(share), train._schedule(min(1.0, share + 1e-3))
+    assert 0 <= now <= 1.0 + 1e-9
+    assert later >= now if share < 0.049 else share < 0.05 or later <= now
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 9))
+def test_a_shift_moves_pictures_by_a_few_pixels_and_repeats_the_edge(height: int, width: int, seed: int) -> None:
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    batch = np.stack([np.stack([rows, columns])] * 4)
+    shifted = train._shifted(batch, np.random.default_rng(seed))
+    assert shifted.shape == batch.shape and shifted.dtype == batch.dtype
+    for picture in shifted:  # each pixel holds its old place: a shift is a constant difference, clipped at the edge
+        for old, new, size, axis in ((rows, picture[0], height, 0), (columns, picture[1], width, 1)):
+            reach = round(size / 16)
+            moves = [d for d in range(-reach, reach + 1) if np.array_equal(np.clip(old + d, 0, size - 1), new)]
+            assert moves, f"axis {axis} was not shifted as a whole"
+
+
+def test_shifts_differ_between_pictures() -> None:
+    batch = np.broadcast_to(np.arange(64, dtype=np.float32), (32, 1, 64, 64)).copy()
+    shifted = train._shifted(batch, np.random.default_rng(0))
+    assert len({picture.tobytes() for picture in shifted}) > 3
+
+
+def test_prefetch_keeps_the_order_and_passes_errors_on() -> None:
+    batches = [(torch.tensor([i]), torch.tensor([i])) for i in range(20)]
+    assert [int(a) for a, _ in train._prefetched(iter(batches))] == list(range(20))
+
+    def broken():  # type: ignore[no-untyped-def]
+        yield batches[0]
+        raise OSError("the disk is gone")
+
+    got = train._prefetched(broken())
+    next(got)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(got)
+
+
+def test_a_new_head_has_the_classes_of_the_data() -> None:
+    start = model()
+    changed = train.replace_head(start, ("a", "b", "c", "d", "e"), seed=1)
+    assert changed.labels == ("a", "b", "c", "d", "e")
+    assert changed.signature.outputs[0].shape == (None, 5)
+    assert changed.origin.arguments["classes"] == 5
+    with torch.no_grad():
+        assert changed.network(torch.zeros(2, 3, 12, 12)).shape == (2, 5)
+    assert changed.network.classifier[2].out_features == 5 and start.network.classifier[2].out_features == 3
+    assert torch.equal(changed.network.classifier[0].weight, start.network.classifier[0].weight), "only the head is new"
+    assert same_weights(changed, train.replace_head(start, ("a", "b", "c", "d", "e"), seed=1))
+    assert not same_weights(changed, train.replace_head(start, ("a", "b", "c", "d", "e"), seed=2))
+    assert changed.sha256 != start.sha256
+
+
+def test_a_network_without_a_linear_layer_has_no_head_to_replace() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 2, 12), nn.Flatten())
+    with pytest.raises(UserError, match="no linear layer"):
+        train.replace_head(model_from_module(network, preprocess=PREPROCESS, labels=("a", "b")), ("a",), seed=0)
+
+
+def test_answers_that_are_nan_are_not_right() -> None:
+    class Nan(Net):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return super().forward(image) * (float("nan") if image.abs().sum() > 0 else 1.0)
+
+    torch.manual_seed(0)
+    assert train.accuracy(model_from_module(Nan(), preprocess=PREPROCESS, labels=LABELS), samples()) == 0.0
+
+
+def test_ready_tensors_are_trained_on_as_they_are() -> None:
+    network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(64, 6)).astype(np.float32)
+    data = replace(samples(64), array=vectors, labels=(vectors[:, 0] > 0).astype(np.int64))
+    start = model_from_module(network, preprocess=PREPROCESS, labels=("a", "b"), input_shape=(6,))
+    trained = train.apply(start, Train(60, batch_size=16, alpha=0.0, learning_rate=0.1), data, teacher=None)
+    assert train.accuracy(trained, data) > 0.9

@@ -1,0 +1,141 @@
+"""The choice: a pure function of the trials and the budget, in the order that its docstring states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pocketfit.core.trial import Trial
+from pocketfit.search.choose import baselines, choose, latency_ms
+
+from . import made
+
+BASE = made.baseline()
+
+
+def number(trials: list[Trial], **words: Any) -> int:
+    choice = choose(trials, made.budget(**words))
+    assert choice is not None
+    return choice.trial.number
+
+
+def test_nothing_to_choose_from() -> None:
+    assert choose([], made.budget()) is None
+    assert choose([made.failed(0, stage="baseline"), made.trial(1)], made.budget()) is None, "no baseline, no ratio"
+    assert choose([made.failed(0, stage="baseline"), made.failed(1)], made.budget()) is None
+
+
+def test_each_trial_stands_against_the_baseline_of_its_runtime() -> None:
+    other = made.baseline(1, "onnxruntime")
+    trials = [BASE, other, made.trial(2, size=0.9), made.trial(3, size=0.1, runtime="onnxruntime")]
+    assert baselines(trials) == {"litert": BASE, "onnxruntime": other}
+    choice = choose(trials, made.budget(max_size="0.5x"))
+    assert choice is not None and choice.feasible
+    assert (choice.trial.number, choice.baseline) == (3, other)
+
+
+def test_failed_trials_are_never_chosen() -> None:
+    assert number([BASE, made.failed(1), made.trial(2)], prefer="size") == 2
+
+
+@pytest.mark.parametrize(("prefer", "wanted"), [("size", 1), ("speed", 2), ("accuracy", 3), ("balanced", 4)])
+def test_prefer_orders_the_plans_that_meet_the_limits(prefer: str, wanted: int) -> None:
+    trials = [
+        BASE,
+        made.trial(1, size=0.2, latency=0.8, drop=0.3),
+        made.trial(2, size=0.5, latency=0.3, drop=0.3),
+        made.trial(3, size=0.6, latency=0.7, drop=0.1),
+        made.trial(4, size=0.3, latency=0.4, drop=0.3),
+        made.trial(5, size=0.01, latency=0.01, drop=5.0),  # misses the limit
+    ]
+    assert number(trials, prefer=prefer, max_drop="1pt", max_size="0.9x") == wanted
+
+
+def test_the_surest_tier_goes_first() -> None:
+    fast_unsure = made.trial(1, latency=0.2, drop=0.9, sure=0.5)
+    fast_harmless = made.trial(2, latency=0.3, drop=0.4, sure=0.9)
+    slow_certified = made.trial(3, latency=0.8, drop=0.5, sure=0.3)
+    limits = {"prefer": "speed", "max_drop": "1pt", "max_latency": "0.9x"}
+    assert number([BASE, fast_unsure], prefer="speed", max_drop="1pt", max_latency="0.5x") == 1
+    assert number([BASE, fast_unsure, fast_harmless], prefer="speed", max_drop="1pt", max_latency="0.5x") == 2
+    assert (
+        number([made.trial(0, latency=1.0, stage="baseline"), fast_unsure, fast_harmless, slow_certified], **limits)
+        == 3
+    )
+
+
+def test_latencies_that_cannot_be_told_apart_are_taken_in_plan_order() -> None:
+    first, faster = made.trial(1, latency=0.51, spread=0.03), made.trial(2, latency=0.50, spread=0.03)
+    assert number([BASE, faster, first], prefer="speed") == 1
+    assert number([BASE, faster, first], prefer="balanced") == 1
+    clear = made.trial(2, latency=0.40, spread=0.03)
+    assert number([BASE, clear, first], prefer="speed") == 2
+
+
+def test_nothing_feasible_gives_the_nearest() -> None:
+    trials = [
+        BASE,
+        made.trial(1, size=0.4, drop=0.1),
+        made.trial(2, size=0.3, drop=0.1),
+        made.trial(3, size=0.2, drop=9),
+    ]
+    choice = choose(trials, made.budget(max_size="0.1x", max_drop="1pt"))
+    assert choice is not None and not choice.feasible
+    assert choice.trial.number == 2, "three times the size is nearer than eight points too many"
+    alike = [BASE, made.trial(2, size=0.3), made.trial(1, size=0.3)]
+    assert number(alike, max_size="0.1x") == 1
+
+
+def test_latency_goes_by_the_interleaved_ratio() -> None:
+    """A trial timed while the machine was busy keeps its ratio; its milliseconds mean nothing."""
+    trials = [BASE, made.trial(1, latency=0.5, spread=0.1)]
+    choice = choose(trials, made.budget(max_size="0.5x"))
+    assert choice is not None
+    assert latency_ms(choice) == pytest.approx((5.0, 4.5, 5.5))
+    alone = choose([BASE], made.budget())
+    assert alone is not None
+    assert latency_ms(alone) == (10.0, 10.0, 10.0)
+
+
+TRIALS = st.lists(
+    st.builds(
+        dict,
+        size=st.sampled_from([0.1, 0.2, 0.3]),
+        latency=st.floats(0.3, 1.5),
+        drop=st.floats(-0.5, 3),
+        spread=st.sampled_from([0.0, 0.02, 0.2]),
+        sure=st.floats(0, 1),
+        runtime=st.sampled_from(["litert", "onnxruntime"]),
+        precision=st.sampled_from(["int8", "float16"]),
+    ),
+    max_size=8,
+)
+BUDGETS = st.fixed_dictionaries(
+    {"prefer": st.sampled_from(["size", "speed", "accuracy", "balanced"])},
+    optional={
+        "max_size": st.sampled_from(["0.15x", "250kB"]),
+        "max_latency": st.sampled_from(["0.5x", "6ms", "p95:14ms"]),
+        "max_drop": st.just("1pt"),
+        "min_accuracy": st.just("89%"),
+        "max_memory": st.just("10MB"),
+    },
+)
+
+
+@given(TRIALS, BUDGETS, st.randoms())
+def test_the_choice_does_not_hang_on_the_order_of_trials(
+    settings: list[dict[str, Any]], words: dict[str, Any], random: Any
+) -> None:
+    trials = [BASE, made.baseline(1, "onnxruntime"), *(made.trial(n + 2, **s) for n, s in enumerate(settings))]
+    shuffled = list(trials)
+    random.shuffle(shuffled)
+    limits = made.budget(**words)
+    first, second = choose(trials, limits), choose(shuffled, limits)
+    assert first == second and first is not None
+    met = [
+        t for t in trials if (c := choose([BASE, trials[1], t], limits)) and c.trial.number == t.number and c.feasible
+    ]
+    assert first.feasible or not met, "a plan that meets the limits was overlooked"

@@ -1,0 +1,120 @@
+"""Labels of the data as the model counts them, and what makes a run the same run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model, Origin
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.samples import Samples
+from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.core.watch import Silent
+from pocketfit.search.task import Task, aligned, check_data, check_runtimes, differences, label_mapping, recipes
+from pocketfit.sources.data import from_arrays
+
+from . import made
+
+PREPROCESS = Preprocess(height=8, width=8, resize="exact")
+
+
+def task(out: Path, *, count: int = 200, labels: tuple[str, ...] = ("bird", "cat", "dog"), **settings: object) -> Task:
+    signature = Signature(
+        (TensorSpec("image", (None, 3, 8, 8), "float32", "NCHW"),), (TensorSpec("logits", (None, len(labels))),)
+    )
+    model = Model(None, signature, PREPROCESS, labels, Origin("object", "net"), sha256="00")
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
+    data = from_arrays(pixels, np.arange(count) % 2, class_names=("dog", "cat"))
+    return Task(model, data, out, ("litert",), made.budget(max_size="0.5x"), **settings)  # type: ignore[arg-type]
+
+
+@given(
+    st.permutations(["ant", "bee", "cat", "dog"]), st.sets(st.sampled_from(["ant", "bee", "cat", "dog"]), min_size=1)
+)
+def test_classes_are_matched_by_name(labels: list[str], classes: set[str]) -> None:
+    mapping = label_mapping(sorted(classes), labels)
+    assert [labels[index] for index in mapping] == sorted(classes)
+
+
+def test_folders_that_are_class_indices() -> None:
+    assert label_mapping(["0", "12", "2"], [f"word {i}" for i in range(13)]) == [0, 12, 2]
+    assert label_mapping(["0", "1"], ["1", "0"]) == [1, 0], "a name that is known counts as a name"
+    with pytest.raises(UserError, match="none of the model's 13 labels"):
+        label_mapping(["0", "13"], [f"word {i}" for i in range(13)])
+
+
+def test_a_class_that_the_model_does_not_know_is_named() -> None:
+    with pytest.raises(UserError, match=r"'fish' \(2 of 3 in all\) is none of the model's 2 labels \(cat, dog, …\)"):
+        label_mapping(["cat", "fish", "wolf"], ["cat", "dog"])
+
+
+def test_aligned_labels_are_the_models() -> None:
+    array = np.zeros((4, 8, 8, 3), np.uint8)
+    samples = Samples(array, np.array([0, 1, -1, 0]), list("abcd"), "train", "00", PREPROCESS, ("dog", "cat"))
+    found = aligned(samples, ("dog", "cat"), ("bird", "cat", "dog"))
+    assert found.labels.tolist() == [2, 1, -1, 2], "no label stays no label"
+    assert found.class_names == ("bird", "cat", "dog")
+
+
+def test_samples_of_a_task_are_aligned(tmp_path: Path) -> None:
+    a_task = task(tmp_path)
+    samples = a_task.samples("search", PREPROCESS, Silent())
+    assert set(samples.labels.tolist()) == {1, 2}
+    raw = a_task.data.split("search", PREPROCESS, split_seed=0)
+    names = [a_task.model.labels[label] for label in samples.labels]
+    assert names == [("dog", "cat")[label] for label in raw.labels]
+
+
+def test_time_and_trials_may_grow_but_nothing_else_may_change(tmp_path: Path) -> None:
+    first = task(tmp_path)
+    more = replace(first, budget=made.budget(max_size="0.5x", max_time="3h", max_trials=99))
+    assert differences(first.identity(), more.identity()) == []
+    assert differences(first.identity(), replace(first, out=tmp_path / "moved").identity()) == []
+    for changed, word in (
+        (replace(first, seed=1), "seed"),
+        (replace(first, budget=made.budget(max_size="0.4x")), "limits"),
+        (replace(first, budget=made.budget(max_size="0.5x", prefer="size")), "limits"),
+        (replace(first, runtimes=("onnxruntime",)), "runtimes"),
+        (replace(first, io="int8"), "io"),
+        (replace(first, threads=2), "threads"),
+        (replace(first, keep_resolution=True), "keep resolution"),
+        (replace(first, metric="top5"), "metric"),
+        (replace(first, model=replace(first.model, sha256="01")), "model sha256"),
+        (replace(first, model=replace(first.model, preprocess=replace(PREPROCESS, colour="BGR"))), "preprocess"),
+    ):
+        assert differences(first.identity(), changed.identity()) == [word]
+    assert "data sha256" in differences(first.identity(), task(tmp_path, count=201).identity())
+    assert differences({}, first.identity()) != []
+
+
+def test_the_identity_survives_json(tmp_path: Path) -> None:
+    import json
+
+    identity = task(tmp_path).identity()
+    assert differences(json.loads(json.dumps(identity)), identity) == []
+
+
+def test_an_empty_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"split of data is empty \(4 samples in all\): give more"):
+        check_data(task(tmp_path, count=4))
+    check_data(task(tmp_path))
+
+
+def test_what_a_runtime_cannot_do_is_refused_before_any_work(tmp_path: Path) -> None:
+    check_runtimes(task(tmp_path))
+    with pytest.raises(UserError, match="No runtime is called 'tensorrt'"):
+        check_runtimes(replace(task(tmp_path), runtimes=("tensorrt",)))
+
+
+def test_static_int8_comes_first_and_in_both_variants_where_the_runtime_has_them(tmp_path: Path) -> None:
+    for runtime, variants in (("litert", ["int8"]), ("onnxruntime", ["uint8", "int8"])):
+        found = recipes(task(tmp_path), runtime)
+        assert [e.activations for e in found if e.precision == "int8"] == variants
+        assert [e.precision for e in found[len(variants) :]] == ["float16", "dynamic-int8"]
+    assert all(e.io == "int8" for e in recipes(task(tmp_path, io="int8"), "litert") if e.precision == "int8")
