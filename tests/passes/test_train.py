@@ -180,7 +180,7 @@ def test_refusals() -> None:
 
 
 def test_divergence_is_a_sentence_and_not_a_nan_model() -> None:
-    with pytest.raises(UserError, match="diverged.*smaller learning rate"):
+    with pytest.raises(UserError, match=r"diverged.*smaller learning rate"):
         train.apply(model(), Train(30, batch_size=8, alpha=0.0, learning_rate=1e12), samples(), teacher=None)
 
 
