@@ -55,10 +55,10 @@ def result(data: Mapping[str, Any], out: Path) -> None:
         rows = [
             (
                 limit_words(limit),
-                "unknown" if limit["value"] is None else format_value(limit["value"], limit["unit"]),
-                "met, certified" if limit["certified"] else "met" if limit["met"] else "missed",
+                "unknown" if check["value"] is None else format_value(check["value"], check["unit"]),
+                "met, certified" if check["certified"] else "met" if check["met"] else "missed",
             )
-            for limit in data["limits"]
+            for limit, check in zip(data["budget"]["limits"], data["limits"], strict=True)
         ]
         console.print(_table(("limit", "reached", ""), rows))
     console.print()

@@ -23,7 +23,7 @@ from pocketfit.search.limits import check
 
 FIRST_RATIO = 0.3
 RATIO_LADDER = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-RATIO_STEPS = (0.0, 0.2, -0.15, 0.1, -0.1, 0.3, 0.4)  # around the first ratio, most telling first
+RATIO_STEPS = (0.0, 0.15, -0.15, 0.3, 0.1, -0.1, 0.4)  # around the first ratio, most telling first
 RATIOS_WITHOUT_LIMIT = 3
 SIZE_EXPONENT = 1.7  # bytes go with (1 - ratio) to this power: between 1 (depthwise layers) and 2 (pointwise layers)
 RECOVERY = 0.5  # a finalist is expected to lose this share of what its brief training lost
@@ -140,9 +140,9 @@ def best_recipe(space: Space, trials: Sequence[Trial], budget: Budget, runtime: 
 
 
 def ratios(trials: Sequence[Trial], budget: Budget) -> list[float]:
-    """Pruning ratios, the first being the gentlest that the size limits ask for (sizes do not jitter, so this order
-    is the same in every run)."""
-    first = FIRST_RATIO
+    """Pruning ratios, the first being the gentlest that is expected to meet the size limits (sizes do not jitter, so
+    this order is the same in every run)."""
+    first = None
     sizes = [limit for limit in budget.limits if limit.quantity in ("size", "download")]
     base, small = baselines(trials), [t for t in trials if t.stage == "recipe" and t.status == "ok"]
     if sizes and small:
@@ -152,7 +152,8 @@ def ratios(trials: Sequence[Trial], budget: Budget) -> list[float]:
             if (value := min(_in_unit_of(limit.relative, t, base[t.runtime], f"{limit.quantity}_bytes") for t in small))
             > 0
         ]
-        first = max([FIRST_RATIO, *wanted])
+        first = max(wanted, default=None)
+    first = FIRST_RATIO if first is None else first
     found: list[float] = []
     for step in RATIO_STEPS:
         ratio = round(min(max(first + step, RATIO_LADDER[0]), RATIO_LADDER[-1]), 2)
