@@ -13,6 +13,9 @@ from pocketfit.core.plan import PassSettings, Prune, Resolution, Train, canonica
 from pocketfit.core.watch import Watch
 from pocketfit.search.task import Task
 
+MOST_RECENT = 6
+_RECENT: dict[str, Model] = {}  # by prefix hash: one trial asks for the same network several times
+
 
 def carried_out(task: Task, passes: Sequence[PassSettings], watch: Watch) -> Model:
     """The task's model after these passes.
@@ -24,14 +27,21 @@ def carried_out(task: Task, passes: Sequence[PassSettings], watch: Watch) -> Mod
 
     model = task.model
     for index, settings in enumerate(passes):
+        key = prefix_hash(task, passes[: index + 1])
+        if key in _RECENT:
+            model = _RECENT[key]
+            continue
         match settings:
             case Prune():
                 model = prune.apply(model, settings)
             case Resolution():
                 model = resolution.apply(model, settings)
             case Train():
-                stored = task.cache / f"trained-{prefix_hash(task, passes[: index + 1])}.safetensors"
+                stored = task.cache / f"trained-{key}.safetensors"
                 model = _restored(model, stored) if stored.exists() else _trained(task, model, settings, stored, watch)
+        while len(_RECENT) >= MOST_RECENT:
+            del _RECENT[next(iter(_RECENT))]
+        _RECENT[key] = model
     return model
 
 
@@ -40,7 +50,7 @@ def prefix_hash(task: Task, passes: Sequence[PassSettings]) -> str:
     import torch
 
     facts = {
-        "model": task.model.sha256,
+        "model": task.model.key,
         "data": task.data.sha256,
         "split_seed": task.model.split_seed,
         "preprocess": task.model.preprocess.to_json(),

@@ -4,7 +4,8 @@
     recipes     exports without training: static int8 variants, float16, dynamic int8, and static int8 with the first
                 and last layer in float where plain static int8 loses more than is allowed
     pruned      a ladder of pruning ratios, each trained briefly, exported with the best recipe of each runtime
-    finalists   the best pruned ones, trained longer from where they stopped
+    finalists   the best pruned ones, trained longer from where they stopped; while nothing meets the limits, the best
+                of them longer still
 
 Nothing here looks at a clock: with the same measurements the same plans come in the same order, so that a run that was
 killed and started again tries what an undisturbed one tries. Only `hurry` (time is running out) skips ahead.
@@ -28,6 +29,7 @@ RATIOS_WITHOUT_LIMIT = 3
 SIZE_EXPONENT = 1.7  # bytes go with (1 - ratio) to this power: between 1 (depthwise layers) and 2 (pointwise layers)
 RECOVERY = 0.5  # a finalist is expected to lose this share of what its brief training lost
 FINALISTS = 2
+MOST_EXTENSIONS = 3  # how often a finalist is trained on while nothing meets the limits
 SMALLEST_SIDE_TO_SHRINK = 128
 RESOLUTION_MULTIPLE = 32
 
@@ -219,8 +221,22 @@ def _finalists(space: Space, trials: Sequence[Trial], budget: Budget) -> Iterato
     chosen = list(dict.fromkeys(t.number for t in order))[:FINALISTS]
     for number in chosen:
         trial = next(t for t in ranked if t.number == number)
-        longer = replace(space.train, steps=space.long_steps, seed=space.train.seed + 1)
-        yield Plan((*trial.plan.passes, longer), trial.plan.export)
+        yield _longer(space, trial)
+    finalists = [t for t in trials if t.stage == "finalist" and t.status == "ok"]
+    best = choose(trials, budget)
+    if finalists and best is not None and not best.feasible:
+        nearest = min(
+            finalists, key=lambda t: (_clear_cost_excess(t, base, budget), t.value("drop_points") or 0.0, t.number)
+        )
+        if sum(isinstance(p, Train) for p in nearest.plan.passes) < 2 + MOST_EXTENSIONS:
+            yield _longer(space, nearest)
+
+
+def _longer(space: Space, trial: Trial) -> Plan:
+    """The trial's plan, trained on; every stretch draws its own order of the samples."""
+    stretches = sum(isinstance(p, Train) for p in trial.plan.passes)
+    longer = replace(space.train, steps=space.long_steps, seed=space.train.seed + stretches)
+    return Plan((*trial.plan.passes, longer), trial.plan.export)
 
 
 def _clear_cost_excess(trial: Trial, base: Mapping[str, Trial], budget: Budget) -> float:
