@@ -217,7 +217,7 @@ def _finalists(space: Space, trials: Sequence[Trial], budget: Budget) -> Iterato
     order = [ranked[0]]
     if hopeful:
         order.append(min(hopeful, key=lambda t: (_expense(t, base, budget), t.number)))
-    order += [t for t in ranked if t not in order]
+    order += [t for t in ranked if t not in order and _clear_cost_excess(t, base, budget) <= least]
     chosen = list(dict.fromkeys(t.number for t in order))[:FINALISTS]
     for number in chosen:
         trial = next(t for t in ranked if t.number == number)
