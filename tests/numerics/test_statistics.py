@@ -269,3 +269,12 @@ def test_needed_n_is_the_smallest_that_certifies(limit, disagreement, seen):
 def test_needed_n_refuses_a_limit_that_the_drop_itself_breaks():
     with pytest.raises(UserError, match="raise the limit"):
         statistics.needed_n(1.0, 0.05, drop_points=1.0)
+
+
+@given(st.integers(1, 30), st.integers(1, 12), st.sampled_from([0, 50, 90, 95, 99, 100]), st.integers(0, 2**32 - 1))
+def test_percentiles_of_draws_are_numpys_to_the_last_bit(rounds, calls, percent, seed):
+    rng = np.random.default_rng(seed)
+    times = np.round(rng.lognormal(size=(rounds, calls)), rng.integers(0, 9))
+    rows = rng.integers(0, rounds, (20, rounds))
+    found = statistics._percentile_of_draws(times, rows, percent)
+    assert np.array_equal(found, np.percentile(times[rows].reshape(20, -1), percent, axis=1))

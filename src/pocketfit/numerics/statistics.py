@@ -339,10 +339,43 @@ def _resampled(files: Sequence[ArrayLike], percent: float, resamples: int, seed:
         raise ValueError("times must be positive and finite")
     rows = np.random.default_rng(seed).integers(0, rounds, (resamples, rounds))
     values = [float(np.percentile(each, percent)) for each in times]
-    drawn = [np.percentile(each[rows].reshape(resamples, -1), percent, axis=1) for each in times]
+    drawn = [_percentile_of_draws(each, rows, percent) for each in times]
     if len(times) == 1:
         return values[0], drawn[0]
     return values[0] / values[1], drawn[0] / drawn[1]
+
+
+def _percentile_of_draws(times: Floats, rows: NDArray[np.int64], percent: float) -> Floats:
+    """times [rounds, calls], rows [draws, rounds] -> the percentile of times[rows[d]] for each draw d: [draws].
+
+    The same numbers as np.percentile, without sorting any draw: all times are sorted once, and a draw is a weight for
+    each round. Where a draw's n-th smallest time lies is found among blocks of sorted times first, then inside one.
+    """
+    draws, (rounds, calls) = len(rows), times.shape
+    order = np.argsort(times, axis=None, kind="stable")
+    block_size = math.isqrt(times.size - 1) + 1
+    padding = -times.size % block_size
+    values, owner = (
+        times.ravel()[order],
+        np.concatenate([order // calls, np.full(padding, rounds)]),
+    )  # the padding: no draw's
+    places = (rows + np.arange(draws)[:, None] * (rounds + 1)).ravel()
+    weights = np.bincount(places, minlength=draws * (rounds + 1)).reshape(draws, -1).astype(np.float64)
+    blocks = owner.reshape(-1, block_size)
+    holds = np.stack([np.bincount(block, minlength=rounds + 1) for block in blocks], axis=1)  # [rounds + 1, blocks]
+    up_to = np.cumsum(weights @ holds, axis=1)
+
+    def smallest(n: int) -> Floats:
+        block = (up_to <= n).sum(1)
+        before = np.where(block > 0, np.take_along_axis(up_to, np.maximum(block - 1, 0)[:, None], 1)[:, 0], 0)
+        inside = np.cumsum(np.take_along_axis(weights, blocks[block], 1), axis=1)
+        found: Floats = values[block * block_size + (before[:, None] + inside <= n).sum(1)]
+        return found
+
+    place = percent / 100 * (times.size - 1)
+    below = math.floor(place)
+    low, high, share = smallest(below), smallest(min(below + 1, times.size - 1)), place - below
+    return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)  # as numpy rounds it
 
 
 def _interval(value: float, drawn: Floats, confidence: float) -> Interval:
