@@ -190,7 +190,7 @@ def space_of(task: Task, pace: Pace | None) -> Space:
     """What may be tried for this task."""
     counts = task.data.split_counts(task.model.split_seed)
     short, long = steps_for(task.budget, counts["train"], task.batch_size, len(task.runtimes), pace)
-    layers = [row.name for row in task.layers]
+    layers = [row.name for row in task.layers if row.macs]
     return Space(
         runtimes=task.runtimes,
         baselines={r: baseline_export(task, r) for r in task.runtimes},

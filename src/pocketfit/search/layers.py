@@ -25,14 +25,15 @@ def layers_line(task: Task, chosen: Trial, baseline: Trial, watch: Watch) -> dic
     """The journal's "layers" line. Where a runtime cannot say per-operator times, `not_possible` says why."""
     assert chosen.artifact is not None and baseline.artifact is not None
     watch.step("per-layer table")
-    before, after = task.layers, layer_table(carried_out(task, chosen.plan.passes, watch))
+    pruned = {row.name: row for row in layer_table(carried_out(task, chosen.plan.passes, watch))}
+    before = [row for row in task.layers if row.macs]  # convolutions and linear layers: the others are fused into them
     sides, reasons = {}, []
     for side, trial in (("before", baseline), ("after", chosen)):
         assert trial.artifact is not None
         contents, times, reason = _deployed(trial.runtime, task.out / trial.artifact.path, task.threads)
         sides[side] = _by_layer(contents, times, before)
         reasons += [reason] if reason else []
-    rows = [_row(old, new, sides, chosen.plan) for old, new in zip(before, after, strict=True)]
+    rows = [_row(old, pruned[old.name], sides, chosen.plan) for old in before]
     return {"kind": "layers", "trial": chosen.number, "rows": rows, "not_possible": list(dict.fromkeys(reasons))}
 
 
