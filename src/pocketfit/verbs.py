@@ -41,8 +41,8 @@ def train(
     from pocketfit.sources.models import save_model
 
     seconds = None if max_time is None else parse_unit(max_time, SECONDS, "--max-time", "10min")
-    if out.exists() and not (out / "model.json").exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise UserError(f"{out} exists and is no model folder; nothing was changed: give another output folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already; nothing was changed: give another output folder")
     dataset = open_data(data)
     start = _starting_point(model, weights, width, len(dataset.class_names), seed)
     if image_size is not None:
