@@ -118,7 +118,9 @@ def main() -> None:
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Published weights: .safetensors or a state dict.")
 @click.option(
-    "--image-size", type=click.IntRange(16, 2048), help="Side of the square that the network sees, in pixels."
+    "--image-size",
+    type=click.IntRange(16, 2048),
+    help="Side of the square that the network sees; the shorter side of a picture becomes as long.",
 )
 @click.option(
     "--epochs",

@@ -47,6 +47,8 @@ def train(
     start = _starting_point(model, weights, width, len(dataset.class_names), seed)
     if image_size is not None:
         start = resolution.apply(start, Resolution(image_size, image_size))
+        # A size of one's own: the whole picture is seen, without the margin that ImageNet's evaluation cuts off.
+        start = replace(start, preprocess=replace(start.preprocess, resize="shorter", resize_px=image_size))
     with watch_for_terminal() as watch:
         for sentence in (*start.findings, *dataset.findings):
             watch.say(sentence)
