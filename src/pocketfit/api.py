@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +14,12 @@ from pocketfit.core.plan import Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Silent, Watch
+from pocketfit.measure.accuracy import check_metric
 from pocketfit.search.attempt import Exported, export
 from pocketfit.search.files import write_json
 from pocketfit.search.fit import fit_task
 from pocketfit.search.result import Result
-from pocketfit.search.task import Task
+from pocketfit.search.task import Task, with_labels
 from pocketfit.sources.data import Dataset, from_arrays, open_data
 from pocketfit.sources.models import model_from_module, open_model
 
@@ -53,6 +55,7 @@ def fit(
 
     Raises UserError (bad input, in one sentence) and Stopped (Ctrl-C; the best so far has been delivered).
     """
+    check_metric(metric)
     data = as_dataset(samples)
     network = as_model(model, data, preprocess, labels)
     task = Task(
@@ -77,7 +80,7 @@ def fit(
 def run(task: Task, watch: Watch | None = None) -> Result:
     """`fit_task` with what stands above the search: the bundle and the report are written as results come in."""
     watch = watch or Silent()
-    return fit_task(task, Delivery(watch), watch)
+    return fit_task(replace(task, model=with_labels(task.model)), Delivery(watch), watch)
 
 
 class Delivery:
@@ -102,8 +105,6 @@ class Delivery:
 
 def bundle(task: Task, chosen: Trial, data: dict[str, Any], watch: Watch) -> None:
     """The chosen file with the code that calls it, in `out/bundle`."""
-    from dataclasses import replace
-
     from pocketfit.bundle.write import write_bundle
     from pocketfit.search.carry import carried_out
 
@@ -126,7 +127,7 @@ def apply(
 ) -> Exported:
     """Make the artifact of a plan again, as `out/<code>-<hash>.<ext>`; trained prefixes are kept in out/cache."""
     watch = watch or Silent()
-    task = Task(model, data, out, (plan.export.runtime,), Budget(), threads=threads)
+    task = Task(with_labels(model), data, out, (plan.export.runtime,), Budget(), threads=threads)
     return export(task, plan, watch, folder=out)
 
 

@@ -140,6 +140,12 @@ def aligned(samples: Samples, class_names: Sequence[str], labels: Sequence[str])
     return replace(samples, labels=table[samples.labels], class_names=tuple(labels))
 
 
+def with_labels(model: Model) -> Model:
+    """The model with the numbers of its outputs as labels, where nobody has said what they are called."""
+    outputs = model.signature.outputs[0].shape[-1]
+    return model if model.labels or outputs is None else replace(model, labels=tuple(map(str, range(outputs))))
+
+
 def label_mapping(class_names: Sequence[str], labels: Sequence[str]) -> list[int]:
     """For each class of the data, its index among the model's labels.
 
