@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ def _read_torch(path: Path) -> Any:
     """What torch.save wrote, if that is tensors and plain containers; argparse's options are let through as data."""
     zipped = _is_zip(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's words about a pickle's protocol, beside our own sentence
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         if named := re.search(r"GLOBAL ([\w.]+)|global ([\w.]+)", str(error)):
