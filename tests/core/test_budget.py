@@ -69,7 +69,7 @@ def test_time(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ({"max_size": "3"}, "--max-size '3' cannot be read: write a number with one of the units B, KB, MB, GB, KIB"),
+        ({"max_size": "3"}, "--max-size '3' cannot be read: write a number with one of the units B, kB, MB, GB, KiB"),
         ({"max_size": "3 parsecs"}, "--max-size '3 parsecs' cannot be read"),
         ({"max_size": "-3MB"}, "--max-size '-3MB' cannot be read"),
         ({"max_size": ""}, "--max-size '' cannot be read"),

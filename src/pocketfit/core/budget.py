@@ -16,7 +16,7 @@ from pocketfit.core.errors import UserError
 
 Quantity = Literal["size", "download", "memory", "latency", "drop", "accuracy"]
 Prefer = Literal["speed", "size", "accuracy", "balanced"]
-BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
