@@ -267,7 +267,11 @@ def measure(as_json: bool, **options: Any) -> int:
 @click.option("--model", help="Model folder or bundle that says how pictures are prepared.")
 @click.option("--preprocess", help="As for fit (without --model).")
 @click.option(
-    "--split", type=click.Choice(["search", "verdict", "calibration", "train"]), default="search", show_default=True
+    "--split",
+    type=click.Choice(["search", "verdict", "calibration", "train"]),
+    default="search",
+    show_default=True,
+    help="Which part of the data.",
 )
 @click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="At most this many pictures.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
