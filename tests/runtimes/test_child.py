@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -102,6 +103,23 @@ def test_a_child_that_hangs_is_ended(tmp_path: Path) -> None:
         child.call(f"{HERE}:hang", {"note": str(note)}, timeout_s=2)
     assert time.monotonic() - start < 30
     assert not psutil.pid_exists(int(note.read_text()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent has died")
+def test_a_child_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    code = f"from pocketfit.runtimes import child; child.call('{HERE}:hang', {{'note': {str(note)!r}}})"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    deadline = time.monotonic() + 60
+    while not (note.exists() and note.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    orphan = psutil.Process(int(note.read_text()))
+    parent.kill()
+    parent.wait()
+    psutil.wait_procs([orphan], timeout=10)
+    assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_child_that_floods_memory_is_ended() -> None:

@@ -7,9 +7,11 @@ one of our own errors, or as ExportFailed with the last lines that the child pri
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,7 @@ from pocketfit.core import errors
 
 LOG_LINES = 30
 POLL_S = 0.05
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def call(
@@ -45,7 +48,7 @@ def call(
         Path(folder, "payload.json").write_text(json.dumps(payload))
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pocketfit.runtimes.child", target, folder],
+                [sys.executable, "-m", "pocketfit.runtimes.child", target, folder, str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -73,7 +76,7 @@ def call(
 
 
 def _wait(process: subprocess.Popen[bytes], timeout_s: float, memory_bytes: int) -> str:
-    """"" when the child ended by itself, else why it was ended."""
+    """ "" when the child ended by itself, else why it was ended."""
     deadline = time.monotonic() + timeout_s
     handle: psutil.Process | None = None
     with contextlib.suppress(psutil.Error):  # a child that is already gone has nothing left to watch
@@ -114,5 +117,17 @@ def main(target: str, folder: str) -> None:
     partial.replace(Path(folder, "result.json"))
 
 
+def _die_with(parent: int) -> None:
+    """Where the parent is killed, the child must not go on: the run that takes over would be timed beside it.
+
+    Linux only; elsewhere an orphan works on to its end.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the call
+            os._exit(1)
+
+
 if __name__ == "__main__":
+    _die_with(int(sys.argv[3]))
     main(sys.argv[1], sys.argv[2])
