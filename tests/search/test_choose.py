@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pocketfit.core.plan import Prune, Train
 from pocketfit.core.trial import Trial
 from pocketfit.search.choose import baselines, choose, latency_ms
 from pocketfit.search.limits import check
@@ -138,3 +139,21 @@ def test_the_choice_does_not_hang_on_the_order_of_trials(
     assert first == second and first is not None
     alone = [all(c.met for c in check(t, trials[t.runtime == "onnxruntime"], limits)) for t in trials]
     assert first.feasible == any(alone), "a plan that meets the limits was overlooked"
+
+
+def test_a_plan_that_was_trained_on_stands_in_for_its_beginning() -> None:
+    brief = (Prune(0.3), Train(10))
+    trials = [
+        made.baseline(),
+        made.trial(1, drop=0.3, stage="pruned", passes=brief),
+        made.trial(2, drop=0.1, stage="finalist", passes=(*brief, Train(40))),
+    ]
+    choice = choose(trials, made.budget(max_drop="1pt"))
+    assert choice is not None and choice.trial.number == 2
+    worse = [
+        trials[0],
+        made.trial(1, drop=0.1, stage="pruned", passes=brief),
+        made.trial(2, drop=0.3, stage="finalist", passes=(*brief, Train(40))),
+    ]
+    choice = choose(worse, made.budget(max_drop="1pt"))
+    assert choice is not None and choice.trial.number == 1

@@ -6,6 +6,7 @@
    Tier 1: the drop is at most half of what is allowed. Tier 2: the rest.
 3. Within the tier `prefer` orders. Trials whose latency intervals overlap with the best one's, while nothing else
    tells them apart, are taken in plan order, so that noise does not choose.
+   A plan that was trained on, and lost no more by it, stands in for the plan that it began as.
 4. With no feasible trial, the one with the smallest worst excess is the best so far.
 """
 
@@ -46,7 +47,7 @@ def choose(trials: Sequence[Trial], budget: Budget) -> Choice | None:
     choices = [
         Choice(t, base[t.runtime], check(t, base[t.runtime], budget))
         for t in sorted(trials, key=lambda t: t.number)
-        if t.status == "ok" and t.runtime in base
+        if t.status == "ok" and t.runtime in base and not _outgrown(t, trials)
     ]
     if not choices:
         return None
@@ -69,6 +70,22 @@ def latency_ms(choice: Choice) -> tuple[float, float, float]:
     low = ratio.value if ratio.low is None else ratio.low
     high = ratio.value if ratio.high is None else ratio.high
     return ratio.value * base, low * base, high * base
+
+
+def _outgrown(trial: Trial, trials: Sequence[Trial]) -> bool:
+    """Whether another trial is this one trained on, with no more lost."""
+    passes, export = trial.plan.passes, trial.plan.export
+    lost = trial.value("drop_points")
+    return any(
+        other.status == "ok"
+        and other.plan.export == export
+        and len(other.plan.passes) > len(passes) > 0
+        and other.plan.passes[: len(passes)] == passes
+        and lost is not None
+        and (other_lost := other.value("drop_points")) is not None
+        and other_lost <= lost
+        for other in trials
+    )
 
 
 def _tier(choice: Choice) -> int:
