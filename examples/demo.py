@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DOWNLOADS, MODEL, OUT = ROOT / ".downloads", ROOT / "demo-data" / "model", ROOT / "demo-out"
 IMAGE_SIZE = 64  # the pictures are 28 pixels wide
-TRAINING = ["--epochs", 1, "--max-time", "2min"]
+TRAINING = ["--epochs", 0.6, "--max-time", "3min"]
 LIMITS = ["--max-size", "0.28x", "--max-latency", "0.6x", "--max-drop", "1pt", "--max-time", "8min"]
 
 
