@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pocketfit.report.words import format_bytes, format_count, format_share, format_value, limit_words, verdict_sentence
+from pocketfit.search import journal
 
 MOST_ROWS = 400
 
@@ -49,7 +50,9 @@ def trained(data: Mapping[str, Any]) -> None:
 
 def result(data: Mapping[str, Any], out: Path) -> None:
     console = _console()
-    console.print(f"[bold]{escape(verdict_sentence(data))}[/bold]")
+    start = journal.read(out / "journal.jsonl").start
+    name = start["inputs"]["model"] if start else "the network"
+    console.print(f"[bold]{escape(verdict_sentence(data, name))}[/bold]")
     if data["limits"]:
         console.print()
         rows = [

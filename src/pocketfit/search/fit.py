@@ -158,7 +158,7 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
         if record.verdict is not None:
             return
         if space is None:
-            space = space_of(task, _pace(task, path, clock, watch))
+            space = space_of(task, _steps(task, path, clock, watch))
         proposal = _next(task, space, record, clock)
         if proposal is None:
             return
@@ -174,22 +174,23 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
         _deliver(task, path, deliver, finished=False, watch=watch)
 
 
-def _pace(task: Task, path: Path, clock: _Clock, watch: Watch) -> Pace | None:
-    """Steps a second, measured once and kept in the journal; None where no time limit asks for it."""
-    if task.budget.max_time_s is None:
-        return None
-    if (known := _known_pace(journal.read(path))) is not None:
-        return known
-    pace = measured_pace(task, watch)
-    journal.append(path, {"kind": "pace", "steps_per_s": pace.steps_per_s, "verdict_s": pace.verdict_s})
-    clock.note()
-    return pace
+def _steps(task: Task, path: Path, clock: _Clock, watch: Watch) -> tuple[int, int]:
+    """Steps of a brief and of a long training: decided once and kept in the journal, so that a resumed run goes on with
+    the plans that it began, with another --max-time too. The pace is measured where a time limit asks for it."""
+    if (line := journal.read(path).pace) is None:
+        pace = None if task.budget.max_time_s is None else measured_pace(task, watch)
+        samples = task.data.split_counts(task.model.split_seed)["train"]
+        short, long = steps_for(task.budget, samples, task.batch_size, len(task.runtimes), pace)
+        line = {"kind": "pace", "short_steps": short, "long_steps": long}
+        line |= {} if pace is None else {"steps_per_s": pace.steps_per_s, "verdict_s": pace.verdict_s}
+        journal.append(path, line)
+        clock.note()
+    return line["short_steps"], line["long_steps"]
 
 
-def space_of(task: Task, pace: Pace | None) -> Space:
-    """What may be tried for this task."""
-    counts = task.data.split_counts(task.model.split_seed)
-    short, long = steps_for(task.budget, counts["train"], task.batch_size, len(task.runtimes), pace)
+def space_of(task: Task, steps: tuple[int, int]) -> Space:
+    """What may be tried for this task, with this many steps for a brief and for a long training."""
+    short, long = steps
     layers = [row.name for row in task.layers if row.macs]
     return Space(
         runtimes=task.runtimes,
@@ -223,7 +224,9 @@ def _next(task: Task, space: Space, record: journal.Record, clock: _Clock) -> Pr
 
 
 def _known_pace(record: journal.Record) -> Pace | None:
-    return None if record.pace is None else Pace(record.pace["steps_per_s"], record.pace["verdict_s"])
+    if record.pace is None or "steps_per_s" not in record.pace:
+        return None
+    return Pace(record.pace["steps_per_s"], record.pace["verdict_s"])
 
 
 def _speak(trial: Trial, task: Task, watch: Watch) -> None:

@@ -2,7 +2,7 @@
 
 kinds  "start"    what this run is about: inputs, budget, environment, findings (once)
        "trial"    a Trial
-       "pace"     how fast training goes here, measured once; the plans' steps follow from it
+       "pace"     how many steps the plans train, and how fast training goes here if a time limit asked for it (once)
        "time"     seconds that one working session has used (they add up over resumes)
        "layers"   the per-layer table of the chosen trial
        "reading"  the verdict split is about to be read for a trial
