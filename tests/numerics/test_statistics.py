@@ -278,3 +278,18 @@ def test_percentiles_of_draws_are_numpys_to_the_last_bit(rounds, calls, percent,
     rows = rng.integers(0, rounds, (20, rounds))
     found = statistics._percentile_of_draws(times, rows, percent)
     assert np.array_equal(found, np.percentile(times[rows].reshape(20, -1), percent, axis=1))
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 5), (3, 7), (912, 1000), (40, 40)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_the_mean_of_zeros_and_ones_has_wilsons_interval(right: int, n: int, confidence: float) -> None:
+    found = statistics.mean_interval([1] * right + [0] * (n - right), confidence=confidence)
+    oracle = stats.binomtest(right, n).proportion_ci(confidence, method="wilson")
+    assert (found.low, found.high) == pytest.approx((oracle.low, oracle.high), abs=1e-9)
+
+
+def test_the_mean_of_real_scores_has_students_interval() -> None:
+    scores = np.random.default_rng(0).gamma(2.0, size=30)
+    found = statistics.mean_interval(scores)
+    oracle = stats.t.interval(0.95, 29, scores.mean(), stats.sem(scores))
+    assert (found.low, found.high) == pytest.approx(oracle, rel=1e-4)

@@ -157,3 +157,9 @@ def test_a_plan_that_was_trained_on_stands_in_for_its_beginning() -> None:
     ]
     choice = choose(worse, made.budget(max_drop="1pt"))
     assert choice is not None and choice.trial.number == 1
+
+
+def test_a_drop_with_room_for_the_verdict_splits_own_error_goes_first() -> None:
+    tight, roomy = made.trial(1, latency=0.2, drop=0.3, sure=0.5), made.trial(2, latency=0.8, drop=0.1, sure=0.4)
+    assert number([BASE, tight], prefer="speed", max_drop="1pt") == 1
+    assert number([BASE, tight, roomy], prefer="speed", max_drop="1pt") == 2

@@ -226,6 +226,24 @@ def needed_n(limit_points: float, disagreement: float, *, drop_points: float = 0
     return high
 
 
+def mean_interval(scores: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """The mean of per-sample scores: Wilson's interval (Wilson 1927) where they are 0 or 1, else Student's t.
+
+    >>> found = mean_interval([1, 1, 1, 0])
+    >>> round(found.low, 4), round(found.high, 4)
+    (0.3006, 0.9544)
+    """
+    values = np.asarray(scores, np.float64)
+    n, mean = len(values), float(np.mean(values))
+    if np.isin(values, (0.0, 1.0)).all():
+        z = _z((1 + confidence) / 2)
+        centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+        return Interval(mean, centre - half, centre + half)
+    half = student_t((1 + confidence) / 2, max(1, n - 1)) * float(np.std(values, ddof=min(1, n - 1))) / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half)
+
+
 def mcnemar_p(lost: int, gained: int) -> float:
     """Exact two-sided p of McNemar's test: are losses and gains equally likely?
 

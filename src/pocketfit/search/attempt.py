@@ -21,7 +21,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Watch
 from pocketfit.measure import accuracy, cost, footprint
-from pocketfit.numerics.statistics import paired_drop
+from pocketfit.numerics.statistics import mean_interval, paired_drop
 from pocketfit.search.carry import carried_out
 from pocketfit.search.propose import Proposal
 from pocketfit.search.task import CALIBRATION_SAMPLES, Task
@@ -145,8 +145,17 @@ def search_samples(task: Task, model: Model, watch: Watch) -> Samples:
 
 
 def mean_score(scores: NDArray[np.float64]) -> Measurement:
-    """The mean of per-sample scores."""
-    return Measurement("accuracy", "", float(np.mean(scores)), n=len(scores))
+    """The mean of per-sample scores with its interval; the one-sided 95 % bound from below stands in `environment`."""
+    over = mean_interval(scores)
+    return Measurement(
+        "accuracy",
+        "",
+        over.value,
+        n=len(scores),
+        low=over.low,
+        high=over.high,
+        environment={"one_sided": mean_interval(scores, confidence=0.90).low},
+    )
 
 
 def drop(before: NDArray[np.float64], after: NDArray[np.float64]) -> Measurement:

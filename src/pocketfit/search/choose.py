@@ -1,9 +1,11 @@
 """Which trial to hand over: a pure function of the trials and the budget.
 
-1. A trial is feasible when every limit is met by its point estimate (accuracy: on the search split).
-2. The verdict split is read only once, so a plan that is likely to hold there goes first: the feasible trials fall into
-   three tiers, and the best tier that has any trial decides. Tier 0: the one-sided bound of every limit is met as well.
-   Tier 1: the drop is at most half of what is allowed. Tier 2: the rest.
+1. A trial is feasible when every limit is met by its point estimate (accuracy: on the search split). The float32
+   baseline is handed over only when nothing else is feasible.
+2. The verdict split is read only once, so a plan that is likely to be certified there goes first: the feasible trials
+   fall into four tiers, and the best tier that has any trial decides. Tier 0: every limit would still be met with
+   twice the distance to the one-sided bound: once for the search split's error, once for the verdict split's.
+   Tier 1: every one-sided bound is met. Tier 2: the drop is at most half of what is allowed. Tier 3: the rest.
 3. Within the tier `prefer` orders. Trials whose latency intervals overlap with the best one's, while nothing else
    tells them apart, are taken in plan order, so that noise does not choose.
    A plan that was trained on, and lost no more by it, stands in for the plan that it began as.
@@ -56,6 +58,7 @@ def choose(trials: Sequence[Trial], budget: Budget) -> Choice | None:
         return min(
             choices, key=lambda c: (max(k.excess for k in c.checks), sum(k.excess for k in c.checks), c.trial.number)
         )
+    feasible = [c for c in feasible if c.trial.stage != "baseline"] or feasible
     best_tier = min(_tier(c) for c in feasible)
     return _preferred([c for c in feasible if _tier(c) == best_tier], budget)
 
@@ -89,12 +92,14 @@ def _outgrown(trial: Trial, trials: Sequence[Trial]) -> bool:
 
 
 def _tier(choice: Choice) -> int:
-    if all(c.certified for c in choice.checks):
+    if all(c.certified and c.sure for c in choice.checks):
         return 0
+    if all(c.certified for c in choice.checks):
+        return 1
     drops = [c for c in choice.checks if c.limit.quantity == "drop"]
     if all(c.value is not None and c.value <= HARMLESS_DROP_SHARE * c.limit.value for c in drops):
-        return 1
-    return 2
+        return 2
+    return 3
 
 
 def _preferred(choices: Sequence[Choice], budget: Budget) -> Choice:

@@ -41,6 +41,16 @@ class Check:
         return self.met and self.worst is not None and self._inside(self.worst)
 
     @property
+    def sure(self) -> bool:
+        """Whether the limit would be met with twice the distance from the value to its bound; latency is measured with
+        more care for the verdict than while searching, so its bound is enough."""
+        if self.value is None or self.worst is None:
+            return False
+        if self.limit.quantity not in ("drop", "accuracy"):
+            return self.certified
+        return self._inside(self.worst + (self.worst - self.value))
+
+    @property
     def excess(self) -> float:
         if self.value is None:
             return float("inf")
