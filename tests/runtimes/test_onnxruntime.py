@@ -40,11 +40,11 @@ def graph_file(path: Path, nodes: list, inputs: dict, outputs: dict, constants: 
     return path
 
 
-def test_the_float_file_is_made_once(exported: Exported, work: Path) -> None:
+def test_the_float_file_is_made_once(exported: Exported, model: Model, work: Path) -> None:
     exported(FLOAT)
-    before = (work / "tiny.onnx").stat().st_mtime_ns
+    before = (work / f"{model.key}.onnx").stat().st_mtime_ns
     exported(U8S8)
-    assert (work / "tiny.onnx").stat().st_mtime_ns == before
+    assert (work / f"{model.key}.onnx").stat().st_mtime_ns == before
 
 
 def test_names_are_torchs_and_nothing_of_this_machine_is_in_the_file(exported: Exported) -> None:
