@@ -38,6 +38,8 @@ pytestmark = pytest.mark.slow
 
 BRIEFLY = "Effort(sessions=2, seconds=0.05, min_rounds=5, max_rounds=10)"
 MAIN = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell start with Ctrl-C ignored
 from pocketfit.measure import cost
 from pocketfit.measure.cost import Effort
 cost.QUICK = cost.CAREFUL = {BRIEFLY}
