@@ -163,7 +163,7 @@ def test_what_is_skipped_is_said_with_its_name(tmp_path):
     broken = finding(dataset, "cannot be read")
     assert broken.startswith("3 pictures of 13 cannot be read and are left out: a/cut.png (")
     assert "a/none.jpg (it is empty)" in broken
-    assert "b/text.jpg (cannot identify image file" in broken
+    assert "b/text.jpg (it is damaged, or of no known picture format)" in broken
     assert finding(dataset, "ignored") == "1 file is no picture and ignored: b/notes.txt"
     assert finding(dataset, "loose") == "1 picture lies outside the class folders and cannot be used: loose.png"
     assert finding(dataset, "no samples") == "1 class has no samples to train on: empty"

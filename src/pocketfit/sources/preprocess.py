@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 if TYPE_CHECKING:
     from pocketfit.core.preprocess import Preprocess
@@ -67,7 +67,10 @@ def open_picture(source: str | Path | BinaryIO) -> Image.Image:
 
     Pillow refuses more than twice `Image.MAX_IMAGE_PIXELS` (then 179 million pixels) as a decompression bomb.
     """
-    image = Image.open(source, formats=_formats())
+    try:
+        image = Image.open(source, formats=_formats())
+    except UnidentifiedImageError:  # its own message shows an object's address
+        raise BadPicture("it is damaged, or of no known picture format") from None
     if image.mode not in MODES:
         raise BadPicture(f"its pixels are stored as '{image.mode}', whose range is not known: save it with 8 bits")
     return image
