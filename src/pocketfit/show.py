@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,15 @@ def result(data: Mapping[str, Any], out: Path) -> None:
             console.print(f"• {escape(sentence)}")
     if data["chosen"]:
         console.print(f"\nfile    {escape(str(out / data['chosen']['artifact']['path']))}")
-        for name in ("bundle", "report.html", "plan.json"):
+        for name in ("bundle", "report.html", "plan.json") if _is_delivered(data, out) else ("report.html",):
             if (out / name).exists():
                 console.print(f"{name.split('.')[0]:7} {escape(str(out / name))}")
+
+
+def _is_delivered(data: Mapping[str, Any], out: Path) -> bool:
+    """Whether OUT's plan.json and bundle are those of the chosen plan; `choose` may have picked another one."""
+    path = out / "plan.json"
+    return path.is_file() and json.loads(path.read_text()) == json.loads(json.dumps(data["chosen"]["plan"]))
 
 
 def applied(data: Mapping[str, Any]) -> None:

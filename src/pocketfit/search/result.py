@@ -168,13 +168,12 @@ def _verdict_sentence(choice: Choice, status: str, verdict_read: bool, certified
         return f"Best so far is {name}; the search is not over, its accuracy was measured on the search split."
     if status == "met" and not choice.checks:
         return f"{name} was chosen, its accuracy measured {where}; no limits were given."
+    if status == "met" and not verdict_read:
+        return f"{name} meets every limit on the search split; the verdict split has not been read for it."
+    if status == "met" and certified:
+        return f"{name} meets every limit on the verdict split, and the 95 % bounds are inside them too."
     if status == "met":
-        sure = (
-            "and the 95 % bounds are inside them too"
-            if certified
-            else "by the point estimates; a 95 % bound is outside or unknown"
-        )
-        return f"{name} meets every limit, {sure}, its accuracy measured {where}."
+        return f"{name} meets every limit on the verdict split; the 95 % bound of at least one is outside or unknown."
     return f"No plan meets every limit; {name} comes nearest, its accuracy measured {where}."
 
 
