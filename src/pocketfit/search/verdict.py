@@ -65,27 +65,16 @@ def read_verdict(task: Task, chosen: Trial, baseline: Trial, reading: int, watch
         "latency_ratio": measured["latency_ratio"].to_json(),
         "measurements": {name: m.to_json() for name, m in measured.items()},
         "baseline_measurements": {name: m.to_json() for name, m in reference.items()},
-        "per_class": per_class(scores["baseline"], scores["chosen"], samples["chosen"], task.model.labels),
+        "per_class": _class_rows(scores["baseline"], scores["chosen"], samples["chosen"], task.model.labels),
         "disagreements": disagreements(scores["baseline"], scores["chosen"], samples["chosen"], task.model.labels),
     }
 
 
-def per_class(
+def _class_rows(
     before: accuracy.Scores, after: accuracy.Scores, samples: Samples, labels: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The mean score of each class that occurs, before and after; the classes that lost most first."""
-    rows = []
-    for index in np.unique(samples.labels):
-        rows_of = samples.labels == index
-        rows.append(
-            {
-                "label": labels[int(index)],
-                "n": int(rows_of.sum()),
-                "before": float(before.values[rows_of].mean()),
-                "after": float(after.values[rows_of].mean()),
-            }
-        )
-    return sorted(rows, key=lambda row: row["after"] - row["before"])
+    rows = accuracy.per_class(samples.labels, labels, before.values, after.values)
+    return [{"label": row.name, "n": row.n, "before": row.baseline, "after": row.candidate} for row in rows]
 
 
 def disagreements(
