@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import ExportSettings, Plan, Prune, Resolution, Train, canonical_json
+from pocketfit.core.plan import (
+    CorrectBias,
+    Equalize,
+    ExportSettings,
+    Plan,
+    Prune,
+    QuantTrain,
+    Resolution,
+    Round,
+    Train,
+    canonical_json,
+)
 
 RATIO = st.floats(0, 1, exclude_max=True)
 NAMES = st.lists(st.text(min_size=1, max_size=8), max_size=3)
@@ -36,23 +47,40 @@ exports = st.builds(
     ExportSettings,
     st.sampled_from(["litert", "onnxruntime", "torch"]),
     st.just("int8"),
-    st.sampled_from(["int8", "uint8"]),
+    st.sampled_from(["int8", "uint8", "int16"]),
     NAMES.map(tuple),
     st.sampled_from(["float32", "uint8", "int8"]),
     st.sampled_from(["", "NHWC", "NCHW"]),
     st.integers(1, 1000),
+    st.sampled_from(["int8", "int7", "int4"]),
+    NAMES.map(tuple),
+    st.sampled_from(["min-max", "moving-average", "percentile", "mse", "kl"]),
 ) | st.builds(
     ExportSettings,
     st.sampled_from(["litert", "onnxruntime", "torch"]),
     st.sampled_from(["float32", "float16", "dynamic-int8"]),
 )
-plans = st.builds(Plan, st.lists(prunes | trains | resolutions, max_size=4).map(tuple), exports)
+STATISTICS = st.sampled_from(["data", "batch-norm"])
+quantizing = (
+    st.builds(Equalize, STATISTICS, st.booleans(), st.integers(1, 500))
+    | st.builds(CorrectBias, STATISTICS, st.integers(1, 500))
+    | st.builds(Round, st.integers(1, 10**4), st.integers(1, 500), st.integers(0, 2**31))
+    | st.builds(
+        QuantTrain,
+        st.integers(1, 10**4),
+        st.integers(1, 512),
+        st.floats(1e-6, 1),
+        st.floats(0, 1),
+        st.sampled_from(["train", "calibration"]),
+    )
+)
+plans = st.builds(Plan, st.lists(prunes | trains | resolutions | quantizing, max_size=4).map(tuple), exports)
 
 WHOLE = Plan(
     (Prune(0.3, layers=((r"features\.1", 0.1),)), Train(200), Train(800, learning_rate=0.005), Resolution(160, 128)),
     ExportSettings("litert", "int8", keep_float=("classifier",)),
 )
-GOLDEN = (
+VERSION_1 = (
     '{"export":{"activations":"int8","calibration":200,"io":"float32","keep_float":["classifier"],"layout":"",'
     '"precision":"int8","runtime":"litert"},"passes":[{"criterion":"l2","layers":[["features\\\\.1",0.1]],"multiple":8,'
     '"pass":"prune","ratio":0.3},{"alpha":0.9,"batch_size":64,"learning_rate":0.02,"pass":"train","seed":0,"share":1.0,'
@@ -61,12 +89,32 @@ GOLDEN = (
 )
 
 
+GOLDEN_PLAN = Plan(
+    (Prune(0.3), Train(200), Equalize(), CorrectBias(), Round(), QuantTrain(300)),
+    ExportSettings("litert", "int8", keep_float=("classifier",), weights="int4", keep_int8=("stem",), ranges="mse"),
+)
+GOLDEN = (
+    '{"export":{"activations":"int8","calibration":200,"io":"float32","keep_float":["classifier"],"keep_int8":["ste'
+    'm"],"layout":"","precision":"int8","ranges":"mse","runtime":"litert","weights":"int4"},"passes":[{"criterion":'
+    '"l2","layers":[],"multiple":8,"pass":"prune","ratio":0.3},{"alpha":0.9,"batch_size":64,"learning_rate":0.02,"p'
+    'ass":"train","seed":0,"share":1.0,"steps":200,"temperature":4.0},{"absorb":true,"pass":"equalize","samples":20'
+    '0,"statistics":"data"},{"pass":"correct-bias","samples":200,"statistics":"data"},{"pass":"round","samples":200'
+    ',"seed":0,"steps":500},{"batch_size":32,"labels":0.0,"learning_rate":0.002,"pass":"quant-train","seed":0,"spli'
+    't":"train","steps":300}],"plan_version":2}'
+)
+
+
 def test_golden_bytes() -> None:
     """Journals, file names and plan.json of users stand on these bytes: a change needs a new plan_version."""
-    assert canonical_json(WHOLE.to_json()) == GOLDEN
+    assert canonical_json(GOLDEN_PLAN.to_json()) == GOLDEN
+    assert GOLDEN_PLAN.code == "prune30.200-eq-bias-round-qat300-wi4ai8-mse-mix1-wide1"
+    assert GOLDEN_PLAN.file_stem == f"{GOLDEN_PLAN.code}-232b90a4"
+    assert Plan.from_json(json.loads(GOLDEN)) == GOLDEN_PLAN
+
+
+def test_plans_of_version_1_mean_what_they_meant() -> None:
+    assert Plan.from_json(json.loads(VERSION_1)) == WHOLE
     assert WHOLE.code == "prune30.200.800-r160x128-wi8ai8-mix1"
-    assert WHOLE.file_stem == f"{WHOLE.code}-add98a4f"
-    assert Plan.from_json(json.loads(GOLDEN)) == WHOLE
 
 
 @pytest.mark.parametrize(
@@ -113,8 +161,8 @@ def changed(*path: str | int, value: Any) -> dict[str, Any]:
     ("data", "sentence"),
     [
         ([], "This is not a plan: it needs the keys 'passes' and 'export'"),
-        ({"plan_version": 1, "passes": []}, "This is not a plan"),
-        (changed("plan_version", value=2), "This plan has version 2; this pocketfit reads version 1"),
+        ({"plan_version": 2, "passes": []}, "This is not a plan"),
+        (changed("plan_version", value=3), "This plan has version 3; this pocketfit reads up to 2"),
         (changed("plan_version", value=None), "This plan has version None"),
         (changed("passes", value={"prune": 1}), "This is not a plan: 'passes' must be a list"),
         (changed("passes", value=["prune"]), "This is not a plan: 'passes' must be a list of objects"),

@@ -2,9 +2,12 @@
 
 The short code of a plan reads from left to right as the work is done; parts that are absent were not done:
 
-    prune30.200.800-r160-wi8ai8-mix3
-    │              │    │      └ three named layers stay in float
-    │              │    └ weights int8, activations int8 (fp32, fp16; dwi8: dynamic range; wi8au8: uint8 activations)
+    prune30.200.800-r160-eq-round-wi8ai8-mse-mix3
+    │              │    │  │     │      │   └ three named layers stay in float
+    │              │    │  │     │      └ ranges of the activations by least squared error (nothing: min-max)
+    │              │    │  │     └ weights int8, activations int8 (fp32, fp16; dwi8: dynamic range; wo8: weights only)
+    │              │    │  └ learned rounding ("bias": bias correction; "qat300": 300 steps of training on the grid)
+    │              │    └ equalized
     │              └ input resolution 160
     └ 30 % of the channels pruned, then trained for 200 and again 800 steps
 """
@@ -19,8 +22,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pocketfit.core.errors import UserError
 
-PLAN_VERSION = 1
-Precision = Literal["float32", "float16", "dynamic-int8", "int8"]
+PLAN_VERSION = 2  # 1 knew fewer settings, and those that it lacks have the meaning that it had
+READABLE_VERSIONS = (1, 2)
+Precision = Literal["float32", "float16", "dynamic-int8", "int8", "weight-only"]
+Weights = Literal["int8", "int7", "int4"]
+RangeMethod = Literal["min-max", "moving-average", "percentile", "mse", "kl"]
+Statistics = Literal["data", "batch-norm"]
+_WEIGHT_BITS: dict[str, int] = {"int8": 8, "int7": 7, "int4": 4}
+_RANGE_CODES: dict[str, str] = {"moving-average": "ema", "percentile": "pct", "mse": "mse", "kl": "kl"}
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,123 @@ class Resolution:
         return f"r{self.height}" if self.height == self.width else f"r{self.height}x{self.width}"
 
 
-PassSettings = Prune | Train | Resolution
-_KINDS: dict[str, type[Any]] = {"prune": Prune, "train": Train, "resolution": Resolution}
+@dataclass(frozen=True)
+class Equalize:
+    """Rescale channels between layers, so that those that share a range use it alike; batch norms are folded first.
+
+    Cross-layer equalization (Nagel et al. 2019, section 4.1) and, with `absorb`, high-bias absorption (section 4.1.3).
+    statistics  where the ranges of the activations come from: calibration samples, or what batch norms remember
+    samples     how many of the calibration split are looked at
+    """
+
+    statistics: Statistics = "data"
+    absorb: bool = True
+    samples: int = 200
+
+    @property
+    def code(self) -> str:
+        return "eq" if self.statistics == "data" else "eqbn"
+
+
+@dataclass(frozen=True)
+class CorrectBias:
+    """Take the mean error that rounded weights cause at each output channel off its bias (Nagel et al. 2019, 4.2)."""
+
+    statistics: Statistics = "data"
+    samples: int = 200
+
+    @property
+    def code(self) -> str:
+        return "bias" if self.statistics == "data" else "biasbn"
+
+
+@dataclass(frozen=True)
+class Round:
+    """Learned rounding: each weight goes to the grid point above or below it, so that the layer's outputs change least
+    (AdaRound, Nagel et al. 2020). The grid is that of the plan's export settings.
+
+    steps    of the optimiser, for each layer
+    samples  how many of the calibration split are looked at
+    """
+
+    steps: int = 500
+    samples: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.samples < 1:
+            raise UserError("Learned rounding needs at least one step and one sample")
+
+    @property
+    def code(self) -> str:
+        return "round"
+
+
+@dataclass(frozen=True)
+class QuantTrain:
+    """Train with weights and activations on the grid of the plan's export settings, the float network as teacher
+    (quantization-aware training; learned step sizes: Esser et al. 2020). The learned ranges go into the export.
+
+    labels  share of the loss that the labels have; the rest is the teacher's. 0: unlabelled samples will do
+    split   the samples that are trained on: "train", or "calibration" where that is all there is
+    """
+
+    steps: int
+    batch_size: int = 32
+    learning_rate: float = 0.002
+    labels: float = 0.0
+    split: Literal["train", "calibration"] = "train"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise UserError("Quantization-aware training needs at least one step and a batch of at least one sample")
+        if not 0 <= self.labels <= 1 or self.learning_rate <= 0:
+            raise UserError("Quantization-aware training needs 0 <= labels <= 1 and a positive learning rate")
+
+    @property
+    def code(self) -> str:
+        return f"qat{self.steps}"
+
+
+PassSettings = Prune | Train | Resolution | Equalize | CorrectBias | Round | QuantTrain
+ON_GRID = (CorrectBias, Round, QuantTrain)  # passes that work for the grid of the plan's export settings
+_KINDS: dict[str, type[Any]] = {
+    "prune": Prune,
+    "train": Train,
+    "resolution": Resolution,
+    "equalize": Equalize,
+    "correct-bias": CorrectBias,
+    "round": Round,
+    "quant-train": QuantTrain,
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Onto how many bits an export puts the weights of a layer, and the activations.
+
+    weight_bits      of convolutions and linear layers; depthwise convolutions have 8 in place of 4, as nine weights
+                     a channel save nothing and lose much
+    activation_bits  8 or 16; None where activations stay in float
+    """
+
+    weight_bits: int
+    activation_bits: int | None
+    keep_float: tuple[str, ...] = ()
+    keep_int8: tuple[str, ...] = ()
+
+    def bits(self, layer: str, *, depthwise: bool = False) -> int | None:
+        """Of a layer's weights; None where they stay in float.
+
+        >>> ExportSettings("litert", "int8", weights="int4", keep_float=("stem",)).grid.bits("stem") is None
+        True
+        """
+        if layer in self.keep_float:
+            return None
+        if layer in self.keep_int8 or (depthwise and self.weight_bits < 7):
+            return 8
+        return self.weight_bits
 
 
 @dataclass(frozen=True)
@@ -107,34 +231,57 @@ class ExportSettings:
     """What the runtime's exporter and quantizer are told.
 
     precision      "float32"; "float16" (weights); "dynamic-int8" (int8 weights, activations quantized while running);
-                   "int8" (static: int8 weights per channel, calibrated activations)
-    activations    static int8 only: "int8" or "uint8" (ONNX Runtime's S8S8 and U8S8 variants)
+                   "int8" (static: int8 weights per channel, calibrated activations); "weight-only" (computes in float)
+    activations    static int8 only: "int8", or "uint8" (ONNX Runtime's U8S8 files), or "int16" (LiteRT's 16x8)
     keep_float     dotted names of layers that stay in float32 (static int8: "mixed")
     io             dtype of the file's inputs and outputs: "float32", "uint8", "int8"
     layout         of picture inputs: "NHWC", "NCHW", or "" for what the runtime prefers
     calibration    how many samples of the calibration split set the ranges
+    weights        of quantized layers: "int8"; "int7" (for processors whose 8-bit products overflow); "int4", where
+                   depthwise convolutions have int8
+    keep_int8      dotted names of layers that have int8 weights where the others have fewer bits
+    ranges         how the range of an activation follows from what calibration saw (numerics/ranges.py)
     """
 
     runtime: str
     precision: Precision = "float32"
-    activations: Literal["int8", "uint8"] = "int8"
+    activations: Literal["int8", "uint8", "int16"] = "int8"
     keep_float: tuple[str, ...] = ()
     io: Literal["float32", "uint8", "int8"] = "float32"
     layout: Literal["", "NHWC", "NCHW"] = ""
     calibration: int = 200
+    weights: Weights = "int8"
+    keep_int8: tuple[str, ...] = ()
+    ranges: RangeMethod = "min-max"
 
     def __post_init__(self) -> None:
-        if self.precision not in ("float32", "float16", "dynamic-int8", "int8"):
-            raise UserError(f"Unknown precision '{self.precision}': use float32, float16, dynamic-int8 or int8")
+        known = get_args(Precision)
+        if self.precision not in known:
+            raise UserError(f"Unknown precision '{self.precision}': use {', '.join(known[:-1])} or {known[-1]}")
         if self.io != "float32" and self.precision != "int8":
             raise UserError(f"--io {self.io} needs static int8: a {self.precision} file takes float32 inputs")
+        if self.precision in ("float32", "float16") and (self.weights != "int8" or self.keep_int8):
+            raise UserError(f"A {self.precision} file has no {self.weights} weights: ask for a quantized precision")
+
+    @property
+    def grid(self) -> Grid | None:
+        """Where the weights and activations of the file will lie; None for a file in float."""
+        if self.precision in ("float32", "float16"):
+            return None
+        activation_bits = (16 if self.activations == "int16" else 8) if self.precision == "int8" else None
+        return Grid(_WEIGHT_BITS[self.weights], activation_bits, self.keep_float, self.keep_int8)
 
     @property
     def code(self) -> str:
-        short = {"float32": "fp32", "float16": "fp16", "dynamic-int8": "dwi8"}.get(self.precision)
-        code = short or f"wi8a{self.activations[0]}8"
+        bits = _WEIGHT_BITS[self.weights]
+        short = {"float32": "fp32", "float16": "fp16", "dynamic-int8": f"dwi{bits}", "weight-only": f"wo{bits}"}
+        code = short.get(self.precision) or f"wi{bits}a{self.activations.replace('int', 'i').replace('ui', 'u')}"
+        if self.precision == "int8" and self.ranges != "min-max":
+            code += f"-{_RANGE_CODES[self.ranges]}"
         if self.keep_float:
             code += f"-mix{len(self.keep_float)}"
+        if self.keep_int8:
+            code += f"-wide{len(self.keep_int8)}"
         if self.io != "float32":
             code += f"-io{self.io[0]}8"
         return code if not self.layout else f"{code}-{self.layout.lower()}"
@@ -185,9 +332,9 @@ class Plan:
         """The inverse of `to_json`. Raises UserError, in a sentence, for anything that is not a plan."""
         if not isinstance(data, dict) or "export" not in data or "passes" not in data:
             raise UserError("This is not a plan: it needs the keys 'passes' and 'export'")
-        if data.get("plan_version") != PLAN_VERSION:
+        if data.get("plan_version") not in READABLE_VERSIONS:
             raise UserError(
-                f"This plan has version {data.get('plan_version')!r}; this pocketfit reads version {PLAN_VERSION}"
+                f"This plan has version {data.get('plan_version')!r}; this pocketfit reads up to {PLAN_VERSION}"
             )
         passes = []
         if not isinstance(data["passes"], list) or not all(isinstance(item, dict) for item in data["passes"]):
