@@ -183,7 +183,10 @@ def changed(*path: str | int, value: Any) -> dict[str, Any]:
         (changed("passes", 1, "steps", value=1.5), "The plan's setting 'steps' for Train cannot be 1.5"),
         (changed("passes", 1, "steps", value=0), "Training needs at least one step"),
         (changed("passes", 1, "share", value=0), "Training settings out of range"),
-        (changed("passes", 3, "height", value=-1), "A picture of -1 x 128 pixels cannot be fed"),
+        (
+            changed("passes", 3, value={"pass": "resolution", "height": -1, "width": 128}),
+            "A picture of -1 x 128 pixels cannot be fed",
+        ),
         (changed("export", "precision", value="int3"), "The plan's setting 'precision' for ExportSettings cannot be"),
         (changed("export", "keep_float", value="classifier"), "The plan's setting 'keep_float'"),
         (changed("export", "runtime", value=None), "The plan's setting 'runtime' for ExportSettings cannot be null"),
