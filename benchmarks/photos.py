@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +21,18 @@ from pocketfit.sources.preprocess import decode, geometry
 
 MAP = Path(__file__).with_name("stamps_imagenet.json")
 PREPROCESS = Preprocess(resize="longer", resize_px=200, height=224, width=224, filter="bicubic")
-# The same photo again: (longer side in px, mirrored, moved right and down by px). 250 px: its ends are cut off.
-VARIANTS = ((200, False, 0), (200, True, 0), (200, False, 12), (250, True, 0), (160, False, -12))
+Variant = tuple[int, bool, int, int]  # (longer side in px, mirrored, moved right by px, moved down by px)
+# The same photo again; over 224 px its ends are cut off.
+FEW: tuple[Variant, ...] = (
+    *((200, False, 0, 0), (200, True, 0, 0), (200, False, 12, 12)),
+    *((250, True, 0, 0), (160, False, -12, -12)),
+)
+MANY: tuple[Variant, ...] = (
+    *FEW,
+    *((224, False, 0, 0), (224, True, -20, 10), (180, True, 20, -10), (200, True, -12, 12)),
+    *((140, False, 30, 30), (140, True, -30, 20), (270, False, -25, -25)),
+    *((300, False, 0, 0), (300, True, 40, -30), (360, True, 0, 0), (360, False, -50, 40)),
+)
 
 
 @dataclass(frozen=True)
@@ -42,31 +53,39 @@ class Photos:
         return np.bincount(self.photo, hits) / np.bincount(self.photo)
 
 
-def halves(folder: Path) -> tuple[Photos, Photos]:
+def halves(folder: Path, variants: Sequence[Variant] = FEW) -> tuple[Photos, Photos]:
     """(to calibrate with, to judge by): the photos in the order of their paths' sha256, cut in the middle."""
     labels: dict[str, list[int]] = json.loads(MAP.read_text())
     paths = sorted(labels, key=lambda path: hashlib.sha256(path.encode()).hexdigest())
     middle = len(paths) // 2
     chosen = ("calibration", paths[:middle]), ("verdict", paths[middle:])
-    first, second = (_photos(folder, {path: labels[path] for path in part}, split) for split, part in chosen)
+    first, second = (_photos(folder, {path: labels[path] for path in part}, split, variants) for split, part in chosen)
     return first, second
 
 
-def _photos(folder: Path, labels: dict[str, list[int]], split: str) -> Photos:
+def shuffled(photos: Photos, count: int, seed: int = 0) -> Samples:
+    """`count` of the pictures in a fixed random order, without labels: the first 100 of 200 are those of 100."""
+    chosen = photos.samples.take(np.random.default_rng(seed).permutation(len(photos.samples))[:count])
+    return replace(chosen, labels=np.full(count, -1, np.int64))
+
+
+def _photos(folder: Path, labels: dict[str, list[int]], split: str, variants: Sequence[Variant]) -> Photos:
     pictures = [decode(folder / path, PREPROCESS) for path in labels]
-    array = np.stack([_variant(pixels, *variant) for variant in VARIANTS for pixels in pictures])
-    accepted = tuple(tuple(classes) for _ in VARIANTS for classes in labels.values())
-    names = [path for _ in VARIANTS for path in labels]
+    array = np.stack([_variant(pixels, *variant) for variant in variants for pixels in pictures])
+    accepted = tuple(tuple(classes) for _ in variants for classes in labels.values())
+    names = [path for _ in variants for path in labels]
     first = np.array([classes[0] for classes in accepted], np.int64)
     samples = Samples(array, first, names, split, hashlib.sha256(array.tobytes()).hexdigest(), PREPROCESS)
-    return Photos(samples, accepted, np.tile(np.arange(len(labels)), len(VARIANTS)))
+    return Photos(samples, accepted, np.tile(np.arange(len(labels)), len(variants)))
 
 
-def _variant(pixels: NDArray[np.uint8], longer_px: int, mirrored: bool, moved_px: int) -> NDArray[np.uint8]:
-    """RGB [h, w, 3] -> [224, 224, 3]; what is moved in at the edges is white."""
-    picture = geometry(pixels, replace(PREPROCESS, resize_px=longer_px))
+def _variant(
+    pixels: NDArray[np.uint8], longer_px: int, mirrored: bool, right_px: int, down_px: int
+) -> NDArray[np.uint8]:
+    """RGB [h, w, 3] -> [224, 224, 3]; around the picture is white."""
+    height, width, reach_px = PREPROCESS.height, PREPROCESS.width, max(abs(right_px), abs(down_px))
+    wide = replace(PREPROCESS, resize_px=longer_px, height=height + 2 * reach_px, width=width + 2 * reach_px)
+    picture = geometry(pixels, wide)
     picture = picture[:, ::-1] if mirrored else picture
-    height, width = picture.shape[:2]
-    padded = np.pad(picture, ((abs(moved_px),) * 2, (abs(moved_px),) * 2, (0, 0)), constant_values=255)
-    start = abs(moved_px) - moved_px
-    return np.ascontiguousarray(padded[start : start + height, start : start + width])
+    top, left = reach_px - down_px, reach_px - right_px
+    return np.ascontiguousarray(picture[top : top + height, left : left + width])
