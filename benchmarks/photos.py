@@ -47,6 +47,11 @@ class Photos:
     accepted: tuple[tuple[int, ...], ...]
     photo: NDArray[np.int64]
 
+    def first(self, count: int) -> Photos:
+        """The first `count` pictures; as many as make whole variants show every photo alike."""
+        chosen = self.samples.take(np.arange(count))
+        return replace(self, samples=chosen, accepted=self.accepted[:count], photo=self.photo[:count])
+
     def right(self, outputs: NDArray[np.float32]) -> NDArray[np.float64]:
         """Logits [n, 1000] -> for each photo the share of its variants whose top class is accepted, [photos]."""
         hits = np.array([top in accepted for top, accepted in zip(outputs.argmax(1), self.accepted, strict=True)])

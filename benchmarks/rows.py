@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from places import Places
 
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.errors import PocketfitError
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.samples import Samples
-from pocketfit.measure import accuracy, cost
+from pocketfit.measure import cost
 from pocketfit.numerics.fidelity import agreement, sqnr_db
 from pocketfit.numerics.statistics import Drop, paired_drop
-from pocketfit.runtimes.artifact import artifact_of
 
 Score = Callable[[NDArray[np.float32]], NDArray[np.float64]]  # outputs [n, classes] -> scores, one an independent unit
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file that takes part. `plan`: of pocketfit's own files, and of the float32 files (stage "baseline")."""
+    """A file that takes part. `plan`: of pocketfit's own files, and of the float32 files (stage "baseline").
+
+    recipe  what the tool was told, as JSON      seconds  what making the file took, None where that was not timed
+    """
 
     name: str
     tool: str
@@ -34,6 +37,8 @@ class Entry:
     path: Path
     plan: Plan | None = None
     baseline: bool = False
+    recipe: str = ""
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Row:
             "runtime": self.entry.runtime,
             "plan": self.entry.plan.to_json() if self.entry.plan else None,
             "baseline": self.entry.baseline,
+            "recipe": json.loads(self.entry.recipe) if self.entry.recipe else None,
+            "seconds_to_make": self.entry.seconds,
             "chosen_by_pocketfit": self.chosen,
             "bytes": made.bytes if made else None,
             "download_bytes": made.download_bytes if made else None,
@@ -80,21 +87,30 @@ def _short(found: Measurement) -> dict[str, Any]:
 
 
 def measure(
-    entries: Sequence[Entry | Row], samples: Samples, score: Score, effort: cost.Effort, say: Callable[[str], None]
+    entries: Sequence[Entry | Row],
+    samples: Samples,
+    score: Score,
+    effort: cost.Effort | None,
+    say: Callable[[str], None],
+    places: Places | None = None,
 ) -> list[Row]:
     """Rows of these files, in their order; all files of one runtime are timed in one interleaved run.
 
     entries  a Row stands for a file that could not be made. The first file of each runtime is its float32 baseline.
+    effort   of timing; None: no file is timed
     """
+    places = places or Places()
     outputs: dict[Entry, NDArray[np.float32]] = {}
     failed: dict[Entry, str] = {}
     for entry in (e for e in entries if isinstance(e, Entry)):
         say(f"scoring {entry.name} in {entry.runtime} on {len(samples)} pictures")
         try:
-            outputs[entry] = accuracy.run_all(entry.runtime, entry.path, samples)
+            outputs[entry] = places.outputs(entry.runtime, entry.path, samples)
         except PocketfitError as error:
             failed[entry] = sentence(error)
-    latencies = {e: t for runtime in _runtimes(entries) for e, t in _timed(runtime, outputs, effort, say).items()}
+    latencies: dict[Entry, dict[str, Measurement]] = {}
+    for runtime in _runtimes(outputs) if effort else ():
+        latencies |= _timed(runtime, outputs, effort, say, places)
     rows = []
     for entry in entries:
         if isinstance(entry, Row):
@@ -103,24 +119,21 @@ def measure(
             rows.append(Row(entry, error=failed[entry]))
         else:
             base = next(e for e in outputs if e.runtime == entry.runtime and e.baseline)
-            rows.append(_row(entry, base, outputs, score, latencies[entry]))
+            rows.append(_row(entry, base, outputs, score, latencies.get(entry, {}), places))
     return rows
 
 
-def _runtimes(entries: Sequence[Entry | Row]) -> list[str]:
-    return list(dict.fromkeys(e.entry.runtime if isinstance(e, Row) else e.runtime for e in entries))
+def _runtimes(entries: Iterable[Entry]) -> list[str]:
+    return list(dict.fromkeys(entry.runtime for entry in entries))
 
 
 def _timed(
-    runtime: str, outputs: Mapping[Entry, Any], effort: cost.Effort, say: Callable[[str], None]
+    runtime: str, outputs: Mapping[Entry, Any], effort: cost.Effort, say: Callable[[str], None], places: Places
 ) -> dict[Entry, dict[str, Measurement]]:
     base, *others = (entry for entry in outputs if entry.runtime == runtime)
     say(f"timing {1 + len(others)} files in {runtime}, interleaved")
-    found = cost.compare_latency(runtime, base.path, [entry.path for entry in others], effort=effort)
-    times = {base: {"latency_ms": found[0].baseline["latency_ms"]}}
-    for entry, compared in zip(others, found, strict=True):
-        times[entry] = {"latency_ms": compared.candidate["latency_ms"], "latency_ratio": compared.ratio}
-    return times
+    own, found = places.times(runtime, base.path, [entry.path for entry in others], effort)
+    return {base: {"latency_ms": own}, **dict(zip(others, found, strict=True))}
 
 
 def _row(
@@ -129,9 +142,11 @@ def _row(
     outputs: Mapping[Entry, NDArray[np.float32]],
     score: Score,
     latency: Mapping[str, Measurement],
+    places: Places,
 ) -> Row:
     ours, theirs = outputs[entry], outputs[base]
-    made = artifact_of(entry.path, entry.plan or Plan((), ExportSettings(entry.runtime)), entry.runtime)
+    nothing = Plan((), ExportSettings(entry.runtime))
+    made = places.artifact(entry.runtime, entry.path, entry.plan or nothing)
     same = entry == base
     return Row(
         entry,
@@ -141,7 +156,7 @@ def _row(
         None if same else agreement(theirs, ours),
         None if same else sqnr_db(theirs, ours),
         latency,
-        made.bytes / base.path.stat().st_size,
+        made.bytes / places.artifact(entry.runtime, base.path, nothing).bytes,
     )
 
 
@@ -172,7 +187,7 @@ def _cells(row: Row) -> list[str]:
     name = f"**{name}**" if row.chosen else name
     if row.artifact is None or row.accuracy is None:
         return [name, row.entry.tool, "failed", *[""] * (len(HEADINGS) - 3)]
-    ratio, drop = row.latency.get("latency_ratio"), row.drop
+    drop = row.drop
     return [
         name,
         row.entry.tool,
@@ -183,12 +198,11 @@ def _cells(row: Row) -> list[str]:
         "" if drop is None else f"{drop.points:+.2f} [{drop.low:+.2f}, {drop.high:+.2f}]",
         "" if row.agreement is None else f"{100 * row.agreement:.1f}",
         "" if row.sqnr_db is None else f"{row.sqnr_db:.1f}",
-        f"1 ({row.latency['latency_ms'].value:.2f} ms)"
-        if ratio is None
-        else f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
+        _time(row.latency),
     ]
 
 
-def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """All rows; a value that JSON has no word for raises ValueError."""
-    return json.loads(json.dumps([row.to_json() for row in rows], allow_nan=False))  # type: ignore[no-any-return]
+def _time(latency: Mapping[str, Measurement]) -> str:
+    if ratio := latency.get("latency_ratio"):
+        return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+    return f"1 ({latency['latency_ms'].value:.2f} ms)" if latency else ""
