@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import shutil
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pocketfit.core.artifact import Artifact, Contents, OpCost, OpInfo
-from pocketfit.core.errors import ExportFailed, PocketfitError, UserError
+from pocketfit.core.artifact import Artifact, Contents, OpCost
+from pocketfit.core.errors import PocketfitError, UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.runtimes import child, litert_file, require
+from pocketfit.runtimes import child, litert_file, litert_verify, ranges, require
 from pocketfit.runtimes.artifact import artifact_of, whole_or_not
 from pocketfit.runtimes.litert_session import LiteRTSession
 
@@ -30,7 +27,6 @@ EXTENSION = ".tflite"
 ACCEPTS = ("torch",)
 HOW = "measured"
 
-FLOAT = ("float32", "float16")
 CHILD_ENVIRONMENT = {  # the same file each time: no order of sets by hash, one thread
     "PYTHONHASHSEED": "0",
     "OMP_NUM_THREADS": "1",
@@ -41,8 +37,17 @@ CHILD_ENVIRONMENT = {  # the same file each time: no order of sets by hash, one 
 def why_not(plan: Plan, signature: Signature) -> list[str]:
     """What LiteRT's exporter and quantizer cannot do of this plan."""
     settings, reasons = plan.export, []
-    if settings.activations != "int8":
+    if settings.activations not in ("int8", "int16"):
         reasons.append(f"LiteRT's kernels take int8 activations, not {settings.activations}: use activations int8")
+    if settings.activations == "int16" and settings.precision != "int8":
+        reasons.append(f"16-bit activations need static quantization (precision int8), not {settings.precision}")
+    if settings.activations == "int16" and settings.io != "float32":
+        reasons.append(f"A file with 16-bit activations takes float32 inputs, not {settings.io}: use io float32")
+    if settings.weights == "int7":
+        reasons.append(
+            "7-bit weights are for kernels whose 8-bit products overflow, and LiteRT's add them in 32 bits: use "
+            "weights int8"
+        )
     if settings.precision == "float32" and settings.keep_float:
         reasons.append("A float32 file keeps every layer in float32: keep_float is for quantized files")
     if dtypes := sorted({t.dtype for t in signature.inputs} - {"float32"}):
@@ -64,17 +69,21 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
         if importlib.util.find_spec(package) is None:
             require(package, EXTRA)
     base = _float_file(model, settings.layout or "NHWC", work)
-    kept = _kept_operators(litert_file.inspect(base), settings.keep_float)
+    litert_verify.check_names(litert_file.inspect(base), settings)
     with whole_or_not(path) as partial:
         if settings.precision == "float32":
             shutil.copyfile(base, partial)
             notes: list[str] = []
         else:
-            ranges = None
-            if calibration and settings.precision == "int8":
-                ranges = _ranges_file(base, settings, calibration, work)
-            _quantize(base, partial, settings, kept, ranges)
-            notes = _verify(litert_file.inspect(partial), settings)
+            static = calibration if settings.precision == "int8" else None
+            _quantize(base, partial, settings, _ranges(base, settings, static, work) if static else {})
+            file = litert_file.read(partial)
+            contents = litert_file.contents(file)
+            notes = [
+                *litert_verify.verify(contents, settings),
+                *litert_verify.conversions(file, settings),
+                *litert_verify.slow_kernels(contents, settings),
+            ]
     return artifact_of(path, plan, NAME, notes)
 
 
@@ -136,107 +145,44 @@ def _float_file(model: Model, layout: str, work: Path) -> Path:
     return base
 
 
-def _quantize(base: Path, target: Path, settings: ExportSettings, kept: list[str], ranges: Path | None) -> None:
-    child.call(
-        "pocketfit.runtimes.litert_convert:quantize",
-        {
-            "source": str(base),
-            "target": str(target),
-            "precision": settings.precision,
-            "kept": kept,
-            "io": settings.io,
-            "ranges": str(ranges or ""),
-        },
+def _ranges(base: Path, settings: ExportSettings, samples: Samples, work: Path) -> ranges.Ranges:
+    """The range of every tensor that the float file computes, by `settings.ranges`."""
+    contents = litert_file.inspect(base)
+    if len(contents.inputs) != 1:
+        raise UserError(f"This network has {len(contents.inputs)} inputs; calibration feeds networks with one")
+    return ranges.activation_ranges(
+        base,
+        contents.inputs[0],
+        samples,
+        settings,
+        gather="pocketfit.runtimes.litert_quantize:gather",
+        ends=[t.name for t in (*contents.inputs, *contents.outputs)],
+        work=work,
         environment=CHILD_ENVIRONMENT,
     )
 
 
-def _ranges_file(base: Path, settings: ExportSettings, samples: Samples, work: Path) -> Path:
-    """`<work>/<float file>-<hash of the samples>.ranges.json`: made once, for all static int8 files of a network."""
-    inputs = litert_file.inspect(base).inputs
-    if len(inputs) != 1:
-        raise UserError(f"This network has {len(inputs)} inputs; calibration feeds networks with one")
-    (given,) = inputs
-    values = samples.inputs(slice(0, settings.calibration), layout=given.layout or "NCHW")
-    values = _as_stated(values, samples, given.shape)
-    digest = hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()[:16]
-    ranges = work / f"{base.stem}-{digest}.ranges.json"
-    if not ranges.exists():
-        with tempfile.TemporaryDirectory(prefix=".calibration-", dir=work) as folder, whole_or_not(ranges) as partial:
-            data = Path(folder, "samples.npz")
-            np.savez(data, **{given.name: values})
-            child.call(
-                "pocketfit.runtimes.litert_convert:calibrate",
-                {"source": str(base), "samples": str(data), "target": str(partial)},
-                environment=CHILD_ENVIRONMENT,
-            )
-    return ranges
-
-
-def _as_stated(values: NDArray[np.float32], samples: Samples, shape: tuple[int | None, ...]) -> NDArray[np.float32]:
-    """Ready tensors lie as the network takes them, [n, C, H, W]; the file may take channels last."""
-    if values.shape[1:] == shape[1:]:
-        return values
-    if samples.array.dtype != np.uint8 and values.ndim == 4 and values.transpose(0, 2, 3, 1).shape[1:] == shape[1:]:
-        return np.ascontiguousarray(values.transpose(0, 2, 3, 1))
-    raise UserError(f"Calibration samples of shape {list(values.shape[1:])} do not fit the input {list(shape[1:])}")
-
-
-def _kept_operators(contents: Contents, keep_float: tuple[str, ...]) -> list[str]:
-    """The output tensors of the operators that a plan's keep_float names; UserError for a name that is no layer."""
-    layers = {op.layer for op in contents.ops if op.layer}
-    if unknown := [name for name in keep_float if name not in layers]:
-        listed = ", ".join(f"'{name}'" for name in unknown)
-        raise UserError(
-            f"keep_float names {listed}, which no operator of the file comes from; its layers are: "
-            + ", ".join(op.layer for op in contents.ops if op.layer)
-        )
-    return [op.name for op in contents.ops if op.layer in keep_float]
-
-
-def _verify(contents: Contents, settings: ExportSettings) -> list[str]:
-    """Compare what was asked for with what the file states: sentences on what stayed in float.
-
-    Raises ExportFailed where a named layer is not in float, nothing is quantized, or inputs have another dtype.
-    """
-    weighted = [op for op in contents.ops if op.layer or op.type in litert_file.WEIGHTED]
-    kept = [op for op in weighted if op.layer in settings.keep_float]
-    missing = set(settings.keep_float) - {op.layer for op in kept}
-    if wrong := [op.layer for op in kept if not _is_float32(op)] + sorted(missing):
-        raise ExportFailed(
-            f"These layers should have stayed in float32, but the file says otherwise: {', '.join(wrong)}"
-        )
-    others = [op for op in weighted if op.layer not in settings.keep_float]
-    done = [op for op in others if _is_as_asked(op, settings.precision)]
-    if not done:
-        raise ExportFailed(f"Nothing in the file is {settings.precision}: the quantizer took no operator")
-    for tensor in (*contents.inputs, *contents.outputs):
-        if settings.precision == "int8" and tensor.dtype != settings.io:
-            raise ExportFailed(f"'{tensor.name}' of the file is {tensor.dtype}, where the plan asks for {settings.io}")
-    notes = []
-    if left := [op for op in others if op not in done]:
-        named = ", ".join(op.layer or f"operator {op.index}" for op in left)
-        notes.append(f"The quantizer left {len(left)} layers as they were, not {settings.precision}: {named}")
-    if settings.precision == "int8":
-        floats = [op for op in contents.ops if op not in weighted and _runs_in_float(op)]
-        if floats:
-            counts = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(op.type for op in floats).items()))
-            notes.append(f"Operators that ai-edge-quantizer has no int8 form for stay in float32: {counts}")
-    return notes
-
-
-def _is_float32(op: OpInfo) -> bool:
-    return op.weight_dtype == "float32" and op.compute_dtype == "float32"
-
-
-def _is_as_asked(op: OpInfo, precision: str) -> bool:
-    if precision == "float16":
-        return op.weight_dtype == "float16"
-    return op.weight_dtype == "int8" and op.compute_dtype == ("int8" if precision == "int8" else "float32")
-
-
-def _runs_in_float(op: OpInfo) -> bool:
-    return op.compute_dtype in FLOAT and op.type not in litert_file.CASTS
+def _quantize(base: Path, target: Path, settings: ExportSettings, found: ranges.Ranges) -> None:
+    ops = litert_file.inspect(base).ops
+    grid = settings.grid
+    child.call(
+        "pocketfit.runtimes.litert_quantize:quantize",
+        {
+            "source": str(base),
+            "target": str(target),
+            "precision": settings.precision,
+            "activation_bits": grid.activation_bits if grid else None,
+            "kept": [op.name for op in ops if op.layer in settings.keep_float],
+            "narrow": [
+                op.name
+                for op in ops
+                if op.type in litert_verify.NARROW and litert_verify.weight_bits(op, settings) == 4
+            ],
+            "io": settings.io,
+            "ranges": found,
+        },
+        environment=CHILD_ENVIRONMENT,
+    )
 
 
 def _try_out() -> tuple[bool, str]:

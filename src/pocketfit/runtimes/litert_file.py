@@ -20,7 +20,7 @@ from pocketfit.core.errors import UserError
 
 IDENTIFIER = b"TFL3"  # bytes 4 to 7 of every .tflite
 MAX_BYTES = 2**31 - 1  # a flatbuffer's offsets are 32 bits, signed on some readers
-DTYPES = {  # names in the schema's TensorType -> numpy; packed types (int4) have no numpy form
+DTYPES = {  # names in the schema's TensorType -> numpy; int4 has no numpy form
     "FLOAT32": np.float32,
     "FLOAT16": np.float16,
     "FLOAT64": np.float64,
@@ -35,6 +35,7 @@ DTYPES = {  # names in the schema's TensorType -> numpy; packed types (int4) hav
     "BOOL": np.bool_,
 }
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "CONV_3D")  # input 1 is the weight
+LAYERED = (*WEIGHTED, "BATCH_MATMUL")  # what a layer of the network with weights becomes
 SHAPE_DTYPES = ("int32", "int64", "bool", "string")  # constants that are axes, shapes or biases, never weights
 CASTS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 
@@ -81,8 +82,10 @@ class TfliteFile:
         return np.asarray(buffer.data, np.uint8)
 
     def constant(self, index: int) -> NDArray[np.generic] | None:
-        """A constant tensor as an array of its own shape; None when it is computed or of a packed type."""
+        """A constant tensor as an array of its own shape (int4: as int8); None when it is computed."""
         kind, raw = DTYPES.get(self.dtype(index).upper()), self.raw(index)
+        if raw is not None and self.dtype(index) == "int4":
+            return unpack_int4(raw, math.prod(self.shape(index))).reshape(self.shape(index))
         if raw is None or kind is None:
             return None
         return np.frombuffer(raw.tobytes(), kind).reshape(self.shape(index))
@@ -147,16 +150,17 @@ def read(path: Path) -> TfliteFile:
 def inspect(path: Path) -> Contents:
     """What the file states: inputs, outputs and operators of its main subgraph, in execution order.
 
-    `layer` is filled where weights are named "<layer>.weight", as in the files that pocketfit writes.
+    `layer` is filled for the files that pocketfit writes; see `layer_of`.
     """
     file = read(path)
     try:
-        return _contents(file)
+        return contents(file)
     except (IndexError, KeyError, ValueError, TypeError, AttributeError) as e:
         raise UserError(f"'{path}' is damaged: {type(e).__name__} while reading its operators; get it again") from e
 
 
-def _contents(file: TfliteFile) -> Contents:
+def contents(file: TfliteFile) -> Contents:
+    """`inspect` of a file that has been read."""
     graph = file.graph
     counted: set[int] = set()
     ops = []
@@ -179,7 +183,7 @@ def _contents(file: TfliteFile) -> Contents:
                 file.shape(weight) if weight is not None else (),
                 bytes_here,
                 _macs(file, op, weight),
-                _layer(file.name(weight)) if weight is not None else "",
+                layer_of(file, op),
             )
         )
     return Contents("tflite", *_inputs_and_outputs(file), tuple(ops))
@@ -246,8 +250,16 @@ def _layout(file: TfliteFile, index: int) -> str:
     return "NHWC" if shape[3] in (1, 3, 4) else "NCHW" if shape[1] in (1, 3, 4) else ""
 
 
-def _layer(weight_name: str) -> str:
-    return weight_name.removesuffix(".weight") if weight_name.endswith(".weight") else ""
+def layer_of(file: TfliteFile, op: Any) -> str:
+    """The layer that an operator came from: its weight is called "<layer>.weight", or has no name because the
+    operator's output is called "<layer>" (deployed files drop what can be known); "" for any other operator."""
+    weight = file.weight(op)
+    if weight is None:
+        return ""
+    name = file.name(weight)
+    if name.endswith(".weight"):
+        return name.removesuffix(".weight")
+    return file.name(int(op.outputs[0])) if not name and file.op_type(op) in LAYERED else ""
 
 
 def _check(file: TfliteFile) -> None:
@@ -276,6 +288,27 @@ def _names(enum: str) -> dict[int, str]:
     from ai_edge_litert import schema_py_generated as schema
 
     return {v: k for k, v in vars(getattr(schema, enum)).items() if not k.startswith("_")}
+
+
+def unpack_int4(packed: NDArray[np.uint8], count: int) -> NDArray[np.int8]:
+    """[ceil(count / 2)] bytes -> [count] integers from -8 to 7; the first of each pair is in the lower half.
+
+    >>> unpack_int4(np.array([0x1F, 0x07], np.uint8), 3)
+    array([-1,  1,  7], dtype=int8)
+    """
+    pairs = np.stack([packed & 15, packed >> 4], axis=-1).reshape(-1)[:count].astype(np.int8)
+    return np.where(pairs > 7, pairs - 16, pairs).astype(np.int8)
+
+
+def pack_int4(integers: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """The inverse of `unpack_int4`, for integers of any shape, in order.
+
+    >>> pack_int4(np.array([-1, 1, 7])).tolist()
+    [31, 7]
+    """
+    halves = integers.reshape(-1).astype(np.int8).view(np.uint8) & 15
+    halves = np.concatenate([halves, np.zeros(len(halves) % 2, np.uint8)])
+    return (halves[0::2] | halves[1::2] << 4).astype(np.uint8)
 
 
 def text(value: bytes | str | None) -> str:

@@ -1,0 +1,32 @@
+"""Which operator came from which layer."""
+
+from pathlib import Path
+
+import numpy as np
+from litert_net import LAYERS, export
+from numpy.typing import NDArray
+
+from pocketfit.core.artifact import OpInfo
+from pocketfit.runtimes import litert, litert_convert, litert_file
+
+
+def test_layers_with_the_same_weights_are_told_apart_by_order() -> None:
+    file = litert_file.read(Path(export().path))
+    weights = {op.layer: _stored(file, op) for op in litert.inspect(Path(export().path)).ops if op.layer}
+    of_op = {op.index: op.layer for op in litert.inspect(Path(export().path)).ops if op.layer}
+    assert litert_convert.match_layers(file, weights, list(LAYERS)) == of_op
+    project = next(index for index, layer in of_op.items() if layer == "project")
+    twins = {**weights, "twin": weights["project"]}  # two layers, one operator: nobody can say which
+    assert project not in litert_convert.match_layers(file, twins, [*LAYERS, "twin"])
+    scaled = {**weights, "project": weights["project"] * np.linspace(1, 3, 16, dtype=np.float32).reshape(-1, 1, 1, 1)}
+    assert litert_convert.match_layers(file, scaled, list(LAYERS))[project] == "project"
+    other = {**weights, "project": -weights["project"]}
+    assert project not in litert_convert.match_layers(file, other, list(LAYERS))
+
+
+def _stored(file: litert_file.TfliteFile, op: OpInfo) -> NDArray[np.float32]:
+    """A file's weight, back in torch's order."""
+    weight = np.asarray(file.constant(file.weight(file.graph.operators[op.index])))
+    if op.type == "FULLY_CONNECTED":
+        return weight
+    return weight.transpose(3, 0, 1, 2) if op.type == "DEPTHWISE_CONV_2D" else weight.transpose(0, 3, 1, 2)
