@@ -22,6 +22,7 @@ MOMENTUM = 0.95  # ai-edge-quantizer's default (qsv_utils.moving_average_update,
 LARGEST = 1e30  # beyond it lie infinities and the largest float32, which stand for "no value"
 CHUNK = 1 << 18  # values: six times as fast as all at once, as what is computed in between stays in the cache
 HISTOGRAM_METHODS = ("percentile", "mse", "kl")
+COARSE = 17  # ends of a range that are tried at once
 SMOOTHING = 1e-4  # what an empty bin gets before a KL divergence is taken (ONNX Runtime's smooth_distribution)
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -197,52 +198,62 @@ def percentile_range(counts: Counts, edges: Floats, percentile: float = PERCENTI
     return float(edges[low]), float(edges[high])
 
 
-def squared_error(low: Floats, high: Floats, counts: Counts, edges: Floats, *, step: Floats, zeros: int = 0) -> Floats:
-    """Expected squared error, summed over all values, of rounding to multiples of `step` and clipping to [low, high].
+def squared_error(
+    low: Floats, high: Floats, counts: Counts, edges: Floats, *, symmetric: bool = False, bits: int = 8, zeros: int = 0
+) -> Floats:
+    """Expected squared error, summed over all values, of rounding to the integers of [low, high]; both [n] -> [n].
 
-    The values of a bin are taken to lie evenly in it. Inside, rounding costs step²/12 a value (Widrow and Kollár 2008,
-    section 4), but nothing for exact zeros; outside, a value costs its squared distance from the range.
-    All arguments broadcast: low [a, 1], high [1, b] -> [a, b].
+    The values of a bin are taken to lie evenly in it; those of the first and last bin at its outer end, where a clipped
+    activation (ReLU, ReLU6) has many, and exact zeros at 0. With a step s, and k the integer that x is given, the
+    integral of (x - ks)² from 0 to x is k s³/12 + (x - ks)³/3: inside the range that is s²/12 a value where bins are
+    wide (Widrow and Kollár 2008, section 4), and outside it, where k stays, the squared distance from its end. Steps
+    and zero points are those of numerics.affine. A range of no width costs inf.
     """
-    below, error_below = _tail(low, counts, edges)
-    above, error_above = _tail(-high, counts[::-1], -edges[::-1])
-    inside = np.maximum(counts.sum() - below - above - zeros, 0.0)
-    return np.asarray(error_below + error_above + inside * step**2 / 12)
-
-
-def _tail(ends: Floats, counts: Counts, edges: Floats) -> tuple[Floats, Floats]:
-    """How many values lie below each of `ends`, and the sum of their squared distances from it."""
-    width = edges[1] - edges[0]
-    middles = (edges[:-1] + edges[1:]) / 2 - edges[0]
-    moments = [counts, counts * middles, counts * (middles**2 + width**2 / 12)]
-    sums = [np.concatenate([[0.0], np.cumsum(m)]) for m in moments]
-    at = np.clip(ends - edges[0], 0.0, edges[-1] - edges[0])
-    whole = np.clip((at / width).astype(np.int64), 0, len(counts) - 1)
-    part = at - whole * width  # of the bin in which the end lies
-    dense = counts[whole] / width
-    number = sums[0][whole] + dense * part
-    error = sums[0][whole] * at**2 - 2 * at * sums[1][whole] + sums[2][whole] + dense * part**3 / 3
-    return number, np.maximum(error, 0.0)
+    largest = 2 ** (bits - 1) - 1
+    steps = high / largest if symmetric else (high - low) / (2**bits - 1)
+    usable = steps > np.finfo(np.float32).tiny
+    step = np.where(usable, steps, 1.0)[:, None]
+    first = np.full_like(step, -largest) if symmetric else np.rint(low[:, None] / step)
+    last = np.full_like(step, largest) if symmetric else first + 2**bits - 1
+    integers = np.clip(np.rint(edges / step), first, last)
+    rests = edges - integers * step
+    integral = integers * step**3 / 12 + rests**3 / 3
+    inner = counts[1:-1].astype(np.float64)
+    if edges[1] <= 0 < edges[-2]:
+        inner[int(np.searchsorted(edges, 0.0, "right")) - 2] -= zeros
+    density = np.maximum(inner, 0.0) / np.diff(edges[1:-1])
+    ends = rests[:, 0] ** 2 * counts[0] + rests[:, -1] ** 2 * counts[-1]
+    return np.where(usable, np.diff(integral[:, 1:-1], axis=1) @ density + ends, np.inf)
 
 
 def mse_range(
     counts: Counts, edges: Floats, *, symmetric: bool = False, bits: int = 8, zeros: int = 0
 ) -> tuple[float, float]:
-    """[bins], [bins + 1] -> the range with the least `squared_error`: every pair of edges around 0 is tried.
+    """[bins], [bins + 1] -> the range between two edges around 0 with the least `squared_error`.
 
-    The step is (high - low) / (2^bits - 1); symmetric, high / (2^(bits - 1) - 1), as numerics.affine takes them.
+    Every pair of edges is tried where there are few; else COARSE of either end, and then more and more closely around
+    the best.
     """
-    lows = np.unique(np.concatenate([edges[edges < 0], [0.0]]))
-    highs = np.unique(np.concatenate([edges[edges > 0], [0.0]]))
+    lows = np.unique(np.append(edges[edges < 0], 0.0))[::-1]
+    highs = np.unique(np.append(edges[edges > 0], 0.0))
     if symmetric:
-        ends = np.unique(np.concatenate([-lows, highs]))[1:]
-        steps = ends / (2 ** (bits - 1) - 1)
-        best = float(ends[np.argmin(squared_error(-ends, ends, counts, edges, step=steps, zeros=zeros))])
-        return -best, best
-    steps = (highs[None] - lows[:, None]) / (2**bits - 1)
-    errors = squared_error(lows[:, None], highs[None], counts, edges, step=steps, zeros=zeros)
-    row, column = np.unravel_index(int(np.argmin(errors)), errors.shape)
-    return float(lows[row]), float(highs[column])
+        lows, highs = np.zeros(1), np.unique(np.concatenate([-lows, highs]))
+    rows, columns = _spread(0, len(lows) - 1), _spread(0, len(highs) - 1)
+    while True:
+        row, column = (grid.ravel() for grid in np.meshgrid(rows, columns, indexing="ij"))
+        low, high = (-highs[column] if symmetric else lows[row]), highs[column]
+        errors = squared_error(low, high, counts, edges, symmetric=symmetric, bits=bits, zeros=zeros)
+        best = int(np.argmin(errors))
+        gap = max(int(np.diff(rows).max(initial=1)), int(np.diff(columns).max(initial=1)))
+        if gap == 1:
+            return float(low[best]), float(high[best])
+        rows = _spread(max(int(row[best]) - gap, 0), min(int(row[best]) + gap, len(lows) - 1))
+        columns = _spread(max(int(column[best]) - gap, 0), min(int(column[best]) + gap, len(highs) - 1))
+
+
+def _spread(first: int, last: int) -> NDArray[np.int64]:
+    """At most COARSE whole numbers from the first to the last, both among them."""
+    return np.unique(np.linspace(first, last, min(COARSE, last - first + 1)).round().astype(np.int64))
 
 
 def centred(counts: Counts, edges: Floats) -> tuple[Counts, Floats]:
