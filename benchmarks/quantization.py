@@ -21,17 +21,20 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import photos
+import torch
 from opponents import OPPONENTS, Opponent
 from places import OPENVINO, Places
 from rows import Entry, Row, Score, as_json, measure, sentence, table
 
 from pocketfit import runtimes
 from pocketfit.core.budget import Budget
+from pocketfit.core.device import u8s8_saturates
 from pocketfit.core.errors import ExportFailed, PocketfitError, UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, PassSettings, Plan, canonical_json
@@ -40,10 +43,10 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.watch import Watch
 from pocketfit.measure import cost
 from pocketfit.measure.environment import environment
+from pocketfit.numerics.fidelity import sqnr_db
 from pocketfit.progress import watch_for_terminal
 from pocketfit.runtimes import child
 from pocketfit.runtimes.artifact import whole_or_not
-from pocketfit.runtimes.onnxruntime import reduced_range
 from pocketfit.search.carry import carried_out
 from pocketfit.search.task import Task, aligned
 from pocketfit.sources.data import open_data
@@ -79,6 +82,7 @@ EXTENSION = {"litert": ".tflite", "onnxruntime": ".onnx", OPENVINO: ".xml"}
 HALVES = replace(photos.PREPROCESS, mean=(0.5,) * 3, std=(0.5,) * 3)  # what EfficientNet-Lite was trained with
 LONG = cost.Effort(sessions=6, seconds=10.0, min_rounds=10, max_rounds=400)
 QUICK = cost.Effort(sessions=2, seconds=0.5, min_rounds=3, max_rounds=20)
+CHECKED_PICTURES, FLOAT_DB = 32, 60.0
 QUICK_PICTURES, QUICK_CALIBRATION = 114, 20  # three variants of each photo
 
 
@@ -139,7 +143,7 @@ class Bench:
 
         def make(path: Path) -> None:
             model = carried_out(self._task(), plan.passes, self.watch) if plan.passes else self.subject.model
-            runtimes.get(runtime).export(model, plan, given.calibration, path, work=self.work)
+            runtimes.get(runtime).export(model, plan, given.calibration, path, work=self._by_products)
 
         facts = {
             "plan": plan.to_json(),
@@ -151,9 +155,10 @@ class Bench:
 
     def theirs(self, opponent: Opponent, bases: Mapping[str, Entry]) -> Entry | Row:
         """An opponent's file, made from the float32 file of the runtime that it will run in."""
+        here = environment(threads=1)
         recipe = {"function": opponent.function, **opponent.settings}
         if opponent.settings.get("activations") == "uint8":  # as ONNX Runtime's documentation asks without VNNI
-            recipe["reduce_range"] = reduced_range(ExportSettings("onnxruntime", **UINT8))[0]
+            recipe["reduce_range"] = u8s8_saturates(here["machine"], here["isa"])
         entry = Entry(opponent.name, opponent.tool, opponent.runtime, Path(), recipe=canonical_json(recipe))
         if opponent.tool == "NNCF" and not self.nncf:
             return Row(entry, error="not installed: pip install 'pocketfit[bench]', or name its --nncf-python")
@@ -169,21 +174,33 @@ class Bench:
             else:
                 child.call(f"competitors:{opponent.function}", call, timeout_s=3600)
 
-        versions = self.nncf if opponent.tool == "NNCF" else environment(threads=1)["versions"]
+        versions = self.nncf if opponent.tool == "NNCF" else here["versions"]
         calibration = self.subject.given.calibration.sha256 if opponent.calibrated else ""
-        return self._made(entry, {"recipe": recipe, "data": calibration, "versions": dict(versions)}, make)
+        facts = {"recipe": recipe, "base": _sha256(source), "data": calibration, "versions": dict(versions)}
+        return self._made(entry, facts, make)
 
     def bases(self) -> dict[str, Entry]:
         """The float32 file in every runtime; where that fails there is nothing to compare."""
         made = {}
         for runtime in ("litert", "onnxruntime"):
             made[runtime] = self._must(self.ours(Plan((), ExportSettings(runtime))))
+            self._check(made[runtime])
         if self.nncf:
             source = made["onnxruntime"].path
             entry = Entry("float32", "openvino", OPENVINO, Path(), baseline=True)
-            facts = {"base": self.subject.model.key, "versions": dict(self.nncf)}
+            facts = {"base": _sha256(source), "versions": dict(self.nncf)}
             made[OPENVINO] = self._must(self._made(entry, facts, lambda path: self._convert(source, path)))
+            self._check(made[OPENVINO])
         return made
+
+    def _check(self, base: Entry) -> None:
+        """Everything is compared with this file, so it must answer as the network itself does in PyTorch."""
+        some = self.subject.judged.take(np.arange(CHECKED_PICTURES))
+        with torch.inference_mode():
+            wanted = self.subject.model.network(torch.from_numpy(some.inputs(slice(None)))).numpy()
+        found_db = sqnr_db(wanted, self.places.outputs(base.runtime, base.path, some))
+        if not found_db >= FLOAT_DB:
+            raise UserError(f"The float32 file for {base.runtime} is {found_db:.1f} dB from the network: it is wrong")
 
     def _convert(self, source: Path, path: Path) -> None:
         self.places.openvino("convert", {"source": str(source), "target": str(path)})
@@ -210,9 +227,16 @@ class Bench:
             raise UserError(f"The float32 file for {made.entry.runtime} could not be made: {made.error}")
         return made
 
+    @property
+    def _by_products(self) -> Path:
+        """What exports and passes keep for themselves, which is not to outlive the code that made it."""
+        folder = self.work / f"by-products-{_source_hash()[:12]}"
+        folder.mkdir(exist_ok=True)
+        return folder
+
     def _task(self) -> Task:
         subject = self.subject
-        return Task(subject.model, subject.given, self.work, (), Budget())  # type: ignore[arg-type]
+        return Task(subject.model, subject.given, self._by_products, (), Budget())  # type: ignore[arg-type]
 
     def _calibration_file(self, runtime: str) -> Path:
         calibration = self.subject.given.calibration
@@ -225,13 +249,18 @@ class Bench:
         return path
 
 
+@cache
 def _source_hash() -> str:
-    """Of pocketfit's own sources: a change of them makes its files anew."""
+    """Of those of pocketfit's sources that files depend on: a change of them makes its files anew."""
     digest = hashlib.sha256()
-    for folder in ("core", "numerics", "passes", "runtimes", "search", "zoo"):
-        for path in sorted((ROOT / "src" / "pocketfit" / folder).glob("*.py")):
+    for pattern in ("core/*.py", "numerics/*.py", "passes/*.py", "runtimes/*.py", "zoo/*.py", "search/carry.py"):
+        for path in sorted((ROOT / "src" / "pocketfit").glob(pattern)):
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 # Subjects -------------------------------------------------------------------------------------------------------------
@@ -264,8 +293,8 @@ def fashion(calibration: int, quick: bool) -> Subject:
     data = open_data(_there(DOWNLOADS / "fashion-mnist.npz", "python tools/fetch.py fashion-mnist"))
 
     def read(split: str, limit: int | None) -> Samples:
-        seed, cache = model.split_seed, WORK / "pixels"
-        found = data.split(split, model.preprocess, split_seed=seed, limit=limit, cache=cache)
+        seed, pixels = model.split_seed, WORK / "pixels"
+        found = data.split(split, model.preprocess, split_seed=seed, limit=limit, cache=pixels)
         return aligned(found, data.class_names, model.labels)
 
     test = read("verdict", QUICK_PICTURES if quick else None)

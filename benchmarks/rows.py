@@ -206,3 +206,8 @@ def _time(latency: Mapping[str, Measurement]) -> str:
     if ratio := latency.get("latency_ratio"):
         return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
     return f"1 ({latency['latency_ms'].value:.2f} ms)" if latency else ""
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """All rows; a value that JSON has no word for raises ValueError."""
+    return json.loads(json.dumps([row.to_json() for row in rows], allow_nan=False))  # type: ignore[no-any-return]

@@ -27,6 +27,7 @@ from rows import Entry, Row, Score, as_json, measure, sentence, table
 
 from pocketfit import runtimes
 from pocketfit.core.budget import Budget
+from pocketfit.core.device import u8s8_saturates
 from pocketfit.core.errors import PocketfitError, UserError
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.model import Model
@@ -40,7 +41,6 @@ from pocketfit.numerics.statistics import paired_drop
 from pocketfit.passes import train
 from pocketfit.progress import watch_for_terminal
 from pocketfit.runtimes import child
-from pocketfit.runtimes.onnxruntime import reduced_range
 from pocketfit.search.choose import choose
 from pocketfit.search.task import aligned
 from pocketfit.sources.data import open_data
@@ -138,7 +138,8 @@ class Bench:
         if of.calibrated:
             payload["calibration"] = str(self._calibration_file(base.runtime))
         if of.settings.get("activations") == "uint8":  # as ONNX Runtime's documentation asks where there is no VNNI
-            payload["reduce_range"] = reduced_range(UINT8)[0]
+            here = environment(threads=1)
+            payload["reduce_range"] = u8s8_saturates(here["machine"], here["isa"])
         self.watch.step(f"{of.tool}: {of.name}")
         try:
             child.call(f"competitors:{of.function}", payload)
