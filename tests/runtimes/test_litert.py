@@ -23,20 +23,21 @@ def test_float32_computes_what_torch_computes(layout: str, shape: tuple[int, ...
     assert (taken.name, taken.shape) == ("scores", (1, CLASSES))
 
 
-PRECISIONS = {  # weight dtype, compute dtype, least SQNR in dB
-    "float16": ("float16", "float32", 50),
-    "dynamic-int8": ("int8", "float32", 25),
-    "int8": ("int8", "int8", 20),
+PRECISIONS = {  # weight dtype, compute dtype, how many notes, least SQNR in dB
+    "float16": ("float16", "float32", 0, 50),
+    "dynamic-int8": ("int8", "float32", 1, 25),
+    "weight-only": ("int8", "float32", 1, 25),
+    "int8": ("int8", "int8", 0, 20),
 }
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_file_states_the_precision_that_was_asked_for(precision: str) -> None:
-    *dtypes, least_db = PRECISIONS[precision]
+    *dtypes, notes, least_db = PRECISIONS[precision]
     artifact = export(precision)
     stated = {name: (op.weight_dtype, op.compute_dtype) for name, op in by_layer(artifact).items()}
     assert stated == dict.fromkeys(LAYERS, tuple(dtypes))
-    assert artifact.notes == ()
+    assert len(artifact.notes) == notes
     assert sqnr_db(expected(), answers(artifact)) > least_db
 
 
@@ -82,6 +83,16 @@ def test_plans_that_litert_cannot_carry_out(tmp_path: Path) -> None:
     assert "int8 activations, not uint8" in litert.why_not(bad, signature)[0]
     with pytest.raises(UserError, match="int8 activations"):
         litert.export(MODEL, bad, SAMPLES, tmp_path / "x.tflite", work=tmp_path)
+    for settings, words in (
+        (
+            ExportSettings("litert", "int8", weights="int7"),
+            "kernels whose 8-bit products overflow",
+        ),
+        (ExportSettings("litert", "dynamic-int8", activations="int16"), "need static quantization"),
+        (ExportSettings("litert", "int8", "int16", io="int8"), "use io float32"),
+    ):
+        (reason,) = litert.why_not(Plan((), settings), signature)
+        assert words in reason
     integer = Signature((TensorSpec("x", (None, 3), "int64"),), signature.outputs)
     assert "int64" in litert.why_not(Plan((), ExportSettings("litert")), integer)[0]
     with pytest.raises(UserError, match="needs calibration samples"):

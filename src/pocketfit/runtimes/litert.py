@@ -163,8 +163,8 @@ def _ranges(base: Path, settings: ExportSettings, samples: Samples, work: Path) 
 
 
 def _quantize(base: Path, target: Path, settings: ExportSettings, found: ranges.Ranges) -> None:
-    ops = litert_file.inspect(base).ops
-    grid = settings.grid
+    file, grid = litert_file.read(base), settings.grid
+    ops = litert_file.contents(file).ops
     child.call(
         "pocketfit.runtimes.litert_quantize:quantize",
         {
@@ -172,7 +172,7 @@ def _quantize(base: Path, target: Path, settings: ExportSettings, found: ranges.
             "target": str(target),
             "precision": settings.precision,
             "activation_bits": grid.activation_bits if grid else None,
-            "kept": [op.name for op in ops if op.layer in settings.keep_float],
+            "kept": litert_verify.kept_operators(file, settings),
             "narrow": [
                 op.name
                 for op in ops

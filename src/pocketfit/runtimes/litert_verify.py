@@ -12,6 +12,7 @@ from pocketfit.runtimes import litert_file
 from pocketfit.runtimes.litert_file import CASTS, WEIGHTED, TfliteFile, ints
 
 FLOAT = ("float32", "float16")
+PADDING = ("PAD", "PADV2")
 NARROW = ("CONV_2D", "FULLY_CONNECTED")  # the operators that ai-edge-quantizer gives 4-bit weights
 
 
@@ -39,6 +40,25 @@ def check_names(contents: Contents, settings: ExportSettings) -> None:
                 f"{setting} names {listed}, which no operator of the file comes from; its layers are: "
                 + ", ".join(layers)
             )
+
+
+def kept_operators(file: TfliteFile, settings: ExportSettings) -> list[str]:
+    """Output tensors of the operators of the float file that stay in float32: the layers that keep_float names, and the
+    paddings before them, without which a first layer's input would be rounded to integers all the same."""
+    graph = file.graph
+    readers: dict[int, list[int]] = defaultdict(list)
+    for index, op in enumerate(graph.operators):
+        for tensor in ints(op.inputs):
+            readers[tensor].append(index)
+    kept = [i for i, op in enumerate(graph.operators) if litert_file.layer_of(file, op) in settings.keep_float]
+    for index, op in enumerate(graph.operators):
+        if (
+            file.op_type(op) in PADDING
+            and readers[int(op.outputs[0])]
+            and set(readers[int(op.outputs[0])]) <= set(kept)
+        ):
+            kept.append(index)
+    return [file.name(int(graph.operators[index].outputs[0])) for index in sorted(kept)]
 
 
 def verify(contents: Contents, settings: ExportSettings) -> list[str]:
@@ -76,6 +96,8 @@ def verify(contents: Contents, settings: ExportSettings) -> list[str]:
         notes.append(f"The quantizer left {len(left)} layers as they were, not {_asked(settings)}: {_named(left)}")
     if settings.precision == "int8":
         floats = [op for op in contents.ops if op not in weighted and _runs_in_float(op)]
+        if settings.keep_float:
+            floats = [op for op in floats if op.type not in PADDING]  # see `kept_operators`
         if floats:
             notes.append(
                 f"Operators that ai-edge-quantizer has no {settings.activations} form for stay in float32: "
