@@ -39,8 +39,8 @@ def _nncf(name: str, runtime: str = "openvino", *, quick: bool = False, **settin
     return Opponent(runtime, "NNCF", name, "quantize", settings, quick=quick)
 
 
-PER_CHANNEL = {"best": True}
-UINT8 = {"best": True, "activations": "uint8"}
+PER_CHANNEL: dict[str, Any] = {"best": True}
+UINT8: dict[str, Any] = {"best": True, "activations": "uint8"}
 NOISE_AT_18_DB = 10**-1.8  # of the signal
 
 OPPONENTS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,16 +102,17 @@ def measure(
     places = places or Places()
     outputs: dict[Entry, NDArray[np.float32]] = {}
     failed: dict[Entry, str] = {}
-    for entry in (e for e in entries if isinstance(e, Entry)):
-        say(f"scoring {entry.name} in {entry.runtime} on {len(samples)} pictures")
+    for made in [e for e in entries if isinstance(e, Entry)]:
+        say(f"scoring {made.name} in {made.runtime} on {len(samples)} pictures")
         try:
-            outputs[entry] = places.outputs(entry.runtime, entry.path, samples)
+            outputs[made] = places.outputs(made.runtime, made.path, samples)
         except PocketfitError as error:
-            failed[entry] = sentence(error)
+            failed[made] = sentence(error)
     latencies: dict[Entry, dict[str, Measurement]] = {}
-    for runtime in _runtimes(outputs) if effort else ():
-        latencies |= _timed(runtime, outputs, effort, say, places)
-    rows = []
+    if effort is not None:
+        for runtime in dict.fromkeys(entry.runtime for entry in outputs):
+            latencies |= _timed(runtime, outputs, effort, say, places)
+    rows: list[Row] = []
     for entry in entries:
         if isinstance(entry, Row):
             rows.append(entry)
@@ -121,10 +122,6 @@ def measure(
             base = next(e for e in outputs if e.runtime == entry.runtime and e.baseline)
             rows.append(_row(entry, base, outputs, score, latencies.get(entry, {}), places))
     return rows
-
-
-def _runtimes(entries: Iterable[Entry]) -> list[str]:
-    return list(dict.fromkeys(entry.runtime for entry in entries))
 
 
 def _timed(
