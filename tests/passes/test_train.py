@@ -17,7 +17,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.passes import train
+from pocketfit.passes import batches, train
 from pocketfit.sources.models import model_from_module
 
 PREPROCESS = Preprocess(height=12, width=12, resize_px=12)
@@ -142,7 +142,7 @@ def counting(count: int) -> Counting:
 
 def test_an_epoch_shows_every_picture_once() -> None:
     recipe = train.Recipe(8, 0.1, seed=0)
-    assert len(list(train._shuffled(counting(32), recipe, 8))) == 8
+    assert len(list(batches.shuffled(counting(32), recipe.batch_size, 8, seed=recipe.seed))) == 8
     shown = np.concatenate(ROWS)
     assert sorted(shown[:32]) == sorted(shown[32:]) == list(range(32))
     assert not np.array_equal(shown[:32], shown[32:])
@@ -212,42 +212,9 @@ def test_transfer_goes_over_the_data_as_often_as_asked() -> None:
 
 @given(st.floats(0, 1))
 def test_the_schedule_warms_up_and_comes_down(share: float) -> None:
-    now, later = train._schedule(share), train._schedule(min(1.0, share + 1e-3))
+    now, later = train.schedule(share), train.schedule(min(1.0, share + 1e-3))
     assert 0 <= now <= 1.0 + 1e-9
     assert later >= now if share < 0.049 else share < 0.05 or later <= now
-
-
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 9))
-def test_a_shift_moves_pictures_by_a_few_pixels_and_repeats_the_edge(height: int, width: int, seed: int) -> None:
-    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
-    batch = np.stack([np.stack([rows, columns])] * 4)
-    shifted = train._shifted(batch, np.random.default_rng(seed))
-    assert shifted.shape == batch.shape and shifted.dtype == batch.dtype
-    for picture in shifted:  # each pixel holds its old place: a shift is a constant difference, clipped at the edge
-        for old, new, size, axis in ((rows, picture[0], height, 0), (columns, picture[1], width, 1)):
-            reach = round(size / 16)
-            moves = [d for d in range(-reach, reach + 1) if np.array_equal(np.clip(old + d, 0, size - 1), new)]
-            assert moves, f"axis {axis} was not shifted as a whole"
-
-
-def test_shifts_differ_between_pictures() -> None:
-    batch = np.broadcast_to(np.arange(64, dtype=np.float32), (32, 1, 64, 64)).copy()
-    shifted = train._shifted(batch, np.random.default_rng(0))
-    assert len({picture.tobytes() for picture in shifted}) > 3
-
-
-def test_prefetch_keeps_the_order_and_passes_errors_on() -> None:
-    batches = [(torch.tensor([i]), torch.tensor([i])) for i in range(20)]
-    assert [int(a) for a, _ in train._prefetched(iter(batches))] == list(range(20))
-
-    def broken():  # type: ignore[no-untyped-def]
-        yield batches[0]
-        raise OSError("the disk is gone")
-
-    got = train._prefetched(broken())
-    next(got)
-    with pytest.raises(OSError, match="the disk is gone"):
-        next(got)
 
 
 def test_a_new_head_has_the_classes_of_the_data() -> None:

@@ -140,19 +140,19 @@ class CorrectBias:
 @dataclass(frozen=True)
 class Round:
     """Learned rounding: each weight goes to the grid point above or below it, so that the layer's outputs change least
-    (AdaRound, Nagel et al. 2020). The grid is that of the plan's export settings.
+    (as AdaRound, Nagel et al. 2020). The grid is that of the plan's export settings.
 
-    steps    of the optimiser, for each layer
+    sweeps   how often each weight of a layer is looked at
     samples  how many of the calibration split are looked at
     """
 
-    steps: int = 500
+    sweeps: int = 20
     samples: int = 200
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.samples < 1:
-            raise UserError("Learned rounding needs at least one step and one sample")
+        if self.sweeps < 1 or self.samples < 1:
+            raise UserError("Learned rounding needs at least one sweep and one sample")
 
     @property
     def code(self) -> str:

@@ -9,19 +9,18 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Train
 from pocketfit.core.samples import Samples
+from pocketfit.passes.batches import prefetched, shuffled
 from pocketfit.sources.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
@@ -29,7 +28,6 @@ WEIGHT_DECAY = 4e-5  # MobileNetV2's (Sandler et al. 2018, section 6.1)
 MOMENTUM = 0.9
 WARMUP_SHARE = 0.05
 LABEL_SMOOTHING = 0.1  # for transfer without a teacher (Szegedy et al. 2016, section 7)
-SHIFT_SHARE = 1 / 16  # pictures are shifted by up to this share of their side
 
 
 @dataclass(frozen=True)
@@ -144,14 +142,14 @@ def optimise(
     started = time.monotonic()
     taken = 0
     try:
-        for inputs, labels in _prefetched(_shuffled(samples, recipe, steps)):
+        for inputs, labels in prefetched(shuffled(samples, recipe.batch_size, steps, seed=recipe.seed)):
             share = taken / steps
             if max_time_s is not None:
                 share = max(share, (time.monotonic() - started) / max_time_s)
                 if share >= 1:
                     break
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * _schedule(share)
+                group["lr"] = recipe.learning_rate * schedule(share)
             loss = _loss(network, teacher, inputs, labels, recipe)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -166,10 +164,10 @@ def optimise(
     return taken
 
 
-def _schedule(share: float) -> float:
+def schedule(share: float) -> float:
     """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter 2017, equation 5).
 
-    >>> round(_schedule(0.05), 3), round(_schedule(1.0), 3)
+    >>> round(schedule(0.05), 3), round(schedule(1.0), 3)
     (1.0, 0.0)
     """
     if share < WARMUP_SHARE:
@@ -200,47 +198,6 @@ def _loss(
         )
         loss = loss + recipe.alpha * recipe.temperature**2 * divergence
     return loss
-
-
-def _shuffled(samples: Samples, recipe: Recipe, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`steps` batches: epochs in ever new order, pictures shifted by a few pixels."""
-    rng = np.random.default_rng(recipe.seed)
-    size = min(recipe.batch_size, len(samples))
-    order: NDArray[np.int64] = np.empty(0, np.int64)
-    for _ in range(steps):
-        if len(order) < size:
-            order = np.concatenate([order, rng.permutation(len(samples))])
-        rows, order = order[:size], order[size:]
-        batch = samples.inputs(np.sort(rows))
-        if batch.ndim == 4:
-            batch = _shifted(batch, rng)
-        inputs = torch.from_numpy(batch)
-        if inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        yield inputs, torch.from_numpy(samples.labels[np.sort(rows)])
-
-
-def _shifted(batch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Every picture [C, H, W] moved by its own few pixels; the edge is repeated into the gap."""
-    height, width = batch.shape[2:]
-    reach_y, reach_x = round(height * SHIFT_SHARE), round(width * SHIFT_SHARE)
-    dy = rng.integers(-reach_y, reach_y + 1, len(batch))
-    dx = rng.integers(-reach_x, reach_x + 1, len(batch))
-    rows = np.clip(np.arange(height)[None] + dy[:, None], 0, height - 1)
-    columns = np.clip(np.arange(width)[None] + dx[:, None], 0, width - 1)
-    picture = np.arange(len(batch))
-    return batch.transpose(0, 2, 3, 1)[picture[:, None, None], rows[:, :, None], columns[:, None, :]].transpose(
-        0, 3, 1, 2
-    )
-
-
-def _prefetched(batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The same batches, the next one made in a thread while the caller trains on this one."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = pool.submit(next, batches, None)
-            yield batch
 
 
 def accuracy(model: Model, samples: Samples, *, batch_size: int = 256, progress: Progress | None = None) -> float:

@@ -1,0 +1,142 @@
+"""Quantization-aware training: weights and activations on their grids, the float network as teacher.
+
+Step sizes and ranges learn with the weights (Esser et al. 2020, LSQ). Everything moves in units of its own grid: one
+learning rate means the same for a depthwise weight of 10 and a pointwise weight of 0.01, at 4 bits and at 8.
+
+loss = (1 - labels) |student - teacher|² / |teacher|²  + labels CE;  the first term is one over the SQNR of the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model
+from pocketfit.core.plan import Grid, QuantTrain
+from pocketfit.core.samples import Samples
+from pocketfit.passes.batches import prefetched, shuffled
+from pocketfit.passes.fake import LEVELS, largest_integer, widest_scale
+from pocketfit.passes.fold import fold_batch_norm
+from pocketfit.passes.rounding import attribute, best_scale, put
+from pocketfit.passes.simulate import Simulation, layers_of, simulate
+from pocketfit.passes.train import schedule
+from pocketfit.sources.fingerprint import fingerprint
+
+Progress = Callable[[int, int], None]
+OBSERVED = 128  # samples that the first ranges are taken from
+OBSERVED_BATCH = 16
+STRETCH_RATE = 0.1  # of the learning rate: a step that is 1 % wider moves the largest of 127 integers by more than one
+
+
+def apply(
+    model: Model,
+    settings: QuantTrain,
+    samples: Samples,
+    grid: Grid,
+    *,
+    teacher: Model | None = None,
+    progress: Progress | None = None,
+) -> Model:
+    """A trained copy, batch norms folded, its weights on the grid; `learned["ranges"]` has the ranges of its tensors
+    by the names of `simulate.tensors_of`. Without a teacher the model itself, in float, is one.
+
+    Raises UserError for an empty split, or where training diverges.
+    """
+    if len(samples) == 0:
+        raise UserError(f"There is nothing to train on: the {settings.split} split is empty")
+    simulation = simulate(model, grid)
+    observe(simulation, samples)
+    simulation.activate()
+    optimizer = _optimizer(simulation, settings.learning_rate)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    exact = (teacher or model).network
+    freely = settings.labels == 0 and samples.inputs(slice(0, 1)).ndim == 4
+    torch.manual_seed(settings.seed)
+    given = shuffled(samples, settings.batch_size, settings.steps, seed=settings.seed, freely=freely)
+    for taken, (inputs, labels) in enumerate(prefetched(given)):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * schedule(taken / settings.steps)
+        loss = _loss(simulation.network(inputs), exact, inputs, labels, settings.labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if progress:
+            progress(taken + 1, settings.steps)
+    if not torch.isfinite(loss):
+        raise UserError("Quantization-aware training diverged; use a smaller learning rate")
+    network = fold_batch_norm(model.network, model.signature)
+    with torch.no_grad():
+        for name, (weight, bias) in _found(simulation).items():
+            put(network.get_submodule(name), weight, bias)
+    ranges = {name: (float(p.low), float(p.high)) for name, p in simulation.points.items()}
+    return replace(model, network=network, sha256=fingerprint(network), learned={**model.learned, "ranges": ranges})
+
+
+def observe(simulation: Simulation, samples: Samples, most: int = OBSERVED) -> None:
+    """Widen the ranges of all points to what they are on samples from all over the split."""
+    rows = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).astype(int))
+    with torch.inference_mode(), simulation.observing():
+        for start in range(0, len(rows), OBSERVED_BATCH):
+            simulation.network(torch.from_numpy(samples.inputs(rows[start : start + OBSERVED_BATCH])))
+
+
+def _optimizer(simulation: Simulation, rate: float) -> torch.optim.Adam:
+    """Adam, whose steps are as large as the learning rate: each parameter's is its own grid's step times `rate`."""
+    groups: list[dict[str, object]] = []
+    steps = {p.layer: float(p.high - p.low) / (LEVELS - 1) for p in simulation.points.values()}
+    for grid in simulation.weights.values():
+        weight = attribute(simulation.network, grid.layer.parameter).detach()
+        grid.learn(weight, first_scale(weight, grid.bits, grid.layer.axis))
+        groups += [
+            {"params": [grid.ratio], "lr": rate},
+            {"params": [grid.stretch], "lr": rate * STRETCH_RATE},
+        ]
+    for node, layer in layers_of(simulation.network, through_grids=True).items():
+        bias = node.args[2] if len(node.args) > 2 else None
+        if isinstance(bias, fx.Node):
+            parameter = attribute(simulation.network, str(bias.target)).requires_grad_()
+            groups.append({"params": [parameter], "lr": rate * steps.get(layer.name, float(parameter.detach().std()))})
+    for point in simulation.points.values():
+        ends = [end.requires_grad_() for end in (point.low, point.high) if float(end) != 0]
+        if ends:
+            groups.append({"params": ends, "lr": rate * float(point.high - point.low) / (LEVELS - 1)})
+    return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12)
+
+
+def first_scale(weight: Tensor, bits: int, axis: int) -> Tensor:
+    """The scale with the least squared error for each output channel, shaped like `widest_scale`."""
+    widest = widest_scale(weight, bits, axis)
+    rows = weight.transpose(0, axis).flatten(1)[None]
+    best = best_scale(rows, widest.reshape(1, -1, 1), torch.ones(()), largest_integer(bits))
+    return best.reshape(widest.shape)
+
+
+def _loss(answers: Tensor, teacher: nn.Module, inputs: Tensor, labels: Tensor, share: float) -> Tensor:
+    with torch.inference_mode():
+        wanted = teacher(inputs)
+    wanted = wanted.clone()
+    loss = (1 - share) * (answers - wanted).square().sum() / wanted.square().sum()
+    known = labels >= 0
+    if share > 0 and known.any():
+        loss = loss + share * nn.functional.cross_entropy(answers[known], labels[known])
+    return loss
+
+
+def _found(simulation: Simulation) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """Layer -> weight on the grid (in float where it has none) and bias, as they are after training."""
+    found = {}
+    for node, layer in layers_of(simulation.network, through_grids=True).items():
+        bias = node.args[2] if len(node.args) > 2 else None
+        weight = attribute(simulation.network, layer.parameter)
+        if layer.name in simulation.weights:
+            weight = simulation.weights[layer.name](weight)
+        found[layer.name] = (
+            weight,
+            attribute(simulation.network, str(bias.target)) if isinstance(bias, fx.Node) else None,
+        )
+    return found

@@ -1,0 +1,203 @@
+"""Learned rounding: each weight goes to that point of the grid which changes its layer's outputs least.
+
+For one layer the mean squared change of its outputs, E |W x - Q x|² over its inputs x in the float network, is a
+quadratic form of the integers (Nagel et al. 2020, AdaRound, equation 13), and all that must be known of the samples are
+the means and covariances of x. It is brought down one integer at a time, over and over, each to its best value while
+the others stand (cyclic coordinate descent: Behdin et al. 2023, QuantEase, section 3): no learning rate, and it never
+gets worse. AdaRound's relaxation reaches the two neighbours of a weight only. Taking the inputs that the quantized
+network has in the place of x did worse on MobileNetV2 (11 dB against 31): weights that make up for the noise of their
+inputs shrink.
+
+The rounded weights are written back as floats that lie on the grid of the runtime's own quantizer: it finds them where
+they are (the largest of each channel stays at the end of the grid, so that max / 127 is our scale).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from pocketfit.core.model import Model
+from pocketfit.core.plan import Grid, Round
+from pocketfit.core.samples import Samples
+from pocketfit.passes.exported import operation
+from pocketfit.passes.fake import largest_integer, widest_scale
+from pocketfit.passes.fold import fold_batch_norm
+from pocketfit.passes.simulate import WeightGrid, simulate
+from pocketfit.sources.fingerprint import fingerprint
+
+Progress = Callable[[int, int], None]
+BATCH = 8
+ROWS = 20_000  # outputs that a layer's statistics are taken from
+BLOCK = 64  # integers that are settled before the other slopes hear of it
+SCALES = tuple(1 - 0.02 * i for i in range(31))  # that are tried, as shares of max / 127
+RIDGE = 1e-3  # of the mean variance, added to every variance
+TINY = 1e-8
+LEARNED = ("conv2d", "linear")  # other layers are rounded to the nearest
+
+
+def apply(model: Model, settings: Round, samples: Samples, grid: Grid, *, progress: Progress | None = None) -> Model:
+    """A copy of the model, batch norms folded, its weights on the grid and its biases set for them."""
+    simulation = simulate(model, grid)
+    simulation.activate(weights=False, points=False)
+    rows = np.random.default_rng(settings.seed).permutation(len(samples))[: settings.samples]
+    gathering = _Gathering(simulation.network, max(1, ROWS // len(rows)))
+    network = fold_batch_norm(model.network, model.signature)
+    with torch.inference_mode():
+        for start in range(0, len(rows), BATCH):
+            gathering.run(torch.from_numpy(samples.inputs(np.sort(rows[start : start + BATCH]))))
+        for done, (name, sums) in enumerate(gathering.sums.items()):
+            layer = network.get_submodule(name)
+            assert isinstance(layer.weight, Tensor)
+            weight, shift = solve(layer.weight, sums, simulation.weights[name].bits, settings.sweeps)
+            put(layer, weight, shift if layer.bias is None else layer.bias + shift)  # type: ignore[operator]
+            if progress:
+                progress(done + 1, len(gathering.sums))
+    return replace(model, network=network, sha256=fingerprint(network))
+
+
+def put(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
+    """In place; a layer without a bias gets one."""
+    assert isinstance(layer.weight, Tensor)
+    layer.weight.data.copy_(weight)
+    if bias is None:
+        return
+    if isinstance(layer.bias, Tensor):
+        layer.bias.data.copy_(bias)
+    else:
+        layer.bias = nn.Parameter(bias.clone())
+
+
+@dataclass
+class Sums:
+    """Over the inputs of a layer, [groups, k] for the k numbers that one of its outputs sees: x, x xᵀ, and how many."""
+
+    first: Tensor
+    second: Tensor
+    rows: int
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """(mean [groups, k], covariance [groups, k, k]); few rows for many inputs say little about pairs of them, so
+        that what they say is drawn towards none (Ledoit and Wolf 2004)."""
+        mean = self.first / self.rows
+        covariance = self.second / self.rows - mean[:, :, None] * mean[:, None]
+        k = covariance.shape[1]
+        variance = covariance.diagonal(dim1=1, dim2=2).clamp(min=0)
+        shrink = k / (k + self.rows)
+        ridge = RIDGE * variance.mean(1, keepdim=True).clamp(min=TINY)  # a dead channel's inputs never vary
+        diagonal = torch.diag_embed(shrink * variance + ridge)
+        return mean, (1 - shrink) * covariance + diagonal
+
+
+class _Gathering(fx.Interpreter):
+    """Runs a simulation's network and sums up what its layers on the grid see, at positions all over the picture."""
+
+    def __init__(self, module: fx.GraphModule, per_sample: int) -> None:
+        super().__init__(module)
+        self.sums: dict[str, Sums] = {}
+        self._per_sample = per_sample
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op == "call_function" and operation(n) in LEARNED and isinstance(n.args[1], fx.Node):
+            grid = self.submodules.get(str(n.args[1].target))
+            if isinstance(grid, WeightGrid):
+                values, weight = self.env[n.args[0]], self.env[n.args[1]]
+                self._add(grid.layer.name, patches(n, values, weight.shape, self._per_sample))
+        return super().run_node(n)
+
+    def _add(self, name: str, rows: Tensor) -> None:
+        rows = rows.float()
+        first, second = rows.sum(1), rows.mT @ rows
+        if name in self.sums:
+            self.sums[name].first += first
+            self.sums[name].second += second
+            self.sums[name].rows += rows.shape[1]
+        else:
+            self.sums[name] = Sums(first, second, rows.shape[1])
+
+
+def patches(node: fx.Node, values: Tensor, weight_shape: torch.Size, per_sample: int) -> Tensor:
+    """[groups, rows, k]: what an output of a convolution or linear layer sees, at up to `per_sample` positions each."""
+    if operation(node) == "linear":
+        return values.reshape(1, -1, values.shape[-1])
+    stride, padding, dilation, groups = _convolution(node)
+    values = nn.functional.pad(values, (padding[1], padding[1], padding[0], padding[0]))
+    for axis in (0, 1):
+        span = (weight_shape[2 + axis] - 1) * dilation[axis] + 1
+        values = values.unfold(2 + axis, span, stride[axis])[..., :: dilation[axis]]
+    height, width = values.shape[2:4]  # [n, C, height, width, kh, kw]
+    at = torch.randperm(height * width, generator=torch.Generator().manual_seed(0))[:per_sample]
+    chosen = values[:, :, at // width, at % width].unflatten(1, (groups, -1))  # [n, groups, C / groups, rows, kh, kw]
+    return chosen.permute(1, 0, 3, 2, 4, 5).flatten(3).flatten(1, 2)
+
+
+def _convolution(node: fx.Node) -> tuple[list[int], list[int], list[int], int]:
+    """(stride, padding, dilation, groups) of aten.conv2d(input, weight, bias, stride, padding, dilation, groups)."""
+    given: list[Any] = [*node.args[3:], *[None] * 4][:4]
+    stride, padding, dilation, groups = (
+        default if value is None else value for value, default in zip(given, ([1, 1], [0, 0], [1, 1], 1), strict=True)
+    )
+    pairs = ([v, v] if isinstance(v, int) else list(v) * (2 // len(v)) for v in (stride, padding, dilation))
+    return (*pairs, groups)  # type: ignore[return-value]
+
+
+def solve(weight: Tensor, sums: Sums, bits: int, sweeps: int) -> tuple[Tensor, Tensor]:
+    """(weight on the grid, what that adds to the bias [outputs]) for a weight [outputs, …]."""
+    mean, covariance = sums.moments()
+    groups, k = mean.shape
+    wanted = weight.reshape(groups, -1, k)
+    largest = largest_integer(bits)
+    widest = widest_scale(wanted.flatten(0, 1), bits).view(groups, -1, 1)
+    importance = covariance.diagonal(dim1=1, dim2=2)[:, None]
+    scale = best_scale(wanted, widest, importance, largest)
+    on_grid = descended(wanted, scale, covariance, largest, sweeps) * scale
+    return on_grid.reshape(weight.shape), ((wanted - on_grid) @ mean[..., None]).flatten()
+
+
+def best_scale(wanted: Tensor, widest: Tensor, importance: Tensor, largest: int) -> Tensor:
+    """Of the shares of `widest` in SCALES the one with the least squared error, [groups, outputs, 1].
+
+    wanted  [groups, outputs, k]; `importance` of each weight's error, broadcast to it
+    """
+    least, best = torch.full_like(widest, torch.inf), widest
+    for share in SCALES:
+        scale = share * widest
+        coarse = (wanted / scale).round_().clamp_(-largest, largest).mul_(scale)
+        error = coarse.sub_(wanted).square_().mul_(importance).sum(2, keepdim=True)
+        best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
+    return best
+
+
+def descended(wanted: Tensor, scale: Tensor, covariance: Tensor, largest: int, sweeps: int) -> Tensor:
+    """Integers q, [groups, outputs, k], that bring (q scale - wanted) covariance (q scale - wanted)ᵀ down.
+
+    The largest of each channel is pinned to the end of the grid.
+    """
+    integers = (wanted / scale).round().clamp(-largest, largest)
+    pinned = torch.zeros_like(integers, dtype=torch.bool)
+    pinned.scatter_(2, wanted.abs().argmax(2, keepdim=True), True)
+    integers = torch.where(pinned, largest * wanted.sign(), integers)
+    curvature = covariance.diagonal(dim1=1, dim2=2)
+    for _ in range(sweeps):
+        slope = (integers * scale - wanted) @ covariance
+        changed = 0
+        for start in range(0, integers.shape[2], BLOCK):
+            stop = min(start + BLOCK, integers.shape[2])
+            near, moved = slope[..., start:stop].clone(), torch.zeros_like(integers[..., start:stop])
+            for i in range(start, stop):
+                old = integers[..., i]
+                best = (old - near[..., i - start] / (scale[..., 0] * curvature[:, None, i])).round()
+                new = torch.where(pinned[..., i], old, best.clamp(-largest, largest))
+                step = (new - old) * scale[..., 0]
+                near += step[..., None] * covariance[:, None, i, start:stop]
+                moved[..., i - start], integers[..., i] = step, new
+            slope += moved @ covariance[:, start:stop]
+            changed += int((moved != 0).sum())
+        if changed == 0:
+            break
+    return integers

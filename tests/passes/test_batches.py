@@ -1,0 +1,63 @@
+"""Batches: what moves, what is mixed, and in which order they come."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pocketfit.passes import batches
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 9))
+def test_a_shift_moves_pictures_by_a_few_pixels_and_repeats_the_edge(height: int, width: int, seed: int) -> None:
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    batch = np.stack([np.stack([rows, columns])] * 4)
+    shifted = batches.shifted(batch, np.random.default_rng(seed))
+    assert shifted.shape == batch.shape and shifted.dtype == batch.dtype
+    for picture in shifted:  # each pixel holds its old place: a shift is a constant difference, clipped at the edge
+        for old, new, size, axis in ((rows, picture[0], height, 0), (columns, picture[1], width, 1)):
+            reach = round(size / 16)
+            moves = [d for d in range(-reach, reach + 1) if np.array_equal(np.clip(old + d, 0, size - 1), new)]
+            assert moves, f"axis {axis} was not shifted as a whole"
+
+
+def test_shifts_differ_between_pictures() -> None:
+    batch = np.broadcast_to(np.arange(64, dtype=np.float32), (32, 1, 64, 64)).copy()
+    shifted = batches.shifted(batch, np.random.default_rng(0))
+    assert len({picture.tobytes() for picture in shifted}) > 3
+
+
+def test_prefetch_keeps_the_order_and_passes_errors_on() -> None:
+    made = [(torch.tensor([i]), torch.tensor([i])) for i in range(20)]
+    assert [int(a) for a, _ in batches.prefetched(iter(made))] == list(range(20))
+
+    def broken():  # type: ignore[no-untyped-def]
+        yield made[0]
+        raise OSError("the disk is gone")
+
+    got = batches.prefetched(broken())
+    next(got)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(got)
+
+
+@given(st.integers(1, 12), st.integers(0, 9))
+def test_blended_pictures_are_mixtures_of_the_given_ones(count: int, seed: int) -> None:
+    batch = np.zeros((count, 1, 4, 6), np.float32)
+    batch[:, 0, :, 0] = 1.0  # what is mirrored lies in the last column
+    mixed = batches.blended(batch, np.random.default_rng(seed))
+    assert mixed.shape == batch.shape and mixed.dtype == np.float32
+    assert np.allclose(mixed.sum((1, 2, 3)), batch.sum((1, 2, 3))), "shares add up to one"
+    assert (mixed[..., 0] + mixed[..., -1] > 0.999).all() and (mixed[..., 1:-1] == 0).all()
+
+
+def test_a_half_is_mirrored_and_a_half_is_mixed() -> None:
+    batch = np.zeros((2000, 1, 1, 2), np.float32)
+    batch[..., 0] = np.arange(1, 2001)[:, None, None]
+    mixed = batches.blended(batch, np.random.default_rng(0))
+    pure = (mixed[:, 0, 0] == 0).any(1)
+    assert 0.4 < (mixed[pure, 0, 0, 1] > 0).mean() < 0.6
+    assert 0.6 < pure.mean() < 0.85  # the unmixed half, and mixtures of two that are mirrored alike
