@@ -78,7 +78,11 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
 
 
 def _without_kernel(settings: ExportSettings) -> list[str]:
-    """What ONNX Runtime's CPU provider computes in float32, between conversions, although the file says integers."""
+    """What ONNX Runtime's CPU provider computes in float32, between conversions, though the file says integers.
+
+    Of float32's time the pretrained MobileNetV2 took 2.5 with int16 activations, 2.6 with int4 weights, and 0.38 with
+    int8 throughout (one thread, with VNNI).
+    """
     reasons = []
     if settings.activations == "int16":
         reasons.append("ONNX Runtime has no convolution for int16 activations on CPUs: use activations int8 or uint8")
