@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +52,22 @@ def test_pin_leaves_everything_when_all_cores_are_asked_for():
     with local.pin(len(before)) as cores:
         assert cores == ()
         assert local.usable_cores() == before
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpuinfo", "wanted"),
+    [
+        ("x86_64", "flags : avx2 avx512f", True),
+        ("x86_64", "flags : avx2 avx_vnni", False),
+        ("AMD64", "", True),  # Windows does not tell
+        ("aarch64", "Features : asimd", False),
+        ("arm64", "", False),
+    ],
+)
+def test_where_products_of_eight_bits_overflow(
+    *, machine: str, cpuinfo: str, wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(local, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert local.saturates() is wanted
