@@ -33,7 +33,14 @@ CANDIDATES = [
     {"precision": "float32", "layout": "NCHW"},
     {"precision": "float16"},
     {"precision": "dynamic-int8"},
+    {"precision": "dynamic-int8", "weights": "int4"},
+    {"precision": "weight-only"},
+    {"precision": "weight-only", "weights": "int4"},
     {"precision": "int8"},
+    {"precision": "int8", "weights": "int4"},
+    {"precision": "int8", "weights": "int4", "keep_int8": ("stem.0",), "ranges": "mse"},
+    {"precision": "int8", "activations": "int16"},
+    {"precision": "int8", "activations": "uint8", "weights": "int7"},
     {"precision": "int8", "activations": "uint8"},
     {"precision": "int8", "keep_float": ("stem.0", "head")},
     {"precision": "int8", "io": "int8"},
@@ -83,7 +90,8 @@ def test_round_trip(settings: ExportSettings, exported: Exported, model: Model) 
     assert got.dtype == np.float32
     noise = float(((got - wanted) ** 2).sum())
     sqnr_db = 10 * np.log10(float((wanted**2).sum()) / max(noise, 1e-30))
-    assert sqnr_db > {"float32": 90, "float16": 50}.get(settings.precision, 20)
+    least_db = 10 if settings.weights == "int4" else 20
+    assert sqnr_db > {"float32": 90, "float16": 50}.get(settings.precision, least_db)
     if settings.precision != "float32" and not settings.keep_float:
         assert noise > 0, "a quantized file that answers as the float network does was not quantized"
 
@@ -135,25 +143,32 @@ def test_any_batch_equals_single_rows(settings: ExportSettings, exported: Export
     np.testing.assert_allclose(answer(session, fed(session, values[:1])), singles[:1], atol=tolerance)
 
 
+def stored_as(settings: ExportSettings, layer: str) -> set[str]:
+    """The dtypes that a layer's weights may have in the file."""
+    if settings.grid is None:
+        return {settings.precision}
+    bits = settings.grid.bits(layer, depthwise=layer.startswith("depthwise"))
+    return {"int4", "uint4"} if bits == 4 else {"int8", "uint8"}
+
+
 @every_settings
 def test_inspect_is_honest(settings: ExportSettings, exported: Exported) -> None:
     artifact = exported(settings)
     contents = for_file(artifact.path).inspect(Path(artifact.path))
     by_layer = {op.layer: op for op in contents.ops if op.layer in WEIGHTS}
     assert set(by_layer) == set(WEIGHTS)
-    expected = {"float32": {"float32"}, "float16": {"float16"}, "int8": {"int8"}, "dynamic-int8": {"int8", "uint8"}}
     left_in_float = 0
     for layer, op in by_layer.items():
         assert int(np.prod(op.weight_shape)) == WEIGHTS[layer]
         kept = layer in settings.keep_float
-        if op.weight_dtype not in expected[settings.precision] and not kept:
+        if op.weight_dtype not in stored_as(settings, layer) and not kept:
             left_in_float += 1
             assert layer in " ".join(artifact.notes), "what stays in float is said"
         if kept:
             assert (op.weight_dtype, op.compute_dtype) == ("float32", "float32")
         elif settings.precision == "int8":
             assert op.compute_dtype == settings.activations
-        width = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}[op.weight_dtype]
+        width = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int4": 0.5, "uint4": 0.5}[op.weight_dtype]
         assert op.weight_bytes == WEIGHTS[layer] * width
     assert left_in_float < len(WEIGHTS)
     assert sum(op.macs for op in contents.ops) == MACS
