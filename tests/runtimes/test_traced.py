@@ -96,3 +96,13 @@ def test_a_file_is_written_whole_or_not(tmp_path: Path) -> None:
         partial.write_text("whole")
     assert path.read_text() == "whole"
     assert [entry.name for entry in path.parent.iterdir()] == ["file.onnx"]
+
+
+def test_weights_lie_in_one_piece(model: Model, tmp_path: Path) -> None:
+    """A checkpoint in channels-last memory: LiteRT's converter took one such weight for another."""
+    strided = replace(model, network=model.network.to(memory_format=torch.channels_last), sha256="strided")
+    assert any(not p.is_contiguous() for p in strided.network.parameters())
+    program = program_of(strided)
+    assert all(tensor.is_contiguous() for tensor in program.state_dict.values())
+    assert any(not p.is_contiguous() for p in strided.network.parameters()), "the user's network is left as it was"
+    model.network.to(memory_format=torch.contiguous_format)

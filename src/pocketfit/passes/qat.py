@@ -22,8 +22,8 @@ from pocketfit.core.samples import Samples
 from pocketfit.passes.batches import prefetched, shuffled
 from pocketfit.passes.fake import LEVELS, largest_integer, widest_scale
 from pocketfit.passes.fold import fold_batch_norm
-from pocketfit.passes.rounding import attribute, best_scale, put
-from pocketfit.passes.simulate import Simulation, layers_of, simulate
+from pocketfit.passes.rounding import best_scale, put
+from pocketfit.passes.simulate import Simulation, attribute, layers_of, simulate
 from pocketfit.passes.train import schedule
 from pocketfit.sources.fingerprint import fingerprint
 

@@ -13,13 +13,16 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid
 from pocketfit.core.signature import Signature
+from pocketfit.numerics.ranges import fingerprint
 from pocketfit.passes.exported import inputs_in_words, module_of, operation, shape_of
 from pocketfit.passes.fake import fake_activation, fake_weight, largest_integer, widest_scale
 from pocketfit.passes.fold import fold_batch_norm
@@ -143,6 +146,22 @@ def simulate(model: Model, grid: Grid) -> Simulation:
     return Simulation(module, weights, points)
 
 
+def fingerprints_of(model: Model, grid: Grid, inputs: NDArray[np.float32]) -> dict[str, list[float]]:
+    """numerics.ranges.fingerprint of each point of the float network on these inputs, by the point's name."""
+    simulation = simulate(model, grid)
+    simulation.activate(weights=False, points=False)
+    found: dict[str, list[float]] = {}
+    for name, point in simulation.points.items():
+
+        def note(_: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
+            found[name] = fingerprint(given[0].numpy())
+
+        point.register_forward_pre_hook(note)
+    with torch.inference_mode():
+        simulation.network(torch.from_numpy(inputs))
+    return found
+
+
 def _traced(network: nn.Module, signature: Signature) -> fx.GraphModule:
     from pocketfit.passes.exported import zeros
 
@@ -176,6 +195,14 @@ def layers_of(module: fx.GraphModule, *, through_grids: bool = False) -> dict[fx
         groups = _groups(node)
         depthwise = groups > 1 and not transposed and shape[1] == 1 and shape[0] == groups
         found[node] = Layer(parameter.removesuffix(".weight"), parameter, 1 if transposed else 0, depthwise)
+    return found
+
+
+def attribute(module: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer with this dotted name."""
+    owner, _, last = name.rpartition(".")
+    found = getattr(module.get_submodule(owner), last)
+    assert isinstance(found, Tensor)
     return found
 
 

@@ -19,6 +19,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.runtimes import child, litert_file, litert_verify, ranges, require
 from pocketfit.runtimes.artifact import artifact_of, whole_or_not
+from pocketfit.runtimes.learned import ranges_for
 from pocketfit.runtimes.litert_session import LiteRTSession
 
 NAME = "litert"
@@ -76,7 +77,7 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
             notes: list[str] = []
         else:
             static = calibration if settings.precision == "int8" else None
-            _quantize(base, partial, settings, _ranges(base, settings, static, work) if static else {})
+            _quantize(base, partial, settings, _ranges(model, base, settings, static, work) if static else {})
             file = litert_file.read(partial)
             contents = litert_file.contents(file)
             notes = [
@@ -145,7 +146,7 @@ def _float_file(model: Model, layout: str, work: Path) -> Path:
     return base
 
 
-def _ranges(base: Path, settings: ExportSettings, samples: Samples, work: Path) -> ranges.Ranges:
+def _ranges(model: Model, base: Path, settings: ExportSettings, samples: Samples, work: Path) -> ranges.Ranges:
     """The range of every tensor that the float file computes, by `settings.ranges`."""
     contents = litert_file.inspect(base)
     if len(contents.inputs) != 1:
@@ -158,6 +159,15 @@ def _ranges(base: Path, settings: ExportSettings, samples: Samples, work: Path) 
         gather="pocketfit.runtimes.litert_quantize:gather",
         ends=[t.name for t in (*contents.inputs, *contents.outputs)],
         work=work,
+        learned=ranges_for(
+            model,
+            settings,
+            base,
+            contents.inputs[0],
+            samples,
+            fingerprints="pocketfit.runtimes.litert_quantize:fingerprints",
+            environment=CHILD_ENVIRONMENT,
+        ),
         environment=CHILD_ENVIRONMENT,
     )
 

@@ -28,6 +28,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.runtimes import child, onnx_file, require
 from pocketfit.runtimes.artifact import artifact_of, whole_or_not
+from pocketfit.runtimes.learned import ranges_for
 from pocketfit.runtimes.probing import probe_by_export
 from pocketfit.runtimes.ranges import Ranges, activation_ranges, check_samples
 from pocketfit.runtimes.traced import traced
@@ -113,7 +114,7 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
     source = _float_file(model, work)
     if calibration is not None and settings.precision == "int8":
         source = _prepared_file(source)
-        found = _ranges(source, calibration, settings, work)
+        found = _ranges(model, source, calibration, settings, work)
     with whole_or_not(path) as partial, tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
         if settings == ExportSettings(NAME) or settings == ExportSettings(NAME, layout="NCHW"):
             shutil.copyfile(source, partial)
@@ -157,11 +158,19 @@ def _prepared_file(source: Path) -> Path:
     return path
 
 
-def _ranges(source: Path, samples: Samples, settings: ExportSettings, work: Path) -> Ranges:
+def _ranges(model: Model, source: Path, samples: Samples, settings: ExportSettings, work: Path) -> Ranges:
     about = onnx_file.contents(source)
-    ends = [tensor.name for tensor in (*about.inputs, *about.outputs)]
-    gather = f"{CALIBRATE}:gather"
-    return activation_ranges(source, about.inputs[0], samples, settings, gather=gather, ends=ends, work=work)
+    given = about.inputs[0]
+    return activation_ranges(
+        source,
+        given,
+        samples,
+        settings,
+        gather=f"{CALIBRATE}:gather",
+        ends=[tensor.name for tensor in (*about.inputs, *about.outputs)],
+        work=work,
+        learned=ranges_for(model, settings, source, given, samples, fingerprints=f"{CALIBRATE}:fingerprints"),
+    )
 
 
 def _saturation_notes(path: Path, settings: ExportSettings) -> list[str]:

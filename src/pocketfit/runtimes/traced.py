@@ -56,6 +56,10 @@ def program_of(model: Model) -> ExportedProgram:
     batch = torch.export.Dim("batch")
     shapes = tuple({0: batch} if spec.shape[0] is None else None for spec in model.signature.inputs)
     network = fold_batch_norm(model.network, model.signature).eval()
+    for tensor in (*network.parameters(), *network.buffers()):
+        # litert-torch 0.10 tells constants apart by their address, after a copy of those that do not lie in one piece:
+        # of two such weights with the same shape, one was taken for the other.
+        tensor.data = tensor.data.contiguous()
     try:
         with torch.no_grad():
             return torch.export.export(network, examples, dynamic_shapes=shapes)
