@@ -69,22 +69,33 @@ def quantize(
         "subset_size": len(rows),
     }
     if control:
-        metric = _against(run_model(model, values), control)
-        model = nncf.quantize_with_accuracy_control(model, data, data, metric, max_drop=max_drop, **settings)
+        wanted = run_model(model, values)
+        judged = nncf.Dataset([(row, wanted[i : i + 1]) for i, row in enumerate(rows)])
+        model = nncf.quantize_with_accuracy_control(
+            model, data, judged, METRICS[control], max_drop=max_drop, **settings
+        )
     else:
         model = nncf.quantize(model, data, **settings)
     _write(model, target)
 
 
-def _against(wanted: Values, kind: str) -> Any:
-    def metric(compiled: Any, rows: Iterable[Values]) -> tuple[float, None]:
-        found = np.concatenate([next(iter(compiled(row).values())) for row in rows])
-        if kind == "agreement":
-            return float(np.mean(found.argmax(1) == wanted[: len(found)].argmax(1))), None
-        given = wanted[: len(found)]
-        return 1 - float(np.sum((found - given) ** 2) / np.sum(given**2)), None
+Judged = Iterable[tuple[Values, Values]]  # (input, float32's answer); NNCF may give a part of them
 
-    return metric
+
+def _agreement(compiled: Any, judged: Judged) -> tuple[float, list[float]]:
+    """Share of equal top classes, and 1 or 0 for every picture."""
+    hits = [float(compiled(row)[0].argmax() == wanted.argmax()) for row, wanted in judged]
+    return float(np.mean(hits)), hits
+
+
+def _noise(compiled: Any, judged: Judged) -> tuple[float, list[float]]:
+    """1 - noise / signal over all pictures, and of every picture."""
+    pairs = [(float(np.sum((compiled(row)[0] - wanted) ** 2)), float(np.sum(wanted**2))) for row, wanted in judged]
+    noise, signal = (sum(column) for column in zip(*pairs, strict=True))
+    return 1 - noise / signal, [1 - one / of for one, of in pairs]
+
+
+METRICS = {"agreement": _agreement, "noise": _noise}
 
 
 def run(path: str, inputs: str, outputs: str) -> None:

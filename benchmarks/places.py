@@ -102,9 +102,13 @@ class Places:
             given, result = Path(folder, "payload.json"), Path(folder, "result.json")
             given.write_text(json.dumps(payload))
             command = [self.python, str(SIDE), function, str(given), str(result)]
-            done = subprocess.run(
-                command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIME_LIMIT_S
-            )
+            try:
+                done = subprocess.run(
+                    command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIME_LIMIT_S
+                )
+            except subprocess.TimeoutExpired as error:
+                reason = f"openvino_side.{function} was stopped after {TIME_LIMIT_S:.0f} s, its time limit"
+                raise ExportFailed(reason) from error
             if done.returncode or not result.exists():
                 raise ExportFailed(f"openvino_side.{function} failed", done.stdout.decode(errors="replace")[-3000:])
             return json.loads(result.read_text())

@@ -74,8 +74,8 @@ DOWNLOADS = ROOT / ".downloads"
 WORK = DOWNLOADS / "benchmark"
 V3_MODEL = WORK / "mobilenet_v3_small"
 V3_COMMAND = (
-    "pocketfit train mobilenet_v3_small --data .downloads/fashion-mnist.npz --image-size 96 --epochs 8"
-    f" -o {V3_MODEL.relative_to(ROOT)}"
+    "pocketfit train mobilenet_v3_small --data .downloads/fashion-mnist.npz --image-size 96 --epochs 12"
+    f" --max-time 26min -o {V3_MODEL.relative_to(ROOT)}"
 )
 BASES = ("litert", "onnxruntime", OPENVINO)
 EXTENSION = {"litert": ".tflite", "onnxruntime": ".onnx", OPENVINO: ".xml"}
