@@ -96,11 +96,12 @@ class _Activation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), (values, rounded), (bottom, top) = gradients, ctx.saved_tensors, ctx.ends
-        below, above = values < bottom, values > top
-        to_values = gradient.masked_fill(below | above, 0)
+        to_values = torch.ops.aten.hardtanh_backward(gradient, values, bottom, top)  # one pass over the tensor
         to_low = to_high = None
-        if ctx.needs_input_grad[1]:
-            # rounded = zero * scale + …: inside, the step is (top - bottom) / levels; outside, it is an end itself
-            inside = ((rounded - values) * to_values).sum() / (top - bottom)
-            to_low, to_high = gradient[below].sum() - inside, gradient[above].sum() + inside
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            # Inside, a value moves with the step (top - bottom) / levels; what is clipped moves with its end.
+            inside = (rounded - values).mul_(to_values).sum() / (top - bottom)
+            below = gradient.masked_fill(values > bottom, 0).sum() if ctx.needs_input_grad[1] else 0.0
+            to_low = below - inside
+            to_high = gradient.sum() - to_values.sum() - below + inside
         return to_values, to_low, to_high, None

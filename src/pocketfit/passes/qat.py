@@ -20,7 +20,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid, QuantTrain
 from pocketfit.core.samples import Samples
 from pocketfit.passes.batches import prefetched, shuffled
-from pocketfit.passes.fake import LEVELS, largest_integer, widest_scale
+from pocketfit.passes.fake import largest_integer, widest_scale
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.rounding import best_scale, put
 from pocketfit.passes.simulate import Simulation, attribute, layers_of, simulate
@@ -73,7 +73,7 @@ def apply(
     with torch.no_grad():
         for name, (weight, bias) in _found(simulation).items():
             put(network.get_submodule(name), weight, bias)
-    ranges = {name: (float(p.low), float(p.high)) for name, p in simulation.points.items()}
+    ranges = {name: point.range for name, point in simulation.points.items()}
     return replace(model, network=network, sha256=fingerprint(network), learned={**model.learned, "ranges": ranges})
 
 
@@ -88,7 +88,7 @@ def observe(simulation: Simulation, samples: Samples, most: int = OBSERVED) -> N
 def _optimizer(simulation: Simulation, rate: float) -> torch.optim.Adam:
     """Adam, whose steps are as large as the learning rate: each parameter's is its own grid's step times `rate`."""
     groups: list[dict[str, object]] = []
-    steps = {p.layer: float(p.high - p.low) / (LEVELS - 1) for p in simulation.points.values()}
+    steps = {point.layer: point.step for point in simulation.points.values()}
     for grid in simulation.weights.values():
         weight = attribute(simulation.network, grid.layer.parameter).detach()
         grid.learn(weight, first_scale(weight, grid.bits, grid.layer.axis))
@@ -102,9 +102,9 @@ def _optimizer(simulation: Simulation, rate: float) -> torch.optim.Adam:
             parameter = attribute(simulation.network, str(bias.target)).requires_grad_()
             groups.append({"params": [parameter], "lr": rate * steps.get(layer.name, float(parameter.detach().std()))})
     for point in simulation.points.values():
-        ends = [end.requires_grad_() for end in (point.low, point.high) if float(end) != 0]
+        ends = [end.requires_grad_() for end in (point.low, point.high) if float(end.detach()) != 0]
         if ends:
-            groups.append({"params": ends, "lr": rate * float(point.high - point.low) / (LEVELS - 1)})
+            groups.append({"params": ends, "lr": rate * point.step})
     return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12)
 
 

@@ -24,7 +24,7 @@ from pocketfit.core.plan import Grid
 from pocketfit.core.signature import Signature
 from pocketfit.numerics.ranges import fingerprint
 from pocketfit.passes.exported import inputs_in_words, module_of, operation, shape_of
-from pocketfit.passes.fake import fake_activation, fake_weight, largest_integer, widest_scale
+from pocketfit.passes.fake import fake_activation, fake_weight, grid_of, largest_integer, widest_scale
 from pocketfit.passes.fold import fold_batch_norm
 
 WEIGHTED = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "linear")
@@ -90,6 +90,15 @@ class Point(nn.Module):
         self.name, self.layer, self.active, self.observing = name, layer, False, False
         self.low = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.high = nn.Parameter(torch.zeros(()), requires_grad=False)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        return float(self.low.detach()), float(self.high.detach())
+
+    @property
+    def step(self) -> float:
+        """Of the grid that an 8-bit tensor has on this range."""
+        return grid_of(*self.range)[0]
 
     def forward(self, values: Tensor) -> Tensor:
         if self.observing:
@@ -264,7 +273,7 @@ def tensors_of(module: fx.GraphModule, keep_float: Collection[str] = ()) -> list
             continue
         else:
             names.setdefault(node, f"{module_of(node)}.{operation(node)}".lstrip("."))
-        users = list(node.users)
+        users = [user for user in node.users if user.op != "call_function" or _is_float(user)]  # not its size
         if len(users) == 1 and operation(users[0]) in FUSED and users[0].op == "call_function":
             continue  # the grid is behind the activation
         made_in_float = node.op == "placeholder" or names[node] in keep_float

@@ -1,0 +1,116 @@
+"""Quantization-aware training: it recovers what 4 bits lose, on the grid, and hands its ranges over."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_rounding import Net, model_of, noise
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model
+from pocketfit.core.plan import ExportSettings, Grid, QuantTrain
+from pocketfit.core.samples import Samples
+from pocketfit.numerics.fidelity import sqnr_db
+from pocketfit.passes import fake, qat
+from pocketfit.passes.simulate import simulate
+
+FOUR = Grid(4, 8)
+
+
+def simulated_db(model: Model, reference: Model, grid: Grid) -> float:
+    """SQNR on held-out samples, with the learned ranges where there are some."""
+    simulation, held_out = simulate(model, grid), torch.from_numpy(noise(48, 12, 7).inputs(slice(None)))
+    learned = model.learned.get("ranges")
+    if learned is None:
+        qat.observe(simulation, noise(64, 12, 0))
+    else:
+        for name, point in simulation.points.items():
+            point.low.data.fill_(learned[name][0])
+            point.high.data.fill_(learned[name][1])
+    simulation.activate()
+    with torch.no_grad():
+        return sqnr_db(reference.network(held_out), simulation.network(held_out))
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Model, Model]:
+    torch.manual_seed(0)
+    model = model_of(Net(), 12)
+    settings = QuantTrain(120, batch_size=16, learning_rate=0.05, split="calibration")
+    return model, qat.apply(model, settings, noise(64, 12, 0), FOUR)
+
+
+def test_four_bits_are_recovered(trained: tuple[Model, Model]) -> None:
+    model, found = trained
+    assert simulated_db(found, model, FOUR) > simulated_db(model, model, FOUR) + 6
+
+
+def test_weights_lie_where_the_runtimes_quantizer_will_look(trained: tuple[Model, Model]) -> None:
+    _, found = trained
+    for name in ("a", "c", "fc"):
+        weight = found.network.get_submodule(name).weight
+        again = fake.fake_weight(weight, fake.widest_scale(weight, 4), 4)
+        torch.testing.assert_close(again, weight, rtol=1e-5, atol=0)
+    depthwise = found.network.b.weight
+    integers = depthwise / fake.widest_scale(depthwise, 8)
+    torch.testing.assert_close(integers, integers.round(), rtol=0, atol=1e-3)
+
+
+def test_ranges_are_learned_for_every_tensor(trained: tuple[Model, Model]) -> None:
+    model, found = trained
+    assert set(found.learned["ranges"]) == set(simulate(model, FOUR).points)
+    assert all(low <= 0 <= high for low, high in found.learned["ranges"].values())
+    assert found.learned["ranges"]["relu"][0] == 0.0, "what has no negative values keeps zero as its low end"
+
+
+def test_it_repeats_and_leaves_the_users_network_alone(trained: tuple[Model, Model]) -> None:
+    model, _ = trained
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    counts: list[int] = []
+    first, second = (
+        qat.apply(model, QuantTrain(3, batch_size=8), noise(16, 12, 0), FOUR, progress=lambda n, _: counts.append(n))
+        for _ in range(2)
+    )
+    assert first.sha256 == second.sha256 and first.learned == second.learned
+    assert counts == [1, 2, 3] * 2
+    assert all(torch.equal(value, before[name]) for name, value in model.network.state_dict().items())
+
+
+def test_layers_in_float_keep_their_weights() -> None:
+    torch.manual_seed(0)
+    model = model_of(Net(), 12)
+    found = qat.apply(model, QuantTrain(3, batch_size=8), noise(16, 12, 0), Grid(8, 8, keep_float=("fc",)))
+    assert torch.equal(found.network.fc.weight, model.network.fc.weight)
+
+
+def test_labels_pull_towards_themselves() -> None:
+    torch.manual_seed(0)
+    model = model_of(Net(), 12)
+    pictures = noise(64, 12, 0)
+    labels = (pictures.array.mean((2, 3))[:, 0] > 0).astype(np.int64) + 3
+    labelled = Samples(pictures.array, labels, pictures.names, "train", "labelled", pictures.preprocess)
+
+    def right(found: Model) -> float:
+        with torch.no_grad():
+            return float((found.network(torch.from_numpy(pictures.array)).argmax(1).numpy() == labels).mean())
+
+    with_labels = qat.apply(model, QuantTrain(150, batch_size=32, learning_rate=0.5, labels=1.0), labelled, Grid(8, 8))
+    without = qat.apply(model, QuantTrain(150, batch_size=32, learning_rate=0.5, labels=0.0), labelled, Grid(8, 8))
+    assert right(with_labels) > right(without) + 0.15
+
+
+def test_nothing_to_train_on_is_said() -> None:
+    model = model_of(Net(), 12)
+    with pytest.raises(UserError, match="the calibration split is empty"):
+        qat.apply(model, QuantTrain(1, split="calibration"), noise(0, 12, 0), FOUR)
+
+
+def test_weights_only_learns_without_ranges() -> None:
+    torch.manual_seed(0)
+    model = model_of(Net(), 12)
+    grid = ExportSettings("litert", "weight-only", weights="int4").grid
+    assert grid is not None
+    found = qat.apply(model, QuantTrain(60, batch_size=16, learning_rate=0.05), noise(64, 12, 0), grid)
+    assert found.learned["ranges"] == {}
+    assert simulated_db(found, model, grid) > simulated_db(model, model, grid) + 3
