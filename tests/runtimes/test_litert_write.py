@@ -43,7 +43,7 @@ def as_quantized(request: pytest.FixtureRequest) -> Iterator[tuple[Path, Path]]:
     deployed = export("int8", weights=request.param)
     plain = folder() / f"plain-{request.param}.tflite"
     base = litert._float_file(MODEL, "NHWC", folder() / "work")
-    ranges = litert._ranges(base, settings, SAMPLES, folder() / "work")
+    ranges = litert._ranges(MODEL, base, settings, SAMPLES, folder() / "work")
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the quantizer's own interpreter keeps all tensors
         patch.setattr(litert_write, "compact", lambda file: file.data)

@@ -218,7 +218,7 @@ def _try_out() -> tuple[bool, str]:
     worst = {}
     with tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
         for precision in ("float32", "int8"):
-            plan = Plan((), ExportSettings(NAME, precision))  # type: ignore[arg-type]
+            plan = Plan((), ExportSettings(NAME, precision))
             artifact = export(model, plan, samples, Path(folder, f"{precision}{EXTENSION}"), work=Path(folder))
             session = load(Path(artifact.path))
             got = answer(session, samples.inputs(slice(None), layout="NHWC"))

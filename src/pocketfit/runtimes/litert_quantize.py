@@ -24,7 +24,9 @@ from pocketfit.runtimes.litert_file import TfliteFile, ints, pack_int4, read, te
 
 Limits = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]  # by tensor: minimum and maximum of each sample
 WITH_BIAS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-LARGEST_BIAS = 2**26  # XNNPACK's kernels for 4-bit weights sum up 16 times the products and the bias in 32 bits
+# How large a bias may be: its channel's sum of products comes on top, in 32 bits; XNNPACK's kernels for 4-bit weights
+# sum up 16 times both.
+LARGEST_BIAS = {"int8": 2**30, "int4": 2**26}
 FLOAT16_SQNR_DB = 20.0  # the pretrained MobileNetV2 at 64 pixels has 39 dB; a wrongly converted file about none
 
 
@@ -223,8 +225,8 @@ def keep_biases(source: TfliteFile, file: TfliteFile) -> int:
     originals = {source.name(int(op.outputs[0])): op for op in source.graph.operators}
     users: dict[int, list[tuple[Any, Any]]] = {}  # by weight: operators here and in the float file
     for op in file.graph.operators:
-        bias = int(op.inputs[2]) if len(op.inputs) > 2 and file.op_type(op) in WITH_BIAS else -1
-        if bias in file.stored and file.dtype(bias) in ("int32", "int64"):
+        third = int(op.inputs[2]) if len(op.inputs) > 2 and file.op_type(op) in WITH_BIAS else -1
+        if third in file.stored and file.dtype(third) in ("int32", "int64"):
             name = file.name(int(op.outputs[0]))
             if name not in originals:
                 raise ExportFailed(f"'{name}' of the quantized file is not in the float file: its bias went unchecked")
@@ -234,10 +236,10 @@ def keep_biases(source: TfliteFile, file: TfliteFile) -> int:
         stated = file.quantization(weight)
         if stated is None:
             raise ExportFailed(f"The integer weight of '{file.name(int(pairs[0][0].outputs[0]))}' has no scale")
-        scales = np.array(stated.scales, np.float32)
+        scales, largest = np.array(stated.scales, np.float32), LARGEST_BIAS[file.dtype(weight)]
         steps = [_input_scale(file, op) for op, _ in pairs]
         biases = [np.asarray(source.constant(int(original.inputs[2])), np.float64) for _, original in pairs]
-        needed = np.max([np.abs(b) / (step * LARGEST_BIAS) for b, step in zip(biases, steps, strict=True)], axis=0)
+        needed = np.max([np.abs(b) / (step * largest) for b, step in zip(biases, steps, strict=True)], axis=0)
         if not (needed > scales).any():
             continue
         changed += int((needed > scales).sum())
