@@ -1,0 +1,138 @@
+"""Take the mean error that rounded weights cause at each output channel off its bias.
+
+With Q for the rounded weights, E[Q x] - E[W x] = (Q - W) E[x] (Nagel et al. 2019, section 4.2): for a convolution, the
+mean of the convolution of the mean input picture with Q - W, its zero padding included. The mean inputs are those of
+the float network, all of them from one run over the samples. Inputs that come through rounded layers, which would need
+a run for each layer, are the same on average once the layers before are corrected.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model
+from pocketfit.core.plan import CorrectBias, Grid
+from pocketfit.core.samples import Samples
+from pocketfit.numerics.affine import fake_quantize, symmetric_scale
+from pocketfit.passes import exported, moments, observe
+from pocketfit.passes.exported import operation
+from pocketfit.passes.fold import fold_batch_norm
+from pocketfit.passes.observe import Run
+from pocketfit.passes.streams import argument
+from pocketfit.sources.fingerprint import fingerprint
+
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+
+
+def apply(model: Model, settings: CorrectBias, samples: Samples | None, grid: Grid) -> Model:
+    """A Model with batch norms folded and other biases; its weights stay as they are, for the runtime to round.
+
+    samples  of the calibration split; with statistics "batch-norm" they are not looked at and may be None
+    Raises UserError without samples where they are needed, without any batch norm where these are, and where
+    torch.export can't follow the network.
+    """
+    network = fold_batch_norm(model.network, model.signature)
+    program = exported.export(network, model.signature)
+    layers = _layers(program, network)
+    sources = {node: argument(node, "input") for node in layers}
+    findings: tuple[str, ...] = ()
+    if settings.statistics == "batch-norm":
+        known = moments.trace(model, program)
+        means = {source: known[source].mean[:1] for source in sources.values() if source in known}
+        findings = (moments.FINDING,)
+    elif samples is None or not len(samples):
+        raise UserError(
+            "Bias correction needs calibration samples: give data, or correct by what batch norms remember"
+            " (statistics 'batch-norm')"
+        )
+    else:
+        means = _means(program, set(sources.values()), samples, settings.samples)
+    errors: dict[str, list[Tensor]] = defaultdict(list)  # a layer that is called twice has one for each call
+    for node, name in layers.items():
+        layer = network.get_submodule(name)
+        bits = grid.bits(name, depthwise=_is_depthwise(layer))
+        if bits is not None and sources[node] in means:
+            assert isinstance(layer.weight, Tensor)
+            errors[name].append(error(node, means[sources[node]], layer.weight, bits))
+    for name, found in errors.items():
+        _take_off(network.get_submodule(name), torch.stack(found).mean(0))
+    return replace(
+        model,
+        network=network,
+        sha256=fingerprint(network),
+        learned={**model.learned, moments.KEY: moments.stored(moments.remembered(model))},
+        findings=tuple(dict.fromkeys((*model.findings, *findings))),
+    )
+
+
+def _layers(program: ExportedProgram, network: nn.Module) -> dict[fx.Node, str]:
+    """Operator -> dotted name, of the convolutions and linear layers that have their weights to themselves."""
+    names = exported.parameter_names(program)
+    layers = {}
+    for node in program.graph.nodes:
+        if node.op != "call_function" or not operation(node).startswith(("conv", "linear")):
+            continue
+        weight = argument(node, "weight")
+        owner, _, last = names.get(weight.name, "").rpartition(".") if isinstance(weight, fx.Node) else ("", "", "")
+        if last == "weight" and isinstance(network.get_submodule(owner), _LAYERS):
+            layers[node] = owner
+    return layers
+
+
+def _is_depthwise(layer: nn.Module) -> bool:
+    groups = getattr(layer, "groups", 1)
+    return groups > 1 and groups == layer.in_channels
+
+
+def _means(
+    program: ExportedProgram, sources: Collection[fx.Node], samples: Samples, most: int
+) -> dict[fx.Node, Tensor]:
+    """By tensor: its mean over the samples, [1, ...]."""
+    sums: dict[fx.Node, Tensor] = {}
+
+    def see(node: fx.Node, value: Any) -> Any:
+        if node in sources:
+            mean = value.mean(0, keepdim=True)
+            sums[node] = sums[node] + mean if node in sums else mean
+        return value
+
+    run = Run(program, see)
+    batches = list(observe.batches(samples, range(min(most, len(samples)))))
+    with torch.no_grad():
+        for batch in batches:
+            run.on(batch)
+    return {node: total / len(batches) for node, total in sums.items()}
+
+
+def error(node: fx.Node, mean: Tensor, weight: Tensor, bits: int) -> Tensor:
+    """float32 [out]: the mean change of a layer's outputs when its weight is rounded, for a mean input [1, ...]."""
+    kind = operation(node)
+    axis = 1 if kind.startswith("conv_transpose") else 0
+    others = tuple(dim for dim in range(weight.ndim) if dim != axis)
+    values = weight.detach().numpy()
+    rounded = fake_quantize(values, symmetric_scale(abs(values).max(others), bits), axis=axis)
+    change = torch.from_numpy(rounded) - weight.detach()
+    args = [mean if place == 0 else change if place == 1 else value for place, value in enumerate(node.args)]
+    if len(args) > 2:
+        args[2] = None  # the bias
+    kwargs = {name: value for name, value in node.kwargs.items() if name != "bias"}
+    answer = node.target(*args, **kwargs)  # type: ignore[operator]
+    out = answer.ndim - 1 if kind == "linear" else 1
+    assert isinstance(answer, Tensor)
+    return answer.movedim(out, 0).flatten(1).mean(1)
+
+
+def _take_off(layer: nn.Module, error: Tensor) -> None:
+    """In place; a layer without a bias gets one."""
+    if isinstance(layer.bias, Tensor):
+        layer.bias.data.sub_(error)
+    else:
+        layer.bias = nn.Parameter(-error)
