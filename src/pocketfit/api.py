@@ -109,7 +109,7 @@ def bundle(task: Task, chosen: Trial, data: dict[str, Any], watch: Watch) -> Non
     from pocketfit.search.carry import carried_out
 
     assert chosen.artifact is not None
-    model = carried_out(task, chosen.plan.passes, watch)
+    model = carried_out(task, chosen.plan, watch)
     golden = task.samples("calibration", model.preprocess, watch, limit=GOLDEN_SAMPLES)
     artifact = replace(chosen.artifact, path=str(task.out / chosen.artifact.path))
     write_bundle(

@@ -14,7 +14,9 @@ from pocketfit.core.plan import (
     CorrectBias,
     Equalize,
     ExportSettings,
+    PassSettings,
     Plan,
+    Precision,
     Prune,
     QuantTrain,
     Resolution,
@@ -61,9 +63,8 @@ exports = st.builds(
     st.sampled_from(["float32", "float16", "dynamic-int8"]),
 )
 STATISTICS = st.sampled_from(["data", "batch-norm"])
-quantizing = (
-    st.builds(Equalize, STATISTICS, st.booleans(), st.integers(1, 500))
-    | st.builds(CorrectBias, STATISTICS, st.integers(1, 500))
+on_grid = (
+    st.builds(CorrectBias, STATISTICS, st.integers(1, 500))
     | st.builds(Round, st.integers(1, 10**4), st.integers(1, 500), st.integers(0, 2**31))
     | st.builds(
         QuantTrain,
@@ -74,7 +75,22 @@ quantizing = (
         st.sampled_from(["train", "calibration"]),
     )
 )
-plans = st.builds(Plan, st.lists(prunes | trains | resolutions | quantizing, max_size=4).map(tuple), exports)
+equalizing = st.builds(Equalize, STATISTICS, st.booleans(), st.integers(1, 500))
+
+
+def allowed(
+    before: list[PassSettings], behind: list[PassSettings], export: ExportSettings
+) -> tuple[tuple[PassSettings, ...], ExportSettings]:
+    """Passes for the grid come last, and only where the file has one."""
+    return (*before, *(behind if export.grid is not None else ())), export
+
+
+plans = st.builds(
+    allowed,
+    st.lists(prunes | trains | resolutions | equalizing, max_size=4),
+    st.lists(on_grid, max_size=3, unique_by=type),
+    exports,
+).map(lambda given: Plan(*given))
 
 WHOLE = Plan(
     (Prune(0.3, layers=((r"features\.1", 0.1),)), Train(200), Train(800, learning_rate=0.005), Resolution(160, 128)),
@@ -99,7 +115,7 @@ GOLDEN = (
     '"l2","layers":[],"multiple":8,"pass":"prune","ratio":0.3},{"alpha":0.9,"batch_size":64,"learning_rate":0.02,"p'
     'ass":"train","seed":0,"share":1.0,"steps":200,"temperature":4.0},{"absorb":true,"pass":"equalize","samples":20'
     '0,"statistics":"data"},{"pass":"correct-bias","samples":200,"statistics":"data"},{"pass":"round","samples":200'
-    ',"seed":0,"steps":500},{"batch_size":32,"labels":0.0,"learning_rate":0.002,"pass":"quant-train","seed":0,"spli'
+    ',"seed":0,"sweeps":20},{"batch_size":32,"labels":0.0,"learning_rate":0.002,"pass":"quant-train","seed":0,"spli'
     't":"train","steps":300}],"plan_version":2}'
 )
 
@@ -108,7 +124,7 @@ def test_golden_bytes() -> None:
     """Journals, file names and plan.json of users stand on these bytes: a change needs a new plan_version."""
     assert canonical_json(GOLDEN_PLAN.to_json()) == GOLDEN
     assert GOLDEN_PLAN.code == "prune30.200-eq-bias-round-qat300-wi4ai8-mse-mix1-wide1"
-    assert GOLDEN_PLAN.file_stem == f"{GOLDEN_PLAN.code}-232b90a4"
+    assert GOLDEN_PLAN.file_stem == f"{GOLDEN_PLAN.code}-ad0b1377"
     assert Plan.from_json(json.loads(GOLDEN)) == GOLDEN_PLAN
 
 
@@ -229,3 +245,22 @@ def test_settings_are_checked_when_they_are_made() -> None:
             make()
     with pytest.raises(UserError, match="Unknown precision 'int4'"):
         ExportSettings("litert", "int4")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("passes", "precision", "sentence"),
+    [
+        ((Round(),), "float16", "The pass 'round' works for the grid of a quantized file, and a float16 file has none"),
+        ((Train(5), CorrectBias()), "float32", "The pass 'bias' works for the grid of a quantized file, and a float32"),
+        ((Round(), Round(seed=1)), "int8", "A plan rounds its weights once"),
+        ((Equalize(), Round(), Train(5)), "int8", "'train' behind 'round' would take the weights off the grid again"),
+        ((QuantTrain(5), Prune(0.5)), "int8", "'prune' behind 'qat5' would take the weights off the grid again"),
+        ((CorrectBias(), Equalize()), "int8", "'equalize' behind 'bias' would take the weights off the grid again"),
+    ],
+)
+def test_passes_for_the_grid_need_one_and_come_last(
+    passes: tuple[PassSettings, ...], precision: Precision, sentence: str
+) -> None:
+    with pytest.raises(UserError, match=f"^{sentence}"):
+        Plan(passes, ExportSettings("litert", precision))
+    assert Plan((Train(5), Equalize(), Round(), QuantTrain(5)), ExportSettings("litert", "weight-only"))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.budget import Budget
 from pocketfit.core.measurement import Measurement
-from pocketfit.core.plan import ExportSettings, PassSettings, Plan, Train
+from pocketfit.core.plan import Equalize, ExportSettings, PassSettings, Plan, QuantTrain, Round, Train
 from pocketfit.core.trial import Trial
 from pocketfit.search.journal import Line
-from pocketfit.search.propose import Proposal, Space
+from pocketfit.search.space import Proposal, Space
 
 SIZE, LATENCY_MS = 1_000_000, 10.0
 RECIPES = (
@@ -103,22 +104,28 @@ def space(runtimes: tuple[str, ...] = ("litert",), **settings: Any) -> Space:
     return Space(**{**default, **settings})
 
 
+SAVED_BY = {Equalize: 0.7, Round: 0.6, QuantTrain: 0.4}  # what these leave of what int8 loses
+
+
 def tried(proposal: Proposal, number: int, *, int8_drop: float = 0.2) -> Trial:
     """What a network that behaves as networks do would measure for a proposal: a function of the plan alone."""
     plan, export = proposal.plan, proposal.plan.export
     ratio = next((p.ratio for p in plan.passes if hasattr(p, "ratio")), 0.0)
     steps = sum(p.steps for p in plan.passes if isinstance(p, Train))
     mixed = 0.05 if export.keep_float else 0.0
-    drop = (int8_drop if export.precision == "int8" and not mixed else 0.1) + (8 * ratio / max(1, steps / 50))
+    lost = 0.1
+    if export.precision == "int8":
+        lost = int8_drop * (0.8 if export.ranges == "mse" else 1.0) * (4 if export.weights == "int4" else 1)
+        lost *= math.prod(SAVED_BY.get(type(p), 1.0) for p in plan.passes) * (0.25 if mixed else 1.0)
+    size = SHARES[export.precision] * (0.6 if export.weights == "int4" else 1.0) + mixed
     return trial(
         number,
-        size=(SHARES[export.precision] + mixed) * (1 - ratio) ** 1.7,
+        size=size * (1 - ratio) ** 1.7,
         latency=(SPEEDS[export.precision] + mixed) * (1 - ratio) * (0.9 if export.activations == "uint8" else 1.0),
-        drop=0.0 if proposal.stage == "baseline" else drop,
+        drop=0.0 if proposal.stage == "baseline" else lost + (8 * ratio / max(1, steps / 50)),
         stage=proposal.stage,
         passes=plan.passes,
-        **{f: getattr(export, f) for f in ("runtime", "precision", "activations", "keep_float", "io", "layout")},
-        calibration=export.calibration,
+        **vars(export),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,22 @@ import torch
 from torch import nn
 
 from pocketfit.core.model import Model
-from pocketfit.core.plan import PassSettings, Prune, Resolution, Train
+from pocketfit.core.plan import (
+    CorrectBias,
+    Equalize,
+    ExportSettings,
+    PassSettings,
+    Plan,
+    Prune,
+    QuantTrain,
+    Resolution,
+    Round,
+    Train,
+)
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.watch import Silent
-from pocketfit.passes import train
+from pocketfit.passes import bias, equalize, qat, rounding, train
+from pocketfit.search import carry
 from pocketfit.search.carry import carried_out, prefix_hash
 from pocketfit.search.task import Task
 from pocketfit.sources.data import from_arrays
@@ -46,6 +59,14 @@ def task(tmp_path: Path) -> Task:
     return Task(model, data, tmp_path / "out", ("litert",), made.budget())
 
 
+def in_float(*passes: PassSettings) -> Plan:
+    return Plan(passes, ExportSettings("litert"))
+
+
+def on_grid(*passes: PassSettings, **settings: Any) -> Plan:
+    return Plan(passes, ExportSettings("litert", "int8", **settings))
+
+
 def same_weights(a: Model, b: Model) -> bool:
     one, two = a.network.state_dict(), b.network.state_dict()
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
@@ -66,29 +87,29 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_trained_once_and_restored_bit_for_bit(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = counted(monkeypatch)
-    first = carried_out(task, (PRUNE, BRIEF), Silent())
+    first = carried_out(task, in_float(PRUNE, BRIEF), Silent())
     assert steps == [3]
-    again = carried_out(replace(task), (PRUNE, BRIEF), Silent())
+    again = carried_out(replace(task), in_float(PRUNE, BRIEF), Silent())
     assert steps == [3]
     assert same_weights(first, again) and first.sha256 == again.sha256 and first.key == again.key
     assert not again.network.training
     assert sum(p.numel() for p in again.network.parameters()) < sum(p.numel() for p in task.model.network.parameters())
-    longer = carried_out(task, (PRUNE, BRIEF, LONGER), Silent())
+    longer = carried_out(task, in_float(PRUNE, BRIEF, LONGER), Silent())
     assert steps == [3, 4], "the finalist goes on from the brief training's weights"
     assert not same_weights(longer, first)
 
 
 def test_an_interrupted_run_gives_the_same_weights_as_one_go(task: Task, tmp_path: Path) -> None:
-    whole = carried_out(replace(task, out=tmp_path / "one go"), (PRUNE, BRIEF, LONGER), Silent())
-    carried_out(task, (PRUNE, BRIEF), Silent())
-    assert same_weights(carried_out(task, (PRUNE, BRIEF, LONGER), Silent()), whole)
+    whole = carried_out(replace(task, out=tmp_path / "one go"), in_float(PRUNE, BRIEF, LONGER), Silent())
+    carried_out(task, in_float(PRUNE, BRIEF), Silent())
+    assert same_weights(carried_out(task, in_float(PRUNE, BRIEF, LONGER), Silent()), whole)
 
 
 def test_the_unpruned_network_is_left_alone(task: Task) -> None:
     before = {name: value.clone() for name, value in task.model.network.state_dict().items()}
-    carried_out(task, (PRUNE, Resolution(4, 4), BRIEF), Silent())
+    carried_out(task, in_float(PRUNE, Resolution(4, 4), BRIEF), Silent())
     assert all(torch.equal(value, before[name]) for name, value in task.model.network.state_dict().items())
-    assert carried_out(task, (), Silent()) is task.model
+    assert carried_out(task, in_float(), Silent()) is task.model
 
 
 def test_a_kill_while_the_weights_are_stored_costs_that_training_only(
@@ -100,10 +121,10 @@ def test_a_kill_while_the_weights_are_stored_costs_that_training_only(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            carried_out(task, (PRUNE, BRIEF), Silent())
+            carried_out(task, in_float(PRUNE, BRIEF), Silent())
     assert not list(task.cache.glob("*.safetensors")), "half a file must not pass for a whole one"
     steps = counted(monkeypatch)
-    carried_out(task, (PRUNE, BRIEF), Silent())
+    carried_out(task, in_float(PRUNE, BRIEF), Silent())
     assert steps == [3]
 
 
@@ -118,10 +139,10 @@ def test_the_hash_tells_apart_what_trains_differently(task: Task) -> None:
         (BRIEF, PRUNE),
         (PRUNE, BRIEF, BRIEF),
     ]
-    hashes = [prefix_hash(task, passes) for passes in different]
+    hashes = [prefix_hash(task, passes, None) for passes in different]
     assert len(set(hashes)) == len(hashes)
-    assert prefix_hash(task, different[0]) == hashes[0]
-    assert prefix_hash(replace(task, out=task.out / "elsewhere", seed=9), different[0]) == hashes[0]
+    assert prefix_hash(task, different[0], None) == hashes[0]
+    assert prefix_hash(replace(task, out=task.out / "elsewhere", seed=9), different[0], None) == hashes[0]
     preprocess = replace(task.model.preprocess, mean=(0.5, 0.5, 0.5))
     for other in (
         replace(task, model=replace(task.model, sha256="other weights")),
@@ -130,4 +151,62 @@ def test_the_hash_tells_apart_what_trains_differently(task: Task) -> None:
         replace(task, model=replace(task.model, labels=("b", "a"))),
         replace(task, data=replace(task.data, sha256="other pictures")),
     ):
-        assert prefix_hash(other, different[0]) != hashes[0]
+        assert prefix_hash(other, different[0], None) != hashes[0]
+
+
+GRID_PASSES = (Equalize(samples=20), CorrectBias(samples=20), Round(sweeps=2, samples=20), QuantTrain(2, batch_size=8))
+
+
+def test_passes_for_the_grid_are_done_once_and_restored_bit_for_bit(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new process finds weights, new biases and learned ranges in the cache; to the last bit."""
+    plan = on_grid(PRUNE, BRIEF, *GRID_PASSES)
+    first = carried_out(task, plan, Silent())
+    assert first.learned["ranges"] and all(len(ends) == 2 for ends in first.learned["ranges"].values())
+    monkeypatch.setattr(carry, "_RECENT", {})
+    for module in (train, equalize, bias, rounding, qat):
+        monkeypatch.setattr(module, "apply", None)
+    again = carried_out(task, plan, Silent())
+    assert same_weights(first, again) and first.sha256 == again.sha256
+    assert first.learned == again.learned and first.findings == again.findings
+    inputs = torch.rand(2, 3, 8, 8)
+    assert torch.equal(first.network(inputs), again.network(inputs))
+
+
+def test_what_is_restored_is_what_the_passes_gave(task: Task) -> None:
+    """A layer without a bias has got one on the way; the cache is no other road."""
+    samples = task.samples("calibration", task.model.preprocess, Silent(), limit=20)
+    plan = on_grid(Round(sweeps=2, samples=20))
+    assert plan.export.grid is not None
+    direct = rounding.apply(task.model, Round(sweeps=2, samples=20), samples, plan.export.grid)
+    carried = carried_out(task, plan, Silent())
+    assert same_weights(direct, carried) and direct.sha256 == carried.sha256
+    assert direct.network.get_submodule("stem.0").bias is not None, "folded"
+    assert task.model.network.get_submodule("stem.0").bias is None
+
+    unbiased = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2, bias=False))
+    model = model_from_module(unbiased, preprocess=task.model.preprocess, labels=("a", "b"))
+    other = replace(task, model=model)
+    before, after = carried_out(other, plan, Silent()), rounding.apply(model, plan.passes[0], samples, plan.export.grid)  # type: ignore[arg-type]
+    assert same_weights(before, after) and before.network[0].bias is not None
+
+
+def test_the_grid_counts_from_the_first_pass_on_that_works_for_it(task: Task) -> None:
+    eight, four = on_grid(weights="int8").export.grid, on_grid(weights="int4").export.grid
+    kept = on_grid(keep_float=("head",)).export.grid
+    shared = (PRUNE, BRIEF, GRID_PASSES[0])
+    assert len({prefix_hash(task, shared, grid) for grid in (None, eight, four, kept)}) == 1
+    for settings in GRID_PASSES[1:]:
+        hashes = {prefix_hash(task, (*shared, settings), grid) for grid in (eight, four, kept)}
+        assert len(hashes) == 3, settings
+    same = on_grid(ranges="mse", calibration=50).export.grid
+    assert prefix_hash(task, GRID_PASSES, same) == prefix_hash(task, GRID_PASSES, eight), "ranges are the exporter's"
+
+
+def test_exports_share_what_was_trained_before_the_grid(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = counted(monkeypatch)
+    carried_out(task, on_grid(PRUNE, BRIEF, GRID_PASSES[2]), Silent())
+    carried_out(task, on_grid(PRUNE, BRIEF, GRID_PASSES[2], weights="int4"), Silent())
+    carried_out(task, in_float(PRUNE, BRIEF), Silent())
+    assert steps == [3]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pocketfit.core.budget import Budget
 from pocketfit.core.plan import Prune, Resolution, Train
 from pocketfit.core.trial import Trial
-from pocketfit.search.propose import MOST_EXTENSIONS, RATIO_LADDER, Proposal, Space, best_recipe, propose, ratios
+from pocketfit.search.propose import MOST_EXTENSIONS, RATIO_LADDER, best_recipe, propose, ratios
+from pocketfit.search.space import Proposal, Space
 
 from . import made
 
@@ -26,16 +27,7 @@ def search(space: Space, budget: Budget, *, int8_drop: float = 0.2, fails: tuple
         number = len(trials)
         trial = made.tried(proposal, number, int8_drop=int8_drop)
         if number in fails:
-            export = proposal.plan.export
-            trial = made.failed(
-                number,
-                proposal.stage,
-                passes=proposal.plan.passes,
-                runtime=export.runtime,
-                precision=export.precision,
-                activations=export.activations,
-                keep_float=export.keep_float,
-            )
+            trial = made.failed(number, proposal.stage, passes=proposal.plan.passes, **vars(proposal.plan.export))
         assert trial.plan == proposal.plan
         trials.append(trial)
         assert len(trials) < 60, "the search does not end"
@@ -111,9 +103,9 @@ def test_mixed_precision_only_where_int8_loses_too_much() -> None:
 
 def test_pruned_networks_get_the_best_recipe_that_keeps_the_accuracy() -> None:
     trials = search(made.space(), made.budget(max_drop="1pt", max_trials=6))
-    assert best_recipe(made.space(), trials, made.budget(max_drop="1pt"), "litert") == trials[1].plan.export
+    assert best_recipe(made.space(), trials, made.budget(max_drop="1pt"), "litert") == trials[1].plan
     lossy = search(made.space(), made.budget(max_drop="1pt", max_trials=5), int8_drop=3.0)
-    assert best_recipe(made.space(), lossy, made.budget(max_drop="1pt"), "litert").precision != "int8"
+    assert best_recipe(made.space(), lossy, made.budget(max_drop="1pt"), "litert").export.precision != "int8"
 
 
 def test_the_ladder_starts_where_the_size_limit_asks_for_it() -> None:
@@ -159,15 +151,15 @@ def test_the_finalists_are_those_that_can_meet_the_cost_limits() -> None:
     assert all(size <= 0.2 for size in sizes)
 
 
-def test_hurry_skips_to_the_finalists() -> None:
+def test_without_time_it_skips_to_the_finalists() -> None:
     space, budget = made.space(), made.budget(**LIMITS)
     trials = [t for t in search(space, budget) if t.stage != "finalist"]
     fewer = trials[:-2]
     assert propose(space, fewer, budget) == Proposal(trials[-2].plan, "pruned")
-    hurried = propose(space, fewer, budget, hurry=True)
+    hurried = propose(space, fewer, budget, without=("ladder", "pruned"))
     assert hurried is not None and hurried.stage == "finalist"
     nothing_pruned = [t for t in trials if t.stage != "pruned"]
-    assert propose(space, nothing_pruned, budget, hurry=True) is None
+    assert propose(space, nothing_pruned, budget, without=("ladder", "pruned")) is None
 
 
 def test_a_runtime_that_cannot_export_the_network_costs_one_trial() -> None:

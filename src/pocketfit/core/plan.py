@@ -301,6 +301,23 @@ class Plan:
     passes: tuple[PassSettings, ...]
     export: ExportSettings
 
+    def __post_init__(self) -> None:
+        on_grid = [number for number, settings in enumerate(self.passes) if isinstance(settings, ON_GRID)]
+        if on_grid and self.export.grid is None:
+            raise UserError(
+                f"The pass '{self.passes[on_grid[0]].code}' works for the grid of a quantized file, and a"
+                f" {self.export.precision} file has none: ask for a quantized precision, or leave the pass out"
+            )
+        if sum(isinstance(settings, Round) for settings in self.passes) > 1:
+            raise UserError("A plan rounds its weights once: the second 'round' would find them on the grid already")
+        for settings in self.passes[on_grid[0] + 1 :] if on_grid else ():
+            if isinstance(settings, Prune | Train | Equalize):
+                kind = next(name for name, known in _KINDS.items() if isinstance(settings, known))
+                raise UserError(
+                    f"'{kind}' behind '{self.passes[on_grid[0]].code}' would take the weights off the grid again:"
+                    f" put it in front"
+                )
+
     @property
     def code(self) -> str:
         code = ""

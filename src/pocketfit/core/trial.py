@@ -16,7 +16,8 @@ class Trial:
     """A line of the journal.
 
     number        order in which the trial was started; also the order of plans when measurements cannot tell them apart
-    stage         "baseline", "recipe" (export only), "pruned" (trained briefly) or "finalist" (trained longer)
+    stage         "baseline", "recipe" (export only), "ladder" (what makes up for quantization), "pruned" (trained
+                  briefly) or "finalist" (trained longer)
     measurements  by quantity: size_bytes, download_bytes, latency_ms (p50), latency_p90_ms, latency_p95_ms,
                   latency_p99_ms, latency_ratio (against the baseline, interleaved), cold_start_ms, memory_bytes,
                   accuracy and drop_points (search split)
@@ -24,7 +25,7 @@ class Trial:
     """
 
     number: int
-    stage: Literal["baseline", "recipe", "pruned", "finalist"]
+    stage: Literal["baseline", "recipe", "ladder", "pruned", "finalist"]
     plan: Plan
     status: Literal["ok", "failed"]
     artifact: Artifact | None = None

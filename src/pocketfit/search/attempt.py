@@ -23,8 +23,8 @@ from pocketfit.core.watch import Watch
 from pocketfit.measure import accuracy, cost, footprint
 from pocketfit.numerics.statistics import mean_interval, paired_drop
 from pocketfit.search.carry import carried_out
-from pocketfit.search.propose import Proposal
-from pocketfit.search.task import CALIBRATION_SAMPLES, Task
+from pocketfit.search.space import Proposal
+from pocketfit.search.task import CALIBRATION_SAMPLES, Task, why_these_weights
 
 LOG_LINES = 30
 MOST_SEARCH_SAMPLES = 5000
@@ -54,7 +54,7 @@ def attempt(task: Task, proposal: Proposal, number: int, trials: Sequence[Trial]
             status="ok",
             artifact=replace(exported.artifact, path=f"models/{Path(exported.artifact.path).name}"),
             measurements=measurements,
-            details={"findings": [*exported.model.findings, *findings]},
+            details={"findings": [*exported.model.findings, *why_these_weights(plan.export), *findings]},
         )
     except PocketfitError as error:
         trial = replace(trial, error=str(error), log_tail=getattr(error, "log_tail", ""))
@@ -70,7 +70,7 @@ def export(task: Task, plan: Plan, watch: Watch, folder: Path | None = None) -> 
     refusals = runtime.why_not(plan, task.model.signature)
     if refusals:
         raise ExportFailed(refusals[0])
-    model = carried_out(task, plan.passes, watch)
+    model = carried_out(task, plan, watch)
     calibration = None
     if plan.export.precision == "int8":
         calibration = task.samples(

@@ -1,33 +1,50 @@
-"""Carry out a plan's passes; what was trained once is kept by hash and never trained again."""
+"""Carry out a plan's passes; what took samples to find is kept by hash and never done again."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from pocketfit.core.model import Model
-from pocketfit.core.plan import PassSettings, Prune, Resolution, Train, canonical_json
+from pocketfit.core.plan import (
+    ON_GRID,
+    CorrectBias,
+    Equalize,
+    Grid,
+    PassSettings,
+    Plan,
+    Prune,
+    QuantTrain,
+    Resolution,
+    Round,
+    Train,
+    canonical_json,
+)
 from pocketfit.core.watch import Watch
 from pocketfit.search.task import Task
 
 MOST_RECENT = 6
+FOLDED = (Equalize, *ON_GRID)  # passes that begin by folding the batch norms
 _RECENT: dict[str, Model] = {}  # by prefix hash: one trial asks for the same network several times
 
 
-def carried_out(task: Task, passes: Sequence[PassSettings], watch: Watch) -> Model:
-    """The task's model after these passes.
+def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
+    """The task's model after the plan's passes.
 
-    The weights after each Train are kept in `cache/`, under a hash of the model, its contract, the training data, the
-    number of threads and all passes so far; pruning and resizing are quick and are done again.
+    The weights after each pass that looks at samples are kept in `cache/`, with what it learned, under a hash of the
+    model, its contract, the data, the number of threads, all passes so far, and the grid that they were for; pruning
+    and resizing are quick and are done again.
     """
     from pocketfit.passes import prune, resolution
 
-    model = task.model
-    for index, settings in enumerate(passes):
-        key = prefix_hash(task, passes[: index + 1])
+    model, grid = task.model, plan.export.grid
+    for index, settings in enumerate(plan.passes):
+        key = prefix_hash(task, plan.passes[: index + 1], grid)
         if key in _RECENT:
             model = _RECENT[key]
             continue
@@ -36,17 +53,22 @@ def carried_out(task: Task, passes: Sequence[PassSettings], watch: Watch) -> Mod
                 model = prune.apply(model, settings)
             case Resolution():
                 model = resolution.apply(model, settings)
-            case Train():
+            case _:
                 stored = task.cache / f"trained-{key}.safetensors"
-                model = _restored(model, stored) if stored.exists() else _trained(task, model, settings, stored, watch)
+                if not stored.exists():
+                    _keep(_applied(task, model, settings, grid, watch), stored)
+                model = _restored(model, stored, folded=isinstance(settings, FOLDED))
         while len(_RECENT) >= MOST_RECENT:
             del _RECENT[next(iter(_RECENT))]
         _RECENT[key] = model
     return model
 
 
-def prefix_hash(task: Task, passes: Sequence[PassSettings]) -> str:
-    """16 hex digits for what the network is after these passes: of everything that training looks at."""
+def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -> str:
+    """16 hex digits for what the network is after these passes: of everything that they look at.
+
+    The grid counts from the first pass on that works for it, so that all exports share what comes before.
+    """
     import torch
 
     facts = {
@@ -59,29 +81,69 @@ def prefix_hash(task: Task, passes: Sequence[PassSettings]) -> str:
         "threads": torch.get_num_threads(),
         "passes": [{"pass": type(p).__name__, **asdict(p)} for p in passes],
     }
+    if grid is not None and any(isinstance(p, ON_GRID) for p in passes):
+        facts["grid"] = asdict(grid)
     return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:16]
 
 
-def _trained(task: Task, model: Model, settings: Train, stored: Path, watch: Watch) -> Model:
+def _applied(task: Task, model: Model, settings: PassSettings, grid: Grid | None, watch: Watch) -> Model:
+    from pocketfit.passes import bias, equalize, qat, rounding, train
+
+    def samples(split: str, limit: int | None = None) -> Any:
+        return task.samples(split, model.preprocess, watch, limit=limit)
+
+    if isinstance(settings, Train):
+        given = samples("train")
+        tick = watch.step(f"training for {settings.steps} steps")
+        return train.apply(model, settings, given, teacher=task.model, progress=tick)
+    if isinstance(settings, Equalize):
+        given = samples("calibration", settings.samples)
+        watch.step("equalizing channels")
+        return equalize.apply(model, settings, given)
+    assert grid is not None, "a plan with such a pass has a grid"
+    if isinstance(settings, CorrectBias):
+        given = samples("calibration", settings.samples)
+        watch.step("correcting biases")
+        return bias.apply(model, settings, given, grid)
+    if isinstance(settings, Round):
+        given = samples("calibration", settings.samples)
+        return rounding.apply(model, settings, given, grid, progress=watch.step("rounding weights"))
+    assert isinstance(settings, QuantTrain)
+    given = samples(settings.split)
+    tick = watch.step(f"training for {settings.steps} steps on the grid")
+    return qat.apply(model, settings, given, grid, teacher=task.model, progress=tick)
+
+
+def _keep(model: Model, stored: Path) -> None:
+    """Whole or not at all; JSON keeps floats to the last bit."""
     from safetensors.torch import save_file
 
-    from pocketfit.passes import train
-
-    samples = task.samples("train", model.preprocess, watch)
-    tick = watch.step(f"training for {settings.steps} steps")
-    trained = train.apply(model, settings, samples, teacher=task.model, progress=tick)
     stored.parent.mkdir(parents=True, exist_ok=True)
     partial = stored.with_suffix(".partial")
-    save_file({name: value.contiguous() for name, value in trained.network.state_dict().items()}, partial)
+    tensors = {name: value.detach().contiguous() for name, value in model.network.state_dict().items()}
+    save_file(tensors, partial, {"learned": json.dumps(model.learned), "findings": json.dumps(model.findings)})
     partial.replace(stored)
-    return trained
 
 
-def _restored(model: Model, stored: Path) -> Model:
-    from safetensors.torch import load_file
+def _restored(model: Model, stored: Path, *, folded: bool) -> Model:
+    """The model with the kept weights, and what was learned and found on the way to them."""
+    import torch
+    from safetensors import safe_open
 
+    from pocketfit.passes.fold import fold_batch_norm
     from pocketfit.sources.fingerprint import fingerprint
 
-    network = copy.deepcopy(model.network)
-    network.load_state_dict(load_file(stored))
-    return replace(model, network=network.eval(), sha256=fingerprint(network))
+    with safe_open(stored, "pt") as file:
+        known = file.metadata()
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    network = fold_batch_norm(model.network, model.signature) if folded else copy.deepcopy(model.network)
+    for name in sorted(weights.keys() - network.state_dict().keys()):
+        owner, _, last = name.rpartition(".")
+        if last == "bias":  # a layer that had none has got one
+            network.get_submodule(owner).bias = torch.nn.Parameter(torch.empty_like(weights[name]))
+    network.load_state_dict(weights)
+    learned = json.loads(known["learned"])
+    if "ranges" in learned:
+        learned["ranges"] = {name: tuple(ends) for name, ends in learned["ranges"].items()}
+    findings = tuple(json.loads(known["findings"]))
+    return replace(model, network=network.eval(), sha256=fingerprint(network), learned=learned, findings=findings)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pocketfit.core.budget import Budget
+from pocketfit.core.plan import ON_GRID, Equalize, PassSettings
 from pocketfit.core.trial import Trial
 from pocketfit.search.limits import Check, check
 
@@ -82,13 +83,29 @@ def _outgrown(trial: Trial, trials: Sequence[Trial]) -> bool:
     return any(
         other.status == "ok"
         and other.plan.export == export
-        and len(other.plan.passes) > len(passes) > 0
-        and other.plan.passes[: len(passes)] == passes
+        and _trained_on(passes, other.plan.passes)
         and lost is not None
         and (other_lost := other.value("drop_points")) is not None
         and other_lost <= lost
         for other in trials
     )
+
+
+def halves(passes: tuple[PassSettings, ...]) -> tuple[tuple[PassSettings, ...], tuple[PassSettings, ...]]:
+    """(in float, for the quantized file): passes are cut in front of the first that equalizes or works for the grid.
+
+    >>> halves((Equalize(absorb=False),))
+    ((), (Equalize(statistics='data', absorb=False, samples=200),))
+    """
+    cut = next((i for i, settings in enumerate(passes) if isinstance(settings, (Equalize, *ON_GRID))), len(passes))
+    return passes[:cut], passes[cut:]
+
+
+def _trained_on(passes: tuple[PassSettings, ...], longer: tuple[PassSettings, ...]) -> bool:
+    """Whether `longer` goes on from `passes`: in float, for the quantized file, or both."""
+    (before, behind), (longer_before, longer_behind) = halves(passes), halves(longer)
+    same = before == longer_before or (len(before) > 0 and longer_before[: len(before)] == before)
+    return len(passes) > 0 and passes != longer and same and longer_behind[: len(behind)] == behind
 
 
 def _tier(choice: Choice) -> int:

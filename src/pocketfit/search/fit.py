@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
-from pocketfit import __version__
+from pocketfit import __version__, runtimes
 from pocketfit.core.errors import Stopped, UserError
-from pocketfit.core.plan import Train
+from pocketfit.core.plan import ExportSettings, Plan, QuantTrain, Train
 from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Silent, Watch
 from pocketfit.measure.environment import environment
@@ -24,9 +25,12 @@ from pocketfit.numerics.statistics import needed_n
 from pocketfit.search import journal
 from pocketfit.search.attempt import attempt
 from pocketfit.search.choose import baselines, choose
-from pocketfit.search.pace import Pace, measured_pace, steps_for
-from pocketfit.search.propose import Proposal, Space, propose
+from pocketfit.search.ladder import awaiting
+from pocketfit.search.pace import LADDER_SHARE, Pace, grid_seconds, measured_pace, steps_for
+from pocketfit.search.propose import Share, propose
 from pocketfit.search.result import Result, compose
+from pocketfit.search.sensitive import sensitive_layers, sensitivity_line
+from pocketfit.search.space import Proposal, Space
 from pocketfit.search.task import Task, baseline_export, check_data, check_runtimes, differences, label_mapping, recipes
 from pocketfit.search.verdict import read_verdict
 
@@ -159,6 +163,12 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
             return
         if space is None:
             space = space_of(task, _steps(task, path, clock, watch))
+        space = replace(space, sensitive=sensitive_layers(record, space.macs))
+        waiting = awaiting(space, record.trials, task.budget, Share.of(space, task.budget).ladder)
+        if waiting is not None and _time_to_climb(task, record, clock.left_s(), waiting.seconds):
+            journal.append(path, sensitivity_line(task, waiting.plan, watch))
+            clock.note()
+            continue
         proposal = _next(task, space, record, clock)
         if proposal is None:
             return
@@ -191,7 +201,9 @@ def _steps(task: Task, path: Path, clock: _Clock, watch: Watch) -> tuple[int, in
 def space_of(task: Task, steps: tuple[int, int]) -> Space:
     """What may be tried for this task, with this many steps for a brief and for a long training."""
     short, long = steps
-    layers = [row.name for row in task.layers if row.macs]
+    rows = [row for row in task.layers if row.macs]
+    layers = [row.name for row in rows]
+    four_bit = [r for r in task.runtimes for e in recipes(task, r)[:1] if _takes_four_bits(task, e)]
     return Space(
         runtimes=task.runtimes,
         baselines={r: baseline_export(task, r) for r in task.runtimes},
@@ -203,7 +215,18 @@ def space_of(task: Task, steps: tuple[int, int]) -> Space:
         train=Train(steps=short, batch_size=task.batch_size, seed=task.seed),
         short_steps=short,
         long_steps=long,
+        macs={row.name: row.macs for row in rows},
+        weights=sum(row.params for row in rows),
+        four_bit=tuple(four_bit),
+        quant_train=QuantTrain(steps=short, seed=task.seed),
     )
+
+
+def _takes_four_bits(task: Task, export: ExportSettings) -> bool:
+    if export.precision != "int8":
+        return False
+    plan = Plan((), replace(export, weights="int4"))
+    return not runtimes.get(export.runtime).why_not(plan, task.model.signature)
 
 
 def _next(task: Task, space: Space, record: journal.Record, clock: _Clock) -> Proposal | None:
@@ -212,15 +235,36 @@ def _next(task: Task, space: Space, record: journal.Record, clock: _Clock) -> Pr
     left_s = clock.left_s() - verdict_s
     export_s = median([t.seconds for t in record.trials if t.stage == "recipe"] or [30.0])
     per_step_s = 0.0 if pace is None else 1 / pace.steps_per_s
-    proposal = propose(space, record.trials, task.budget)
-    if proposal is not None and proposal.stage == "pruned":
-        finalist_s = export_s + space.long_steps * per_step_s
-        if left_s < export_s + space.short_steps * per_step_s + finalist_s:
-            proposal = propose(space, record.trials, task.budget, hurry=True)
-    if proposal is None or proposal.stage == "baseline":
-        return proposal
-    steps = 0 if proposal.stage == "recipe" else space.long_steps if proposal.stage == "finalist" else space.short_steps
-    return proposal if left_s > 0.8 * (export_s + steps * per_step_s) else None
+    without: list[str] = []
+    while (proposal := propose(space, record.trials, task.budget, without=without)) is not None:
+        if proposal.stage == "baseline":
+            return proposal
+        grid_s = grid_seconds(proposal.plan, record.trials, per_step_s / task.batch_size)
+        needed_s = export_s + grid_s + _steps_of(proposal.stage, space) * per_step_s
+        match proposal.stage:
+            case "ladder":
+                fits = _time_to_climb(task, record, left_s, needed_s)
+            case "pruned":
+                fits = left_s >= needed_s + export_s + grid_s + space.long_steps * per_step_s
+            case _:
+                return proposal if left_s > 0.8 * needed_s else None
+        if fits:
+            return proposal
+        without.append(proposal.stage)
+    return None
+
+
+def _time_to_climb(task: Task, record: journal.Record, left_s: float, needed_s: float) -> bool:
+    """Whether the ladder may take so many seconds more: pruning needs its share of the time too."""
+    if task.budget.max_time_s is None:
+        return True
+    used_s = sum(t.seconds for t in record.trials if t.stage == "ladder")
+    return needed_s <= left_s and used_s + needed_s <= LADDER_SHARE * task.budget.max_time_s
+
+
+def _steps_of(stage: str, space: Space) -> int:
+    """Steps of training in float that a new plan of this stage asks for."""
+    return {"pruned": space.short_steps, "finalist": space.long_steps}.get(stage, 0)
 
 
 def _known_pace(record: journal.Record) -> Pace | None:

@@ -3,6 +3,7 @@
 kinds  "start"    what this run is about: inputs, budget, environment, findings (once)
        "trial"    a Trial
        "pace"     how many steps the plans train, and how fast training goes here if a time limit asked for it (once)
+       "sensitivity"  which layers cost how much when quantized (once a runtime that needs to know)
        "time"     seconds that one working session has used (they add up over resumes)
        "layers"   the per-layer table of the chosen trial
        "reading"  the verdict split is about to be read for a trial
@@ -14,8 +15,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Record:
     verdict: Line | None
     layers: Line | None
     pace: Line | None = None
+    sensitivity: Mapping[str, Line] = field(default_factory=dict)  # by runtime
 
     @property
     def budget(self) -> Budget:
@@ -78,6 +80,7 @@ def digest(lines: Iterable[Line]) -> Record:
     """Lines in any order -> Record with the trials by number."""
     start, verdict, layers, pace = None, None, None, None
     trials: dict[int, Trial] = {}
+    sensitivity: dict[str, Line] = {}
     seconds: list[float] = []
     readings = 0
     for line in lines:
@@ -97,8 +100,11 @@ def digest(lines: Iterable[Line]) -> Record:
                 layers = line if layers is None or line.get("reading", 0) > layers.get("reading", 0) else layers
             case "pace":
                 pace = line
+            case "sensitivity":
+                sensitivity[line["runtime"]] = line
     total_s = math.fsum(seconds)  # exact, so that the order of the lines does not show in the last digit
-    return Record(start, tuple(trials[n] for n in sorted(trials)), total_s, readings, verdict, layers, pace)
+    ordered = tuple(trials[n] for n in sorted(trials))
+    return Record(start, ordered, total_s, readings, verdict, layers, pace, sensitivity)
 
 
 def read(path: Path) -> Record:

@@ -25,7 +25,7 @@ def layers_line(task: Task, chosen: Trial, baseline: Trial, watch: Watch) -> dic
     """The journal's "layers" line. Where a runtime cannot say per-operator times, `not_possible` says why."""
     assert chosen.artifact is not None and baseline.artifact is not None
     watch.step("per-layer table")
-    pruned = {row.name: row for row in layer_table(carried_out(task, chosen.plan.passes, watch))}
+    pruned = {row.name: row for row in layer_table(carried_out(task, chosen.plan, watch))}
     before = [row for row in task.layers if row.macs]  # convolutions and linear layers: the others are fused into them
     sides, reasons = {}, []
     for side, trial in (("before", baseline), ("after", chosen)):

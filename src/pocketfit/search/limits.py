@@ -83,6 +83,25 @@ def check(trial: Trial, baseline: Trial, budget: Budget) -> tuple[Check, ...]:
     return tuple(_check(limit, trial, baseline) for limit in budget.limits)
 
 
+def cost_excess(trial: Trial, baseline: Trial, budget: Budget) -> float:
+    """How far size, download, memory and latency are beyond their limits, latency by the good end of its interval."""
+    worst = 0.0
+    for stand in check(trial, baseline, budget):
+        if stand.limit.quantity in ("drop", "accuracy"):
+            continue
+        excess = stand.excess
+        if stand.limit.quantity == "latency" and stand.limit.relative:
+            low = trial.measurements["latency_ratio"].low if "latency_ratio" in trial.measurements else None
+            excess = excess if low is None else max(0.0, low / stand.limit.value - 1)
+        worst = max(worst, excess)
+    return worst
+
+
+def accurate(trial: Trial, baseline: Trial, budget: Budget) -> bool:
+    """Whether the limits on drop and accuracy are met."""
+    return all(c.met for c in check(trial, baseline, budget) if c.limit.quantity in ("drop", "accuracy"))
+
+
 def _check(limit: Limit, trial: Trial, baseline: Trial) -> Check:
     if limit.quantity == "latency":
         return _latency(limit, trial)

@@ -3,24 +3,28 @@
     baselines   the float32 file in every runtime
     recipes     exports without training: static int8 variants, float16, dynamic int8, and static int8 with the first
                 and last layer in float where plain static int8 loses more than is allowed
-    pruned      a ladder of pruning ratios, each trained briefly, exported with the best recipe of each runtime
+    ladder      what makes up for quantization, where static int8 loses too much (see ladder.py)
+    pruned      a ladder of pruning ratios, each trained briefly, exported with the best recipe of each runtime, which
+                may have passes of its own
     finalists   the best pruned ones, trained longer from where they stopped; while nothing meets the limits, the best
                 of them longer still
 
 Nothing here looks at a clock: with the same measurements the same plans come in the same order, so that a run that was
-killed and started again tries what an undisturbed one tries. Only `hurry` (time is running out) skips ahead.
+killed and started again tries what an undisturbed one tries. Only `without` (time is running out) skips ahead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pocketfit.core.budget import Budget
-from pocketfit.core.plan import ExportSettings, PassSettings, Plan, Prune, Resolution, Train
+from pocketfit.core.plan import PassSettings, Plan, Prune, Resolution, Train
 from pocketfit.core.trial import Trial
-from pocketfit.search.choose import Choice, baselines, choose, latency_ms
-from pocketfit.search.limits import check
+from pocketfit.search.choose import Choice, baselines, choose, halves, latency_ms
+from pocketfit.search.ladder import climb
+from pocketfit.search.limits import cost_excess
+from pocketfit.search.space import Proposal, Space
 
 FIRST_RATIO = 0.3
 RATIO_LADDER = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -34,68 +38,47 @@ SMALLEST_SIDE_TO_SHRINK = 128
 RESOLUTION_MULTIPLE = 32
 
 
-@dataclass(frozen=True)
-class Space:
-    """What may be tried. `recipes`: the exports without training that each runtime supports, the quick ones first.
-
-    ends: dotted names of the first and last weight-bearing layers, which lose most when quantized
-    """
-
-    runtimes: tuple[str, ...]
-    baselines: Mapping[str, ExportSettings]
-    recipes: Mapping[str, tuple[ExportSettings, ...]]
-    ends: tuple[str, ...]
-    height: int
-    width: int
-    keep_resolution: bool
-    train: Train
-    short_steps: int
-    long_steps: int
-    prune_multiple: int = 8
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """The next plan and the stage that it belongs to."""
-
-    plan: Plan
-    stage: str
-
-
-def propose(space: Space, trials: Sequence[Trial], budget: Budget, *, hurry: bool = False) -> Proposal | None:
-    """The next thing to try; None when there is nothing left. `hurry` skips to the finalists."""
+def propose(space: Space, trials: Sequence[Trial], budget: Budget, *, without: Collection[str] = ()) -> Proposal | None:
+    """The next thing to try; None when there is nothing left. `without`: stages that there is no time for."""
     if budget.max_trials is not None and len(trials) >= budget.max_trials:
         return None
     tried = {trial.plan.hash for trial in trials}
-    share = _Share.of(space, budget)
+    share = Share.of(space, budget)
+    rungs = sum(trial.stage == "ladder" for trial in trials)
     for stage, plans in (
         ("baseline", _baselines(space)),
         ("recipe", _recipes(space, trials, budget, share.recipes)),
-        ("pruned", iter(()) if hurry else _pruned(space, trials, budget, share.pruned)),
+        ("ladder", climb(space, trials, budget, share.ladder)),
+        ("pruned", _pruned(space, trials, budget, share.pruned - (0 if share.ladder is None else rungs))),
         ("finalist", _finalists(space, trials, budget)),
     ):
-        for plan in plans:
+        for plan in () if stage in without else plans:
             if plan.hash not in tried:
                 return Proposal(plan, stage)
     return None
 
 
 @dataclass(frozen=True)
-class _Share:
-    """How many trials each stage may have when their number is limited; baselines come first in any case."""
+class Share:
+    """How many trials each stage may have when their number is limited; baselines come first in any case.
+
+    ladder  None: as many rungs as there are; else they count as trials of pruned networks, half of those at most
+    """
 
     recipes: int
     pruned: int
+    ladder: int | None = None
 
     @classmethod
-    def of(cls, space: Space, budget: Budget) -> _Share:
+    def of(cls, space: Space, budget: Budget) -> Share:
         runtimes = len(space.runtimes)
         everything = sum(len(r) for r in space.recipes.values()) + runtimes
         if budget.max_trials is None:
             return cls(everything, RATIOS_WITHOUT_LIMIT * runtimes)
         left = max(0, budget.max_trials - runtimes)
         recipes = min(everything, max(runtimes, left // 2))
-        return cls(recipes, max(0, left - recipes - min(FINALISTS, (left - recipes) // 2)))
+        pruned = max(0, left - recipes - min(FINALISTS, (left - recipes) // 2))
+        return cls(recipes, pruned, pruned // 2)
 
 
 def _baselines(space: Space) -> Iterator[Plan]:
@@ -131,22 +114,26 @@ def _mixed(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) 
     return Plan((), replace(min(static)[2], keep_float=space.ends))
 
 
-def best_recipe(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) -> ExportSettings:
-    """The export without training that pruned networks of this runtime get: what `prefer` likes among those that
-    keep the accuracy; float32 where none does."""
+def best_recipe(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) -> Plan:
+    """The plan without pruning whose export, and passes for it, pruned networks of this runtime get: what `prefer`
+    likes among those that keep the accuracy; float32 where none does."""
     accuracy_only = replace(
         budget, limits=tuple(limit for limit in budget.limits if limit.quantity in ("drop", "accuracy"))
     )
-    chosen = choose([t for t in trials if t.stage in ("baseline", "recipe") and t.runtime == runtime], accuracy_only)
-    return chosen.trial.plan.export if chosen else space.baselines[runtime]
+    whole = [t for t in trials if t.stage in ("baseline", "recipe", "ladder") and t.runtime == runtime]
+    chosen = choose(whole, accuracy_only)
+    return chosen.trial.plan if chosen else Plan((), space.baselines[runtime])
 
 
-def ratios(trials: Sequence[Trial], budget: Budget) -> list[float]:
+def ratios(trials: Sequence[Trial], budget: Budget, best: Collection[Plan] = ()) -> list[float]:
     """Pruning ratios, the first being the gentlest that is expected to meet the size limits (sizes do not jitter, so
-    this order is the same in every run)."""
+    this order is the same in every run). `best`: the best recipes, which may be smaller than exports alone."""
     first = None
     sizes = [limit for limit in budget.limits if limit.quantity in ("size", "download")]
-    base, small = baselines(trials), [t for t in trials if t.stage == "recipe" and t.status == "ok"]
+    base, small = (
+        baselines(trials),
+        [t for t in trials if t.status == "ok" and (t.stage == "recipe" or (t.stage == "ladder" and t.plan in best))],
+    )
     if sizes and small:
         wanted = [
             next((r for r in RATIO_LADDER if value * (1 - r) ** SIZE_EXPONENT <= limit.value), RATIO_LADDER[-1])
@@ -171,12 +158,13 @@ def _in_unit_of(relative: bool, trial: Trial, baseline: Trial, quantity: str) ->
 
 def _pruned(space: Space, trials: Sequence[Trial], budget: Budget, most: int) -> Iterator[Plan]:
     working = [runtime for runtime in space.runtimes if runtime in baselines(trials)]
+    best = [best_recipe(space, trials, budget, runtime) for runtime in working]
     plans = [
-        Plan(passes, best_recipe(space, trials, budget, runtime))
-        for passes in _prefixes(space, ratios(trials, budget))
-        for runtime in working
+        Plan((*passes, *recipe.passes), recipe.export)
+        for passes in _prefixes(space, ratios(trials, budget, best))
+        for recipe in best
     ]
-    yield from plans[:most]
+    yield from plans[: max(0, most)]
 
 
 def _prefixes(space: Space, ladder: Sequence[float]) -> Iterator[tuple[PassSettings, ...]]:
@@ -203,21 +191,21 @@ def _finalists(space: Space, trials: Sequence[Trial], budget: Budget) -> Iterato
     """A safe one (least lost) and an ambitious one (cheapest that is expected to recover), then the next by loss."""
     base = baselines(trials)
     pruned = [t for t in trials if t.stage == "pruned" and t.status == "ok" and t.value("drop_points") is not None]
-    ranked = sorted(pruned, key=lambda t: (_clear_cost_excess(t, base, budget), t.value("drop_points"), t.number))
+    ranked = sorted(pruned, key=lambda t: (cost_excess(t, base[t.runtime], budget), t.value("drop_points"), t.number))
     if not ranked:
         return
     allowed = next((limit.value for limit in budget.limits if limit.quantity == "drop"), None)
-    least = _clear_cost_excess(ranked[0], base, budget)
+    least = cost_excess(ranked[0], base[ranked[0].runtime], budget)
     hopeful = [
         t
         for t in ranked
-        if _clear_cost_excess(t, base, budget) <= least
+        if cost_excess(t, base[t.runtime], budget) <= least
         and (allowed is None or (t.value("drop_points") or 0.0) * RECOVERY <= allowed)
     ]
     order = [ranked[0]]
     if hopeful:
         order.append(min(hopeful, key=lambda t: (_expense(t, base, budget), t.number)))
-    order += [t for t in ranked if t not in order and _clear_cost_excess(t, base, budget) <= least]
+    order += [t for t in ranked if t not in order and cost_excess(t, base[t.runtime], budget) <= least]
     chosen = list(dict.fromkeys(t.number for t in order))[:FINALISTS]
     for number in chosen:
         trial = next(t for t in ranked if t.number == number)
@@ -226,31 +214,18 @@ def _finalists(space: Space, trials: Sequence[Trial], budget: Budget) -> Iterato
     best = choose(trials, budget)
     if finalists and best is not None and not best.feasible:
         nearest = min(
-            finalists, key=lambda t: (_clear_cost_excess(t, base, budget), t.value("drop_points") or 0.0, t.number)
+            finalists, key=lambda t: (cost_excess(t, base[t.runtime], budget), t.value("drop_points") or 0.0, t.number)
         )
         if sum(isinstance(p, Train) for p in nearest.plan.passes) < 2 + MOST_EXTENSIONS:
             yield _longer(space, nearest)
 
 
 def _longer(space: Space, trial: Trial) -> Plan:
-    """The trial's plan, trained on; every stretch draws its own order of the samples."""
-    stretches = sum(isinstance(p, Train) for p in trial.plan.passes)
+    """The trial's plan, trained on in float; every stretch draws its own order of the samples."""
+    before, behind = halves(trial.plan.passes)
+    stretches = sum(isinstance(p, Train) for p in before)
     longer = replace(space.train, steps=space.long_steps, seed=space.train.seed + stretches)
-    return Plan((*trial.plan.passes, longer), trial.plan.export)
-
-
-def _clear_cost_excess(trial: Trial, base: Mapping[str, Trial], budget: Budget) -> float:
-    """How far size, download, memory and latency are beyond their limits, latency by the good end of its interval."""
-    worst = 0.0
-    for stand in check(trial, base[trial.runtime], budget):
-        if stand.limit.quantity in ("drop", "accuracy"):
-            continue
-        excess = stand.excess
-        if stand.limit.quantity == "latency" and stand.limit.relative:
-            low = trial.measurements["latency_ratio"].low if "latency_ratio" in trial.measurements else None
-            excess = excess if low is None else max(0.0, low / stand.limit.value - 1)
-        worst = max(worst, excess)
-    return worst
+    return Plan((*before, longer, *behind), trial.plan.export)
 
 
 def _expense(trial: Trial, base: Mapping[str, Trial], budget: Budget) -> float:

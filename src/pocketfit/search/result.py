@@ -144,6 +144,7 @@ def _explanation(
     sentences += [f"{c.limit.quantity} could not be checked: {c.reason}." for c in choice.checks if c.value is None]
     if record.readings > 1:
         sentences.append(f"The verdict split was read {record.readings} times, because a reading was interrupted.")
+    sentences += _not_faster(record.trials, choice)
     sentences += _left_out(record.trials, choice, budget)
     failed = [t for t in record.trials if t.status == "failed"]
     sentences += [f"{t.plan.code} ({t.runtime}) failed: {t.error}" for t in failed]
@@ -177,13 +178,34 @@ def _verdict_sentence(choice: Choice, status: str, verdict_read: bool, certified
     return f"No plan meets every limit; {name} comes nearest, its accuracy measured {where}."
 
 
+def _not_faster(trials: Sequence[Trial], choice: Choice) -> list[str]:
+    """A sentence where static int8 gains no time on this device, in the runtime of the choice."""
+    static = [
+        t
+        for t in trials
+        if t.status == "ok" and t.stage in ("recipe", "ladder") and t.runtime == choice.trial.runtime
+        if t.plan.export.precision == "int8" and t.value("latency_ratio") is not None
+    ]
+    if not static:
+        return []
+    fastest = min(static, key=lambda t: (t.value("latency_ratio") or 0.0, t.number))
+    ratio = fastest.measurements["latency_ratio"]
+    if ratio.value is None or (ratio.value < 1 and (ratio.high is None or ratio.high < 1)):
+        return []
+    interval = "" if ratio.low is None or ratio.high is None else f", 95 % interval {ratio.low:.2f} to {ratio.high:.2f}"
+    return [
+        f"Static int8 is not faster than float32 on this device in {fastest.runtime}: the fastest such file,"
+        f" {fastest.plan.code}, takes {ratio.value:.2f}x the time{interval}."
+    ]
+
+
 def _left_out(trials: Sequence[Trial], choice: Choice, budget: Budget) -> list[str]:
-    """Why the exports without training were left."""
+    """Why the plans without pruning were left."""
     base = baselines(trials)
     sentences = []
     for trial in trials:
         if (
-            trial.stage != "recipe"
+            trial.stage not in ("recipe", "ladder")
             or trial.status != "ok"
             or trial.number == choice.trial.number
             or trial.runtime not in base

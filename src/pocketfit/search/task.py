@@ -16,10 +16,11 @@ from pocketfit.analysis.layers import LayerRow, layer_table
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan import ExportSettings, Plan, Weights
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import SPLITS, Samples
 from pocketfit.core.watch import Watch
+from pocketfit.devices import local
 from pocketfit.sources.data import Dataset
 
 CALIBRATION_SAMPLES = 200
@@ -90,16 +91,37 @@ def baseline_export(task: Task, runtime: str) -> ExportSettings:
 
 
 def recipes(task: Task, runtime: str) -> tuple[ExportSettings, ...]:
-    """Exports without training that this runtime supports, the most promising first."""
+    """Exports without training that this runtime supports, the most promising first.
+
+    ONNX Runtime's uint8 x int8 kernels add two products in 16 bits where the processor has no dot product (x86 without
+    VNNI): there such files have weights of 7 bits, whose products fit.
+    """
     module = runtimes.get(runtime)
+    narrow: Weights = "int7" if runtime == "onnxruntime" and local.saturates() else "int8"
     wanted = [
         ExportSettings(
-            runtime, "int8", activations=activations, io=task.io, layout=task.layout, calibration=CALIBRATION_SAMPLES
+            runtime,
+            "int8",
+            activations=activations,
+            io=task.io,
+            layout=task.layout,
+            calibration=CALIBRATION_SAMPLES,
+            weights=narrow if activations == "uint8" else "int8",
         )
         for activations in ("uint8", "int8")
     ]
     wanted += [ExportSettings(runtime, precision, layout=task.layout) for precision in ("float16", "dynamic-int8")]
     return tuple(e for e in wanted if not module.why_not(Plan((), e), task.model.signature))
+
+
+def why_these_weights(export: ExportSettings) -> list[str]:
+    """A sentence where the processor decided on the weights' bits."""
+    if export.weights != "int7":
+        return []
+    return [
+        "Weights have 7 bits in place of 8: this processor adds pairs of uint8 x int8 products in 16 bits, which"
+        " 8-bit weights overflow (it has no VNNI)."
+    ]
 
 
 def check_runtimes(task: Task) -> None:

@@ -27,7 +27,7 @@ def read_verdict(task: Task, chosen: Trial, baseline: Trial, reading: int, watch
     assert chosen.artifact is not None and baseline.artifact is not None
     runtime, threads = chosen.runtime, task.threads
     paths = {"baseline": task.out / baseline.artifact.path, "chosen": task.out / chosen.artifact.path}
-    model = carried_out(task, chosen.plan.passes, watch)
+    model = carried_out(task, chosen.plan, watch)
     samples = {
         "baseline": task.samples("verdict", task.model.preprocess, watch),
         "chosen": task.samples("verdict", model.preprocess, watch),

@@ -1,0 +1,46 @@
+"""What may be tried, and what is tried next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pocketfit.core.plan import ExportSettings, Plan, QuantTrain, Train
+
+
+@dataclass(frozen=True)
+class Space:
+    """What may be tried. `recipes`: the exports without training that each runtime supports, the quick ones first.
+
+    ends: dotted names of the first and last weight-bearing layers, which lose most when quantized
+    macs: of each layer with weights, by its dotted name
+    weights: how many numbers these layers hold
+    four_bit: runtimes that have kernels for 4-bit weights in static int8 files
+    quant_train: settings of training on the grid
+    sensitive: by runtime, where it was asked for, the layers whose loss is worth their time in float
+    """
+
+    runtimes: tuple[str, ...]
+    baselines: Mapping[str, ExportSettings]
+    recipes: Mapping[str, tuple[ExportSettings, ...]]
+    ends: tuple[str, ...]
+    height: int
+    width: int
+    keep_resolution: bool
+    train: Train
+    short_steps: int
+    long_steps: int
+    prune_multiple: int = 8
+    macs: Mapping[str, int] = field(default_factory=dict)
+    weights: int = 0
+    four_bit: tuple[str, ...] = ()
+    quant_train: QuantTrain = QuantTrain(100)  # noqa: RUF009 (frozen)
+    sensitive: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The next plan and the stage that it belongs to."""
+
+    plan: Plan
+    stage: str

@@ -1,0 +1,184 @@
+"""The ladder of quantization: which rung comes next, where it stops, and when it is not climbed at all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pocketfit.core.plan import Equalize, Plan, Prune, QuantTrain, Round, Train
+from pocketfit.core.trial import Trial
+from pocketfit.search.choose import choose
+from pocketfit.search.ladder import MOST_IN_FLOAT, awaiting, layers_in_float
+from pocketfit.search.propose import Share, best_recipe, propose
+from pocketfit.search.space import Space
+
+from . import made
+from .test_propose import BOTH, search, stages
+
+REPAIRED = (Equalize, Round)
+TRAINED = (Equalize, Round, QuantTrain)
+RUNGS = ((), REPAIRED, REPAIRED, TRAINED, TRAINED)
+
+
+def space(runtimes: tuple[str, ...] = ("litert",), **settings: Any) -> Space:
+    return made.space(runtimes, sensitive=dict.fromkeys(runtimes, ("mid",)), **settings)
+
+
+def climbed(trials: list[Trial]) -> list[Plan]:
+    return [t.plan for t in trials if t.stage == "ladder"]
+
+
+def kinds(plans: list[Plan]) -> list[tuple[type, ...]]:
+    return [tuple(type(p) for p in plan.passes) for plan in plans]
+
+
+@pytest.mark.parametrize(
+    ("int8_drop", "max_size", "most"),
+    [
+        (0.5, None, 0),
+        (3.0, None, 0),
+        (1.2, "0.32x", 1),
+        (2.5, "0.32x", 2),
+        (5.0, None, 3),
+        (5.0, "0.32x", 4),
+        (13, None, 5),
+    ],
+)
+def test_stops_at_the_first_rung_that_meets_the_limits(int8_drop: float, max_size: str | None, most: int) -> None:
+    """Without a size limit the ends in float do for 3 points; they are too large where there is one."""
+    budget = made.budget(max_drop="1pt", max_size=max_size)
+    trials = search(space(), budget, int8_drop=int8_drop)
+    plans = climbed(trials)
+    if most == 4:  # d is enough, though the rung before it keeps the accuracy: its file is too large
+        assert plans[2].export.keep_float == ("mid",)
+    assert kinds(plans) == list(RUNGS[:most])
+    assert all(plan.export.ranges == "mse" and plan.export.precision == "int8" for plan in plans)
+    assert [bool(plan.export.keep_float) for plan in plans] == [False, False, True, False, True][:most]
+    assert all(plan.export.weights == "int8" and plan.export.activations != "int16" for plan in plans)
+    order = [s for s in stages(trials) if s in ("recipe", "ladder", "pruned")]
+    assert order == sorted(order, key=("recipe", "ladder", "pruned").index)
+    if most:
+        choice = choose([t for t in trials if t.stage in ("baseline", "ladder")], budget)
+        assert choice is not None and choice.feasible and choice.trial.plan == plans[-1]
+
+
+def test_no_limit_on_the_accuracy_no_ladder() -> None:
+    for words in ({}, {"max_latency": "0.9x"}, {"max_size": "0.2x"}, {"prefer": "size"}):
+        assert climbed(search(space(), made.budget(**words), int8_drop=9.0)) == []
+    (rung,) = climbed(search(space(), made.budget(prefer="accuracy"), int8_drop=9.0))
+    assert kinds([rung]) == [REPAIRED]
+    floor = made.budget(min_accuracy="0.89")
+    assert kinds(climbed(search(space(), floor, int8_drop=5.0)))[0] == (), "a floor is a limit too"
+
+
+def test_each_runtime_climbs_for_itself_in_turns() -> None:
+    trials = search(space(BOTH), made.budget(max_drop="1pt"), int8_drop=5.0)
+    assert [t.runtime for t in trials if t.stage == "ladder"] == [*BOTH] * 3
+    base = [t for t in trials if t.stage in ("baseline", "recipe")]
+    good = [
+        replace(t, measurements=made.trial(t.number, drop=0.2).measurements) if t.runtime == "litert" else t
+        for t in base
+    ]
+    proposal = propose(space(BOTH), good, made.budget(max_drop="1pt"))
+    assert proposal is not None and (proposal.stage, proposal.plan.export.runtime) == ("ladder", "onnxruntime")
+
+
+def test_a_rung_that_fails_is_passed_over() -> None:
+    trials = search(space(), made.budget(max_drop="1pt"), int8_drop=5.0, fails=(7,))
+    assert trials[7].status == "failed" and kinds([trials[7].plan]) == [REPAIRED]
+    assert kinds(climbed(trials))[2:] == [(), (QuantTrain,), (QuantTrain,)][: len(climbed(trials)) - 2]
+    assert climbed(trials)[2].export.keep_float == ("mid",), "mixed precision does without what failed"
+    nothing = search(space(), made.budget(max_drop="1pt"), int8_drop=5.0, fails=(1, 2))
+    assert climbed(nothing) == [], "no static int8 file, no ladder"
+
+
+@pytest.mark.parametrize("most", range(5, 20))
+@pytest.mark.parametrize("runtimes", [("litert",), BOTH])
+def test_with_few_trials_the_ladder_takes_half_of_what_pruning_has(most: int, runtimes: tuple[str, ...]) -> None:
+    budget = made.budget(max_drop="0.1pt", max_trials=most)
+    trials = search(space(runtimes), budget, int8_drop=20.0)
+    share = Share.of(space(runtimes), budget)
+    assert len(climbed(trials)) == min(share.ladder or 0, 5 * len(runtimes)) and len(trials) <= most
+    assert len(climbed(trials)) <= max(1, stages(trials).count("pruned") + 1)
+    if most - 2 * len(runtimes) >= 3:
+        assert stages(trials)[-1] == "finalist", "the ladder does not starve what comes after it"
+    if share.ladder and share.ladder < 2 * len(runtimes):
+        assert kinds(climbed(trials))[0] == REPAIRED, "the rung that helps most goes first"
+
+
+def test_four_bits_only_where_a_size_limit_asks_for_them_and_the_runtime_has_them() -> None:
+    narrow = {"four_bit": ("litert",), "weights": 250_000}
+    size = made.budget(max_size="0.2x")
+    (rung,) = climbed(search(space(**narrow), size, int8_drop=0.5))
+    assert (rung.export.weights, kinds([rung])) == ("int4", [REPAIRED])
+    both = made.budget(max_size="0.2x", max_drop="1pt")
+    assert kinds(climbed(search(space(**narrow), both, int8_drop=0.5))) == [REPAIRED], "it is small and good enough"
+    trained = climbed(search(space(**narrow), both, int8_drop=0.9))
+    assert kinds(trained) == [REPAIRED, TRAINED] and {p.export.weights for p in trained} == {"int4"}
+    for settings, words in (
+        (narrow, {"max_drop": "1pt"}),
+        (narrow, {"max_size": "0.4x"}),
+        (narrow, {"max_size": "0.1x"}),  # half of the weights' bytes would not be enough
+        ({**narrow, "four_bit": ()}, {"max_size": "0.2x"}),
+        ({**narrow, "weights": 100_000}, {"max_size": "0.2x"}),
+    ):
+        plans = climbed(search(space(**settings), made.budget(**words), int8_drop=5.0))  # type: ignore[arg-type]
+        assert not any(p.export.weights == "int4" for p in plans), (settings, words)
+
+
+def test_pruned_networks_get_the_passes_that_helped() -> None:
+    budget = made.budget(max_drop="1pt", max_size="0.25x")
+    trials = search(space(), budget, int8_drop=2.2)
+    best = best_recipe(space(), trials, budget, "litert")
+    assert kinds([best]) == [REPAIRED]
+    pruned = [t.plan for t in trials if t.stage == "pruned"]
+    assert pruned and set(kinds(pruned)) == {(Prune, Train, *REPAIRED)}
+    assert {p.export for p in pruned} == {best.export}
+    finalists = [t.plan for t in trials if t.stage == "finalist"]
+    assert finalists and kinds(finalists)[0] == (Prune, Train, Train, *REPAIRED), "trained on in float, then rounded"
+    longer = finalists[0].passes[2]
+    assert isinstance(longer, Train) and longer.steps == 200 and longer.seed == 1
+
+
+def test_a_plan_that_was_trained_on_in_front_of_the_grid_stands_in_for_what_it_began_as() -> None:
+    brief, longer, behind = Train(50), Train(200, seed=1), (Equalize(), Round())
+    base = made.baseline()
+    before = made.trial(1, drop=0.5, stage="pruned", passes=(Prune(0.3), brief, *behind), precision="int8")
+    after = made.trial(2, drop=0.4, stage="finalist", passes=(Prune(0.3), brief, longer, *behind), precision="int8")
+    rung = made.trial(3, drop=0.5, stage="ladder", passes=behind, precision="int8")
+    chosen = choose([base, before, after], made.budget(max_drop="1pt"))
+    assert chosen is not None and chosen.trial == after
+    alone = choose([base, rung, replace(after, number=4)], made.budget(max_drop="1pt"))
+    assert alone is not None and alone.trial == rung, "a pruned network is no continuation of the whole one"
+
+
+def test_sensitivity_is_asked_for_once_and_only_where_it_decides() -> None:
+    budget, asked = made.budget(max_drop="1pt"), made.space()
+    trials: list[Trial] = []
+    waited = []
+    while (proposal := propose(asked, trials, budget)) is not None:
+        trials.append(made.tried(proposal, len(trials), int8_drop=5.0))
+        if (waiting := awaiting(asked, trials, budget, None)) is not None:
+            waited.append(waiting)
+            asked = replace(asked, sensitive={"litert": ("mid",)})
+    assert [kinds([t.plan]) for t in waited] == [[REPAIRED]]
+    assert next(p.plan for p in trials if p.plan.export.keep_float == ("mid",)).passes == waited[0].plan.passes
+    first = [t for t in trials if t.number <= waited[0].number]
+    assert awaiting(made.space(), first, budget, 2) is None, "two rungs are all that there may be"
+    assert awaiting(made.space(), first, made.budget(), None) is None
+    assert (
+        awaiting(made.space(), [replace(t, status="failed") if t in waited else t for t in first], budget, None) is None
+    )
+    nobody = replace(asked, sensitive={"litert": ()})
+    plans = climbed(search(nobody, budget, int8_drop=13.0))
+    assert kinds(plans) == [(), REPAIRED, TRAINED] and not any(p.export.keep_float for p in plans)
+
+
+def test_as_few_layers_in_float_as_have_half_of_the_noise() -> None:
+    shares = {"stem": 0.1, "wide": 0.45, "thin": 0.3, "head": 0.15}
+    assert layers_in_float(shares, {}) == ("wide", "thin")
+    assert layers_in_float(shares, {"stem": 20, "wide": 900, "thin": 40, "head": 40}) == ("thin", "head", "stem")
+    assert len(layers_in_float({f"l{i:02}": 1 / 40 for i in range(40)}, {})) == MOST_IN_FLOAT
+    assert layers_in_float({"a": 0.0, "b": 0.0}, {}) == () == layers_in_float({}, {})
