@@ -108,6 +108,15 @@ class Resolution:
 
 
 @dataclass(frozen=True)
+class Piecewise:
+    """Write hard-swish as x / 6 * relu6(x + 3): the same answers, from operators that have int8 kernels in LiteRT."""
+
+    @property
+    def code(self) -> str:
+        return "pw"
+
+
+@dataclass(frozen=True)
 class Equalize:
     """Rescale channels between layers, so that those that share a range use it alike; batch norms are folded first.
 
@@ -186,12 +195,13 @@ class QuantTrain:
         return f"qat{self.steps}"
 
 
-PassSettings = Prune | Train | Resolution | Equalize | CorrectBias | Round | QuantTrain
+PassSettings = Prune | Train | Resolution | Piecewise | Equalize | CorrectBias | Round | QuantTrain
 ON_GRID = (CorrectBias, Round, QuantTrain)  # passes that work for the grid of the plan's export settings
 _KINDS: dict[str, type[Any]] = {
     "prune": Prune,
     "train": Train,
     "resolution": Resolution,
+    "piecewise": Piecewise,
     "equalize": Equalize,
     "correct-bias": CorrectBias,
     "round": Round,

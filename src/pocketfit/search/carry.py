@@ -17,6 +17,7 @@ from pocketfit.core.plan import (
     Equalize,
     Grid,
     PassSettings,
+    Piecewise,
     Plan,
     Prune,
     QuantTrain,
@@ -37,10 +38,10 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
     """The task's model after the plan's passes.
 
     The weights after each pass that looks at samples are kept in `cache/`, with what it learned, under a hash of the
-    model, its contract, the data, the number of threads, all passes so far, and the grid that they were for; pruning
-    and resizing are quick and are done again.
+    model, its contract, the data, the number of threads, all passes so far, and the grid that they were for; the
+    other passes are quick and are done again.
     """
-    from pocketfit.passes import prune, resolution
+    from pocketfit.passes import piecewise, prune, resolution
 
     model, grid = task.model, plan.export.grid
     for index, settings in enumerate(plan.passes):
@@ -51,6 +52,8 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
         match settings:
             case Prune():
                 model = prune.apply(model, settings)
+            case Piecewise():
+                model = piecewise.apply(model)
             case Resolution():
                 model = resolution.apply(model, settings)
             case _:

@@ -1,0 +1,74 @@
+"""Hard-swish as a product: the same answers, and operators that have int8 kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pocketfit import runtimes, zoo
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model
+from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.samples import Samples
+from pocketfit.passes import piecewise
+from pocketfit.sources.models import model_from_module
+
+
+def test_mobilenet_v3_answers_the_same() -> None:
+    torch.manual_seed(0)
+    model = model_from_module(
+        zoo.build("mobilenet_v3_small", width=1.0, classes=5).eval(), preprocess=Preprocess(height=32, width=32)
+    )
+    found = piecewise.apply(model)
+    values = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(found.network(values), model.network(values), rtol=1e-4, atol=1e-5)
+    assert len(piecewise.replaceable(model.network)) == 19
+    assert not piecewise.replaceable(found.network)
+    assert found.sha256 != model.sha256
+
+
+def small() -> Model:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.Conv2d(8, 8, 1), nn.Hardswish(), nn.Flatten())
+    return model_from_module(
+        nn.Sequential(*network, nn.Linear(8 * 36, 4)).eval(), preprocess=Preprocess(height=8, width=8)
+    )
+
+
+@pytest.mark.slow
+def test_litert_finds_kernels_for_it(tmp_path: Path) -> None:
+    runtime = runtimes.get("litert")
+    plan = Plan((), ExportSettings("litert", "int8"))
+    array = np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)
+    samples = Samples(array, np.full(16, -1), [""] * 16, "calibration", "noise", Preprocess(height=8, width=8))
+    types = []
+    for model in (small(), piecewise.apply(small())):
+        path = tmp_path / f"{model.key[:8]}.tflite"
+        runtime.export(model, plan, samples, path, work=tmp_path)
+        types.append([op.type for op in runtime.inspect(path).ops])
+    assert types[0].count("HARD_SWISH") == 2
+    assert types[1].count("HARD_SWISH") == 0
+    assert set(types[1]) <= {
+        "CONV_2D",
+        "MUL",
+        "ADD",
+        "RESHAPE",
+        "TRANSPOSE",
+        "FULLY_CONNECTED",
+        "QUANTIZE",
+        "DEQUANTIZE",
+    }
+
+
+def test_a_network_without_one_is_refused() -> None:
+    model = model_from_module(
+        nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval(), preprocess=Preprocess(height=2, width=2)
+    )
+    with pytest.raises(UserError, match=r"no module nn\.Hardswish"):
+        piecewise.apply(model)
