@@ -14,10 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketfit.core.errors import ExportFailed
 from pocketfit.runtimes.litert_file import LAYERED, TfliteFile, ints, read, text
 from pocketfit.runtimes.litert_write import serialize
 
 Weights = dict[str, NDArray[np.float32]]
+# The largest difference allowed between torch and LiteRT, in parts of the largest output: they sum in different
+# orders, which costs about 1e-6 a layer.
+TOLERANCE = 1e-3
 KEPT_METADATA = ("min_runtime_version",)
 
 
@@ -43,8 +47,28 @@ def convert(source: str, target: str, inputs: list[dict[str, Any]], outputs: lis
         examples.append(torch.zeros(shape, dtype=getattr(torch, spec["dtype"])))
     with torch.no_grad():
         litert_torch.convert(network, tuple(examples)).export(target)
+    _check_against_torch(network, examples, target)
     weights, order = _weights_of(program)
     rename(Path(target), weights, order, [s["name"] for s in inputs], [s["name"] for s in outputs])
+
+
+def _check_against_torch(network: Any, examples: list[Any], target: str) -> None:
+    """Both answer the same noise alike, or ExportFailed: litert-torch has been seen to mix weights up silently."""
+    import torch
+    from ai_edge_litert.interpreter import Interpreter
+
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(e.shape, generator=generator) if e.is_floating_point() else e for e in examples]
+    with torch.no_grad():
+        wanted = network(*given)
+    first = (wanted[0] if isinstance(wanted, tuple | list) else wanted).numpy()
+    session = Interpreter(model_path=target)
+    (signature,) = session.get_signature_list().values()  # its names end in the number of the argument
+    feed = {name: values.numpy() for name, values in zip(sorted(signature["inputs"]), given, strict=True)}
+    found = session.get_signature_runner()(**feed)[min(signature["outputs"])]
+    worst = float(np.abs(found - first).max() / max(float(np.abs(first).max()), 1e-6))
+    if not worst <= TOLERANCE:
+        raise ExportFailed(f"The .tflite answers differently from the torch network: off by {worst:.2g} of its range")
 
 
 def _is_picture(spec: dict[str, Any]) -> bool:
