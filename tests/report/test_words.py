@@ -1,9 +1,20 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pocketfit.core.plan import (
+    CorrectBias,
+    Equalize,
+    ExportSettings,
+    Plan,
+    QuantTrain,
+    RangeMethod,
+    Round,
+)
 from pocketfit.report import words
 
 from . import sample_run
@@ -87,3 +98,18 @@ def test_plans_in_words() -> None:
         "30 % of the channels pruned, trained for 200 + 800 steps, static int8 (int8 activations) for litert,"
         " 1 named layer left in float"
     )
+
+
+def test_every_pass_and_setting_of_a_plan_has_its_words() -> None:
+    passes = (Equalize(), CorrectBias(), Round(), QuantTrain(1200))
+    static = ExportSettings("litert", "int8", weights="int4", keep_float=("a",), keep_int8=("b", "c"), ranges="mse")
+    assert words.plan_words(Plan(passes, static).to_json()) == (
+        "channels equalized, biases corrected, weights rounded by learning, trained for 1,200 steps on the grid of the"
+        " file, static int8 (int8 activations) with int4 weights for litert, ranges by least squared error,"
+        " 1 named layer left in float, 2 named layers with int8 weights"
+    )
+    only = ExportSettings("onnxruntime", "weight-only", weights="int4")
+    assert words.plan_words(Plan((), only).to_json()) == "int4 weights, computed in float for onnxruntime"
+    for method in get_args(RangeMethod):
+        found = words.plan_words(Plan((), ExportSettings("litert", "int8", ranges=method)).to_json())
+        assert ("ranges by" in found) == (method != "min-max")

@@ -17,6 +17,17 @@ QUANTITY_WORDS = {
     "drop": "drop",
     "accuracy": "accuracy",
 }
+PASS_WORDS = {
+    "equalize": "channels equalized",
+    "correct-bias": "biases corrected",
+    "round": "weights rounded by learning",
+}
+RANGE_WORDS = {
+    "moving-average": "moving average",
+    "percentile": "percentile",
+    "mse": "least squared error",
+    "kl": "least divergence (KL)",
+}
 STATUS_WORDS = {"met": "Met", "infeasible": "Not met", "stopped": "Stopped"}
 
 
@@ -171,6 +182,9 @@ def plan_words(plan: Mapping[str, Any]) -> str:
     >>> plan_words({"passes": [{"pass": "prune", "ratio": 0.3}, {"pass": "train", "steps": 200}],
     ...             "export": {"runtime": "litert", "precision": "int8", "activations": "int8"}})
     '30 % of the channels pruned, trained for 200 steps, static int8 (int8 activations) for litert'
+    >>> plan_words({"passes": [{"pass": "equalize"}, {"pass": "round"}, {"pass": "quant-train", "steps": 300}],
+    ...             "export": {"runtime": "litert", "precision": "int8", "weights": "int4", "ranges": "mse"}})[:78]
+    'channels equalized, weights rounded by learning, trained for 300 steps on the '
     """
     parts: list[str] = []
     steps = [f"{step['steps']:,}" for step in plan["passes"] if step.get("pass") == "train"]
@@ -183,18 +197,30 @@ def plan_words(plan: Mapping[str, Any]) -> str:
                 parts += [trained] if trained not in parts else []
             case "resolution":
                 parts.append(f"input of {step['height']} x {step['width']} pixels")
+            case "quant-train":
+                parts.append(f"trained for {step['steps']:,} steps on the grid of the file")
             case other:
-                parts.append(str(other))
+                parts.append(PASS_WORDS.get(str(other), str(other)))
     export = plan["export"]
     precision = {
         "float32": "float32",
         "float16": "float16 weights",
         "dynamic-int8": "dynamic-range int8",
         "int8": f"static int8 ({export.get('activations', 'int8')} activations)",
+        "weight-only": "computed in float",
     }.get(export.get("precision", "float32"), str(export.get("precision")))
+    weights = export.get("weights", "int8")
+    if export.get("precision") == "weight-only":
+        precision = f"{weights} weights, {precision}"
+    elif weights != "int8":
+        precision += f" with {weights} weights"
     parts.append(f"{precision} for {export['runtime']}")
+    if export.get("precision") == "int8" and export.get("ranges", "min-max") != "min-max":
+        parts.append(f"ranges by {RANGE_WORDS[export['ranges']]}")
     if kept := export.get("keep_float"):
         parts.append(f"{len(kept)} named layer{'s' if len(kept) > 1 else ''} left in float")
+    if kept := export.get("keep_int8"):
+        parts.append(f"{len(kept)} named layer{'s' if len(kept) > 1 else ''} with int8 weights")
     return ", ".join(parts)
 
 
