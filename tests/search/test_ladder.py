@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pocketfit.core.plan import Equalize, Plan, Prune, QuantTrain, Round, Train
+from pocketfit.core.plan import Equalize, Piecewise, Plan, Prune, QuantTrain, Round, Train
 from pocketfit.core.trial import Trial
-from pocketfit.search.choose import choose
+from pocketfit.search.choose import choose, halves
 from pocketfit.search.ladder import MOST_IN_FLOAT, awaiting, layers_in_float
 from pocketfit.search.propose import Share, best_recipe, propose
 from pocketfit.search.space import Space
@@ -112,11 +112,11 @@ def test_four_bits_only_where_a_size_limit_asks_for_them_and_the_runtime_has_the
     narrow = {"four_bit": ("litert",), "weights": 250_000}
     size = made.budget(max_size="0.2x")
     (rung,) = climbed(search(space(**narrow), size, int8_drop=0.5))
-    assert (rung.export.weights, kinds([rung])) == ("int4", [REPAIRED])
+    assert (rung.export.weights, kinds([rung]), rung.export.keep_int8) == ("int4", [(Round,)], space().ends[:1])
     both = made.budget(max_size="0.2x", max_drop="1pt")
-    assert kinds(climbed(search(space(**narrow), both, int8_drop=0.5))) == [REPAIRED], "it is small and good enough"
+    assert kinds(climbed(search(space(**narrow), both, int8_drop=0.5))) == [(Round,)], "it is small and good enough"
     trained = climbed(search(space(**narrow), both, int8_drop=0.9))
-    assert kinds(trained) == [REPAIRED, TRAINED] and {p.export.weights for p in trained} == {"int4"}
+    assert kinds(trained) == [(Round,), (Round, QuantTrain)] and {p.export.weights for p in trained} == {"int4"}
     for settings, words in (
         (narrow, {"max_drop": "1pt"}),
         (narrow, {"max_size": "0.4x"}),
@@ -126,6 +126,17 @@ def test_four_bits_only_where_a_size_limit_asks_for_them_and_the_runtime_has_the
     ):
         plans = climbed(search(space(**settings), made.budget(**words), int8_drop=5.0))  # type: ignore[arg-type]
         assert not any(p.export.weights == "int4" for p in plans), (settings, words)
+
+
+def test_what_has_no_kernel_is_written_in_another_form_for_static_int8_files_only() -> None:
+    given = space(prelude={"litert": (Piecewise(),)}, four_bit=("litert",), weights=250_000)
+    trials = search(given, made.budget(max_drop="0.1pt"), int8_drop=20.0)
+    for trial in trials:
+        static = trial.plan.export.precision == "int8"
+        behind = halves(trial.plan.passes)[1]
+        assert (behind[:1] == (Piecewise(),)) == static
+        assert sum(isinstance(p, Piecewise) for p in trial.plan.passes) == static
+    assert {t.stage for t in trials} >= {"recipe", "ladder", "pruned", "finalist"}
 
 
 def test_pruned_networks_get_the_passes_that_helped() -> None:

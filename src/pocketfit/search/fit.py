@@ -31,7 +31,16 @@ from pocketfit.search.propose import Share, propose
 from pocketfit.search.result import Result, compose
 from pocketfit.search.sensitive import sensitive_layers, sensitivity_line
 from pocketfit.search.space import Proposal, Space
-from pocketfit.search.task import Task, baseline_export, check_data, check_runtimes, differences, label_mapping, recipes
+from pocketfit.search.task import (
+    Task,
+    baseline_export,
+    check_data,
+    check_runtimes,
+    differences,
+    label_mapping,
+    prelude,
+    recipes,
+)
 from pocketfit.search.verdict import read_verdict
 
 EXPECTED_DISAGREEMENT = (
@@ -209,6 +218,7 @@ def space_of(task: Task, steps: tuple[int, int]) -> Space:
         baselines={r: baseline_export(task, r) for r in task.runtimes},
         recipes={r: recipes(task, r) for r in task.runtimes},
         ends=tuple(dict.fromkeys((layers[0], layers[-1]))),
+        prelude={r: prelude(task, r) for r in task.runtimes},
         height=task.model.preprocess.height,
         width=task.model.preprocess.width,
         keep_resolution=task.keep_resolution,

@@ -7,7 +7,8 @@
         d  b, then training on the grid
         e  d, and the layers of c in float
     with 4-bit weights, where every export is larger than allowed and half of the weights' bytes would be enough
-        b  and d
+        b  and d without equalization: what it spares the activations, 4-bit weights pay for (the pretrained
+           MobileNetV2 kept 82.9 % of its answers with it, 89.0 % without)
 
 Each runtime climbs for itself, one rung at a time, and stops at the first that meets the limits. Wider activations
 (int16) are no rung: they have no kernels worth their name.
@@ -41,7 +42,7 @@ def climb(space: Space, trials: Sequence[Trial], budget: Budget, most: int | Non
         return
     ladders = [rungs(space, trials, budget, runtime) for runtime in space.runtimes]
     if most is not None and most < 2 * len(space.runtimes):
-        ladders = [[plan for plan in ladder if plan.passes] for ladder in ladders]
+        ladders = [[plan for plan in ladder if plan != space.plain(plan.export)] for ladder in ladders]
     for round_ in range(max(map(len, ladders), default=0)):
         yield from (ladder[round_] for ladder in ladders if round_ < len(ladder))
 
@@ -98,10 +99,11 @@ def layers_in_float(shares: Mapping[str, float], macs: Mapping[str, int]) -> tup
 
 def _ladder(space: Space, trials: Sequence[Trial], export: ExportSettings) -> list[Plan]:
     """Rungs a to e; where b could not be carried out, the others do without its passes."""
-    repaired = Plan(REPAIRS, export)
+    plain = space.plain(export)
+    repaired = Plan((*plain.passes, *REPAIRS), export)
     done = _trial_of(repaired, trials)
-    before = () if done is not None and done.status == "failed" else REPAIRS
-    found = [Plan((), export), repaired]
+    before = plain.passes if done is not None and done.status == "failed" else repaired.passes
+    found = [plain, repaired]
     mixed = replace(export, keep_float=space.sensitive.get(export.runtime, ()))
     if mixed.keep_float:
         found.append(Plan(before, mixed))
@@ -123,12 +125,13 @@ def _four_bits(space: Space, trials: Sequence[Trial], budget: Budget, start: Tri
             unit = (base.value(f"{stand.limit.quantity}_bytes") or 1.0) if stand.limit.relative else 1.0
             if stand.value is None or stand.value - saved / unit > stand.limit.value:
                 return []
-    export = replace(start.plan.export, weights="int4", ranges="mse")
-    rounded = Plan(REPAIRS, export)
+    # The first layer has few weights and a wide window, for which LiteRT has no 4-bit kernel.
+    export = replace(start.plan.export, weights="int4", ranges="mse", keep_int8=space.ends[:1])
+    rounded = Plan((*space.plain(export).passes, Round()), export)
     done = _trial_of(rounded, trials)
     if done is None or (done.status == "ok" and not _small(done, base, budget)) or done.status == "failed":
         return [rounded]
-    return [rounded, Plan((*REPAIRS, space.quant_train), export)]
+    return [rounded, Plan((*rounded.passes, space.quant_train), export)]
 
 
 def _start(trials: Sequence[Trial], runtime: str) -> Trial | None:

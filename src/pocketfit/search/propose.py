@@ -95,7 +95,7 @@ def _recipes(space: Space, trials: Sequence[Trial], budget: Budget, most: int) -
     working = [runtime for runtime in space.runtimes if runtime not in broken]
     plans = []
     for round_ in range(max((len(r) for r in space.recipes.values()), default=0)):
-        plans += [Plan((), space.recipes[r][round_]) for r in working if round_ < len(space.recipes[r])]
+        plans += [space.plain(space.recipes[r][round_]) for r in working if round_ < len(space.recipes[r])]
     plans += [plan for runtime in working if (plan := _mixed(space, trials, budget, runtime))]
     yield from plans[:most]
 
@@ -111,7 +111,7 @@ def _mixed(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) 
     ]
     if allowed is None or not static or min(static)[0] <= allowed:
         return None
-    return Plan((), replace(min(static)[2], keep_float=space.ends))
+    return space.plain(replace(min(static)[2], keep_float=space.ends))
 
 
 def best_recipe(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pocketfit.core.plan import ExportSettings, Plan, QuantTrain, Train
+from pocketfit.core.plan import ExportSettings, PassSettings, Plan, QuantTrain, Train
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Space:
     weights: how many numbers these layers hold
     four_bit: runtimes that have kernels for 4-bit weights in static int8 files
     quant_train: settings of training on the grid
+    prelude: by runtime, what is done to the network before a static int8 file is made of it
     sensitive: by runtime, where it was asked for, the layers whose loss is worth their time in float
     """
 
@@ -35,7 +36,12 @@ class Space:
     weights: int = 0
     four_bit: tuple[str, ...] = ()
     quant_train: QuantTrain = QuantTrain(100)  # noqa: RUF009 (frozen)
+    prelude: Mapping[str, tuple[PassSettings, ...]] = field(default_factory=dict)
     sensitive: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def plain(self, export: ExportSettings) -> Plan:
+        """The plan that only exports; what the runtime has no int8 kernel for is written in another form first."""
+        return Plan(self.prelude.get(export.runtime, ()) if export.precision == "int8" else (), export)
 
 
 @dataclass(frozen=True)

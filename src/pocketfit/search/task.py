@@ -16,7 +16,7 @@ from pocketfit.analysis.layers import LayerRow, layer_table
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan, Weights
+from pocketfit.core.plan import ExportSettings, PassSettings, Piecewise, Plan, Weights
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import SPLITS, Samples
 from pocketfit.core.watch import Watch
@@ -112,6 +112,16 @@ def recipes(task: Task, runtime: str) -> tuple[ExportSettings, ...]:
     ]
     wanted += [ExportSettings(runtime, precision, layout=task.layout) for precision in ("float16", "dynamic-int8")]
     return tuple(e for e in wanted if not module.why_not(Plan((), e), task.model.signature))
+
+
+def prelude(task: Task, runtime: str) -> tuple[PassSettings, ...]:
+    """What is done to the network before a static int8 file is made for this runtime.
+
+    LiteRT has no fast int8 kernel for hard-swish; its parts have.
+    """
+    from pocketfit.passes.piecewise import replaceable
+
+    return (Piecewise(),) if runtime == "litert" and replaceable(task.model.network) else ()
 
 
 def why_these_weights(export: ExportSettings) -> list[str]:
