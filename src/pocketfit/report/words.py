@@ -18,6 +18,7 @@ QUANTITY_WORDS = {
     "accuracy": "accuracy",
 }
 PASS_WORDS = {
+    "piecewise": "hard-swish as a product",
     "equalize": "channels equalized",
     "correct-bias": "biases corrected",
     "round": "weights rounded by learning",
