@@ -259,9 +259,9 @@ def apply(as_json: bool, **options: Any) -> int:
 @common_options
 def measure(as_json: bool, **options: Any) -> int:
     """Size, cold start, latency, memory and per-operator cost of any .tflite or .onnx FILE."""
-    from pocketfit import show, verbs
+    from pocketfit import show, verbs_look
 
-    _print(verbs.measure(**options), as_json, show.measured)
+    _print(verbs_look.measure(**options), as_json, show.measured)
     return 0
 
 
@@ -283,9 +283,9 @@ def measure(as_json: bool, **options: Any) -> int:
 @common_options
 def compare(as_json: bool, **options: Any) -> int:
     """Where two files differ: agreement, accuracy, SQNR and cosine of the outputs, first layer that drifts."""
-    from pocketfit import show, verbs
+    from pocketfit import show, verbs_look
 
-    _print(verbs.compare(**options), as_json, show.compared)
+    _print(verbs_look.compare(**options), as_json, show.compared)
     return 0
 
 
@@ -297,9 +297,38 @@ def compare(as_json: bool, **options: Any) -> int:
 @common_options
 def inspect(as_json: bool, **options: Any) -> int:
     """Layers of a network, or operators of a file as read back from it: shapes, parameters, MACs, bytes, dtypes."""
-    from pocketfit import show, verbs
+    from pocketfit import show, verbs_look
 
-    _print(verbs.inspect(**options), as_json, show.inspected)
+    _print(verbs_look.inspect(**options), as_json, show.inspected)
+    return 0
+
+
+@main.command()
+@click.argument("model")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of pictures by class, or .npz.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for explain.json and explain.html.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights for a zoo name or a factory.")
+@click.option("--preprocess", help="As for fit.")
+@click.option("--labels", type=click.Path(path_type=Path), help="As for fit.")
+@click.option("--input-shape", metavar="CxHxW", help="As for fit.")
+@click.option("--runtime", type=click.Choice(["litert", "onnxruntime"]), default="litert", show_default=True)
+@click.option("--weight-bits", type=click.Choice(["8", "4"]), default="8", show_default=True, help="Of most layers.")
+@click.option("--keep-float", default="", metavar="NAME[,NAME]", help="Layers that stay in float from the start.")
+@click.option(
+    "--samples", type=click.IntRange(1), default=500, show_default=True, help="Files are measured on at most this many."
+)
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads of the runtime.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@common_options
+def explain(as_json: bool, weight_bits: str, **options: Any) -> int:
+    """Which layers cost a plain int8 file its accuracy, why, and what would help.
+
+    Files are measured in their runtime; what a single layer costs on its own is estimated.
+    """
+    from pocketfit import show_explain, verbs_look
+
+    data = verbs_look.explain(weight_bits=int(weight_bits), **options)
+    _print(data, as_json, lambda d: show_explain.explained(d, options["out"]))
     return 0
 
 

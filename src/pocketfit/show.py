@@ -21,7 +21,7 @@ def _console() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1) -> Table:
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1) -> Table:
     """The first `left` columns to the left, the others to the right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
@@ -64,7 +64,7 @@ def result(data: Mapping[str, Any], out: Path) -> None:
             )
             for limit, check in zip(data["budget"]["limits"], data["limits"], strict=True)
         ]
-        console.print(_table(("limit", "reached", ""), rows))
+        console.print(table(("limit", "reached", ""), rows))
     console.print()
     for sentence in data["explanation"]:
         console.print(f"• {escape(sentence)}")
@@ -104,7 +104,7 @@ def measured(data: Mapping[str, Any]) -> None:
             else ""
         )
         rows.append((name, _value(m), interval, m["n"]))
-    console.print(_table(("quantity", "value", "95 % interval", "n"), rows))
+    console.print(table(("quantity", "value", "95 % interval", "n"), rows))
     if data["operators"]:
         console.print("\n[bold]Most expensive operators[/bold]")
         total = sum(op["time_us"] for op in data["operators"]) or 1.0
@@ -113,7 +113,7 @@ def measured(data: Mapping[str, Any]) -> None:
             (op["name"][-60:], op["type"], op["ran_on"], f"{op['time_us']:.0f} µs", f"{op['time_us'] / total:.0%}")
             for op in top
         ]
-        console.print(_table(("operator", "type", "ran on", "time", "share"), rows_, left=3))
+        console.print(table(("operator", "type", "ran on", "time", "share"), rows_, left=3))
     elif "operators_not_possible_here" in data:
         console.print(f"\nper-operator times: not possible here: {escape(data['operators_not_possible_here'])}")
 
@@ -125,7 +125,7 @@ def compared(data: Mapping[str, Any]) -> None:
             if value and isinstance(value[0], dict):
                 columns = list(value[0])
                 console.print(f"\n[bold]{escape(key)}[/bold]")
-                console.print(_table(columns, [[_short(row.get(c)) for c in columns] for row in value]))
+                console.print(table(columns, [[_short(row.get(c)) for c in columns] for row in value]))
         elif isinstance(value, dict):
             inside = ", ".join(f"{k} {_short(v)}" for k, v in value.items())
             console.print(f"{escape(key):22} {escape(inside)}")
@@ -156,7 +156,7 @@ def inspected(data: Mapping[str, Any]) -> None:
             )
             for r in data["layers"]
         ]
-        console.print(_table(("layer", "type", "input", "output", "params", "MACs", "float32"), rows, left=2))
+        console.print(table(("layer", "type", "input", "output", "params", "MACs", "float32"), rows, left=2))
         console.print(
             f"\n{totals['layers']} layers, {format_count(totals['params'])} parameters,"
             f" {format_count(totals['macs'])} MACs, {format_bytes(totals['size_bytes'])} in float32"
@@ -184,7 +184,7 @@ def inspected(data: Mapping[str, Any]) -> None:
             )
             for op in data["ops"]
         ]
-        console.print(_table(("#", "type", "layer or name", "output", "weights", "computes in", "MACs"), rows, left=3))
+        console.print(table(("#", "type", "layer or name", "output", "weights", "computes in", "MACs"), rows, left=3))
         for sentence in data["not_taken"]:
             console.print(f"• {escape(sentence)}")
     for sentence in data.get("findings", ()):

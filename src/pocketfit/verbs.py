@@ -1,4 +1,7 @@
-"""What each verb of the command line does: words in, plain dicts out. `cli` parses, `show` prints."""
+"""What each verb of the command line does: words in, plain dicts out. `cli` parses, `show` prints.
+
+Here are the verbs that make something; `verbs_look` has those that look at networks and files.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pocketfit.core.budget import SECONDS, Budget, parse_unit
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Plan
-from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.samples import Samples
-from pocketfit.core.watch import Watch
 
 MOST_JSON_BYTES = 10 * 2**20
-PROFILE_RUNS = 30
 
 
 def train(
@@ -199,7 +196,7 @@ def apply(
     from pocketfit.sources.data import open_data
     from pocketfit.sources.models import open_model
 
-    wanted = Plan.from_json(_json(plan, "plan"))
+    wanted = Plan.fromread_json(read_json(plan, "plan"))
     network = open_model(model, weights=weights, preprocess=preprocess, labels=labels, input_shape=input_shape)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; nothing was changed: give a folder")
@@ -207,166 +204,11 @@ def apply(
         dataset = open_data(data, progress=watch.step("looking at the data"))
         made = api.apply(wanted, network, dataset, out, watch=watch)
     return {
-        **made.artifact.to_json(),
+        **made.artifact.toread_json(),
         "code": wanted.code,
-        "plan": wanted.to_json(),
+        "plan": wanted.toread_json(),
         "findings": list(made.model.findings),
     }
-
-
-def measure(
-    file: Path,
-    against: Path | None,
-    data: Path | None,
-    model: str | None,
-    preprocess: str | None,
-    metric: str,
-    threads: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Everything that can be measured of one file, or of two against each other."""
-    from pocketfit import runtimes
-    from pocketfit.core.errors import CannotRunHere
-    from pocketfit.core.plan import ExportSettings
-    from pocketfit.measure import accuracy, cost, footprint
-    from pocketfit.progress import watch_for_terminal
-    from pocketfit.runtimes.artifact import artifact_of
-
-    for path in (file, against):
-        if path is not None and not path.is_file():
-            raise UserError(f"The file {path} does not exist")
-    runtime = runtimes.for_file(file)
-    if against is not None and runtimes.for_file(against).NAME != runtime.NAME:
-        raise UserError(
-            f"{file.name} and {against.name} belong to different runtimes: ratios are taken inside one runtime"
-        )
-    contract = None if data is None else _contract(model, preprocess, file)
-    with watch_for_terminal() as watch:
-        described = artifact_of(file, Plan((), ExportSettings(runtime.NAME)), runtime.NAME)
-        result: dict[str, Any] = {
-            "file": str(file),
-            "runtime": runtime.NAME,
-            "sha256": described.sha256,
-            "size_bytes": described.bytes,
-            "download_bytes": described.download_bytes,
-        }
-        tick = watch.step("timing")
-        if against is None:
-            found = cost.latency(runtime.NAME, file, threads=threads, seed=seed, progress=tick)
-        else:
-            (compared,) = cost.compare_latency(runtime.NAME, against, [file], threads=threads, seed=seed, progress=tick)
-            found = {**compared.candidate, **compared.ratios}
-            result["against"] = {
-                "file": str(against),
-                "size_ratio": described.bytes / against.stat().st_size,
-                "measurements": {name: m.to_json() for name, m in compared.baseline.items()},
-                "ratios": {name: m.to_json() for name, m in compared.ratios.items()},
-                "between_sessions": compared.between,
-                "within_sessions": compared.within,
-            }
-        watch.step("memory and cold start")
-        found = {**found, **footprint.footprint(runtime.NAME, file, threads=threads)}
-        if data is not None and contract is not None:
-            import tempfile
-
-            samples = _samples(data, contract, "verdict", None, watch)
-            with tempfile.TemporaryDirectory(prefix="pocketfit-") as work:
-                tick = watch.step(f"scoring {len(samples)} pictures")
-                scores = accuracy.score(
-                    runtime.NAME, file, samples, threads=threads, metric=metric, work=Path(work), progress=tick
-                )
-            from pocketfit.search.attempt import mean_score
-
-            found["accuracy"] = mean_score(scores.values)
-        result["measurements"] = {name: m.to_json() for name, m in found.items()}
-        watch.step("per-operator cost")
-        session = runtime.load(file, threads=threads)
-        inputs = cost.random_inputs(session.signature, seed)
-        session.close()
-        try:
-            result["operators"] = [
-                asdict(op) for op in runtime.profile(file, inputs, threads=threads, runs=PROFILE_RUNS)
-            ]
-        except CannotRunHere as reason:
-            result["operators"], result["operators_not_possible_here"] = [], str(reason)
-    return result
-
-
-def compare(
-    a: Path,
-    b: Path,
-    data: Path,
-    model: str | None,
-    preprocess: str | None,
-    split: str,
-    limit: int,
-    threads: int,
-) -> dict[str, Any]:
-    """Where two files differ."""
-    import tempfile
-
-    from pocketfit.measure import fidelity
-    from pocketfit.progress import watch_for_terminal
-
-    for path in (a, b):
-        if not path.is_file():
-            raise UserError(f"The file {path} does not exist")
-    contract = _contract(model, preprocess, a)
-    with watch_for_terminal() as watch, tempfile.TemporaryDirectory(prefix="pocketfit-") as work:
-        samples = _samples(data, contract, split, limit, watch)
-        watch.step(f"comparing on {len(samples)} pictures")
-        found = fidelity.compare(a, b, samples, threads=threads, work=Path(work))
-    return {"a": str(a), "b": str(b), "split": split, **found.to_json()}
-
-
-def inspect(target: str, weights: Path | None, preprocess: str | None, input_shape: str | None) -> dict[str, Any]:
-    """The layers of a network, or the operators of a file."""
-    from pocketfit import runtimes
-
-    path = Path(target)
-    if path.suffix.lower() in runtimes.EXTENSIONS:
-        if not path.is_file():
-            raise UserError(f"The file {path} does not exist")
-        contents = runtimes.for_file(path).inspect(path)
-        return {
-            "file": target,
-            "bytes": path.stat().st_size,
-            **contents.to_json(),
-            "op_counts": contents.op_counts(),
-            "weight_dtypes": contents.weight_dtypes(),
-            "macs": sum(op.macs for op in contents.ops),
-            "parameters": int(sum(np.prod(op.weight_shape) for op in contents.ops if op.weight_shape)),
-            "not_taken": not_taken(contents),
-        }
-    from pocketfit.analysis.layers import layer_table, totals
-    from pocketfit.sources.models import open_model
-
-    model = open_model(target, weights=weights, preprocess=preprocess, input_shape=input_shape)
-    rows = layer_table(model)
-    return {
-        "model": target,
-        "architecture": model.origin.name,
-        "signature": model.signature.to_json(),
-        "preprocess": model.preprocess.to_json(),
-        "labels": len(model.labels),
-        "layers": [asdict(row) for row in rows],
-        "totals": asdict(totals(rows)),
-        "findings": list(model.findings),
-    }
-
-
-def not_taken(contents: Any) -> list[str]:
-    """Operators that an integer-only accelerator or delegate would leave to the CPU, in sentences."""
-    types: dict[str, int] = {}
-    integer = {"int8", "uint8", "int16", "int4"}
-    quantized = any(op.compute_dtype in integer for op in contents.ops)
-    for op in contents.ops:
-        if quantized and op.weight_dtype and op.compute_dtype not in integer:
-            types[op.type] = types.get(op.type, 0) + 1
-    return [
-        f"{count} {kind} in float: a delegate for integers leaves {'it' if count == 1 else 'them'} to the CPU"
-        for kind, count in types.items()
-    ]
 
 
 def report(out: Path) -> Path:
@@ -386,39 +228,7 @@ def doctor() -> dict[str, Any]:
     return {"runtimes": found, "environment": environment(1)}
 
 
-def _contract(model: str | None, preprocess: str | None, file: Path) -> tuple[Preprocess, tuple[str, ...], int]:
-    """How pictures are prepared, what the classes are called, and the split seed: from a model folder, a bundle, or the
-    bundle that the file lies in. --preprocess overrules."""
-    from pocketfit.sources.contract import check_preprocess, read_preprocess
-
-    folder = Path(model) if model is not None else file.parent
-    for name in ("model.json", "manifest.json"):
-        path = folder / name
-        if path.is_file() and isinstance(data := _json(path, "model"), dict) and "preprocess" in data:
-            given = read_preprocess(preprocess, None)[0] if preprocess else check_preprocess(data["preprocess"], path)
-            return given, tuple(str(label) for label in data.get("labels", ())), int(data.get("split_seed", 0))
-    if preprocess is None:
-        raise UserError(
-            f"Nothing says how pictures are prepared for {file.name}: give --model (a model folder or bundle),"
-            " or --preprocess"
-        )
-    return read_preprocess(preprocess, None)[0], (), 0
-
-
-def _samples(
-    data: Path, contract: tuple[Preprocess, tuple[str, ...], int], split: str, limit: int | None, watch: Watch
-) -> Samples:
-    from pocketfit.search.task import aligned
-    from pocketfit.sources.data import open_data
-
-    preprocess, labels, split_seed = contract
-    dataset = open_data(data, progress=watch.step("looking at the data"))
-    tick = watch.step(f"reading the {split} split")
-    samples = dataset.split(split, preprocess, split_seed=split_seed, limit=limit, progress=tick)
-    return aligned(samples, dataset.class_names, labels) if labels else samples
-
-
-def _json(path: Path, what: str) -> Any:
+def read_json(path: Path, what: str) -> Any:
     if not path.is_file():
         raise UserError(f"The {what} file {path} does not exist")
     if path.stat().st_size > MOST_JSON_BYTES:

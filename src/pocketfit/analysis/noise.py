@@ -64,15 +64,16 @@ def measure(
     judged: Sequence[int],
     observed: Sequence[int],
     ranges: RangeMethod,
+    layers: Collection[str] | None = None,
     progress: Any = None,
 ) -> Noise:
-    """Every layer alone, every layer left out, and the whole; see analysis.sensitivity."""
+    """Every layer (or these) alone, every layer left out, and the whole; see analysis.sensitivity."""
     simulation = simulate(model, grid)
     total = len(observed) + len(judged)
     with torch.inference_mode():
         seen = observe(simulation, samples, observed, histograms=numerics.needs_histogram(ranges))
         set_ranges(simulation, seen, ranges)
-        found = Noise(groups_of(simulation))
+        found = Noise([one for one in groups_of(simulation) if layers is None or one.name in layers])
         done = len(observed)
         for batch in batches(samples, judged):
             _add(found, _Runs(simulation), batch)
@@ -200,12 +201,12 @@ def _add(found: Noise, runs: _Runs, batch: Tensor) -> None:
     """One batch more: first each layer alone in the float network, then each in float in the quantized one."""
     end = runs.runner.end
     exact = runs.all_of(batch, weights=False, points=False)
-    answers = _first(exact[end])
+    answers = first(exact[end])
 
     def error(values: Values) -> float:
-        return _energy(_first(values[end]) - answers)
+        return energy(first(values[end]) - answers)
 
-    signal = _energy(answers)
+    signal = energy(answers)
     found.signal += signal
     for group in found.groups:
         group.signal += signal
@@ -261,20 +262,20 @@ def _called(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def _first(output: Any) -> Tensor:
+def first(output: Any) -> Tensor:
     while isinstance(output, list | tuple):
         output = output[0]
     assert isinstance(output, Tensor)
     return output
 
 
-def _energy(values: Tensor) -> float:
+def energy(values: Tensor) -> float:
     return float(values.double().square().sum())
 
 
 def _plus(before: Energies | None, exact: Tensor, other: Tensor) -> Energies:
     signal, noise = before or (0.0, 0.0)
-    return signal + _energy(exact), noise + _energy(other - exact)
+    return signal + energy(exact), noise + energy(other - exact)
 
 
 def _widths(values: Tensor, dim: int) -> NDArray[np.float32]:

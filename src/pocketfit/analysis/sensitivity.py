@@ -8,7 +8,7 @@ own, without weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal
@@ -102,7 +102,7 @@ class Sensitivity:
 
     def to_json(self) -> dict[str, Any]:
         """JSON has no infinity: an infinite SQNR is null."""
-        found: dict[str, Any] = _without_infinities(asdict(self))
+        found: dict[str, Any] = without_infinities(asdict(self))
         return found
 
 
@@ -113,20 +113,22 @@ def sensitivity(
     *,
     most: int = JUDGED,
     ranges: RangeMethod = "min-max",
+    layers: Collection[str] | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
     """What each layer costs on the grid of an export.
 
     samples  of the calibration split, unlabelled will do: up to `most` and a fourth of them are judged on, OBSERVED of
              the others set the ranges
+    layers   only these rows; shares are then of the noise of the whole network, and added_db says nothing
     Raises UserError for fewer than two samples, or where torch.export can't follow the network.
     """
     from pocketfit.analysis import noise
 
     judged, observed = split_rows(len(samples), most)
-    found = noise.measure(model, grid, samples, judged, observed, ranges, progress)
+    found = noise.measure(model, grid, samples, judged, observed, ranges, layers, progress)
     alone = [_noise(group.signal, group.both) for group in found.groups]
-    total = sum(alone)
+    total = sum(alone) if layers is None else _noise(found.signal, found.whole)
     whole_db = ratio_db(found.signal, found.whole)
     own = [ratio_db(*group.own) if group.own else None for group in found.groups]
     rows = tuple(
@@ -210,9 +212,14 @@ def _gain(better: float, whole: float) -> float:
     return 0.0 if better == whole else better - whole
 
 
-def _without_infinities(value: Any) -> Any:
+def without_infinities(value: Any) -> Any:
+    """The same with null for infinities, as JSON has none, and lists for tuples.
+
+    >>> without_infinities({"a": (1.0, float("inf"))})
+    {'a': [1.0, None]}
+    """
     if isinstance(value, dict):
-        return {key: _without_infinities(one) for key, one in value.items()}
+        return {key: without_infinities(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_infinities(one) for one in value]
+        return [without_infinities(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,85 @@
+"""What the tensors behind layers hold, in the runtime's own float file, and where each method of ranges would clip."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+from pocketfit import runtimes
+from pocketfit.core.artifact import Contents
+from pocketfit.core.plan import ExportSettings, RangeMethod
+from pocketfit.core.samples import Samples
+from pocketfit.numerics import ranges as numerics
+from pocketfit.runtimes.ranges import summaries
+
+SHOWN_BINS = 64
+GATHER = {
+    "litert": "pocketfit.runtimes.litert_quantize:gather",
+    "onnxruntime": "pocketfit.runtimes.onnxruntime_calibrate:gather",
+}
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """One tensor on the calibration samples.
+
+    counts  values in each of SHOWN_BINS equally wide bins over [low, high]
+    clips   by method, the range [low, high] that its integers would cover
+    """
+
+    layer: str
+    tensor: str
+    low: float
+    high: float
+    counts: tuple[int, ...]
+    clips: dict[str, tuple[float, float]]
+
+
+def histograms(
+    source: Path, layers: Collection[str], samples: Samples, settings: ExportSettings, work: Path
+) -> tuple[Histogram, ...]:
+    """Of the tensors behind these layers of the float file `source`; a layer that it does not have is left out."""
+    contents = runtimes.get(settings.runtime).inspect(source)
+    names = {
+        layer: name
+        for layer, name in tensors_behind(source, settings.runtime, contents).items()
+        if layer in layers or name in layers
+    }
+    seen = summaries(
+        source,
+        contents.inputs[0],
+        samples,
+        replace(settings, ranges="mse"),
+        gather=GATHER[settings.runtime],
+        work=work,
+    )
+    return tuple(histogram(layer, name, seen[name]) for layer, name in names.items() if name in seen)
+
+
+def histogram(layer: str, tensor: str, summary: numerics.Summary) -> Histogram:
+    """The summary in fewer bins, with the clip of each method."""
+    clips = {method: numerics.range_of(summary, method) for method in get_args(RangeMethod)}
+    counts = summary.counts.reshape(SHOWN_BINS, -1).sum(axis=1) if len(summary.counts) else summary.counts
+    return Histogram(layer, tensor, summary.minimum, summary.maximum, tuple(map(int, counts)), clips)
+
+
+def tensors_behind(source: Path, runtime: str, contents: Contents) -> dict[str, str]:
+    """By layer, the name of the float file's tensor behind it and its activation; the input by its own name."""
+    found = {one.name: one.name for one in contents.inputs}
+    operators = [op for op in contents.ops if op.weight_dtype and op.macs]
+    if runtime == "litert":
+        return found | {op.layer: op.name for op in operators if op.layer}
+    import onnx
+
+    from pocketfit.measure.layers import behind_activation
+
+    graph = onnx.load(str(source), load_external_data=False).graph
+    nodes = [node for node in graph.node if node.op_type != "Constant"]
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    constants = {tensor.name for tensor in graph.initializer}
+    return found | {op.layer: behind_activation(nodes[op.index], readers, constants) for op in operators if op.layer}
