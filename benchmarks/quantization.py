@@ -37,7 +37,16 @@ from pocketfit.core.budget import Budget
 from pocketfit.core.device import u8s8_saturates
 from pocketfit.core.errors import ExportFailed, PocketfitError, UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, PassSettings, Plan, canonical_json
+from pocketfit.core.plan import (
+    Equalize,
+    ExportSettings,
+    PassSettings,
+    Piecewise,
+    Plan,
+    QuantTrain,
+    Round,
+    canonical_json,
+)
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.watch import Watch
@@ -60,14 +69,38 @@ def _plan(runtime: str, *passes: PassSettings, **export: Any) -> Plan:
     return Plan(passes, ExportSettings(runtime, **export))
 
 
+REPAIRS = (Equalize(), Round())
+FOUR: dict[str, Any] = {"weights": "int4", "ranges": "mse"}
+TRAINED = QuantTrain(60, batch_size=16, learning_rate=0.01)
+FOUR_TRAINED = QuantTrain(300, batch_size=16, learning_rate=0.03)
 # What takes part for pocketfit; a line more is a file more.
 PLANS: tuple[Plan, ...] = (
     _plan("litert", **INT8),
+    _plan("litert", **INT8, ranges="mse"),
+    _plan("litert", *REPAIRS, **INT8, ranges="mse"),
     _plan("onnxruntime", **UINT8),
-    _plan("onnxruntime", **INT8),
+    _plan("onnxruntime", **UINT8, ranges="mse"),
+    _plan("onnxruntime", *REPAIRS, **UINT8, ranges="mse"),
+    _plan("onnxruntime", *REPAIRS, **INT8, ranges="mse"),
 )
 # Plans for one network only, such as those that name layers.
-PLANS_OF: Mapping[str, tuple[Plan, ...]] = {"mobilenet_v2": (), "efficientnet_lite0": (), "mobilenet_v3_small": ()}
+PLANS_OF: Mapping[str, tuple[Plan, ...]] = {
+    "mobilenet_v2": (
+        _plan("litert", *REPAIRS, TRAINED, **INT8, ranges="mse"),
+        _plan("litert", *REPAIRS, **INT8, ranges="mse", keep_float=("features.18.0", "classifier.1")),
+        _plan("litert", **INT8, **FOUR, keep_int8=("features.0.0",)),
+        _plan("litert", Round(), **INT8, **FOUR, keep_int8=("features.0.0",)),
+        _plan("litert", Round(), FOUR_TRAINED, **INT8, **FOUR, keep_int8=("features.0.0",)),
+    ),
+    "efficientnet_lite0": (),
+    "mobilenet_v3_small": (
+        _plan("litert", Piecewise(), **INT8),
+        _plan("litert", Piecewise(), *REPAIRS, **INT8, ranges="mse"),
+        _plan("litert", Piecewise(), **INT8, **FOUR, keep_int8=("features.0.0",)),
+        _plan("litert", Piecewise(), Round(), **INT8, **FOUR, keep_int8=("features.0.0",)),
+        _plan("litert", Piecewise(), Round(), FOUR_TRAINED, **INT8, **FOUR, keep_int8=("features.0.0",)),
+    ),
+}
 
 ROOT = Path(__file__).resolve().parent.parent
 DOWNLOADS = ROOT / ".downloads"
