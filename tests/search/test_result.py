@@ -123,3 +123,20 @@ def test_an_interrupted_reading_is_counted_and_said() -> None:
     lines = [{"kind": "reading", "trial": 1, "reading": 1}, *reading()]
     data = composed([BASE, CHOSEN], lines)
     assert any("The verdict split was read 2 times" in sentence for sentence in data["explanation"])
+
+
+@pytest.mark.parametrize(("ratio", "said"), [(1.3, True), (1.01, True), (0.99, True), (0.9, False)])
+def test_int8_that_gains_no_time_is_said(ratio: float, said: bool) -> None:
+    """0.99 with an interval up to 1.01 cannot be told from float32 either."""
+    other = made.trial(2, latency=1.4, precision="int8", activations="uint8", stage="ladder")
+    data = composed([BASE, made.trial(1, latency=ratio, precision="int8"), other], budget=made.budget(max_size="0.4x"))
+    sentences = [s for s in data["explanation"] if s.startswith("Static int8 is not faster than float32")]
+    assert len(sentences) == said
+    if said:
+        assert f"wi8ai8, takes {ratio:.2f}x the time, 95 % interval {ratio * 0.98:.2f} to" in sentences[0]
+
+
+def test_rungs_of_the_ladder_that_were_left_have_their_reason() -> None:
+    rung = made.trial(2, drop=3.0, stage="ladder", precision="int8", ranges="mse")
+    data = composed([BASE, CHOSEN, rung])
+    assert "wi8ai8-mse (litert) was left: drop 3pt misses 1pt." in data["explanation"]

@@ -16,7 +16,17 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.core.watch import Silent
-from pocketfit.search.task import Task, aligned, check_data, check_runtimes, differences, label_mapping, recipes
+from pocketfit.devices import local
+from pocketfit.search.task import (
+    Task,
+    aligned,
+    check_data,
+    check_runtimes,
+    differences,
+    label_mapping,
+    recipes,
+    why_these_weights,
+)
 from pocketfit.sources.data import from_arrays
 
 from . import made
@@ -118,3 +128,15 @@ def test_static_int8_comes_first_and_in_both_variants_where_the_runtime_has_them
         assert [e.activations for e in found if e.precision == "int8"] == variants
         assert [e.precision for e in found[len(variants) :]] == ["float16", "dynamic-int8"]
     assert all(e.io == "int8" for e in recipes(task(tmp_path, io="int8"), "litert") if e.precision == "int8")
+
+
+@pytest.mark.parametrize(("saturates", "weights"), [(True, ["int7", "int8"]), (False, ["int8", "int8"])])
+def test_seven_bits_where_products_of_eight_overflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saturates: bool, weights: list[str]
+) -> None:
+    """Only in U8S8 files of ONNX Runtime; S8S8 and LiteRT add in 32 bits."""
+    monkeypatch.setattr(local, "saturates", lambda: saturates)
+    static = [r for r in recipes(task(tmp_path), "onnxruntime") if r.precision == "int8"]
+    assert [r.activations for r in static] == ["uint8", "int8"] and [r.weights for r in static] == weights
+    assert [bool(why_these_weights(r)) for r in static] == [w == "int7" for w in weights]
+    assert all(r.weights == "int8" for r in recipes(task(tmp_path), "litert"))
