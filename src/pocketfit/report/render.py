@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,18 @@ def write_report(out: Path) -> Path:
         ) from error
     if not isinstance(result, dict) or result.get("schema_version") != 1:
         raise UserError(f"{result_path} is not a result that this pocketfit reads: it needs schema_version 1")
-    page = render(report_data(journal.read_lines(lines_path), result))
-    return _write_whole(out / "report.html", page)
+    return write_whole(out / "report.html", render(report_data(journal.read_lines(lines_path), result)))
 
 
 def render(data: dict[str, Any]) -> str:
-    """The page as text. Every value is escaped; the page's own script is the only one that its policy lets run."""
+    """The page of a run as text."""
+    drawings = {"bar": _bar, "pareto": lambda plot: Markup(svg.pareto_plot(plot, f"{plot['key']}-"))}
+    return page("report.html", data, drawings)
+
+
+def page(template: str, data: Mapping[str, Any], drawings: Mapping[str, Callable[..., Markup]]) -> str:
+    """A template of this folder filled in. Every value is escaped; the page's own script is the only one that its
+    policy lets run."""
     environment = Environment(
         loader=PackageLoader("pocketfit.report", "."),
         autoescape=True,
@@ -51,15 +58,13 @@ def render(data: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["bar"] = _bar
-    environment.globals["pareto"] = lambda plot: Markup(svg.pareto_plot(plot, f"{plot['key']}-"))
+    environment.globals.update(drawings)
     environment.filters["unbroken"] = _unbroken
     environment.filters["draw"] = Markup  # only for the marker shapes of svg.SHAPES, our own constants
     script = environment.get_template("report.js").render()
     # CSP hashes are over the exact text between the tags: https://www.w3.org/TR/CSP3/#match-element-to-source-list
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = environment.get_template("report.html")
-    return page.render(data, script=Markup(script), script_hash=digest)
+    return environment.get_template(template).render(data, script=Markup(script), script_hash=digest)
 
 
 def _unbroken(text: str) -> str:
@@ -68,7 +73,7 @@ def _unbroken(text: str) -> str:
     >>> _unbroken("takes 1.9 MB (95 % interval)").count("\xa0")
     2
     """
-    return re.sub(r"(?<=\d) (?=(?:B|kB|MB|GB|ms|µs|s|pt|points|%)\b|%)|(?<=n) (?== )|(?<=n =) ", "\xa0", text)
+    return re.sub(r"(?<=\d) (?=(?:B|kB|MB|GB|ms|µs|s|dB|pt|points|%)\b|%)|(?<=n) (?== )|(?<=n =) ", "\xa0", text)
 
 
 def _bar(entry: dict[str, Any]) -> Markup:
@@ -100,7 +105,7 @@ def _bar(entry: dict[str, Any]) -> Markup:
     )
 
 
-def _write_whole(path: Path, text: str) -> Path:
+def write_whole(path: Path, text: str) -> Path:
     """Write beside the target and move it there, so that a reader never sees half a page."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
     partial = Path(name)
