@@ -193,8 +193,9 @@ def _not_faster(trials: Sequence[Trial], choice: Choice) -> list[str]:
     if ratio.value is None or (ratio.value < 1 and (ratio.high is None or ratio.high < 1)):
         return []
     interval = "" if ratio.low is None or ratio.high is None else f", 95 % interval {ratio.low:.2f} to {ratio.high:.2f}"
+    verdict = "is not faster" if ratio.value >= 1 else "cannot be told to be faster"
     return [
-        f"Static int8 is not faster than float32 on this device in {fastest.runtime}: the fastest such file,"
+        f"Static int8 {verdict} than float32 on this device in {fastest.runtime}: the fastest such file,"
         f" {fastest.plan.code}, takes {ratio.value:.2f}x the time{interval}."
     ]
 
