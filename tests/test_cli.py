@@ -24,7 +24,7 @@ from pocketfit import cli, verbs, zoo
 from pocketfit.core.errors import Stopped, UserError
 
 PATHS = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
-VERBS = ("train", "fit", "choose", "apply", "measure", "compare", "inspect", "report", "doctor")
+VERBS = ("train", "fit", "choose", "apply", "measure", "compare", "inspect", "explain", "report", "doctor")
 FACTORY = """
 import torch
 def net(classes: int = 2):

@@ -196,7 +196,7 @@ def apply(
     from pocketfit.sources.data import open_data
     from pocketfit.sources.models import open_model
 
-    wanted = Plan.fromread_json(read_json(plan, "plan"))
+    wanted = Plan.from_json(read_json(plan, "plan"))
     network = open_model(model, weights=weights, preprocess=preprocess, labels=labels, input_shape=input_shape)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; nothing was changed: give a folder")
