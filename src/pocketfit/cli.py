@@ -311,7 +311,13 @@ def inspect(as_json: bool, **options: Any) -> int:
 @click.option("--preprocess", help="As for fit.")
 @click.option("--labels", type=click.Path(path_type=Path), help="As for fit.")
 @click.option("--input-shape", metavar="CxHxW", help="As for fit.")
-@click.option("--runtime", type=click.Choice(["litert", "onnxruntime"]), default="litert", show_default=True)
+@click.option(
+    "--runtime",
+    type=click.Choice(["litert", "onnxruntime"]),
+    default="litert",
+    show_default=True,
+    help="Whose files are measured.",
+)
 @click.option("--weight-bits", type=click.Choice(["8", "4"]), default="8", show_default=True, help="Of most layers.")
 @click.option("--keep-float", default="", metavar="NAME[,NAME]", help="Layers that stay in float from the start.")
 @click.option(
