@@ -23,7 +23,8 @@ def simulated_db(model: Model, reference: Model, grid: Grid) -> float:
     simulation, held_out = simulate(model, grid), torch.from_numpy(noise(48, 12, 7).inputs(slice(None)))
     learned = model.learned.get("ranges")
     if learned is None:
-        qat.observe(simulation, noise(64, 12, 0))
+        with simulation.observing(), torch.no_grad():
+            simulation.network(torch.from_numpy(noise(64, 12, 0).inputs(slice(None))))
     else:
         for name, point in simulation.points.items():
             point.low.data.fill_(learned[name][0])

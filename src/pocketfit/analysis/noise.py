@@ -5,7 +5,7 @@ Only what depends on a layer is computed again when it is switched: a row of the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +18,9 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid, RangeMethod
 from pocketfit.core.samples import Samples
 from pocketfit.numerics import ranges as numerics
+from pocketfit.passes.point_ranges import batches, observe, set_ranges
 from pocketfit.passes.simulate import Point, Simulation, WeightGrid, simulate
 
-BATCH = 4  # samples: all their tensors are kept twice
 Values = dict[fx.Node, Any]
 Energies = tuple[float, float]  # of the signal and of the noise
 
@@ -80,57 +80,6 @@ def measure(
             done += len(batch)
             if progress:
                 progress(done, total)
-    return found
-
-
-def observe(
-    simulation: Simulation, samples: Samples, rows: Sequence[int], *, histograms: bool
-) -> dict[str, numerics.Summary]:
-    """What each point of the float network shows on these rows, by the point's name."""
-    simulation.activate(weights=False, points=False)
-    observers = {name: numerics.Observer() for name in simulation.points}
-    for look in (False, True)[: 1 + histograms]:
-
-        def note(point: nn.Module, given: tuple[Tensor, ...], look: bool = look) -> None:
-            assert isinstance(point, Point)
-            observer, values = observers[point.name], given[0].numpy()
-            if look:
-                observer.count(values)
-            else:
-                observer.look(values)
-
-        hooks = [point.register_forward_pre_hook(note) for point in simulation.points.values()]
-        for batch in batches(samples, rows):
-            simulation.network(batch)
-        for hook in hooks:
-            hook.remove()
-    return {name: observer.summary() for name, observer in observers.items()}
-
-
-def set_ranges(
-    simulation: Simulation,
-    seen: dict[str, numerics.Summary],
-    method: RangeMethod,
-    ends: Collection[str] | None = None,
-) -> None:
-    """The ranges of all points by a method; the network's ends (its input and answers) by min-max, as in files."""
-    if ends is None:
-        ends = ends_of(simulation)
-    for name, point in simulation.points.items():
-        low, high = numerics.range_of(seen[name], "min-max" if name in ends else method)
-        point.low.fill_(low)
-        point.high.fill_(high)
-
-
-def ends_of(simulation: Simulation) -> set[str]:
-    """Names of the points at the inputs and outputs of the network."""
-    module, found = simulation.network, set()
-    for node in module.graph.nodes:
-        point = _called(module, node)
-        if isinstance(point, Point):
-            source = node.args[0]
-            if source.op == "placeholder" or any(user.op == "output" for user in node.users):
-                found.add(point.name)
     return found
 
 
@@ -238,12 +187,6 @@ def _add_alone(group: Group, runs: _Runs, exact: Values, error: Any) -> None:
         group.channels = widths if group.channels is None else np.maximum(group.channels, widths)
     else:
         group.both = group.weights or 0.0
-
-
-def batches(samples: Samples, rows: Sequence[int]) -> Iterator[Tensor]:
-    """float32 [BATCH, ...] of these rows, in order; the last may be shorter."""
-    for start in range(0, len(rows), BATCH):
-        yield torch.from_numpy(samples.inputs(list(rows[start : start + BATCH])))
 
 
 def _tensor_of(module: fx.GraphModule, node: Any) -> str:

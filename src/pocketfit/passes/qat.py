@@ -17,19 +17,20 @@ from torch import Tensor, fx, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Grid, QuantTrain
+from pocketfit.core.plan import Grid, QuantTrain, RangeMethod
 from pocketfit.core.samples import Samples
 from pocketfit.passes.batches import prefetched, shuffled
 from pocketfit.passes.fake import largest_integer, widest_scale
 from pocketfit.passes.fold import fold_batch_norm
+from pocketfit.passes.point_ranges import observe, set_ranges
 from pocketfit.passes.rounding import best_scale, put
 from pocketfit.passes.simulate import Simulation, attribute, layers_of, simulate
 from pocketfit.passes.train import schedule
 from pocketfit.sources.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
-OBSERVED = 128  # samples that the first ranges are taken from
-OBSERVED_BATCH = 16
+OBSERVED = 64  # samples, from all over the split, that the first ranges are taken from
+FIRST_RANGES: RangeMethod = "mse"
 STRETCH_RATE = 0.1  # of the learning rate: a step that is 1 % wider moves the largest of 127 integers by more than one
 
 
@@ -50,7 +51,9 @@ def apply(
     if len(samples) == 0:
         raise UserError(f"There is nothing to train on: the {settings.split} split is empty")
     simulation = simulate(model, grid)
-    observe(simulation, samples)
+    rows = np.unique(np.linspace(0, len(samples) - 1, min(OBSERVED, len(samples))).astype(int)).tolist()
+    with torch.inference_mode():
+        set_ranges(simulation, observe(simulation, samples, rows, histograms=True), FIRST_RANGES)
     simulation.activate()
     optimizer = _optimizer(simulation, settings.learning_rate)
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -75,14 +78,6 @@ def apply(
             put(network.get_submodule(name), weight, bias)
     ranges = {name: point.range for name, point in simulation.points.items()}
     return replace(model, network=network, sha256=fingerprint(network), learned={**model.learned, "ranges": ranges})
-
-
-def observe(simulation: Simulation, samples: Samples, most: int = OBSERVED) -> None:
-    """Widen the ranges of all points to what they are on samples from all over the split."""
-    rows = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).astype(int))
-    with torch.inference_mode(), simulation.observing():
-        for start in range(0, len(rows), OBSERVED_BATCH):
-            simulation.network(torch.from_numpy(samples.inputs(rows[start : start + OBSERVED_BATCH])))
 
 
 def _optimizer(simulation: Simulation, rate: float) -> torch.optim.Adam:
