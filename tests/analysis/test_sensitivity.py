@@ -72,8 +72,8 @@ def test_the_rows_say_what_runs_with_only_that_switched_give(network, samples) -
     others = [name for name in simulation.points if name not in own]
     weights = [name for name in simulation.weights if name != "wide"]
     assert own and row.weight_bits == 8
-    assert row.weights_db == pytest.approx(sqnr_db(exact, run(["wide"], False)), abs=1e-3)
-    assert row.activations_db == pytest.approx(sqnr_db(exact, run(False, own)), abs=1e-3)
+    assert row.weights_db == pytest.approx(sqnr_db(exact, run(["wide"], False)), abs=0.05)
+    assert row.activations_db == pytest.approx(sqnr_db(exact, run(False, own)), abs=0.05)  # 93 dB is float32 itself
     assert row.only_db == pytest.approx(sqnr_db(exact, run(["wide"], own)), abs=1e-3)
     assert row.all_but_db == pytest.approx(sqnr_db(exact, run(weights, others)), abs=1e-3)
     assert row.gain_db == pytest.approx(row.all_but_db - found.whole_db)
