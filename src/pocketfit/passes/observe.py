@@ -16,7 +16,7 @@ from pocketfit.passes.streams import Streams
 
 
 class Run(fx.Interpreter):
-    """Runs the graph on real inputs and shows each operator's output to `see(node, value)`, which may replace it."""
+    """Runs the graph on real inputs and shows each of its values to `see(node, value)`, which may replace it."""
 
     def __init__(self, program: ExportedProgram, see: Callable[[fx.Node, Any], Any]) -> None:
         super().__init__(program.graph_module)
@@ -33,7 +33,7 @@ class Run(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        return self.see(n, value) if n.op == "call_function" else value
+        return self.see(n, value) if n.op in ("call_function", "placeholder") else value
 
 
 @dataclass(frozen=True)

@@ -367,12 +367,13 @@ def _pad(walk: _Walk, node: fx.Node) -> Any:
     varying = walk.labels.varying_dims(labels)
     if len(varying) == 1 and shape[varying[0]] == labels.shape[varying[0]]:
         return along(vector(labels, varying[0]), varying[0], shape)
-    return torch.nn.functional.pad(labels, node.args[1], value=ONE)
+    widths: Any = node.args[1]
+    return torch.nn.functional.pad(labels, widths, value=ONE)
 
 
 def _getitem(walk: _Walk, node: fx.Node) -> Any:
     source, index = node.args
-    return walk.env[source][index]  # type: ignore[index,arg-type]
+    return walk.env[source][index]  # type: ignore[index]
 
 
 def _rules(names: str, rule: Callable[[_Walk, fx.Node], Any]) -> dict[str, Callable[[_Walk, fx.Node], Any]]:
