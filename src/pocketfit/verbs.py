@@ -204,9 +204,9 @@ def apply(
         dataset = open_data(data, progress=watch.step("looking at the data"))
         made = api.apply(wanted, network, dataset, out, watch=watch)
     return {
-        **made.artifact.toread_json(),
+        **made.artifact.to_json(),
         "code": wanted.code,
-        "plan": wanted.toread_json(),
+        "plan": wanted.to_json(),
         "findings": list(made.model.findings),
     }
 
