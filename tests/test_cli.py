@@ -123,6 +123,10 @@ def test_missing_weights(here: Path) -> None:
     refused(fit(weights="nowhere.pth"), "nowhere.pth")
 
 
+def test_a_layer_to_keep_in_float_that_is_not_there(here: Path) -> None:
+    refused(fit("--keep-float", "features.3.conv.9"), "features.3.conv.9", "no layer with weights", "features.3.conv.")
+
+
 def test_missing_data(here: Path) -> None:
     refused(fit(data="nowhere"), "nowhere", "give a folder of pictures by class, or an .npz file")
 

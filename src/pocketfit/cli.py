@@ -192,6 +192,7 @@ def train(as_json: bool, **options: Any) -> int:
     help="Layout of the file's picture input.  [default: the runtime's own]",
 )
 @click.option("--keep-resolution", is_flag=True, help="Never shrink the input picture.")
+@click.option("--keep-float", default="", metavar="NAME[,NAME]", help="Layers that int8 files leave in float.")
 @click.option("--device", type=click.Choice(["local"]), default="local", show_default=True, help="Where to measure.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads of the runtime.")
 @click.option("--seed", type=int, default=0, show_default=True)

@@ -139,6 +139,18 @@ def test_what_has_no_kernel_is_written_in_another_form_for_static_int8_files_onl
     assert {t.stage for t in trials} >= {"recipe", "ladder", "pruned", "finalist"}
 
 
+def test_what_the_user_wants_in_float_stays_there_on_every_rung() -> None:
+    base = space()
+    wanted = {r: tuple(replace(e, keep_float=("stem",)) for e in base.recipes[r]) for r in base.recipes}
+    wanted = {r: tuple(e for e in given if e.precision == "int8") for r, given in wanted.items()}
+    given = replace(base, recipes=wanted, keep_float=("stem",))
+    trials = search(given, made.budget(max_drop="0.1pt"), int8_drop=20.0)
+    static = [t.plan.export.keep_float for t in trials if t.plan.export.precision == "int8"]
+    assert static and all("stem" in kept for kept in static)
+    assert ("stem", "mid") in static and ("stem",) in static
+    assert {t.stage for t in trials} >= {"ladder", "pruned"}
+
+
 def test_pruned_networks_get_the_passes_that_helped() -> None:
     budget = made.budget(max_drop="1pt", max_size="0.25x")
     trials = search(space(), budget, int8_drop=2.2)

@@ -35,6 +35,7 @@ from pocketfit.search.task import (
     Task,
     baseline_export,
     check_data,
+    check_layers,
     check_runtimes,
     differences,
     label_mapping,
@@ -109,6 +110,7 @@ def _check(task: Task) -> None:
         )
     check_runtimes(task)
     check_data(task)
+    check_layers(task)
     label_mapping(task.data.class_names, task.model.labels)
 
 
@@ -218,6 +220,7 @@ def space_of(task: Task, steps: tuple[int, int]) -> Space:
         baselines={r: baseline_export(task, r) for r in task.runtimes},
         recipes={r: recipes(task, r) for r in task.runtimes},
         ends=tuple(dict.fromkeys((layers[0], layers[-1]))),
+        keep_float=task.keep_float,
         prelude={r: prelude(task, r) for r in task.runtimes},
         height=task.model.preprocess.height,
         width=task.model.preprocess.width,

@@ -49,7 +49,7 @@ def climb(space: Space, trials: Sequence[Trial], budget: Budget, most: int | Non
 
 def rungs(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) -> list[Plan]:
     """The ladder of one runtime, in order, those tried included; [] where it is not needed or the limits are met."""
-    start, base = _start(trials, runtime), baselines(trials).get(runtime)
+    start, base = _start(space, trials, runtime), baselines(trials).get(runtime)
     if start is None or base is None:
         return []
     narrow = _four_bits(space, trials, budget, start, base)
@@ -66,7 +66,7 @@ def awaiting(space: Space, trials: Sequence[Trial], budget: Budget, most: int | 
     if most is not None and sum(t.stage == "ladder" for t in trials) >= most:
         return None
     for runtime in space.runtimes:
-        start = _start(trials, runtime)
+        start = _start(space, trials, runtime)
         if runtime in space.sensitive or start is None or not _limited(budget, "drop", "accuracy"):
             continue
         repaired = _ladder(space, trials, replace(start.plan.export, ranges="mse"))[1]
@@ -104,11 +104,11 @@ def _ladder(space: Space, trials: Sequence[Trial], export: ExportSettings) -> li
     done = _trial_of(repaired, trials)
     before = plain.passes if done is not None and done.status == "failed" else repaired.passes
     found = [plain, repaired]
-    mixed = replace(export, keep_float=space.sensitive.get(export.runtime, ()))
-    if mixed.keep_float:
+    mixed = space.mixed(export, space.sensitive.get(export.runtime, ()))
+    if mixed != export:
         found.append(Plan(before, mixed))
     found.append(Plan((*before, space.quant_train), export))
-    if mixed.keep_float:
+    if mixed != export:
         found.append(Plan((*before, space.quant_train), mixed))
     return found
 
@@ -134,13 +134,13 @@ def _four_bits(space: Space, trials: Sequence[Trial], budget: Budget, start: Tri
     return [rounded, Plan((*rounded.passes, space.quant_train), export)]
 
 
-def _start(trials: Sequence[Trial], runtime: str) -> Trial | None:
+def _start(space: Space, trials: Sequence[Trial], runtime: str) -> Trial | None:
     """The plain static int8 file that loses least."""
     plain = [
         t
         for t in trials
         if t.stage == "recipe" and t.status == "ok" and t.runtime == runtime
-        if t.plan.export.precision == "int8" and not t.plan.export.keep_float
+        if t.plan.export.precision == "int8" and t.plan.export.keep_float == space.keep_float
     ]
     return min(plain, key=lambda t: (t.value("drop_points") or 0.0, t.number), default=None)
 

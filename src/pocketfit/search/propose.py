@@ -107,11 +107,11 @@ def _mixed(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) 
         (trial.value("drop_points") or 0.0, trial.number, trial.plan.export)
         for trial in trials
         if trial.stage == "recipe" and trial.status == "ok" and trial.runtime == runtime
-        if trial.plan.export.precision == "int8" and not trial.plan.export.keep_float
+        if trial.plan.export.precision == "int8" and trial.plan.export.keep_float == space.keep_float
     ]
     if allowed is None or not static or min(static)[0] <= allowed:
         return None
-    return space.plain(replace(min(static)[2], keep_float=space.ends))
+    return space.plain(space.mixed(min(static)[2], space.ends))
 
 
 def best_recipe(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) -> Plan:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from pocketfit.core.plan import ExportSettings, PassSettings, Plan, QuantTrain, Train
 
@@ -12,6 +12,7 @@ from pocketfit.core.plan import ExportSettings, PassSettings, Plan, QuantTrain, 
 class Space:
     """What may be tried. `recipes`: the exports without training that each runtime supports, the quick ones first.
 
+    keep_float: layers that the user wants in float
     ends: dotted names of the first and last weight-bearing layers, which lose most when quantized
     macs: of each layer with weights, by its dotted name
     weights: how many numbers these layers hold
@@ -36,8 +37,13 @@ class Space:
     weights: int = 0
     four_bit: tuple[str, ...] = ()
     quant_train: QuantTrain = QuantTrain(100)  # noqa: RUF009 (frozen)
+    keep_float: tuple[str, ...] = ()
     prelude: Mapping[str, tuple[PassSettings, ...]] = field(default_factory=dict)
     sensitive: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def mixed(self, export: ExportSettings, layers: Collection[str]) -> ExportSettings:
+        """With these layers in float, beside those that the user wants there."""
+        return replace(export, keep_float=tuple(dict.fromkeys((*self.keep_float, *layers))))
 
     def plain(self, export: ExportSettings) -> Plan:
         """The plan that only exports; what the runtime has no int8 kernel for is written in another form first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ class Task:
     io: Literal["float32", "uint8", "int8"] = "float32"
     layout: Literal["", "NHWC", "NCHW"] = ""
     keep_resolution: bool = False
+    keep_float: tuple[str, ...] = ()
     threads: int = 1
     seed: int = 0
     metric: str = "accuracy"
@@ -70,6 +72,7 @@ class Task:
             "io": self.io,
             "layout": self.layout,
             "keep_resolution": self.keep_resolution,
+            "keep_float": list(self.keep_float),
             "threads": self.threads,
             "seed": self.seed,
             "metric": self.metric,
@@ -105,6 +108,7 @@ def recipes(task: Task, runtime: str) -> tuple[ExportSettings, ...]:
             activations=activations,
             io=task.io,
             layout=task.layout,
+            keep_float=task.keep_float,
             calibration=CALIBRATION_SAMPLES,
             weights=narrow if activations == "uint8" else "int8",
         )
@@ -147,6 +151,18 @@ def check_runtimes(task: Task) -> None:
                 runtime, "int8", activations="uint8" if task.io == "uint8" else "int8", io=task.io, layout=task.layout
             )
             raise UserError(module.why_not(Plan((), asked), task.model.signature)[0])
+
+
+def check_layers(task: Task) -> None:
+    """Refuse a name to keep in float that is no layer with weights, with the nearest ones."""
+    names = [row.name for row in task.layers if row.macs]
+    for name in task.keep_float:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=3) or [names[0], names[-1]]
+            raise UserError(
+                f"--keep-float names '{name}', which is no layer with weights of {task.model_name}; near it are"
+                f" {', '.join(near)}"
+            )
 
 
 def check_data(task: Task) -> None:
