@@ -71,8 +71,8 @@ def _plan(runtime: str, *passes: PassSettings, **export: Any) -> Plan:
 
 REPAIRS = (Equalize(), Round())
 FOUR: dict[str, Any] = {"weights": "int4", "ranges": "mse"}
-TRAINED = QuantTrain(60, batch_size=16, learning_rate=0.01)
-FOUR_TRAINED = QuantTrain(300, batch_size=16, learning_rate=0.03)
+TRAINED = QuantTrain(60, batch_size=16, learning_rate=0.006)
+FOUR_TRAINED = QuantTrain(100, batch_size=16, learning_rate=0.006)
 # What takes part for pocketfit; a line more is a file more.
 PLANS: tuple[Plan, ...] = (
     _plan("litert", **INT8),
