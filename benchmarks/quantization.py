@@ -17,6 +17,7 @@ import argparse
 import datetime
 import hashlib
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -362,7 +363,8 @@ def compared(
     work.mkdir(parents=True, exist_ok=True)
     bench = Bench(subject, work, replace(places, kept=work / "answers"), nncf, watch)
     bases = bench.bases()
-    opponents = [one for one in OPPONENTS if one.quick or not options.quick]
+    wanted = re.compile(options.opponents)
+    opponents = [one for one in OPPONENTS if (one.quick or not options.quick) and wanted.search(one.name)]
     plans = (*PLANS, *PLANS_OF.get(subject.name, ()))
     entries = [*bases.values(), *(bench.theirs(one, bases) for one in opponents), *(bench.ours(plan) for plan in plans)]
     effort = None if options.untimed else QUICK if options.quick else LONG
@@ -396,6 +398,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=WORK / "quantization.json", metavar="FILE")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--untimed", action="store_true", help="take no latencies")
+    parser.add_argument("--opponents", default="", metavar="REGEX", help="only those whose name matches")
     parser.add_argument("--calibration", type=int, default=100, metavar="PICTURES", help="at most 200 (default: 100)")
     parser.add_argument("--nncf-python", default=sys.executable, metavar="PYTHON", help="an interpreter that has nncf")
     options = parser.parse_args()
