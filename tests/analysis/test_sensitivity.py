@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pocketfit.analysis.sensitivity import Channels, channels, neighbours, sensitivity, split_rows
+from pocketfit.analysis.stability import stability
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Grid
 from pocketfit.core.preprocess import Preprocess
@@ -151,3 +152,12 @@ def test_dead_channels_do_not_set_the_median() -> None:
     assert channels([0.0, 0.0]) == Channels(2, 1.0, 0, ())
     assert channels([1] * 20 + [30] * 12).which == tuple(range(20, 28))
     assert neighbours([1.0], 0) is None
+
+
+def test_methods_are_judged_over_seeds_and_differ_where_samples_do(network, samples) -> None:
+    found = {one.method: one for one in stability(model_of(network), Grid(8, 8), samples)}
+    assert list(found) == ["min-max", "moving-average", "percentile", "mse", "kl"]
+    assert len(set(found["min-max"].sqnr_db)) > 1, "three seeds draw three subsets"
+    told = found["mse"].to_json()
+    assert told["lowest_db"] <= told["median_db"] <= told["highest_db"]
+    assert sorted(told["sqnr_db"])[1] == told["median_db"]

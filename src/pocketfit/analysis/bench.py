@@ -133,7 +133,8 @@ class Bench:
         return self.measure(name, "rung", passes, settings, model=model), model
 
     def kept(self, layer: str, names: tuple[str, ...], settings: ExportSettings) -> Measured:
-        kind, name = ("kept", f"{layer} in float") if layer else ("excluded", "all of them in float")
+        """The plain file with these layers in float, to spare what `layer` costs ("": what all of them do)."""
+        kind, name = ("kept", f"{', '.join(names)} in float") if layer else ("excluded", "all of them in float")
         wanted = replace(settings, keep_float=tuple(dict.fromkeys((*settings.keep_float, *names))))
         return replace(self.measure(name, kind, (), wanted, layer=layer), keep_float=names)
 

@@ -134,7 +134,7 @@ def explain(
         after[name] = {layer: _only(again, layer) for layer in names if any(r.layer == layer for r in again.layers)}
     kept = [bench.kept(one.layer, one.keep_float, settings) for one in blamed if one.keep_float]
     exclude = excluded(kept, plain)
-    if len([one for one in kept if set(one.keep_float) <= set(exclude)]) > 1:
+    if exclude and all(set(one.keep_float) != set(exclude) for one in kept):
         kept.append(bench.kept("", exclude, settings))
     methods = stability(model, grid, calibration, progress=watch.step("ranges over three calibration seeds"))
     watch.step("histograms of the guilty tensors")
