@@ -198,7 +198,7 @@ def test_transfer_ends_in_time_with_the_learning_rate_at_its_end(monkeypatch: py
     clock = iter(range(10**6))
     monkeypatch.setattr(train.time, "monotonic", lambda: float(next(clock)))
     rates: list[float] = []
-    monkeypatch.setattr(train, "_schedule", lambda share: rates.append(share) or 1e-3)
+    monkeypatch.setattr(train, "schedule", lambda share: rates.append(share) or 1e-3)
     train.transfer(model(), samples(), epochs=100, max_time_s=10.0, batch_size=16)
     assert rates == sorted(rates)
     assert sorted(set(rates)) == pytest.approx([i / 10 for i in range(1, 10)])

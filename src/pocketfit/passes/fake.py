@@ -55,8 +55,8 @@ def grid_of(low: float, high: float, levels: int = LEVELS) -> tuple[float, int]:
 
     The twin of numerics.affine.scale_from_range.
 
-    >>> grid_of(-1.0, 1.55)
-    (0.01, 100)
+    >>> grid_of(-1.0, 1.55)[1], grid_of(0.0, 255.0)
+    (100, (1.0, 0))
     """
     low, high = min(low, 0.0), max(high, 0.0)
     scale = (high - low) / (levels - 1)
