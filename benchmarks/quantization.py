@@ -176,7 +176,7 @@ class Bench:
         entry = Entry("float32" if base else plan.code, "torch's converter" if base else "pocketfit", runtime, Path())
 
         def make(path: Path) -> None:
-            model = carried_out(self._task(), plan.passes, self.watch) if plan.passes else self.subject.model
+            model = carried_out(self._task(), plan, self.watch) if plan.passes else self.subject.model
             runtimes.get(runtime).export(model, plan, given.calibration, path, work=self._by_products)
 
         facts = {
