@@ -8,9 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # As the command line does: tests that train share two cores with whatever else runs.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+# Machines are shared, and the first example loads operators: time is shown in benchmarks/, not in tests.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
 DOWNLOADS = ROOT / ".downloads"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketfit.numerics import affine
@@ -43,7 +43,6 @@ def test_weights_are_the_twin_of_affine(seed: int, bits: int, axis: int) -> None
     np.testing.assert_allclose(got, affine.fake_quantize(weight, wanted, axis=axis), rtol=1e-6, atol=0)
 
 
-@settings(deadline=None)  # the first call loads operators
 @given(st.integers(0, 10**6), RANGES)
 def test_gradients_of_activations_are_torchs(seed: int, ends: tuple[float, float]) -> None:
     """torch's learnable fake quantization has a step and a zero point where ours has two ends: chain rule."""

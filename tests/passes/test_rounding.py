@@ -83,6 +83,7 @@ def test_blocks_do_not_change_what_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     torch.testing.assert_close(solve(weight, statistics(rows), 4, 10)[0], whole)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch makes a copy, and says so
 @pytest.mark.parametrize(
     "layer",
     [
@@ -90,6 +91,8 @@ def test_blocks_do_not_change_what_is_found(monkeypatch: pytest.MonkeyPatch) -> 
         nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=6),
         nn.Conv2d(6, 9, (3, 1), groups=3),
         nn.Conv2d(6, 4, 1),
+        nn.Conv2d(6, 4, (4, 3), padding="same", dilation=(1, 2)),
+        nn.Conv2d(6, 4, 3, padding="valid"),
         nn.Linear(6, 4),
     ],
 )

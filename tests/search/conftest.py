@@ -1,12 +1,8 @@
-"""Property tests are not timed: a busy machine is no reason to fail."""
+"""Networks are kept between tests by nobody."""
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from pocketfit.search import carry
-
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

@@ -30,10 +30,9 @@ from pocketfit.core.plan import CorrectBias, Grid
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.affine import fake_quantize, symmetric_scale
 from pocketfit.passes import exported, moments, observe
-from pocketfit.passes.exported import operation
+from pocketfit.passes.exported import argument, operation
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.observe import Run
-from pocketfit.passes.streams import argument
 from pocketfit.sources.fingerprint import fingerprint
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)

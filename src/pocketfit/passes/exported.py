@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -65,6 +66,14 @@ def operation(node: fx.Node) -> str:
     """Name of the ATen operator without overload and without the mark of in-place ones: "relu", "getitem"."""
     name: str = getattr(getattr(node.target, "overloadpacket", node.target), "__name__", str(node.target))
     return name if name.startswith("__") else name.rstrip("_")
+
+
+def argument(node: fx.Node, name: str, default: Any = None) -> Any:
+    """An argument by the name that ATen's schema gives it, whether it was passed by place or by name."""
+    for place, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name in (name, "self" if name == "input" else name):
+            return node.args[place] if place < len(node.args) else node.kwargs.get(argument.name, default)
+    return default
 
 
 def module_of(node: fx.Node) -> str:

@@ -21,11 +21,11 @@ from torch.export import ExportedProgram
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.passes import exported
-from pocketfit.passes.exported import operation, shape_of
+from pocketfit.passes.exported import argument, operation, shape_of
 from pocketfit.passes.fold import foldable
 from pocketfit.passes.labels import along, vector
 from pocketfit.passes.observe import Channels
-from pocketfit.passes.streams import Streams, argument, names
+from pocketfit.passes.streams import Streams, names
 
 FINDING = (
     "Ranges and means of activations were derived from batch-norm statistics, no data seen: they hold for inputs like"

@@ -25,7 +25,7 @@ from torch import Tensor, fx, nn
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid, Round
 from pocketfit.core.samples import Samples
-from pocketfit.passes.exported import operation
+from pocketfit.passes.exported import argument, operation
 from pocketfit.passes.fake import largest_integer, widest_scale
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.simulate import WeightGrid, simulate
@@ -125,25 +125,34 @@ def patches(node: fx.Node, values: Tensor, weight_shape: torch.Size, per_sample:
     """[groups, rows, k]: what an output of a convolution or linear layer sees, at up to `per_sample` positions each."""
     if operation(node) == "linear":
         return values.reshape(1, -1, values.shape[-1])
-    stride, padding, dilation, groups = _convolution(node)
-    values = nn.functional.pad(values, (padding[1], padding[1], padding[0], padding[0]))
+    stride, dilation = (_pair(argument(node, name, 1)) for name in ("stride", "dilation"))
+    spans = [(weight_shape[2 + axis] - 1) * dilation[axis] + 1 for axis in (0, 1)]
+    values = nn.functional.pad(values, _padding(node, spans))
     for axis in (0, 1):
-        span = (weight_shape[2 + axis] - 1) * dilation[axis] + 1
-        values = values.unfold(2 + axis, span, stride[axis])[..., :: dilation[axis]]
+        values = values.unfold(2 + axis, spans[axis], stride[axis])[..., :: dilation[axis]]
     height, width = values.shape[2:4]  # [n, C, height, width, kh, kw]
     at = torch.randperm(height * width, generator=torch.Generator().manual_seed(0))[:per_sample]
-    chosen = values[:, :, at // width, at % width].unflatten(1, (groups, -1))  # [n, groups, C / groups, rows, kh, kw]
+    chosen = values[:, :, at // width, at % width].unflatten(
+        1, (argument(node, "groups", 1), -1)
+    )  # [n, groups, C / groups, rows, kh, kw]
     return chosen.permute(1, 0, 3, 2, 4, 5).flatten(3).flatten(1, 2)
 
 
-def _convolution(node: fx.Node) -> tuple[list[int], list[int], list[int], int]:
-    """(stride, padding, dilation, groups) of aten.conv2d(input, weight, bias, stride, padding, dilation, groups)."""
-    given: list[Any] = [*node.args[3:], *[None] * 4][:4]
-    stride, padding, dilation, groups = (
-        default if value is None else value for value, default in zip(given, ([1, 1], [0, 0], [1, 1], 1), strict=True)
-    )
-    pairs = ([v, v] if isinstance(v, int) else list(v) * (2 // len(v)) for v in (stride, padding, dilation))
-    return (*pairs, groups)  # type: ignore[return-value]
+def _pair(value: Any) -> list[int]:
+    """[vertical, horizontal] of an ATen argument that may stand for both."""
+    return [value, value] if isinstance(value, int) else list(value) * (2 // len(value))
+
+
+def _padding(node: fx.Node, spans: list[int]) -> list[int]:
+    """[left, right, top, bottom] of a convolution whose window spans this many rows and columns; "same" puts the odd
+    one behind."""
+    given = argument(node, "padding", 0)
+    if given == "same":
+        before = [(span - 1) // 2 for span in spans]
+        after = [span - 1 - first for span, first in zip(spans, before, strict=True)]
+    else:
+        before = after = [0, 0] if given == "valid" else _pair(given)
+    return [before[1], after[1], before[0], after[0]]
 
 
 def solve(weight: Tensor, sums: Sums, bits: int, sweeps: int) -> tuple[Tensor, Tensor]:

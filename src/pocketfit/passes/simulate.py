@@ -23,7 +23,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid
 from pocketfit.core.signature import Signature
 from pocketfit.numerics.ranges import fingerprint
-from pocketfit.passes.exported import inputs_in_words, module_of, operation, shape_of
+from pocketfit.passes.exported import argument, inputs_in_words, module_of, operation, shape_of, zeros
 from pocketfit.passes.fake import fake_activation, fake_weight, grid_of, largest_integer, widest_scale
 from pocketfit.passes.fold import fold_batch_norm
 
@@ -144,7 +144,8 @@ class Simulation:
 def simulate(model: Model, grid: Grid) -> Simulation:
     """The model's network, batch norms folded, with a copy of its weights. Ranges are empty: observe samples first.
 
-    Raises UserError where torch.export can't follow the network, or a name in the grid is no layer's.
+    Names in the grid that are no layer's are the exporter's to refuse. Raises UserError where torch.export can't follow
+    the network.
     """
     folded = fold_batch_norm(model.network, model.signature)
     module = _traced(folded, model.signature)
@@ -172,8 +173,6 @@ def fingerprints_of(model: Model, grid: Grid, inputs: NDArray[np.float32]) -> di
 
 
 def _traced(network: nn.Module, signature: Signature) -> fx.GraphModule:
-    from pocketfit.passes.exported import zeros
-
     batch = torch.export.Dim("batch")
     shapes = tuple({0: batch} if spec.shape[0] is None else None for spec in signature.inputs)
     try:
@@ -201,7 +200,7 @@ def layers_of(module: fx.GraphModule, *, through_grids: bool = False) -> dict[fx
             continue
         shape, parameter = shape_of(weight), str(weight.target)
         transposed = operation(node).startswith("conv_transpose")
-        groups = _groups(node)
+        groups = argument(node, "groups", 1)
         depthwise = groups > 1 and not transposed and shape[1] == 1 and shape[0] == groups
         found[node] = Layer(parameter.removesuffix(".weight"), parameter, 1 if transposed else 0, depthwise)
     return found
@@ -213,13 +212,6 @@ def attribute(module: nn.Module, name: str) -> Tensor:
     found = getattr(module.get_submodule(owner), last)
     assert isinstance(found, Tensor)
     return found
-
-
-def _groups(node: fx.Node) -> int:
-    position = {"linear": None, "conv_transpose1d": 6, "conv_transpose2d": 6}.get(operation(node), 6)
-    if position is None:
-        return 1
-    return int(node.args[position]) if len(node.args) > position else int(node.kwargs.get("groups", 1))  # type: ignore[call-overload]
 
 
 def _insert_weights(module: fx.GraphModule, grid: Grid) -> dict[str, WeightGrid]:

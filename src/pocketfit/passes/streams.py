@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from pocketfit.passes import exported
-from pocketfit.passes.exported import module_of, operation, shape_of
+from pocketfit.passes.exported import argument, module_of, operation, shape_of
 from pocketfit.passes.labels import Labels, along, vector
 
 ONE = 0  # the label of the factor that is always one
@@ -230,14 +230,6 @@ def fused(node: fx.Node) -> bool:
     if len(node.users) != 1 or operation(node) not in ("conv1d", "conv2d", "linear", "add", "batch_norm"):
         return False
     return operation(next(iter(node.users))) in ("relu", "relu6", "hardtanh")
-
-
-def argument(node: fx.Node, name: str, default: Any = None) -> Any:
-    """An argument by the name that ATen's schema gives it, whether it was passed by place or by name."""
-    for place, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if argument.name in (name, "self" if name == "input" else name):
-            return node.args[place] if place < len(node.args) else node.kwargs.get(argument.name, default)
-    return default
 
 
 def _place(node: fx.Node) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from pocketfit.passes.exported import module_of, operation, shape_of
+from pocketfit.passes.exported import argument, module_of, operation, shape_of
 from pocketfit.passes.labels import NO_CHANNEL, Labels, along, vector
 
 OUTPUT = "they are the outputs of the network"
@@ -120,20 +120,12 @@ def _keep_whole(walk: Walk, node: fx.Node, reason: str) -> Any:
     return walk.nothing(node)
 
 
-def _argument(node: fx.Node, name: str, default: Any = None) -> Any:
-    """An argument by the name that ATen's schema gives it, whether it was passed by place or by name."""
-    for place, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if argument.name in (name, "self" if name == "input" else name):
-            return node.args[place] if place < len(node.args) else node.kwargs.get(argument.name, default)
-    return default
-
-
 def _convolution(walk: Walk, node: fx.Node) -> Any:
     """conv1d, conv2d, conv3d: weight [out, in / groups, ...]."""
-    source, weight, bias = _argument(node, "input"), _argument(node, "weight"), _argument(node, "bias")
+    source, weight, bias = argument(node, "input"), argument(node, "weight"), argument(node, "bias")
     if not walk.is_parameter(weight) or not _along(walk, source, 1) or len(shape_of(source)) != len(shape_of(weight)):
         return _hide(walk, node)
-    groups = _argument(node, "groups", 1)
+    groups = argument(node, "groups", 1)
     inputs, outputs = vector(walk.of(source), 1), walk.outputs(weight, 0, shape_of(weight)[0])
     reason = f"{_place(node)} needs the same number in each group"
     if groups > 1 and groups == len(inputs):  # depthwise: a channel goes with the filters that read it
@@ -153,8 +145,8 @@ def _convolution(walk: Walk, node: fx.Node) -> Any:
 
 def _transposed_convolution(walk: Walk, node: fx.Node) -> Any:
     """conv_transpose1d to 3d: weight [in, out / groups, ...]; only without groups."""
-    source, weight, bias = _argument(node, "input"), _argument(node, "weight"), _argument(node, "bias")
-    if not walk.is_parameter(weight) or not _along(walk, source, 1) or _argument(node, "groups", 1) != 1:
+    source, weight, bias = argument(node, "input"), argument(node, "weight"), argument(node, "bias")
+    if not walk.is_parameter(weight) or not _along(walk, source, 1) or argument(node, "groups", 1) != 1:
         return _hide(walk, node)
     walk.note(weight, 0, vector(walk.of(source), 1), node)
     outputs = walk.outputs(weight, 1, shape_of(weight)[1])
@@ -164,7 +156,7 @@ def _transposed_convolution(walk: Walk, node: fx.Node) -> Any:
 
 def _linear(walk: Walk, node: fx.Node) -> Any:
     """weight [out, in], over the last dimension."""
-    source, weight, bias = _argument(node, "input"), _argument(node, "weight"), _argument(node, "bias")
+    source, weight, bias = argument(node, "input"), argument(node, "weight"), argument(node, "bias")
     last = len(shape_of(source)) - 1
     if not walk.is_parameter(weight) or not _along(walk, source, last):
         return _hide(walk, node)
@@ -176,15 +168,15 @@ def _linear(walk: Walk, node: fx.Node) -> Any:
 
 def _normalization(walk: Walk, node: fx.Node) -> Any:
     """batch_norm and instance_norm along dimension 1, layer_norm along the last one, group_norm in equal groups."""
-    source, kind = _argument(node, "input"), operation(node)
+    source, kind = argument(node, "input"), operation(node)
     dim = len(shape_of(source)) - 1 if kind == "layer_norm" else 1
-    vectors = [_argument(node, name) for name in ("weight", "bias", "running_mean", "running_var")]
-    several = kind == "layer_norm" and len(_argument(node, "normalized_shape")) != 1
+    vectors = [argument(node, name) for name in ("weight", "bias", "running_mean", "running_var")]
+    several = kind == "layer_norm" and len(argument(node, "normalized_shape")) != 1
     if several or not _along(walk, source, dim) or any(v is not None and not walk.is_parameter(v) for v in vectors):
         return _hide(walk, node)
     ids = vector(walk.of(source), dim)
     if kind == "group_norm":
-        by_group = ids.view(_argument(node, "num_groups"), -1)
+        by_group = ids.view(argument(node, "num_groups"), -1)
         walk.labels.unite(by_group, by_group[:1], f"{_place(node)} needs the same number in each group")
     for values in vectors:
         walk.note(values, 0, ids, node)
@@ -240,14 +232,14 @@ def _reduction(walk: Walk, node: fx.Node) -> Any:
     source = node.args[0]
     if not isinstance(source, fx.Node) or isinstance(node.meta.get("val"), list | tuple):
         return _hide(walk, node)
-    labels, dims = walk.of(source), _argument(node, "dim")
+    labels, dims = walk.of(source), argument(node, "dim")
     if dims is None:
         return walk.nothing(node)
     reduced = {d % labels.ndim for d in ([dims] if isinstance(dims, int) else dims or range(labels.ndim))}
     if reduced & set(walk.labels.varying_dims(labels)):
         return walk.nothing(node)
     for dim in sorted(reduced, reverse=True):
-        labels = labels.narrow(dim, 0, 1) if _argument(node, "keepdim", False) else labels.select(dim, 0)
+        labels = labels.narrow(dim, 0, 1) if argument(node, "keepdim", False) else labels.select(dim, 0)
     return labels
 
 
@@ -265,7 +257,7 @@ def _pick(walk: Walk, node: fx.Node) -> Any:
     """slice, select, unbind, narrow: harmless unless it counts channels."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    dim = _argument(node, "dim", 0) % len(shape_of(source))
+    dim = argument(node, "dim", 0) % len(shape_of(source))
     whole = operation(node) in ("slice", "narrow") and shape_of(node) == shape_of(source)
     if dim in walk.labels.varying_dims(walk.of(source)) and not whole:
         walk.labels.fix(walk.of(source), f"{_place(node)} picks channels by their position")
@@ -275,7 +267,7 @@ def _pick(walk: Walk, node: fx.Node) -> Any:
 def _split(walk: Walk, node: fx.Node) -> Any:
     """chunk and split: equal parts stay equal, unequal ones stay whole."""
     parts = _execute(walk, node)
-    dim = _argument(node, "dim", 0)
+    dim = argument(node, "dim", 0)
     first = parts[0]
     if dim % first.ndim not in walk.labels.varying_dims(walk.of(node.args[0])):  # type: ignore[arg-type]
         return parts
@@ -290,7 +282,7 @@ def _split(walk: Walk, node: fx.Node) -> Any:
 def _concatenate(walk: Walk, node: fx.Node) -> Any:
     """Along the channels they are put side by side; along anything else, all parts must have the same ones."""
     parts = [walk.of(source) for source in node.args[0]]  # type: ignore[union-attr,arg-type]
-    dim = _argument(node, "dim", 0) % parts[0].ndim
+    dim = argument(node, "dim", 0) % parts[0].ndim
     if operation(node) == "stack" or any(set(walk.labels.varying_dims(part)) - {dim} for part in parts):
         for part in parts[1:]:
             along_part = part if operation(node) == "stack" else part.narrow(dim, 0, 1)
@@ -308,7 +300,7 @@ def _pad(walk: Walk, node: fx.Node) -> Any:
     if all(shape[dim] == labels.shape[dim] for dim in varying):
         return along(vector(labels, varying[0]), varying[0], shape) if varying else _stretch(labels, shape)
     widths: Any = node.args[1]
-    if operation(node) != "constant_pad_nd" and _argument(node, "mode", "constant") != "constant":
+    if operation(node) != "constant_pad_nd" and argument(node, "mode", "constant") != "constant":
         return _hide(walk, node)
     return walk.labels.settle(torch.nn.functional.pad(labels, widths, value=NO_CHANNEL), _place(node))
 
@@ -319,7 +311,7 @@ def _stretch(labels: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _pixel_shuffle(walk: Walk, node: fx.Node) -> Any:
     """[N, C r², H, W] -> [N, C, H r, W r]: r² neighbours become one channel."""
-    source, factor = node.args[0], _argument(node, "upscale_factor")
+    source, factor = node.args[0], argument(node, "upscale_factor")
     if not isinstance(source, fx.Node) or not _along(walk, source, 1):
         return _hide(walk, node)
     blocks = vector(walk.of(source), 1).view(-1, factor * factor)
