@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,6 +34,7 @@ def error(change: Tensor, covariance: Tensor) -> Tensor:
 
 
 @given(st.integers(0, 10**6), st.sampled_from([3, 4, 8]))
+@example(72822, 3)  # the scale that looks best weight by weight ends 3 % above the nearest
 def test_never_worse_than_the_nearest_and_on_the_grid(seed: int, bits: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(300, 12, generator=generator) @ torch.randn(12, 12, generator=generator) + 1
@@ -45,7 +46,7 @@ def test_never_worse_than_the_nearest_and_on_the_grid(seed: int, bits: int) -> N
     _, covariance = sums.moments()
     nearest = fake.fake_weight(weight, fake.widest_scale(weight, bits), bits)
     ours, theirs = error(on_grid - weight, covariance[0]), error(nearest - weight, covariance[0])
-    assert ours.sum() <= theirs.sum() * 1.001
+    assert (ours <= theirs * 1.001 + 1e-6).all()
     mean_change = (rows @ (on_grid - weight).T + shift).mean(0)
     assert mean_change.abs().max() < 1e-3 * rows.std(), "the bias takes the mean error off"
 

@@ -165,7 +165,18 @@ def solve(weight: Tensor, sums: Sums, bits: int, sweeps: int) -> tuple[Tensor, T
     importance = covariance.diagonal(dim1=1, dim2=2)[:, None]
     scale = best_scale(wanted, widest, importance, largest)
     on_grid = descended(wanted, scale, covariance, largest, sweeps) * scale
+    nearest = (wanted / widest).round_().clamp_(-largest, largest) * widest
+    worse = error(on_grid - wanted, covariance) > error(nearest - wanted, covariance)
+    if worse.any():  # a scale that looks best one weight at a time need not be: these start from the nearest
+        outputs = worse.any(0)
+        again = descended(wanted[:, outputs], widest[:, outputs], covariance, largest, sweeps) * widest[:, outputs]
+        on_grid[:, outputs] = torch.where(worse[:, outputs, None], again, on_grid[:, outputs])
     return on_grid.reshape(weight.shape), ((wanted - on_grid) @ mean[..., None]).flatten()
+
+
+def error(change: Tensor, covariance: Tensor) -> Tensor:
+    """The mean squared change of each output, [groups, outputs], for changed weights [groups, outputs, k]."""
+    return ((change @ covariance) * change).sum(2)
 
 
 def best_scale(wanted: Tensor, widest: Tensor, importance: Tensor, largest: int) -> Tensor:
@@ -177,8 +188,8 @@ def best_scale(wanted: Tensor, widest: Tensor, importance: Tensor, largest: int)
     for share in SCALES:
         scale = share * widest
         coarse = (wanted / scale).round_().clamp_(-largest, largest).mul_(scale)
-        error = coarse.sub_(wanted).square_().mul_(importance).sum(2, keepdim=True)
-        best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
+        squared = coarse.sub_(wanted).square_().mul_(importance).sum(2, keepdim=True)
+        best, least = torch.where(squared < least, scale, best), torch.minimum(squared, least)
     return best
 
 
