@@ -19,8 +19,10 @@ from pocketfit.core.plan import (
     Precision,
     Prune,
     QuantTrain,
+    Recalibrate,
     Resolution,
     Round,
+    Sparsify,
     Train,
     canonical_json,
 )
@@ -30,10 +32,19 @@ NAMES = st.lists(st.text(min_size=1, max_size=8), max_size=3)
 prunes = st.builds(
     Prune,
     RATIO,
-    st.sampled_from(["l1", "l2"]),
+    st.sampled_from(["l1", "l2", "taylor", "random"]),
     st.integers(1, 32),
     st.lists(st.tuples(st.text(max_size=8), RATIO), max_size=3).map(tuple),
+    st.lists(st.tuples(st.text(max_size=8), st.integers(1, 99)), max_size=3).map(tuple),
+    st.integers(1, 500),
 )
+sparsities = st.builds(
+    Sparsify,
+    RATIO,
+    st.sampled_from(["unstructured", "2:4", "1:4"]),
+    st.sampled_from(["magnitude", "movement"]),
+    st.lists(st.tuples(st.text(max_size=8), RATIO), max_size=3).map(tuple),
+) | st.builds(Recalibrate, st.integers(2, 5000))
 trains = st.builds(
     Train,
     st.integers(1, 10**6),
@@ -43,6 +54,12 @@ trains = st.builds(
     st.floats(0, 1),
     st.floats(0.01, 1),
     st.integers(0, 2**31),
+    st.sampled_from(["logits", "decoupled"]),
+    st.floats(0, 20),
+    NAMES.map(tuple),
+    st.floats(0, 1000),
+    st.floats(0, 1, exclude_max=True),
+    st.integers(0, 8),
 )
 resolutions = st.builds(Resolution, st.integers(1, 512), st.integers(1, 512))
 exports = st.builds(
@@ -87,7 +104,7 @@ def allowed(
 
 plans = st.builds(
     allowed,
-    st.lists(prunes | trains | resolutions | equalizing, max_size=4),
+    st.lists(prunes | trains | sparsities | resolutions | equalizing, max_size=4),
     st.lists(on_grid, max_size=3, unique_by=type),
     exports,
 ).map(lambda given: Plan(*given))
@@ -105,11 +122,7 @@ VERSION_1 = (
 )
 
 
-GOLDEN_PLAN = Plan(
-    (Prune(0.3), Train(200), Equalize(), CorrectBias(), Round(), QuantTrain(300)),
-    ExportSettings("litert", "int8", keep_float=("classifier",), weights="int4", keep_int8=("stem",), ranges="mse"),
-)
-GOLDEN = (
+VERSION_2 = (
     '{"export":{"activations":"int8","calibration":200,"io":"float32","keep_float":["classifier"],"keep_int8":["ste'
     'm"],"layout":"","precision":"int8","ranges":"mse","runtime":"litert","weights":"int4"},"passes":[{"criterion":'
     '"l2","layers":[],"multiple":8,"pass":"prune","ratio":0.3},{"alpha":0.9,"batch_size":64,"learning_rate":0.02,"p'
@@ -120,16 +133,45 @@ GOLDEN = (
 )
 
 
+GOLDEN_PLAN = Plan(
+    (
+        Prune(0.3, "taylor", keep=(("stem", 24),)),
+        Recalibrate(),
+        Sparsify(0.5),
+        Train(200, ema=0.9),
+        Equalize(),
+        CorrectBias(),
+        Round(),
+        QuantTrain(300),
+    ),
+    ExportSettings("litert", "int8", keep_float=("classifier",), weights="int4", keep_int8=("stem",), ranges="mse"),
+)
+GOLDEN = (
+    '{"export":{"activations":"int8","calibration":200,"io":"float32","keep_float":["classifier"],"keep_int8":["stem'
+    '"],"layout":"","precision":"int8","ranges":"mse","runtime":"litert","weights":"int4"},"passes":[{"criterion":"t'
+    'aylor","keep":[["stem",24]],"layers":[],"multiple":8,"pass":"prune","ratio":0.3,"samples":256,"seed":0},{"pass"'
+    ':"recalibrate","samples":1000,"seed":0},{"criterion":"magnitude","layers":[],"pass":"sparsify","pattern":"unstr'
+    'uctured","samples":256,"seed":0,"sparsity":0.5},{"alpha":0.9,"batch_size":64,"beta":8.0,"distillation":"logits"'
+    ',"ema":0.9,"feature_weight":100.0,"features":[],"learning_rate":0.02,"pass":"train","seed":0,"share":1.0,"steps'
+    '":200,"temperature":4.0,"views":0},{"absorb":true,"pass":"equalize","samples":200,"statistics":"data"},{"pass":'
+    '"correct-bias","samples":200,"statistics":"data"},{"pass":"round","samples":200,"seed":0,"sweeps":20},{"batch_s'
+    'ize":32,"labels":0.0,"learning_rate":0.002,"pass":"quant-train","seed":0,"split":"train","steps":300}],"plan_ve'
+    'rsion":3}'
+)
+
+
 def test_golden_bytes() -> None:
     """Journals, file names and plan.json of users stand on these bytes: a change needs a new plan_version."""
     assert canonical_json(GOLDEN_PLAN.to_json()) == GOLDEN
-    assert GOLDEN_PLAN.code == "prune30.200-eq-bias-round-qat300-wi4ai8-mse-mix1-wide1"
-    assert GOLDEN_PLAN.file_stem == f"{GOLDEN_PLAN.code}-ad0b1377"
+    assert GOLDEN_PLAN.code == "prune30k1-bn-sparse50.200-eq-bias-round-qat300-wi4ai8-mse-mix1-wide1"
+    assert GOLDEN_PLAN.file_stem == f"{GOLDEN_PLAN.code}-cc68e413"
     assert Plan.from_json(json.loads(GOLDEN)) == GOLDEN_PLAN
 
 
 def test_plans_of_version_1_mean_what_they_meant() -> None:
     assert Plan.from_json(json.loads(VERSION_1)) == WHOLE
+    passes = (Prune(0.3), Train(200), Equalize(), CorrectBias(), Round(), QuantTrain(300))
+    assert Plan.from_json(json.loads(VERSION_2)) == Plan(passes, GOLDEN_PLAN.export)
     assert WHOLE.code == "prune30.200.800-r160x128-wi8ai8-mix1"
 
 
@@ -178,7 +220,7 @@ def changed(*path: str | int, value: Any) -> dict[str, Any]:
     [
         ([], "This is not a plan: it needs the keys 'passes' and 'export'"),
         ({"plan_version": 2, "passes": []}, "This is not a plan"),
-        (changed("plan_version", value=3), "This plan has version 3; this pocketfit reads up to 2"),
+        (changed("plan_version", value=4), "This plan has version 4; this pocketfit reads up to 3"),
         (changed("plan_version", value=None), "This plan has version None"),
         (changed("passes", value={"prune": 1}), "This is not a plan: 'passes' must be a list"),
         (changed("passes", value=["prune"]), "This is not a plan: 'passes' must be a list of objects"),
@@ -196,9 +238,15 @@ def changed(*path: str | int, value: Any) -> dict[str, Any]:
         (changed("passes", 0, "layers", value=[["a", 1.5]]), "A pruning ratio of 1.5"),
         (changed("passes", 0, "multiple", value=0), "Channels cannot be kept at multiples of 0"),
         (changed("passes", 0, "criterion", value="l3"), "The plan's setting 'criterion' for Prune cannot be \"l3\""),
-        (changed("passes", 1, "steps", value=1.5), "The plan's setting 'steps' for Train cannot be 1.5"),
-        (changed("passes", 1, "steps", value=0), "Training needs at least one step"),
-        (changed("passes", 1, "share", value=0), "Training settings out of range"),
+        (changed("passes", 3, "steps", value=1.5), "The plan's setting 'steps' for Train cannot be 1.5"),
+        (changed("passes", 3, "steps", value=0), "Training needs at least one step"),
+        (changed("passes", 3, "share", value=0), "Training settings out of range"),
+        (changed("passes", 3, "ema", value=1.0), "Training settings out of range"),
+        (changed("passes", 0, "keep", value=[["stem", 0]]), "Layer 'stem' cannot keep 0 channels"),
+        (changed("passes", 0, "keep", value=[["stem", 0.5]]), "The plan's setting 'keep' for Prune cannot be"),
+        (changed("passes", 1, "samples", value=1), "Statistics of batch norms need at least two samples"),
+        (changed("passes", 2, "sparsity", value=1.0), "A sparsity of 1 cannot be carried out"),
+        (changed("passes", 2, "pattern", value="3:4"), "The plan's setting 'pattern' for Sparsify cannot be"),
         (
             changed("passes", 3, value={"pass": "resolution", "height": -1, "width": 128}),
             "A picture of -1 x 128 pixels cannot be fed",

@@ -9,7 +9,8 @@ The short code of a plan reads from left to right as the work is done; parts tha
     │              │    │  └ learned rounding ("bias": bias correction; "qat300": 300 steps of training on the grid)
     │              │    └ equalized
     │              └ input resolution 160
-    └ 30 % of the channels pruned, then trained for 200 and again 800 steps
+    └ 30 % of the channels pruned ("k9": nine groups to widths of their own), then trained for 200 and again 800 steps
+      (with "bn": batch norms taken anew; "sparse50", "sparse2of4": single weights set to zero)
 """
 
 from __future__ import annotations
@@ -21,185 +22,57 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.pass_settings import (
+    ON_GRID,
+    CorrectBias,
+    Equalize,
+    PassSettings,
+    Piecewise,
+    Prune,
+    QuantTrain,
+    Recalibrate,
+    Resolution,
+    Round,
+    Sparsify,
+    Train,
+)
 
-PLAN_VERSION = 2  # 1 knew fewer settings, and those that it lacks have the meaning that it had
-READABLE_VERSIONS = (1, 2)
+__all__ = [
+    "ON_GRID",
+    "PLAN_VERSION",
+    "CorrectBias",
+    "Equalize",
+    "ExportSettings",
+    "Grid",
+    "PassSettings",
+    "Piecewise",
+    "Plan",
+    "Precision",
+    "Prune",
+    "QuantTrain",
+    "RangeMethod",
+    "Recalibrate",
+    "Resolution",
+    "Round",
+    "Sparsify",
+    "Train",
+    "Weights",
+    "canonical_json",
+]
+PLAN_VERSION = 3  # older ones knew fewer settings, and those that they lack have the meaning that they had
+READABLE_VERSIONS = (1, 2, 3)
 Precision = Literal["float32", "float16", "dynamic-int8", "int8", "weight-only"]
 Weights = Literal["int8", "int7", "int4"]
 RangeMethod = Literal["min-max", "moving-average", "percentile", "mse", "kl"]
-Statistics = Literal["data", "batch-norm"]
 _WEIGHT_BITS: dict[str, int] = {"int8": 8, "int7": 7, "int4": 4}
 _RANGE_CODES: dict[str, str] = {"moving-average": "ema", "percentile": "pct", "mse": "mse", "kl": "kl"}
 
 
-@dataclass(frozen=True)
-class Prune:
-    """Remove a share of the channels of every coupled group.
-
-    ratio       share of the channels of each prunable group, 0 < ratio < 1
-    criterion   "l1" or "l2": norm of the weights that make a channel (Li et al. 2017, section 3.1)
-    multiple    the channels that stay are rounded to the nearest multiple of this (kernels work in blocks)
-    layers      (regular expression, ratio) pairs that overrule `ratio` for layers whose name matches, first wins
-    """
-
-    ratio: float
-    criterion: Literal["l1", "l2"] = "l2"
-    multiple: int = 8
-    layers: tuple[tuple[str, float], ...] = ()
-
-    def __post_init__(self) -> None:
-        for ratio in (self.ratio, *(r for _, r in self.layers)):
-            if not 0 <= ratio < 1:
-                raise UserError(
-                    f"A pruning ratio of {ratio:g} cannot be carried out: give a share from 0 up to, but not"
-                    f" including, 1"
-                )
-        if self.multiple < 1:
-            raise UserError(f"Channels cannot be kept at multiples of {self.multiple}: give a whole number from 1")
-
-    @property
-    def code(self) -> str:
-        return f"prune{round(self.ratio * 100):d}"
-
-
-@dataclass(frozen=True)
-class Train:
-    """Fine-tune for a number of steps, with the unpruned network as teacher where alpha > 0.
-
-    loss = (1 - alpha) CE + alpha T² KL(teacher_T || student_T)   (Hinton et al. 2015, section 2)
-    share: train on this share of the training split (a fixed part, drawn by `seed`).
-    """
-
-    steps: int
-    batch_size: int = 64
-    learning_rate: float = 0.02
-    temperature: float = 4.0
-    alpha: float = 0.9
-    share: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
-            raise UserError("Training needs at least one step and a batch of at least one sample")
-        if not 0 < self.share <= 1 or not 0 <= self.alpha <= 1 or self.temperature <= 0:
-            raise UserError("Training settings out of range: 0 < share <= 1, 0 <= alpha <= 1, temperature > 0")
-
-    @property
-    def code(self) -> str:
-        return f".{self.steps}"
-
-
-@dataclass(frozen=True)
-class Resolution:
-    """Feed the network a smaller picture: height x width in pixels."""
-
-    height: int
-    width: int
-
-    def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1:
-            raise UserError(
-                f"A picture of {self.height} x {self.width} pixels cannot be fed: give whole numbers from 1"
-            )
-
-    @property
-    def code(self) -> str:
-        return f"r{self.height}" if self.height == self.width else f"r{self.height}x{self.width}"
-
-
-@dataclass(frozen=True)
-class Piecewise:
-    """Write hard-swish as x / 6 * relu6(x + 3): the same answers, from operators that have int8 kernels in LiteRT."""
-
-    @property
-    def code(self) -> str:
-        return "pw"
-
-
-@dataclass(frozen=True)
-class Equalize:
-    """Rescale channels between layers, so that those that share a range use it alike; batch norms are folded first.
-
-    Cross-layer equalization (Nagel et al. 2019, section 4.1) and, with `absorb`, high-bias absorption (section 4.1.3).
-    statistics  where the ranges of the activations come from: calibration samples, or what batch norms remember
-    samples     how many of the calibration split are looked at
-    """
-
-    statistics: Statistics = "data"
-    absorb: bool = True
-    samples: int = 200
-
-    @property
-    def code(self) -> str:
-        return "eq" if self.statistics == "data" else "eqbn"
-
-
-@dataclass(frozen=True)
-class CorrectBias:
-    """Take the mean error that rounded weights cause at each output channel off its bias (Nagel et al. 2019, 4.2)."""
-
-    statistics: Statistics = "data"
-    samples: int = 200
-
-    @property
-    def code(self) -> str:
-        return "bias" if self.statistics == "data" else "biasbn"
-
-
-@dataclass(frozen=True)
-class Round:
-    """Learned rounding: each weight goes to the grid point above or below it, so that the layer's outputs change least
-    (as AdaRound, Nagel et al. 2020). The grid is that of the plan's export settings.
-
-    sweeps   how often each weight of a layer is looked at
-    samples  how many of the calibration split are looked at
-    """
-
-    sweeps: int = 20
-    samples: int = 200
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.sweeps < 1 or self.samples < 1:
-            raise UserError("Learned rounding needs at least one sweep and one sample")
-
-    @property
-    def code(self) -> str:
-        return "round"
-
-
-@dataclass(frozen=True)
-class QuantTrain:
-    """Train with weights and activations on the grid of the plan's export settings, the float network as teacher
-    (quantization-aware training; learned step sizes: Esser et al. 2020). The learned ranges go into the export.
-
-    labels  share of the loss that the labels have; the rest is the teacher's. 0: unlabelled samples will do
-    split   the samples that are trained on: "train", or "calibration" where that is all there is
-    """
-
-    steps: int
-    batch_size: int = 32
-    learning_rate: float = 0.002
-    labels: float = 0.0
-    split: Literal["train", "calibration"] = "train"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
-            raise UserError("Quantization-aware training needs at least one step and a batch of at least one sample")
-        if not 0 <= self.labels <= 1 or self.learning_rate <= 0:
-            raise UserError("Quantization-aware training needs 0 <= labels <= 1 and a positive learning rate")
-
-    @property
-    def code(self) -> str:
-        return f"qat{self.steps}"
-
-
-PassSettings = Prune | Train | Resolution | Piecewise | Equalize | CorrectBias | Round | QuantTrain
-ON_GRID = (CorrectBias, Round, QuantTrain)  # passes that work for the grid of the plan's export settings
 _KINDS: dict[str, type[Any]] = {
     "prune": Prune,
     "train": Train,
+    "recalibrate": Recalibrate,
+    "sparsify": Sparsify,
     "resolution": Resolution,
     "piecewise": Piecewise,
     "equalize": Equalize,
@@ -321,7 +194,7 @@ class Plan:
         if sum(isinstance(settings, Round) for settings in self.passes) > 1:
             raise UserError("A plan rounds its weights once: the second 'round' would find them on the grid already")
         for settings in self.passes[on_grid[0] + 1 :] if on_grid else ():
-            if isinstance(settings, Prune | Train | Equalize):
+            if isinstance(settings, Prune | Train | Recalibrate | Sparsify | Equalize):
                 kind = next(name for name, known in _KINDS.items() if isinstance(settings, known))
                 raise UserError(
                     f"'{kind}' behind '{self.passes[on_grid[0]].code}' would take the weights off the grid again:"

@@ -1,0 +1,257 @@
+"""What each pass is told: frozen settings that a plan holds, one class for each pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pocketfit.core.errors import UserError
+
+Statistics = Literal["data", "batch-norm"]
+Criterion = Literal[
+    "l1", "l2", "bn-scale", "fpgm", "lamp", "taylor", "hessian", "activation", "activation-rank", "random"
+]
+SparsePattern = Literal["unstructured", "2:4", "1:4"]
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Remove a share of the channels of every coupled group.
+
+    ratio       share of the channels of each prunable group, 0 < ratio < 1
+    criterion   which channels of a group go first (passes/criteria.py)
+    multiple    the channels that stay are rounded to the nearest multiple of this (kernels work in blocks)
+    layers      (regular expression, ratio) pairs that overrule `ratio` for layers whose name matches, first wins
+    keep        (layer, channels) pairs: the group that this layer makes keeps exactly so many, whatever the ratio says
+    samples     how many of the training split a criterion that asks for data looks at
+    """
+
+    ratio: float
+    criterion: Criterion = "l2"
+    multiple: int = 8
+    layers: tuple[tuple[str, float], ...] = ()
+    keep: tuple[tuple[str, int], ...] = ()
+    samples: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for ratio in (self.ratio, *(r for _, r in self.layers)):
+            if not 0 <= ratio < 1:
+                raise UserError(
+                    f"A pruning ratio of {ratio:g} cannot be carried out: give a share from 0 up to, but not"
+                    f" including, 1"
+                )
+        if self.multiple < 1:
+            raise UserError(f"Channels cannot be kept at multiples of {self.multiple}: give a whole number from 1")
+        if self.samples < 1:
+            raise UserError("A criterion needs at least one sample to look at")
+        for layer, channels in self.keep:
+            if channels < 1:
+                raise UserError(f"Layer '{layer}' cannot keep {channels} channels: give a whole number from 1")
+
+    @property
+    def code(self) -> str:
+        return f"prune{round(self.ratio * 100):d}" + (f"k{len(self.keep)}" if self.keep else "")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Fine-tune for a number of steps, with a teacher (the unpruned network, or another) where alpha > 0.
+
+    loss = (1 - alpha) CE + alpha D,  D = T² KL(teacher_T || student_T)   (Hinton et al. 2015, section 2)
+
+    share         train on this share of the training split (a fixed part, drawn by `seed`)
+    distillation  "logits": D as above; "decoupled": D = T² (TCKD + beta NCKD)   (Zhao et al. 2022, equation 7)
+    features      dotted names of layers that student and teacher share, whose outputs are compared as attention maps
+                  (Zagoruyko and Komodakis 2017, equation 2) and weighed by `feature_weight`; channels may differ
+    ema           decay of the running average of the weights that is handed over in the end; 0: the last weights
+    views         the teacher's answers to so many shifted views of each picture are kept on disk and used again;
+                  0: it answers at every step
+    """
+
+    steps: int
+    batch_size: int = 64
+    learning_rate: float = 0.02
+    temperature: float = 4.0
+    alpha: float = 0.9
+    share: float = 1.0
+    seed: int = 0
+    distillation: Literal["logits", "decoupled"] = "logits"
+    beta: float = 8.0
+    features: tuple[str, ...] = ()
+    feature_weight: float = 100.0
+    ema: float = 0.0
+    views: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise UserError("Training needs at least one step and a batch of at least one sample")
+        if not 0 < self.share <= 1 or not 0 <= self.alpha <= 1 or self.temperature <= 0:
+            raise UserError("Training settings out of range: 0 < share <= 1, 0 <= alpha <= 1, temperature > 0")
+        if not 0 <= self.ema < 1 or self.beta < 0 or self.feature_weight < 0 or self.views < 0:
+            raise UserError("Training settings out of range: 0 <= ema < 1, and beta, feature_weight, views from 0")
+
+    @property
+    def code(self) -> str:
+        return f".{self.steps}"
+
+
+@dataclass(frozen=True)
+class Recalibrate:
+    """Take the statistics of batch norms anew, from samples of the training split, the weights standing still."""
+
+    samples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 2:
+            raise UserError("Statistics of batch norms need at least two samples")
+
+    @property
+    def code(self) -> str:
+        return "bn"
+
+
+@dataclass(frozen=True)
+class Sparsify:
+    """Set weights of convolutions and linear layers to zero; training behind it leaves them there.
+
+    sparsity   share of each layer's weights that is zero ("unstructured"; the patterns have their own)
+    pattern    "2:4", "1:4": that many of each four weights that follow each other along the inputs stay
+    criterion  "magnitude" (Han et al. 2015), or "movement": first-order, weights that training moves away from zero
+               stay (Sanh et al. 2020, section 3), for which `samples` of the training split are looked at
+    layers     (regular expression, sparsity) pairs that overrule `sparsity`, first wins
+    """
+
+    sparsity: float = 0.5
+    pattern: SparsePattern = "unstructured"
+    criterion: Literal["magnitude", "movement"] = "magnitude"
+    layers: tuple[tuple[str, float], ...] = ()
+    samples: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for sparsity in (self.sparsity, *(s for _, s in self.layers)):
+            if not 0 <= sparsity < 1:
+                raise UserError(
+                    f"A sparsity of {sparsity:g} cannot be carried out: give a share from 0 up to, but not including, 1"
+                )
+        if self.samples < 1:
+            raise UserError("A criterion needs at least one sample to look at")
+
+    @property
+    def code(self) -> str:
+        share = f"{round(self.sparsity * 100):d}" if self.pattern == "unstructured" else self.pattern.replace(":", "of")
+        return f"sparse{share}"
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Feed the network a smaller picture: height x width in pixels."""
+
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise UserError(
+                f"A picture of {self.height} x {self.width} pixels cannot be fed: give whole numbers from 1"
+            )
+
+    @property
+    def code(self) -> str:
+        return f"r{self.height}" if self.height == self.width else f"r{self.height}x{self.width}"
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """Write hard-swish as x / 6 * relu6(x + 3): the same answers, from operators that have int8 kernels in LiteRT."""
+
+    @property
+    def code(self) -> str:
+        return "pw"
+
+
+@dataclass(frozen=True)
+class Equalize:
+    """Rescale channels between layers, so that those that share a range use it alike; batch norms are folded first.
+
+    Cross-layer equalization (Nagel et al. 2019, section 4.1) and, with `absorb`, high-bias absorption (section 4.1.3).
+    statistics  where the ranges of the activations come from: calibration samples, or what batch norms remember
+    samples     how many of the calibration split are looked at
+    """
+
+    statistics: Statistics = "data"
+    absorb: bool = True
+    samples: int = 200
+
+    @property
+    def code(self) -> str:
+        return "eq" if self.statistics == "data" else "eqbn"
+
+
+@dataclass(frozen=True)
+class CorrectBias:
+    """Take the mean error that rounded weights cause at each output channel off its bias (Nagel et al. 2019, 4.2)."""
+
+    statistics: Statistics = "data"
+    samples: int = 200
+
+    @property
+    def code(self) -> str:
+        return "bias" if self.statistics == "data" else "biasbn"
+
+
+@dataclass(frozen=True)
+class Round:
+    """Learned rounding: each weight goes to the grid point above or below it, so that the layer's outputs change least
+    (as AdaRound, Nagel et al. 2020). The grid is that of the plan's export settings.
+
+    sweeps   how often each weight of a layer is looked at
+    samples  how many of the calibration split are looked at
+    """
+
+    sweeps: int = 20
+    samples: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sweeps < 1 or self.samples < 1:
+            raise UserError("Learned rounding needs at least one sweep and one sample")
+
+    @property
+    def code(self) -> str:
+        return "round"
+
+
+@dataclass(frozen=True)
+class QuantTrain:
+    """Train with weights and activations on the grid of the plan's export settings, the float network as teacher
+    (quantization-aware training; learned step sizes: Esser et al. 2020). The learned ranges go into the export.
+
+    labels  share of the loss that the labels have; the rest is the teacher's. 0: unlabelled samples will do
+    split   the samples that are trained on: "train", or "calibration" where that is all there is
+    """
+
+    steps: int
+    batch_size: int = 32
+    learning_rate: float = 0.002
+    labels: float = 0.0
+    split: Literal["train", "calibration"] = "train"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise UserError("Quantization-aware training needs at least one step and a batch of at least one sample")
+        if not 0 <= self.labels <= 1 or self.learning_rate <= 0:
+            raise UserError("Quantization-aware training needs 0 <= labels <= 1 and a positive learning rate")
+
+    @property
+    def code(self) -> str:
+        return f"qat{self.steps}"
+
+
+PassSettings = (
+    Prune | Train | Recalibrate | Sparsify | Resolution | Piecewise | Equalize | CorrectBias | Round | QuantTrain
+)
+ON_GRID = (CorrectBias, Round, QuantTrain)  # passes that work for the grid of the plan's export settings
