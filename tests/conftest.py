@@ -13,9 +13,12 @@ from hypothesis import HealthCheck, settings
 # As the command line does: tests that train share two cores with whatever else runs.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-# Machines are shared, and the first example loads operators: time is shown in benchmarks/, not in tests.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+# Machines are shared, and the first example loads operators: time is shown in benchmarks/, not in tests. The examples
+# are the same in every run, so that a change is judged by what it changed; HYPOTHESIS_PROFILE=searching draws new ones.
+untimed = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeating", derandomize=True, **untimed)
+settings.register_profile("searching", **untimed)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeating"))
 
 ROOT = Path(__file__).resolve().parent.parent
 DOWNLOADS = ROOT / ".downloads"
