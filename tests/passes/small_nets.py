@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from pocketfit.core.model import Model
 from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.samples import Samples
 from pocketfit.sources.models import model_from_module
 
 
@@ -206,3 +207,35 @@ def masked(network: nn.Module, graph, removed: np.ndarray) -> nn.Module:
 def pictures(model: Model, count: int = 3) -> torch.Tensor:
     shape = model.signature.inputs[0].with_batch(count)
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+class Plain(nn.Module):
+    """Convolutions behind each other, without biases: what every pruning library understands alike."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a, self.b = cbr(3, 8), cbr(8, 12), cbr(12, 10)
+        self.fc = nn.Linear(10, 5)
+
+    def forward(self, x):
+        return self.fc(self.b(self.a(self.stem(x))).mean((2, 3)))
+
+
+class Line(nn.Module):
+    """Linear throughout: two 1x1 convolutions and a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a, self.fc = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 1), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.fc(self.a(self.stem(x)).mean((2, 3)))
+
+
+def samples_of(model: Model, count: int = 40, *, labels: bool = True, seed: int = 3) -> Samples:
+    rng = np.random.default_rng(seed)
+    shape = model.signature.inputs[0].with_batch(count)
+    classes = model.signature.outputs[0].shape[-1]
+    given = rng.integers(0, classes, count) if labels else np.full(count, -1)
+    array = rng.normal(size=shape).astype(np.float32)
+    return Samples(array, given.astype(np.int64), [f"{i}" for i in range(count)], "train", "made", model.preprocess)

@@ -10,18 +10,22 @@ that is not listed here isn't guessed: its inputs stay whole, and the graph says
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
+from torch.export import ExportedProgram
 
 from pocketfit.core.signature import Signature
 from pocketfit.passes import exported
 from pocketfit.passes.exported import Layer
 from pocketfit.passes.labels import NO_CHANNEL
 from pocketfit.passes.walk import OUTPUT, Walk
+
+NO_IDS = np.empty(0, np.int64)
+MIXED = "each of them is tied to all others, as where channels are shuffled again and again"
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Slice:
 class Group:
     """Channels that lie in the same places, so that any of them may go, each with all of its entries.
 
-    name       the first layer that makes these channels
+    name       the first layer that makes these channels; "layer#1", "layer#2" where it makes several prunable groups
     ids        int64 [n]: one id for each channel, in the order of that layer's outputs
     producers  (parameter, dimension) of the convolutions and linear layers that make them
     members    (parameter, dimension) -> entries that go with each channel
@@ -65,12 +69,21 @@ class Group:
 
 @dataclass(frozen=True)
 class ChannelGraph:
-    """The slices of all parameters, the groups that they form, the layers in order, and sentences for the user."""
+    """The slices of all parameters, the groups that they form, the layers in order, and sentences for the user.
+
+    reshapes  the places where channels are laid out anew, by numbers that the forward may have written down
+    """
 
     slices: tuple[Slice, ...]
     groups: tuple[Group, ...]
     layers: tuple[Layer, ...]
     findings: tuple[str, ...] = ()
+    reshapes: tuple[str, ...] = ()
+
+    @property
+    def producers(self) -> frozenset[tuple[str, int]]:
+        """(parameter, dimension) of all outputs of convolutions and linear layers."""
+        return frozenset(place for group in self.groups for place in group.producers)
 
 
 def trace(network: nn.Module, signature: Signature) -> ChannelGraph:
@@ -78,13 +91,22 @@ def trace(network: nn.Module, signature: Signature) -> ChannelGraph:
 
     Raises UserError where torch.export can't follow the network.
     """
+    program, walk = followed(network, signature)
+    slices = tuple(Slice(name, dim, ids.numpy()) for (name, dim), ids in walk.finish().items())
+    groups = _groups(slices, set(walk.producers), walk.labels.fixed())
+    layers = exported.layers(program, network)
+    free = np.concatenate([NO_IDS, *(group.ids for group in groups if group.prunable)])
+    reshapes = [place for place, labels in walk.reshapes if np.isin(walk.labels.roots(labels).numpy(), free).any()]
+    return ChannelGraph(slices, groups, layers, _findings(groups), tuple(dict.fromkeys(reshapes)))
+
+
+def followed(network: nn.Module, signature: Signature) -> tuple[ExportedProgram, Walk]:
+    """torch.export's graph and the labels of all of its nodes; the same network always gets the same labels."""
     program = exported.export(network, signature)
     walk = Walk(network, exported.parameter_names(program))
     for node in program.graph.nodes:
         walk.visit(node)
-    slices = tuple(Slice(name, dim, ids.numpy()) for (name, dim), ids in walk.finish().items())
-    groups = _groups(slices, set(walk.producers), walk.labels.fixed())
-    return ChannelGraph(slices, groups, exported.layers(program, network), _findings(groups))
+    return program, walk
 
 
 def _groups(slices: tuple[Slice, ...], producers: set[tuple[str, int]], fixed: dict[int, str]) -> tuple[Group, ...]:
@@ -103,8 +125,23 @@ def _groups(slices: tuple[Slice, ...], producers: set[tuple[str, int]], fixed: d
         members = places[ids[0]]
         makers = tuple(place for place in members if place in producers)
         name = makers[0][0].rpartition(".")[0]
-        groups.append(Group(name, np.array(ids, np.int64), makers, dict(members), why_not))
-    return tuple(groups)
+        mixed = MIXED if len(ids) == 1 < members[makers[0]] else ""
+        groups.append(Group(name, np.array(ids, np.int64), makers, dict(members), why_not or mixed))
+    return _named_apart(groups)
+
+
+def _named_apart(groups: list[Group]) -> tuple[Group, ...]:
+    """Prunable groups are asked for by name, so that none may share its name with another one."""
+    alike = Counter(group.name for group in groups if group.prunable)
+    numbers: Counter[str] = Counter()
+    named = []
+    for group in groups:
+        if group.prunable and alike[group.name] > 1:
+            numbers[group.name] += 1
+            named.append(replace(group, name=f"{group.name}#{numbers[group.name]}"))
+        else:
+            named.append(group)
+    return tuple(named)
 
 
 def _findings(groups: tuple[Group, ...]) -> tuple[str, ...]:

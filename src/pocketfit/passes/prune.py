@@ -1,7 +1,7 @@
-"""Remove whole channels: the ones whose weights are smallest, from each group of coupled channels.
+"""Remove whole channels: the ones that a criterion puts last, from each group of coupled channels.
 
 Pruning Filters for Efficient ConvNets, https://arxiv.org/abs/1608.08710, section 3.1, with coupled layers (section 3.3)
-taken together: a channel's score is the norm of all weights that make it.
+taken together. Which channels count for little: criteria.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,9 @@ from torch import nn
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Prune
-from pocketfit.passes import exported
+from pocketfit.core.samples import Samples
+from pocketfit.passes import criteria, exported
+from pocketfit.passes.criteria import Criterion
 from pocketfit.passes.graph import ChannelGraph, Group, trace
 from pocketfit.sources.fingerprint import fingerprint
 from pocketfit.sources.resize import resize_to
@@ -35,17 +37,60 @@ class Kept:
     after: int
 
 
-def apply(model: Model, settings: Prune, *, graph: ChannelGraph | None = None) -> Model:
+@dataclass(frozen=True)
+class Width:
+    """What a plan may say about one group: `keep=((group, channels), ...)`.
+
+    group     its name: the first layer that makes it
+    channels  of that layer, now; each channel of the group stands for `per_id` of them
+    first     whether it is what the first layer makes, which only `keep` prunes
+    """
+
+    group: str
+    channels: int
+    per_id: int
+    first: bool = False
+
+    @property
+    def allowed(self) -> range:
+        """All counts that `keep` takes.
+
+        >>> list(Width("wide.0", 32, 8).allowed)
+        [8, 16, 24, 32]
+        """
+        return range(self.per_id, self.channels + 1, self.per_id)
+
+
+def apply(
+    model: Model,
+    settings: Prune,
+    samples: Samples | None = None,
+    *,
+    criterion: Criterion | None = None,
+    graph: ChannelGraph | None = None,
+) -> Model:
     """A physically smaller Model; the given one is left as it is.
 
     Each prunable group of n coupled channels keeps the multiple of `settings.multiple` that is nearest to
-    (1 - ratio) n. The group of the first convolution and the network's outputs are left whole. What else could not be
-    pruned is said in `findings`. Raises UserError for a pattern in `settings.layers` that matches no layer, and for a
-    network that does not run at any smaller size. `graph` is that of this model, where it has been traced already.
+    (1 - ratio) n, or exactly what `settings.keep` says. The group of the first layer is pruned where `keep` names it,
+    and never by a ratio; the network's outputs are left whole. What else could not be pruned is said in `findings`.
+
+    A (layer, channels) pair of `keep` means the group that this layer makes, counted in channels of this layer. Where
+    a layer makes several groups they are "layer#1", "layer#2" (see `widths`), each counted for itself.
+
+    samples    what a criterion of criteria.DATA_DRIVEN looks at
+    criterion  a function of the user's own instead of `settings.criterion`
+    graph      that of this model, where it has been traced already
+
+    Raises UserError for a pattern in `settings.layers` that matches no layer, for a pair of `keep` that cannot be
+    carried out, for a criterion that gives no sound scores, and for a network that runs at no smaller size.
     """
     graph = graph or trace(model.network, model.signature)
-    ratios = _ratios(graph, settings)
-    network, findings = _carry_out(model, graph, ratios, settings)
+    counts, said = counts_kept(graph, settings)
+    losing = [group for group in graph.groups if counts.get(group.name, len(group.ids)) < len(group.ids)]
+    scores, told = criteria.scored(model, graph, losing, settings, samples, criterion)
+    removed = removed_ids(graph, counts, scores)
+    network, findings = _carry_out(model, graph, removed, settings)
     changed = _changed(model.network, network)
     learned = {name: value for name, value in model.learned.items() if name not in changed}
     return replace(
@@ -53,14 +98,25 @@ def apply(model: Model, settings: Prune, *, graph: ChannelGraph | None = None) -
         network=network,
         sha256=fingerprint(network),
         learned=learned,
-        findings=tuple(dict.fromkeys((*model.findings, *graph.findings, *findings))),
+        findings=tuple(dict.fromkeys((*model.findings, *graph.findings, *said, *told, *findings))),
     )
 
 
 def removable(graph: ChannelGraph) -> tuple[Group, ...]:
-    """The groups that `apply` prunes: those that may lose channels, without the one that the first layer makes."""
+    """The groups that a ratio prunes: those that may lose channels, without the one that the first layer makes."""
     first = _first_layer(graph)
     return tuple(group for group in graph.groups if group.prunable and first not in group.layers)
+
+
+def widths(graph: ChannelGraph) -> tuple[Width, ...]:
+    """What `Prune.keep` may say, one row for each group that may lose channels, in the network's order."""
+    first = _first_layer(graph)
+    rows = []
+    for group in graph.groups:
+        if group.prunable:
+            per_id = group.members[group.producers[0]]
+            rows.append(Width(group.name, per_id * len(group.ids), per_id, first in group.layers))
+    return tuple(rows)
 
 
 def channels_kept(channels: int, ratio: float, multiple: int, per_id: int = 1) -> int:
@@ -76,33 +132,34 @@ def channels_kept(channels: int, ratio: float, multiple: int, per_id: int = 1) -
     return min(max(nearest, step), channels)
 
 
-def scores(network: nn.Module, graph: ChannelGraph, group: Group, criterion: str) -> NDArray[np.float64]:
-    """Norm of all weights that make each channel of the group: float64 [n], in the order of `group.ids`."""
-    power = 1 if criterion == "l1" else 2
-    tensors = network.state_dict()
-    total = np.zeros(len(group.ids))
-    place_of = {int(label): place for place, label in enumerate(group.ids)}
-    for part in graph.slices:
-        if (part.parameter, part.dim) in group.producers:
-            weights = tensors[part.parameter].detach().double().abs() ** power
-            by_entry = weights.movedim(part.dim, 0).flatten(1).sum(1).numpy()
-            for entry, label in enumerate(part.ids.tolist()):
-                if label in place_of:
-                    total[place_of[label]] += by_entry[entry]
-    return total ** (1 / power)
+def counts_kept(graph: ChannelGraph, settings: Prune) -> tuple[dict[str, int], tuple[str, ...]]:
+    """By name of each group that may lose channels: how many of its ids stay; and what the user should know."""
+    ratios = _ratios(graph, settings)
+    by_ratio = {group.name: group for group in removable(graph)}
+    counts = {group.name: len(group.ids) for group in graph.groups if group.prunable}
+    for name, group in by_ratio.items():
+        per_id = math.gcd(*(group.members[place] for place in group.producers))
+        counts[name] = channels_kept(len(group.ids), ratios[name], settings.multiple, per_id)
+    counts.update(_asked_for(graph, settings))
+    findings = []
+    for pattern, ratio in settings.layers:
+        touched = [group for group in graph.groups if any(re.search(pattern, layer) for layer in group.layers)]
+        if ratio and not any(group.name in by_ratio for group in touched):
+            group = touched[0]
+            why = group.why_not or "they are those of the first layer (name them in keep to prune them)"
+            findings.append(f"The ratio {ratio:g} for '{pattern}' removes nothing from {group.name}, because {why}.")
+    return counts, tuple(findings)
 
 
 def removed_ids(
-    network: nn.Module, graph: ChannelGraph, ratios: Mapping[str, float], settings: Prune
+    graph: ChannelGraph, counts: Mapping[str, int], scores: Mapping[str, NDArray[np.float64]]
 ) -> dict[str, NDArray[np.int64]]:
-    """By name of the group: the ids of the channels that go, the ones with the lowest scores."""
+    """By name of the group: the ids of the channels that go, the ones with the lowest scores; of equals the last."""
     removed: dict[str, NDArray[np.int64]] = {}
-    for group in removable(graph):
-        per_id = math.gcd(*(group.members[place] for place in group.producers))
-        count = channels_kept(len(group.ids), ratios[group.name], settings.multiple, per_id)
-        order = np.argsort(-scores(network, graph, group, settings.criterion), kind="stable")
-        if count < len(group.ids):
-            removed[group.name] = np.concatenate((removed.get(group.name, order[:0]), group.ids[order[count:]]))
+    for group in graph.groups:
+        if counts.get(group.name, len(group.ids)) < len(group.ids):
+            order = np.argsort(-scores[group.name], kind="stable")
+            removed[group.name] = group.ids[order[counts[group.name] :]]
     return removed
 
 
@@ -126,33 +183,61 @@ def kept(before: Model, after: Model) -> tuple[Kept, ...]:
 
 
 def _carry_out(
-    model: Model, graph: ChannelGraph, ratios: Mapping[str, float], settings: Prune
+    model: Model, graph: ChannelGraph, removed: Mapping[str, NDArray[np.int64]], settings: Prune
 ) -> tuple[nn.Module, list[str]]:
     """The pruned network. Groups that its forward knows the fixed size of are found by trial, and left whole."""
-    removed = removed_ids(model.network, graph, ratios, settings)
     if not removed:
         return copy.deepcopy(model.network), []
-    network = sliced(model.network, graph, np.concatenate(list(removed.values())))
-    failure = _failure(network, model)
+    network, failure = _tried(model, graph, removed.values())
     if failure is None:
         return network, []
     findings, working = [], []
+    asked = {group.name for group in _groups_asked_for(graph, settings)}
     for name, ids in removed.items():
-        alone = _failure(sliced(model.network, graph, ids), model)
+        _, alone = _tried(model, graph, [ids])
         if alone is None:
             working.append(ids)
+        elif name in asked:
+            raise UserError(f"Layer '{name}' cannot keep fewer channels: without some of them {alone}")
         else:
             findings.append(
                 f"The channels of {name} can't be pruned, because the network fails without some of them: {alone}."
             )
     if working:
-        network = sliced(model.network, graph, np.concatenate(working))
-    if not working or _failure(network, model) is not None:
+        network, failure = _tried(model, graph, working)
+    if not working or failure is not None:
         raise UserError(
             f"{type(model.network).__name__} does not run with fewer channels: {failure}; take sizes from x.shape "
             "in its forward instead of writing them down"
         )
     return network, findings
+
+
+def _tried(model: Model, graph: ChannelGraph, removed: Iterable[NDArray[np.int64]]) -> tuple[nn.Module, str | None]:
+    """The network without these channels, and why it does not do what it did before (None: it does)."""
+    gone = np.concatenate(list(removed))
+    network = sliced(model.network, graph, gone)
+    return network, _failure(network, model) or _rearranged(network, model, graph, gone)
+
+
+def _rearranged(network: nn.Module, model: Model, graph: ChannelGraph, removed: NDArray[np.int64]) -> str | None:
+    """Where a forward lays channels out by fixed numbers, as view(n, 8, c // 8), fewer channels may meet others.
+
+    They do where two entries that had different channels have one and the same in the pruned network.
+    """
+    if not graph.reshapes:
+        return None
+    try:
+        after = {(part.parameter, part.dim): part.ids for part in trace(network, model.signature).slices}
+    except UserError as error:
+        return str(error)
+    had: dict[int, int] = {}
+    for part in graph.slices:
+        stay = part.ids[~np.isin(part.ids, removed)]
+        for old, new in zip(stay.tolist(), after.get((part.parameter, part.dim), np.zeros_like(stay)), strict=True):
+            if old and new and had.setdefault(int(new), old) != old:
+                return f"{graph.reshapes[0]} puts the remaining channels of {part.parameter} in another order"
+    return None
 
 
 def _failure(network: nn.Module, model: Model) -> str | None:
@@ -200,6 +285,51 @@ def _ratios(graph: ChannelGraph, settings: Prune) -> dict[str, float]:
         )
         for group in graph.groups
     }
+
+
+def _asked_for(graph: ChannelGraph, settings: Prune) -> dict[str, int]:
+    """By name of the group: how many ids `settings.keep` leaves it."""
+    counts: dict[str, int] = {}
+    for (layer, channels), group in zip(settings.keep, _groups_asked_for(graph, settings), strict=True):
+        named = [group.members[p] for p in group.producers if p[0].rpartition(".")[0] == layer.partition("#")[0]]
+        per_id = (named or [group.members[group.producers[0]]])[0]
+        if channels > per_id * len(group.ids):
+            raise UserError(f"Layer '{layer}' cannot keep {channels} channels: it has {per_id * len(group.ids)}")
+        if channels % per_id:
+            raise UserError(
+                f"Layer '{layer}' cannot keep {channels} channels: they go by {per_id} at a time, so ask for a "
+                f"multiple of {per_id}"
+            )
+        if counts.setdefault(group.name, channels // per_id) != channels // per_id:
+            raise UserError(
+                f"Layer '{layer}' is asked to keep {channels} channels, and another pair asks for a different number: "
+                f"it shares its channels with {', '.join(name for name in group.layers if name != layer) or 'itself'}"
+            )
+    return counts
+
+
+def _groups_asked_for(graph: ChannelGraph, settings: Prune) -> list[Group]:
+    """The group that each pair of `settings.keep` means."""
+    found = []
+    for layer, _ in settings.keep:
+        named = [group for group in graph.groups if group.prunable and group.name == layer]
+        makes = [group for group in graph.groups if layer in group.layers]
+        free = named or [group for group in makes if group.prunable]
+        if not makes and not named:
+            known = ", ".join(name for group in graph.groups[:3] for name in group.layers[:1])
+            raise UserError(
+                f"No convolution or linear layer is called '{layer}', and a plan says how many channels it keeps; "
+                f"there are for example {known}"
+            )
+        if not free:
+            raise UserError(f"The channels of layer '{layer}' can't be pruned, because {makes[0].why_not}")
+        if len(free) > 1:
+            raise UserError(
+                f"Layer '{layer}' makes several groups of channels: say which, one of "
+                f"{', '.join(group.name for group in free)}"
+            )
+        found.append(free[0])
+    return found
 
 
 def _first_layer(graph: ChannelGraph) -> str:

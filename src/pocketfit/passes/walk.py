@@ -13,6 +13,7 @@ from pocketfit.passes.exported import argument, module_of, operation, shape_of
 from pocketfit.passes.labels import NO_CHANNEL, Labels, along, vector
 
 OUTPUT = "they are the outputs of the network"
+LAID_OUT = ("view", "reshape", "_unsafe_view", "unflatten")
 FREE_LABELS = 65_536  # a loose parameter with more numbers than this is no per-channel factor
 
 
@@ -26,6 +27,7 @@ class Walk:
         self.slices: dict[tuple[str, int], Tensor] = {}
         self.producers: list[tuple[str, int]] = []
         self.loose: dict[str, Tensor] = {}
+        self.reshapes: list[tuple[str, Tensor]] = []
         stored = network.state_dict(keep_vars=True)
         self.unstored = {name for name, _ in network.named_buffers() if name not in stored}
 
@@ -33,6 +35,8 @@ class Walk:
         if node.op == "placeholder":
             if node.name not in self.names:
                 self.env[node] = self.nothing(node)
+        elif node.op == "get_attr":  # the branches of torch.cond and the like
+            self.env[node] = torch.zeros((), dtype=torch.int64)
         elif node.op == "output":
             for result in node.all_input_nodes:
                 self.labels.fix(self.of(result), OUTPUT)
@@ -246,6 +250,9 @@ def _reduction(walk: Walk, node: fx.Node) -> Any:
 def _execute(walk: Walk, node: fx.Node) -> Any:
     """An operator that only moves data is carried out on the labels."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), walk.of)
+    source = node.all_input_nodes[0] if node.all_input_nodes else node
+    if operation(node) in LAID_OUT and len(shape_of(node)) >= len(shape_of(source)):
+        walk.reshapes.append((_place(node), torch.unique(walk.of(source))))
     result = node.target(*args, **kwargs)  # type: ignore[operator]
     reason = f"{_place(node)} needs parts of equal size"
     if isinstance(result, list | tuple):
