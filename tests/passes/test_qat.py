@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,10 @@ from test_rounding import Net, model_of, noise
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Grid, QuantTrain
+from pocketfit.core.plan import ExportSettings, Grid, QuantTrain, Sparsify
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.fidelity import sqnr_db
-from pocketfit.passes import fake, qat
+from pocketfit.passes import fake, qat, sparsify
 from pocketfit.passes.simulate import simulate
 
 FOUR = Grid(4, 8)
@@ -115,3 +117,16 @@ def test_weights_only_learns_without_ranges() -> None:
     found = qat.apply(model, QuantTrain(60, batch_size=16, learning_rate=0.05), noise(64, 12, 0), grid)
     assert found.learned["ranges"] == {}
     assert simulated_db(found, model, grid) > simulated_db(model, model, grid) + 3
+
+
+def test_zeros_of_sparse_layers_stay() -> None:
+    torch.manual_seed(0)
+    sparse = sparsify.apply(model_of(Net(), 12), Sparsify(0.6), None)
+    settings = QuantTrain(12, batch_size=16, learning_rate=0.5)
+    found = qat.apply(sparse, settings, noise(64, 12, 0), FOUR)
+    free = qat.apply(replace(sparse, learned={}), settings, noise(64, 12, 0), FOUR)
+    for name in ("c", "fc"):
+        zero = sparse.network.get_submodule(name).weight == 0
+        assert (found.network.get_submodule(name).weight[zero] == 0).all()
+        assert (free.network.get_submodule(name).weight[zero] != 0).any(), "without the note they move"
+    assert found.learned["sparse"] == ("c", "fc")

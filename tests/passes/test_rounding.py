@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Grid, Round
+from pocketfit.core.plan import ExportSettings, Grid, Round, Sparsify
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.fidelity import sqnr_db
-from pocketfit.passes import fake, rounding
+from pocketfit.passes import fake, rounding, sparsify
 from pocketfit.passes.rounding import Sums, descended, patches, solve
 from pocketfit.passes.simulate import layers_of, simulate
 from pocketfit.sources.models import model_from_module
@@ -192,3 +193,20 @@ def test_dead_inputs_do_no_harm() -> None:
     on_grid, shift = solve(weight, Sums(torch.zeros(1, 4), torch.zeros(1, 4, 4), 10), 8, 5)
     assert torch.isfinite(on_grid).all() and (shift == 0).all()
     torch.testing.assert_close(on_grid, weight, rtol=0, atol=float(weight.abs().max()) / 127)
+
+
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_zeros_of_sparse_layers_stay(weights: str) -> None:
+    torch.manual_seed(0)
+    sparse = sparsify.apply(model_of(Net(), 12), Sparsify(0.6), None)
+    grid = ExportSettings("litert", "int8", weights=weights).grid  # type: ignore[arg-type]
+    assert grid is not None and sparse.learned["sparse"] == ("c", "fc")
+    found = rounding.apply(sparse, Round(samples=32), noise(64, 12, 0), grid)
+    free = rounding.apply(replace(sparse, learned={}), Round(samples=32), noise(64, 12, 0), grid)
+    moved = 0
+    for name in ("c", "fc"):
+        zero = sparse.network.get_submodule(name).weight == 0
+        assert (found.network.get_submodule(name).weight[zero] == 0).all()
+        moved += int((free.network.get_submodule(name).weight[zero] != 0).sum())
+    assert moved > 0, "without the note they move"
+    assert found.learned == sparse.learned

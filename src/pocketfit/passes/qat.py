@@ -8,7 +8,7 @@ loss = (1 - labels) |student - teacher|² / |teacher|²  + labels CE;  the first
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.point_ranges import observe, set_ranges
 from pocketfit.passes.rounding import best_scale, put
 from pocketfit.passes.simulate import Simulation, attribute, layers_of, simulate
+from pocketfit.passes.sparsify import KEY as SPARSE
 from pocketfit.passes.train import schedule
 from pocketfit.sources.fingerprint import fingerprint
 
@@ -44,7 +45,8 @@ def apply(
     progress: Progress | None = None,
 ) -> Model:
     """A trained copy, batch norms folded, its weights on the grid; `learned["ranges"]` has the ranges of its tensors
-    by the names of `simulate.tensors_of`. Without a teacher the model itself, in float, is one.
+    by the names of `simulate.tensors_of`. Without a teacher the model itself, in float, is one. Zeros of the layers in
+    `learned["sparse"]` stay zero.
 
     Raises UserError for an empty split, or where training diverges.
     """
@@ -57,6 +59,7 @@ def apply(
     simulation.activate()
     optimizer = _optimizer(simulation, settings.learning_rate)
     rates = [group["lr"] for group in optimizer.param_groups]
+    zeros = _zeros(simulation, model.learned.get(SPARSE, ()))
     exact = (teacher or model).network
     freely = settings.labels == 0 and samples.inputs(slice(0, 1)).ndim == 4
     torch.manual_seed(settings.seed)
@@ -68,6 +71,8 @@ def apply(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        for weight, where in zeros:
+            weight.data.masked_fill_(where, 0.0)
         if progress:
             progress(taken + 1, settings.steps)
     if not torch.isfinite(loss):
@@ -101,6 +106,12 @@ def _optimizer(simulation: Simulation, rate: float) -> torch.optim.Adam:
         if ends:
             groups.append({"params": ends, "lr": rate * point.step})
     return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12)
+
+
+def _zeros(simulation: Simulation, sparse: Collection[str]) -> list[tuple[nn.Parameter, Tensor]]:
+    """The weights that learn of these layers, each with where it is zero now."""
+    learning = [grid.ratio for name, grid in simulation.weights.items() if name in sparse]
+    return [(ratio, ratio.detach() == 0) for ratio in learning if ratio is not None]
 
 
 def first_scale(weight: Tensor, bits: int, axis: int) -> Tensor:

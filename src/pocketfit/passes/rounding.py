@@ -9,7 +9,8 @@ network has in the place of x did worse on MobileNetV2 (11 dB against 31): weigh
 inputs shrink.
 
 The rounded weights are written back as floats that lie on the grid of the runtime's own quantizer: it finds them where
-they are (the largest of each channel stays at the end of the grid, so that max / 127 is our scale).
+they are (the largest of each channel stays at the end of the grid, so that max / 127 is our scale). Zeros of layers
+that were made sparse (`learned["sparse"]`) are pinned too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pocketfit.passes.exported import argument, operation
 from pocketfit.passes.fake import largest_integer, widest_scale
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.simulate import WeightGrid, simulate
+from pocketfit.passes.sparsify import KEY as SPARSE
 from pocketfit.sources.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
@@ -54,7 +56,13 @@ def apply(model: Model, settings: Round, samples: Samples, grid: Grid, *, progre
         for done, (name, sums) in enumerate(gathering.sums.items()):
             layer = network.get_submodule(name)
             assert isinstance(layer.weight, Tensor)
-            weight, shift = solve(layer.weight, sums, simulation.weights[name].bits, settings.sweeps)
+            weight, shift = solve(
+                layer.weight,
+                sums,
+                simulation.weights[name].bits,
+                settings.sweeps,
+                keep_zeros=name in model.learned.get(SPARSE, ()),
+            )
             put(layer, weight, shift if layer.bias is None else layer.bias + shift)  # type: ignore[operator]
             if progress:
                 progress(done + 1, len(gathering.sums))
@@ -155,8 +163,11 @@ def _padding(node: fx.Node, spans: list[int]) -> list[int]:
     return [before[1], after[1], before[0], after[0]]
 
 
-def solve(weight: Tensor, sums: Sums, bits: int, sweeps: int) -> tuple[Tensor, Tensor]:
-    """(weight on the grid, what that adds to the bias [outputs]) for a weight [outputs, …]."""
+def solve(weight: Tensor, sums: Sums, bits: int, sweeps: int, *, keep_zeros: bool = False) -> tuple[Tensor, Tensor]:
+    """(weight on the grid, what that adds to the bias [outputs]) for a weight [outputs, …].
+
+    keep_zeros  weights that are zero stay zero; else they move as all others do
+    """
     mean, covariance = sums.moments()
     groups, k = mean.shape
     wanted = weight.reshape(groups, -1, k)
@@ -164,12 +175,13 @@ def solve(weight: Tensor, sums: Sums, bits: int, sweeps: int) -> tuple[Tensor, T
     widest = widest_scale(wanted.flatten(0, 1), bits).view(groups, -1, 1)
     importance = covariance.diagonal(dim1=1, dim2=2)[:, None]
     scale = best_scale(wanted, widest, importance, largest)
-    on_grid = descended(wanted, scale, covariance, largest, sweeps) * scale
+    on_grid = descended(wanted, scale, covariance, largest, sweeps, keep_zeros=keep_zeros) * scale
     nearest = (wanted / widest).round_().clamp_(-largest, largest) * widest
     worse = error(on_grid - wanted, covariance) > error(nearest - wanted, covariance)
     if worse.any():  # a scale that looks best one weight at a time need not be: these start from the nearest
         outputs = worse.any(0)
-        again = descended(wanted[:, outputs], widest[:, outputs], covariance, largest, sweeps) * widest[:, outputs]
+        some, scale = wanted[:, outputs], widest[:, outputs]
+        again = descended(some, scale, covariance, largest, sweeps, keep_zeros=keep_zeros) * scale
         on_grid[:, outputs] = torch.where(worse[:, outputs, None], again, on_grid[:, outputs])
     return on_grid.reshape(weight.shape), ((wanted - on_grid) @ mean[..., None]).flatten()
 
@@ -193,13 +205,15 @@ def best_scale(wanted: Tensor, widest: Tensor, importance: Tensor, largest: int)
     return best
 
 
-def descended(wanted: Tensor, scale: Tensor, covariance: Tensor, largest: int, sweeps: int) -> Tensor:
+def descended(
+    wanted: Tensor, scale: Tensor, covariance: Tensor, largest: int, sweeps: int, *, keep_zeros: bool = False
+) -> Tensor:
     """Integers q, [groups, outputs, k], that bring (q scale - wanted) covariance (q scale - wanted)ᵀ down.
 
-    The largest of each channel is pinned to the end of the grid.
+    The largest of each channel is pinned to the end of the grid, and with `keep_zeros` each zero to zero.
     """
     integers = (wanted / scale).round().clamp(-largest, largest)
-    pinned = torch.zeros_like(integers, dtype=torch.bool)
+    pinned = wanted == 0 if keep_zeros else torch.zeros_like(integers, dtype=torch.bool)
     pinned.scatter_(2, wanted.abs().argmax(2, keepdim=True), True)
     integers = torch.where(pinned, largest * wanted.sign(), integers)
     curvature = covariance.diagonal(dim1=1, dim2=2)
