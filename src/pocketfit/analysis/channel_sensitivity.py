@@ -7,14 +7,9 @@ as one JSON line for each (group, channels kept), so that a run that was killed 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
 import re
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +19,7 @@ from numpy.typing import NDArray
 
 from pocketfit.analysis import channel_trials as trials
 from pocketfit.analysis.channel_costs import Cost, Costs, costs_of
-from pocketfit.analysis.channel_trials import Answers, Job, Row
+from pocketfit.analysis.channel_trials import Job, Row
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.pass_settings import Criterion
@@ -32,14 +27,11 @@ from pocketfit.core.plan import Prune, canonical_json
 from pocketfit.core.samples import Samples
 from pocketfit.passes import criteria, prune
 from pocketfit.passes.graph import ChannelGraph, Group, trace
-from pocketfit.runtimes import child
 
 Progress = Callable[[int, int], None]
 RATIOS = (0.25, 0.5, 0.75)
 STORE_VERSION = 1
-POLL_S = 0.2
 NUMBERS = ("loss", "loss_rise", "loss_rise_se", "accuracy", "drop_points", "drop_points_se")  # of a Point
-NO_TIME_LIMIT_S = 10.0**9
 
 
 @dataclass(frozen=True)
@@ -187,7 +179,7 @@ def channel_sensitivity(
     refused = _refused(model, graph, curves, wanted, settings)
     able = [curve for curve in curves if curve.group not in refused]
     jobs = _jobs(graph, able, criteria.group_scores(model, graph, settings, looked_at))
-    rows = _evaluated(
+    rows = evaluated(
         model, graph, judged, whole, jobs, workers, store, _key(model, judged, criterion, looked_at), progress
     )
     return table(rows, float(whole.losses.mean()), float(whole.right.mean()))
@@ -319,96 +311,6 @@ def _key(model: Model, samples: Samples, criterion: str, looked_at: Samples | No
     if looked_at is not None and criterion in criteria.DATA_DRIVEN:
         about.append(looked_at.sha256)
     return hashlib.sha256(canonical_json(about).encode()).hexdigest()[:32]
-
-
-def _evaluated(
-    model: Model,
-    graph: ChannelGraph,
-    samples: Samples,
-    whole: Answers,
-    jobs: Sequence[Job],
-    workers: int,
-    store: Path | None,
-    key: str,
-    progress: Progress | None,
-) -> dict[tuple[str, int], Row]:
-    """By (group, channels kept): the row, from the store or fresh."""
-    rows = {} if store is None else _stored(store, key)
-    missing = [job for job in jobs if (job.group, job.kept) not in rows]
-    if missing:
-        with tempfile.TemporaryDirectory(prefix="pocketfit-") as temporary:
-            lines = Path(temporary) if store is None else store
-            lines.mkdir(parents=True, exist_ok=True)
-            names = [lines / f"{key}-{os.getpid()}-{number}.jsonl" for number in range(min(workers, len(missing)))]
-
-            def tell(done: int) -> None:
-                if progress:
-                    progress(len(jobs) - len(missing) + done, len(jobs))
-
-            if len(names) == 1 or model.origin.kind == "object":  # such a network can't be built again elsewhere
-                found: list[Row] = []
-
-                def keep(row: Row) -> None:
-                    trials.append_line(names[0], row)
-                    found.append(row)
-                    tell(len(found))
-
-                trials.carry_out(model.network, graph, samples, whole, missing, keep)
-            else:
-                trials.write_work(Path(temporary), model, graph, samples, whole)
-                found = _in_children(Path(temporary), missing, names, tell)
-        rows |= {(row["group"], row["kept"]): row for row in found}
-    if store is not None and missing:
-        _merge(store, key, rows)
-    return rows
-
-
-def _in_children(work: Path, jobs: Sequence[Job], lines: Sequence[Path], tell: Callable[[int], None]) -> list[Row]:
-    """Every process takes each so-many-th job. Where one fails, or the user stops, the others end after their job."""
-    stop = work / "stop"
-    with ThreadPoolExecutor(len(lines)) as pool:
-        futures: list[Future[Any]] = []
-        for number, path in enumerate(lines):
-            mine = [[job.group, job.kept, list(job.removed)] for job in jobs[number :: len(lines)]]
-            payload = {"folder": str(work), "jobs": mine, "lines": str(path), "stop": str(stop)}
-            target = "pocketfit.analysis.channel_trials:in_child"
-            threads = {"OMP_NUM_THREADS": "1"}
-            futures.append(pool.submit(child.call, target, payload, timeout_s=NO_TIME_LIMIT_S, environment=threads))
-        try:
-            while not all(future.done() for future in futures):
-                time.sleep(POLL_S)
-                if any(future.done() and future.exception() for future in futures):
-                    break
-                tell(sum(path.read_bytes().count(b"\n") for path in lines if path.exists()))
-        finally:
-            stop.touch()
-        rows = [row for future in futures for row in future.result()]
-    tell(len(rows))
-    return rows
-
-
-def _stored(store: Path, key: str) -> dict[tuple[str, int], Row]:
-    """All whole rows of this question; a torn last line (a kill) is left out."""
-    rows = {}
-    for path in sorted(store.glob(f"{key}*.jsonl")):
-        for raw in path.read_bytes().split(b"\n")[:-1]:
-            try:
-                row = json.loads(raw)
-                rows[(str(row["group"]), int(row["kept"]))] = row
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"A line of {path} is no result of this analysis: remove the file") from error
-    return rows
-
-
-def _merge(store: Path, key: str, rows: dict[tuple[str, int], Row]) -> None:
-    """One file in place of one for each process."""
-    parts = list(store.glob(f"{key}-*.jsonl"))
-    partial = store / f"{key}.partial{os.getpid()}"
-    for row in rows.values():
-        trials.append_line(partial, row)
-    partial.replace(store / f"{key}.jsonl")
-    for path in parts:
-        path.unlink(missing_ok=True)
 
 
 def _with_points(
