@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Plan
+from pocketfit.core.pass_settings import Criterion
+from pocketfit.core.plan import Plan, Prune
 from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.samples import Samples
 from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Silent, Watch
 from pocketfit.measure.accuracy import check_metric
@@ -22,6 +24,10 @@ from pocketfit.search.result import Result
 from pocketfit.search.task import Task, with_labels
 from pocketfit.sources.data import Dataset, from_arrays, open_data
 from pocketfit.sources.models import model_from_module, open_model
+
+if TYPE_CHECKING:
+    from pocketfit.analysis.channel_plan import Target
+    from pocketfit.analysis.channel_sensitivity import ChannelTable
 
 GOLDEN_SAMPLES = 4
 
@@ -131,6 +137,63 @@ def apply(
     watch = watch or Silent()
     task = Task(with_labels(model), data, out, (plan.export.runtime,), Budget(), threads=threads)
     return export(task, plan, watch, folder=out)
+
+
+def sensitivity(
+    model: Any,
+    samples: Any,
+    ratios: Sequence[float] = (0.25, 0.5, 0.75),
+    *,
+    preprocess: Preprocess | None = None,
+    labels: Sequence[str] = (),
+    criterion: Criterion = "l2",
+    multiple: int = 8,
+    limit: int = 1000,
+    workers: int = 1,
+    store: Path | None = None,
+    target: Target | None = None,
+    watch: Watch | None = None,
+) -> ChannelTable:
+    """What each group of coupled channels costs when it alone is pruned, estimated on the search split in PyTorch.
+
+    model, samples, preprocess, labels  as for `fit`; at most `limit` samples are looked at
+    ratios, criterion, multiple, workers, store  as for analysis.channel_sensitivity
+    target  what a plan shall reach: raises UserError, before anything is evaluated, where the ratios cannot reach it
+    """
+    import tempfile
+
+    from pocketfit.analysis.channel_plan import check_reachable
+    from pocketfit.analysis.channel_sensitivity import channel_sensitivity, checked_ratios
+    from pocketfit.passes.criteria import DATA_DRIVEN
+    from pocketfit.search.task import aligned
+
+    shares, asked = checked_ratios(ratios), Prune(0.0, criterion, multiple)
+    watch = watch or Silent()
+    data = as_dataset(samples)
+    network = with_labels(as_model(model, data, preprocess, labels))
+    with tempfile.TemporaryDirectory(prefix="pocketfit-") as work:
+
+        def split(name: str, most: int) -> Samples:
+            tick = watch.step(f"reading the {name} split")
+            found = data.split(
+                name, network.preprocess, split_seed=network.split_seed, limit=most, progress=tick, cache=Path(work)
+            )
+            return aligned(found, data.class_names, network.labels)
+
+        judged = split("search", limit)
+        looked_at = split("train", asked.samples) if criterion in DATA_DRIVEN else None
+        return channel_sensitivity(
+            network,
+            judged,
+            shares,
+            criterion=criterion,
+            multiple=multiple,
+            looked_at=looked_at,
+            workers=workers,
+            store=store,
+            progress=watch.step("judging groups of channels"),
+            check=None if target is None else lambda table: check_reachable(table, target),
+        )
 
 
 def as_dataset(samples: Any) -> Dataset:

@@ -15,18 +15,20 @@ import traceback
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import click
 
 from pocketfit import __version__
 from pocketfit.core.errors import PocketfitError, Stopped
+from pocketfit.core.pass_settings import Criterion
 
 # Threads of PyTorch's OpenMP library that wait for each other burn their core for milliseconds by default. On two cores
 # with a second busy process that made training three to five times slower; short waits cost little on an idle machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 LIMITS_NOT_MET, BAD_INPUT, OUR_FAULT, INTERRUPTED = 1, 2, 3, 130
+CRITERIA = get_args(Criterion)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -336,6 +338,39 @@ def explain(as_json: bool, weight_bits: str, **options: Any) -> int:
 
     data = verbs_look.explain(weight_bits=int(weight_bits), **options)
     _print(data, as_json, lambda d: show_explain.explained(d, options["out"]))
+    return 0
+
+
+@main.command()
+@click.argument("model")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of pictures by class, or .npz.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the page and the JSON; a stopped run goes on there.",
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights for a zoo name or a factory.")
+@click.option("--preprocess", help="As for fit.")
+@click.option("--labels", type=click.Path(path_type=Path), help="As for fit.")
+@click.option("--input-shape", metavar="CxHxW", help="As for fit.")
+@click.option(
+    "--ratios", default="0.25,0.5,0.75", show_default=True, metavar="SHARE[,SHARE]", help="Of channels to remove."
+)
+@click.option("--target", metavar="TARGET", help="Also make a plan: macs:0.5x, size:0.5x or drop:1pt.")
+@click.option(
+    "--criterion", type=click.Choice(CRITERIA), default="l2", show_default=True, help="Which channels go first."
+)
+@click.option("--multiple", type=click.IntRange(1), default=8, show_default=True, help="Channels stay in multiples.")
+@click.option("--samples", type=click.IntRange(1), default=1000, show_default=True, help="Judged on at most this many.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes of one thread.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@common_options
+def sensitivity(as_json: bool, **options: Any) -> int:
+    """Which channels a network can do without: each coupled group alone, pruned at several ratios, without training."""
+    from pocketfit import show_prune, verbs_prune
+
+    _print(verbs_prune.sensitivity(**options), as_json, lambda d: show_prune.sensitivity(d, options["out"]))
     return 0
 
 
