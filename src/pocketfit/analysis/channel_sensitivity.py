@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pocketfit.analysis import channel_trials as trials
 from pocketfit.analysis.channel_costs import Cost, Costs, costs_of
+from pocketfit.analysis.channel_store import evaluated
 from pocketfit.analysis.channel_trials import Job, Row
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
