@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.passes import batches, train
+from pocketfit.passes import batches, distil, train
+from pocketfit.sources.fingerprint import fingerprint
 from pocketfit.sources.models import model_from_module
 
 PREPROCESS = Preprocess(height=12, width=12, resize_px=12)
@@ -101,7 +104,7 @@ def test_the_divergence_is_hintons() -> None:
     labels[3] = -1  # a picture without a label counts for the teacher alone
     recipe = train.Recipe(16, 0.1, 0, temperature=3.0, alpha=0.7)
     with torch.no_grad():
-        got = train._loss(student, teacher, inputs, labels, recipe)
+        got = train._loss(student, teacher, inputs, labels, None, recipe)
         p, q = (teacher(inputs) / 3).softmax(1), (student(inputs) / 3).softmax(1)
         divergence = (p * (p.log() - q.log())).sum(1).mean()
         entropy = nn.functional.cross_entropy(student(inputs), labels, ignore_index=-1)
@@ -175,6 +178,8 @@ def test_refusals() -> None:
         train.apply(model(), Train(1), samples(), teacher=None)
     with pytest.raises(UserError, match="The teacher knows 2 classes and the student 3"):
         train.apply(model(), Train(1), samples(), teacher=model(labels=("a", "b")))
+    with pytest.raises(UserError, match="Training with features needs a teacher"):
+        train.apply(model(), Train(1, alpha=0, features=("stem",)), samples(), teacher=None)
     with pytest.raises(UserError, match="nothing to train on"):
         train.apply(model(), Train(1, alpha=0), samples(0), teacher=None)
 
@@ -208,6 +213,162 @@ def test_transfer_goes_over_the_data_as_often_as_asked() -> None:
     seen: list[int] = []
     train.transfer(model(), samples(33), epochs=2.0, batch_size=16, progress=lambda done, total: seen.append(total))
     assert seen == [5] * 5
+
+
+def by_hand(network: nn.Module, teacher: nn.Module, data: Samples, settings: Train, *, ema: float = 0) -> nn.Module:
+    """The plain settings' training once more, in one straight loop and in PyTorch's own words."""
+    rng = np.random.default_rng(settings.seed)
+    torch.manual_seed(settings.seed)
+    network = copy.deepcopy(network).train().to(memory_format=torch.channels_last)
+    groups = [[p for p in network.parameters() if p.ndim > 1], [p for p in network.parameters() if p.ndim == 1]]
+    optimizer = torch.optim.SGD(
+        [{"params": groups[0], "weight_decay": 4e-5}, {"params": groups[1]}], lr=0.1, momentum=0.9, nesterov=True
+    )
+    order: list[int] = []
+    averages = {name: value.clone() for name, value in network.state_dict().items()}
+    for step in range(settings.steps):
+        if len(order) < settings.batch_size:
+            order += rng.permutation(len(data)).tolist()
+        rows, order = sorted(order[: settings.batch_size]), order[settings.batch_size :]
+        pixels = data.array[rows]
+        down, right = (rng.integers(-1, 2, len(rows)) for _ in range(2))  # 12 pixels / 16, rounded
+        place = np.arange(12)
+        moved = [
+            p[np.clip(place + y, 0, 11)][:, np.clip(place + x, 0, 11)]
+            for p, y, x in zip(pixels, down, right, strict=True)
+        ]
+        values = replace(data, array=np.stack(moved)).inputs(slice(None))
+        inputs = torch.from_numpy(values).contiguous(memory_format=torch.channels_last)
+        labels = torch.from_numpy(data.labels[rows])
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * train.schedule(step / settings.steps)
+        logits = network(inputs)
+        with torch.no_grad():
+            wanted = (teacher(inputs) / settings.temperature).log_softmax(1)
+        loss = (1 - settings.alpha) * nn.functional.cross_entropy(logits, labels)
+        softened = (logits / settings.temperature).log_softmax(1)
+        loss = loss + settings.alpha * settings.temperature**2 * nn.functional.kl_div(
+            softened, wanted, reduction="batchmean", log_target=True
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        decay = min(ema, (2 + step) / (11 + step))
+        for name, value in network.state_dict().items():
+            if ema and value.is_floating_point():
+                averages[name] = decay * averages[name] + (1 - decay) * value
+            else:
+                averages[name] = value.clone()
+    network.load_state_dict(averages)
+    return network.eval().to(memory_format=torch.contiguous_format)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_plain_loop_gives_the_same_weights_to_the_bit(dropout: float) -> None:
+    start, teacher, settings = model(dropout=dropout), model(1), Train(9, batch_size=16, seed=3)
+    trained = train.apply(start, settings, samples(40), teacher=teacher)
+    assert trained.sha256 == fingerprint(by_hand(start.network, teacher.network, samples(40), settings))
+
+
+def test_the_average_is_the_one_taken_by_hand() -> None:
+    """Of weights and buffers; d = min(ema, (1 + t) / (10 + t)), both sides of which are seen here."""
+    start, teacher, settings = model(), model(1), Train(9, batch_size=16, ema=0.5)
+    trained = train.apply(start, settings, samples(40), teacher=teacher)
+    state = by_hand(start.network, teacher.network, samples(40), settings, ema=0.5).state_dict()
+    for name, value in trained.network.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=1e-5, atol=1e-6)
+    assert int(trained.network.stem[1].num_batches_tracked) == 9
+    last = train.apply(start, replace(settings, ema=0.0), samples(40), teacher=teacher)
+    assert not torch.allclose(last.network.stem[1].running_var, trained.network.stem[1].running_var, rtol=1e-4)
+
+
+def test_an_average_over_a_short_training_does_not_ruin_it() -> None:
+    start, data = model(), samples()
+    settings = Train(60, batch_size=16, alpha=0.0, learning_rate=0.05, ema=0.999)
+    assert loss(train.apply(start, settings, data, teacher=None), data) < 0.4 * loss(start, data)
+
+
+def test_zeros_of_sparse_layers_stay_and_only_theirs() -> None:
+    start = model()
+    with torch.no_grad():
+        start.network.stem[0].weight[:, 1] = 0
+        start.network.classifier[0].weight[::2] = 0
+        start.network.classifier[2].weight[0] = 0
+    sparse = replace(start, learned={"sparse": ["stem.0", "classifier.0"]})
+    for settings in (Train(6, batch_size=8), Train(6, batch_size=8, ema=0.9)):
+        trained = train.apply(sparse, settings, samples(), teacher=model(1))
+        assert (trained.network.stem[0].weight[:, 1] == 0).all() and (trained.network.stem[0].weight[:, 0] != 0).all()
+        weight = trained.network.classifier[0].weight
+        assert (weight[::2] == 0).all() and (weight[1::2] != 0).all()
+        assert (trained.network.classifier[2].weight[0] != 0).any(), "a layer that nobody made sparse"
+        assert trained.learned == sparse.learned
+
+
+def test_in_mixed_precision_the_network_learns_and_comes_back_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's road, taken on a CPU: bfloat16 inside, float32 weights and losses outside."""
+    monkeypatch.setattr(train, "precision", lambda place: torch.autocast(place.type, torch.bfloat16))
+    seen: set[torch.dtype] = set()
+    start, data, teacher = model(dropout=0), samples(), model(1)
+    start.network.classifier[0].register_forward_hook(lambda _l, _i, out: seen.add(out.dtype))
+    settings = Train(60, batch_size=16, alpha=0.1, learning_rate=0.05, features=("stem.0",), feature_weight=1.0)
+    trained = train.apply(start, settings, data, teacher=teacher)
+    assert torch.bfloat16 in seen
+    assert all(p.dtype == torch.float32 and p.device.type == "cpu" for p in trained.network.parameters())
+    assert train.accuracy(trained, samples(seed=1)) > 0.9
+
+
+def test_a_cpu_computes_in_float32() -> None:
+    with train.precision(torch.device("cpu")):
+        assert nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_features_draw_the_students_maps_to_the_teachers() -> None:
+    """Nothing but the maps is asked for (alpha and CE's share are 0 and 1e-9): they come closer, narrower or not."""
+    data, teacher = samples(), model(1, dropout=0)
+    inputs = torch.from_numpy(data.inputs(slice(None)))
+
+    def distance(student: Model) -> float:
+        with torch.no_grad():
+            maps = [distil.attention(m.network.stem(inputs)) for m in (student, teacher)]
+        return float((maps[0] - maps[1]).square().mean())
+
+    narrow = model(dropout=0)
+    narrow.network.stem = nn.Sequential(nn.Conv2d(3, 5, 3, 2, 1, bias=False), nn.BatchNorm2d(5), nn.ReLU())
+    narrow.network.classifier[0] = nn.Linear(20, 16)
+    for start in (model(dropout=0), narrow):
+        settings = Train(40, batch_size=16, alpha=0.0, features=("stem",), feature_weight=1000.0)
+        trained = train.apply(start, settings, data, teacher=teacher)
+        assert distance(trained) < 0.7 * distance(start)
+        plain = train.apply(start, replace(settings, feature_weight=0.0), data, teacher=teacher)
+        assert distance(trained) < 0.8 * distance(plain)
+
+
+def test_kept_answers_are_asked_for_once(tmp_path: Path) -> None:
+    """32 pictures, 8 a step: 12 steps are three epochs; two views are 64 answers, for every student."""
+    asked: list[int] = []
+    teacher = model(1)
+    teacher.network.register_forward_hook(lambda _l, _i, out: asked.append(len(out)))
+    settings = Train(12, batch_size=8, views=2)
+    first = train.apply(model(), settings, samples(32), teacher=teacher, cache=tmp_path)
+    assert sum(n for n in asked if n > 1) == 64 and len(list(tmp_path.iterdir())) == 2
+    asked.clear()
+    again = train.apply(model(), settings, samples(32), teacher=teacher, cache=tmp_path)
+    train.apply(model(2), replace(settings, steps=30, learning_rate=0.1), samples(32), teacher=teacher, cache=tmp_path)
+    assert sum(n for n in asked if n > 1) == 0
+    assert same_weights(first, again)
+    assert same_weights(first, train.apply(model(), settings, samples(32), teacher=teacher)), "in memory as on disk"
+    train.apply(model(), replace(settings, seed=1, steps=4), samples(32), teacher=teacher, cache=tmp_path)
+    assert sum(n for n in asked if n > 1) == 64 + 32, "other shifts are other answers; one epoch needs one view"
+
+
+def test_kept_answers_teach_as_live_ones_do() -> None:
+    data = samples()
+    teacher = train.apply(model(1), Train(60, batch_size=16, alpha=0.0, learning_rate=0.05), data, teacher=None)
+    misled = replace(data, labels=(data.labels + 1) % 3)
+    for more in ({}, {"distillation": "decoupled"}, {"features": ("stem.0",)}):
+        settings = Train(80, batch_size=16, alpha=1.0, temperature=2.0, learning_rate=0.05, views=3, **more)  # type: ignore[arg-type]
+        student = train.apply(model(2), settings, misled, teacher=teacher)
+        assert train.accuracy(student, samples(seed=1)) > 0.9
 
 
 @given(st.floats(0, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from pocketfit.core.samples import Samples
 
+T = TypeVar("T")
 SHIFT_SHARE = 1 / 16  # pictures are shifted by up to this share of their side
 
 
@@ -22,28 +24,55 @@ def shuffled(
     freely  also mirrored and blended with each other: the labels no longer hold, a teacher's answers do
     """
     rng = np.random.default_rng(seed)
-    size = min(batch_size, len(samples))
-    order: NDArray[np.int64] = np.empty(0, np.int64)
-    for _ in range(steps):
-        if len(order) < size:
-            order = np.concatenate([order, rng.permutation(len(samples))])
-        rows, order = order[:size], order[size:]
-        batch = samples.inputs(np.sort(rows))
+    for rows, _ in drawn(len(samples), batch_size, steps, rng):
+        batch = samples.inputs(rows)
         if batch.ndim == 4:
             batch = shifted(batch, rng)
             batch = blended(batch, rng) if freely else batch
-        inputs = torch.from_numpy(batch)
-        if inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        yield inputs, torch.from_numpy(samples.labels[np.sort(rows)])
+        yield as_tensor(batch), torch.from_numpy(samples.labels[rows])
+
+
+def drawn(
+    count: int, batch_size: int, steps: int, rng: np.random.Generator
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """`steps` times: which of `count` rows are in the batch, in their order, and in which epoch each of them is shown.
+
+    >>> [(rows.tolist(), epochs.tolist()) for rows, epochs in drawn(3, 2, 3, np.random.default_rng(0))]
+    [([0, 2], [0, 0]), ([0, 1], [1, 0]), ([1, 2], [1, 1])]
+    """
+    size = min(batch_size, count)
+    order: NDArray[np.int64] = np.empty(0, np.int64)
+    for step in range(steps):
+        if len(order) < size:
+            order = np.concatenate([order, rng.permutation(count)])
+        rows, order = order[:size], order[size:]
+        epochs = np.arange(step * size, (step + 1) * size) // count
+        sorting = np.argsort(rows, kind="stable")
+        yield rows[sorting], epochs[sorting]
+
+
+def as_tensor(batch: NDArray[np.float32]) -> torch.Tensor:
+    """Pictures [n, C, H, W] lie channels last in memory: convolutions train faster so."""
+    inputs = torch.from_numpy(batch)
+    return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
 
 def shifted(batch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Every picture [C, H, W] moved by its own few pixels; the edge is repeated into the gap."""
-    height, width = batch.shape[2:]
+    """Every picture [n, C, H, W] moved by its own few pixels; the edge is repeated into the gap."""
+    return moved(batch, *shifts(len(batch), *batch.shape[2:], rng))
+
+
+def shifts(
+    count: int, height: int, width: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many pixels each picture is moved: down and to the right, up to a share of its side."""
     reach_y, reach_x = round(height * SHIFT_SHARE), round(width * SHIFT_SHARE)
-    dy = rng.integers(-reach_y, reach_y + 1, len(batch))
-    dx = rng.integers(-reach_x, reach_x + 1, len(batch))
+    return rng.integers(-reach_y, reach_y + 1, count), rng.integers(-reach_x, reach_x + 1, count)
+
+
+def moved(batch: NDArray[np.float32], dy: NDArray[np.int64], dx: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Every picture [n, C, H, W] moved by its dy and dx pixels; the result lies channels last in memory."""
+    height, width = batch.shape[2:]
     rows = np.clip(np.arange(height)[None] + dy[:, None], 0, height - 1)
     columns = np.clip(np.arange(width)[None] + dx[:, None], 0, width - 1)
     picture = np.arange(len(batch))
@@ -61,7 +90,7 @@ def blended(batch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.
     return mixed
 
 
-def prefetched(batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def prefetched(batches: Iterator[T]) -> Iterator[T]:
     """The same batches, the next one made in a thread while the caller trains on this one."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, batches, None)

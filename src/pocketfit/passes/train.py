@@ -1,7 +1,8 @@
 """Fine-tuning: with the unpruned network as teacher to recover a pruned one, or on a new head for new classes.
 
 Plans count training in steps, so that a plan means the same on every machine. Whatever shuffles or shifts is drawn
-from one seed; with the same number of threads a run repeats bit for bit.
+from one seed; on a CPU a run with the same number of threads repeats bit for bit. Where there is a GPU, networks are
+trained there in mixed precision (bfloat16 needs no scaling of the loss) and come back to the CPU.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +24,10 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Train
 from pocketfit.core.samples import Samples
+from pocketfit.passes import distil
+from pocketfit.passes.average import Average
 from pocketfit.passes.batches import prefetched, shuffled
+from pocketfit.passes.soft_targets import taught
 from pocketfit.sources.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
@@ -32,7 +39,9 @@ LABEL_SMOOTHING = 0.1  # for transfer without a teacher (Szegedy et al. 2016, se
 
 @dataclass(frozen=True)
 class Recipe:
-    """The part of a training run that `Train` and transfer share. `temperature` and `alpha` speak of the teacher."""
+    """The part of a training run that `Train` and transfer share; all but the first three speak of the teacher, and
+    mean what they mean in `Train`.
+    """
 
     batch_size: int
     learning_rate: float
@@ -40,30 +49,61 @@ class Recipe:
     temperature: float = 1.0
     alpha: float = 0.0
     label_smoothing: float = 0.0
+    distillation: Literal["logits", "decoupled"] = "logits"
+    beta: float = 0.0
+    features: tuple[str, ...] = ()
+    feature_weight: float = 0.0
+    ema: float = 0.0
 
 
 def apply(
-    model: Model, settings: Train, samples: Samples, *, teacher: Model | None, progress: Progress | None = None
+    model: Model,
+    settings: Train,
+    samples: Samples,
+    *,
+    teacher: Model | None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
 ) -> Model:
     """A trained copy of the model, after `settings.steps` steps on `samples` (the training split).
 
-    Raises UserError where the teacher answers with other classes, or its picture differs from the samples'.
+    Weights that are zero in the layers of `model.learned["sparse"]` stay zero.
+
+    teacher  for the same classes, in whatever order where both networks name them
+    cache    a folder in which the teacher's answers to `settings.views` are kept for other trainings
+    Raises UserError where the teacher answers with other classes, its pictures differ from the student's, or a layer of
+    `settings.features` is not in both networks.
     """
-    if settings.alpha > 0 and teacher is None:
-        raise UserError("Training with alpha > 0 needs a teacher: give one, or set alpha to 0")
-    if teacher is not None and len(teacher.labels) != len(model.labels):
-        raise UserError(
-            f"The teacher knows {len(teacher.labels)} classes and the student {len(model.labels)}: use a teacher for"
-            f" the same classes"
-        )
+    teaching = None
+    if settings.alpha > 0 or settings.features:
+        if teacher is None:
+            asked = "alpha > 0" if settings.alpha > 0 else "features"
+            raise UserError(f"Training with {asked} needs a teacher: give one, or set alpha to 0 and features to none")
+        teaching = distil.teacher_of(model, teacher, settings.features)
     if settings.share < 1:
         order = np.random.default_rng(settings.seed).permutation(len(samples))
         samples = samples.take(np.sort(order[: max(1, round(settings.share * len(samples)))]))
-    recipe = Recipe(settings.batch_size, settings.learning_rate, settings.seed, settings.temperature, settings.alpha)
+    shared = ("batch_size", "learning_rate", "seed", "temperature", "alpha", "distillation", "beta", "features")
+    recipe = Recipe(**{name: getattr(settings, name) for name in (*shared, "feature_weight", "ema")})
     network = copy.deepcopy(model.network)
-    teaching = teacher.network if teacher is not None and settings.alpha > 0 else None
-    optimise(network, samples, recipe, steps=settings.steps, teacher=teaching, progress=progress)
+    optimise(
+        network,
+        samples,
+        recipe,
+        steps=settings.steps,
+        teacher=teaching,
+        views=settings.views,
+        cache=cache,
+        masks=masks_of(model),
+        progress=progress,
+    )
     return replace(model, network=network, sha256=fingerprint(network))
+
+
+def masks_of(model: Model) -> dict[str, torch.Tensor]:
+    """Parameter name -> ones and zeros: what a sparse layer has left, by `learned["sparse"]`, names of layers."""
+    weights = {name: model.network.get_submodule(name).weight for name in model.learned.get("sparse", ())}
+    return {f"{name}.weight": (weight.detach() != 0).to(weight.dtype) for name, weight in weights.items()}
 
 
 def transfer(
@@ -122,27 +162,34 @@ def optimise(
     recipe: Recipe,
     *,
     steps: int,
-    teacher: nn.Module | None = None,
+    teacher: distil.Teacher | None = None,
+    views: int = 0,
+    cache: Path | None = None,
+    masks: Mapping[str, torch.Tensor] | None = None,
     max_time_s: float | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Train `network` in place with SGD (Nesterov) and a cosine schedule; returns the number of steps taken."""
+    """Train `network` in place with SGD (Nesterov) and a cosine schedule; returns the number of steps taken.
+
+    views, cache  as `soft_targets.taught` has them; 0: the teacher answers at every step
+    masks         by parameter name; the parameter is multiplied by it after every step
+    """
     if len(samples) == 0:
         raise UserError("There is nothing to train on: the training split is empty")
+    place = device()
+    if teacher is not None and place.type != "cpu":
+        teacher = replace(teacher, network=copy.deepcopy(teacher.network).to(place))
+    batches = _batches(samples, recipe, steps, teacher if views else None, views, cache)
     torch.manual_seed(recipe.seed)  # dropout draws from here
-    network.train().to(memory_format=torch.channels_last)
+    network.train().to(place, memory_format=torch.channels_last)
     parameters = [p for p in network.parameters() if p.requires_grad]
-    decayed = [
-        {"params": [p for p in parameters if p.ndim > 1]},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.SGD(
-        decayed, lr=recipe.learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
-    )
+    optimizer = _optimizer(parameters, recipe.learning_rate)
+    kept = [(network.get_parameter(name), mask.to(place)) for name, mask in (masks or {}).items()]
+    average = Average(network, recipe.ema) if recipe.ema > 0 else None
     started = time.monotonic()
     taken = 0
     try:
-        for inputs, labels in prefetched(shuffled(samples, recipe.batch_size, steps, seed=recipe.seed)):
+        for batch in prefetched(batches):
             share = taken / steps
             if max_time_s is not None:
                 share = max(share, (time.monotonic() - started) / max_time_s)
@@ -150,18 +197,58 @@ def optimise(
                     break
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * schedule(share)
-            loss = _loss(network, teacher, inputs, labels, recipe)
+            loss = _loss(network, teacher, *(None if part is None else part.to(place) for part in batch), recipe)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            _multiply(kept)
             taken += 1
+            if average is not None:
+                average.update()
             if progress:
                 progress(taken, steps)
     finally:
-        network.eval().to(memory_format=torch.contiguous_format)
+        if average is not None:
+            average.hand_over()
+        network.eval().to("cpu", memory_format=torch.contiguous_format)
     if any(not torch.isfinite(p).all() for p in parameters):
         raise UserError("Training diverged: weights are no longer finite; use a smaller learning rate")
     return taken
+
+
+def _batches(
+    samples: Samples, recipe: Recipe, steps: int, teacher: distil.Teacher | None, views: int, cache: Path | None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+    """Inputs, labels, and the answers of a teacher that is asked in advance."""
+    if teacher is not None:
+        return taught(teacher, samples, recipe.batch_size, steps, seed=recipe.seed, views=views, cache=cache)
+    return ((*batch, None) for batch in shuffled(samples, recipe.batch_size, steps, seed=recipe.seed))
+
+
+def _multiply(kept: list[tuple[nn.Parameter, torch.Tensor]]) -> None:
+    """Put zeros back where the masks have them."""
+    with torch.no_grad():
+        for parameter, mask in kept:
+            parameter.mul_(mask)
+
+
+def _optimizer(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.SGD:
+    """Weights decay, biases and batch norms do not."""
+    decayed = [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(decayed, lr=learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
+
+
+def device() -> torch.device:
+    """Where networks are trained."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def precision(place: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 where a GPU has fast kernels for it; float32 on a CPU."""
+    return nullcontext() if place.type == "cpu" else torch.autocast(place.type, torch.bfloat16)
 
 
 def schedule(share: float) -> float:
@@ -176,9 +263,18 @@ def schedule(share: float) -> float:
 
 
 def _loss(
-    network: nn.Module, teacher: nn.Module | None, inputs: torch.Tensor, labels: torch.Tensor, recipe: Recipe
+    network: nn.Module,
+    teacher: Callable[[torch.Tensor], torch.Tensor] | None,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    answers: torch.Tensor | None,
+    recipe: Recipe,
 ) -> torch.Tensor:
-    logits = network(inputs)
+    """(1 - alpha) CE + alpha D + feature_weight AT; the last two where there is a teacher, or its kept answers."""
+    with precision(inputs.device):
+        logits, maps = distil.watched(network, recipe.features, inputs)
+        wanted = teacher(inputs) if teacher is not None and answers is None else answers
+    logits = logits.float()
     loss = logits.new_zeros(())
     if recipe.alpha < 1:
         known = labels >= 0
@@ -187,17 +283,17 @@ def _loss(
                 logits[known], labels[known], label_smoothing=recipe.label_smoothing
             )
             loss = loss + (1 - recipe.alpha) * cross_entropy
-    if teacher is not None:
-        with torch.inference_mode():
-            wanted = teacher(inputs) / recipe.temperature
-        divergence = nn.functional.kl_div(
-            (logits / recipe.temperature).log_softmax(-1),
-            wanted.clone().log_softmax(-1),
-            reduction="batchmean",
-            log_target=True,
-        )
+    if wanted is None:
+        return loss
+    wanted, *wanted_maps = wanted.split([logits.shape[1], *(ours.shape[1] for ours in maps)], 1)
+    if recipe.alpha > 0:
+        softened = (logits / recipe.temperature, wanted / recipe.temperature)
+        if recipe.distillation == "decoupled":
+            divergence = distil.decoupled(*softened, labels, recipe.beta)
+        else:
+            divergence = distil.divergence(*softened)
         loss = loss + recipe.alpha * recipe.temperature**2 * divergence
-    return loss
+    return loss + recipe.feature_weight * distil.attention_loss(maps, wanted_maps) if maps else loss
 
 
 def accuracy(model: Model, samples: Samples, *, batch_size: int = 256, progress: Progress | None = None) -> float:

@@ -46,6 +46,7 @@ class Task:
     seed: int = 0
     metric: str = "accuracy"
     batch_size: int = 64
+    teacher: Model | None = None  # of trained students; None: the unpruned network
 
     @cached_property
     def layers(self) -> tuple[LayerRow, ...]:
@@ -77,6 +78,7 @@ class Task:
             "seed": self.seed,
             "metric": self.metric,
             "batch_size": self.batch_size,
+            "teacher_sha256": None if self.teacher is None else self.teacher.sha256,
         }
 
     def samples(self, split: str, preprocess: Preprocess, watch: Watch, *, limit: int | None = None) -> Samples:
@@ -163,6 +165,14 @@ def check_layers(task: Task) -> None:
                 f"--keep-float names '{name}', which is no layer with weights of {task.model_name}; near it are"
                 f" {', '.join(near)}"
             )
+
+
+def check_teacher(task: Task) -> None:
+    """Refuse a teacher for other classes or for another input than the model's."""
+    if task.teacher is not None:
+        from pocketfit.passes import distil
+
+        distil.check_teacher(task.teacher, task.model)
 
 
 def check_data(task: Task) -> None:

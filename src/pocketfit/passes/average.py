@@ -1,0 +1,39 @@
+"""A running average of everything that training changes in a network."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Average:
+    """Exponential moving average of weights and buffers (Polyak and Juditsky 1992; its warm-up is that of TensorFlow's
+    ExponentialMovingAverage):
+
+        average = d average + (1 - d) now,   d = min(decay, (1 + t) / (10 + t))  at step t = 1, 2, …
+
+    The average of a short training is thus of its last steps, not of the weights that it began with. Whole numbers
+    (how many batches a batch norm has seen) are taken as they are.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self._now = [*network.parameters(), *network.buffers()]
+        self._decay, self._steps = decay, 0
+        self._average = [tensor.detach().clone() for tensor in self._now]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One training step was taken."""
+        self._steps += 1
+        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        for average, now in zip(self._average, self._now, strict=True):
+            if average.is_floating_point():
+                average.lerp_(now, 1 - decay)
+            else:
+                average.copy_(now)
+
+    @torch.no_grad()
+    def hand_over(self) -> None:
+        """The network holds the average."""
+        for average, now in zip(self._average, self._now, strict=True):
+            now.copy_(average)
