@@ -22,11 +22,12 @@ from pocketfit.core.plan import (
     QuantTrain,
     Resolution,
     Round,
+    Sparsify,
     Train,
 )
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.watch import Silent
-from pocketfit.passes import bias, equalize, qat, rounding, train
+from pocketfit.passes import bias, equalize, prune, qat, rounding, sparsify, train
 from pocketfit.search import carry
 from pocketfit.search.carry import carried_out, prefix_hash
 from pocketfit.search.task import Task
@@ -210,3 +211,32 @@ def test_exports_share_what_was_trained_before_the_grid(task: Task, monkeypatch:
     carried_out(task, on_grid(PRUNE, BRIEF, GRID_PASSES[2], weights="int4"), Silent())
     carried_out(task, in_float(PRUNE, BRIEF), Silent())
     assert steps == [3]
+
+
+def test_zeros_are_found_again_and_stay(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Magnitude is quick and done again; movement looks at samples, and is kept. What follows keeps the zeros."""
+    carried_out(task, in_float(Sparsify(0.5)), Silent())
+    assert not list(task.cache.glob("trained-*"))
+    plan = on_grid(Sparsify(0.5, criterion="movement", samples=32), *GRID_PASSES)
+    first = carried_out(task, plan, Silent())
+    assert first.learned["sparse"] == ("body.0", "head")
+    for layer in first.learned["sparse"]:
+        weight = first.network.get_submodule(layer).weight
+        assert int((weight == 0).sum()) >= weight.numel() // 2
+    monkeypatch.setattr(carry, "_RECENT", {})
+    for module in (sparsify, equalize, bias, rounding, qat):
+        monkeypatch.setattr(module, "apply", None)
+    again = carried_out(task, plan, Silent())
+    assert same_weights(first, again) and first.learned == again.learned and first.findings == again.findings
+
+
+def test_channels_that_data_chose_are_not_chosen_again(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = in_float(Prune(0.5, criterion="taylor", samples=32))
+    first = carried_out(task, plan, Silent())
+    assert first.network.get_submodule("body.0").weight.shape == (16, 16, 3, 3)
+    monkeypatch.setattr(carry, "_RECENT", {})
+    monkeypatch.setattr(prune, "apply", None)
+    again = carried_out(task, plan, Silent())
+    assert same_weights(first, again) and first.sha256 == again.sha256 and first.findings == again.findings
+    assert again.network.get_submodule("head").in_features == 16
+    assert torch.equal(first.network(torch.ones(1, 3, 8, 8)), again.network(torch.ones(1, 3, 8, 8)))

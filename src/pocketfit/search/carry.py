@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from pocketfit.core.model import Model
 from pocketfit.core.plan import (
@@ -23,9 +22,11 @@ from pocketfit.core.plan import (
     QuantTrain,
     Resolution,
     Round,
+    Sparsify,
     Train,
     canonical_json,
 )
+from pocketfit.core.samples import Samples
 from pocketfit.core.watch import Watch
 from pocketfit.search.task import Task
 
@@ -41,7 +42,8 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
     model, its contract, the data, the number of threads, all passes so far, and the grid that they were for; the
     other passes are quick and are done again.
     """
-    from pocketfit.passes import piecewise, prune, resolution
+    from pocketfit.passes import piecewise, prune, resolution, sparsify
+    from pocketfit.passes.criteria import DATA_DRIVEN
 
     model, grid = task.model, plan.export.grid
     for index, settings in enumerate(plan.passes):
@@ -50,12 +52,14 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
             model = _RECENT[key]
             continue
         match settings:
-            case Prune():
+            case Prune() if settings.criterion not in DATA_DRIVEN:
                 model = prune.apply(model, settings)
             case Piecewise():
                 model = piecewise.apply(model)
             case Resolution():
                 model = resolution.apply(model, settings)
+            case Sparsify(criterion="magnitude"):
+                model = sparsify.apply(model, settings, None)
             case _:
                 stored = task.cache / f"trained-{key}.safetensors"
                 if not stored.exists():
@@ -90,20 +94,35 @@ def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -
 
 
 def _applied(task: Task, model: Model, settings: PassSettings, grid: Grid | None, watch: Watch) -> Model:
-    from pocketfit.passes import bias, equalize, qat, rounding, train
+    from pocketfit.passes import equalize, prune, sparsify, train
 
-    def samples(split: str, limit: int | None = None) -> Any:
+    def samples(split: str, limit: int | None = None) -> Samples:
         return task.samples(split, model.preprocess, watch, limit=limit)
 
     if isinstance(settings, Train):
         given = samples("train")
         tick = watch.step(f"training for {settings.steps} steps")
         return train.apply(model, settings, given, teacher=task.model, progress=tick)
+    if isinstance(settings, Prune):
+        given = samples("train", settings.samples)
+        watch.step(f"scoring channels by {settings.criterion}")
+        return prune.apply(model, settings, given)
+    if isinstance(settings, Sparsify):
+        given = samples("train", settings.samples)
+        return sparsify.apply(model, settings, given, progress=watch.step("following the loss to each weight"))
     if isinstance(settings, Equalize):
         given = samples("calibration", settings.samples)
         watch.step("equalizing channels")
         return equalize.apply(model, settings, given)
     assert grid is not None, "a plan with such a pass has a grid"
+    return _on_grid(task, model, settings, grid, samples, watch)
+
+
+def _on_grid(
+    task: Task, model: Model, settings: PassSettings, grid: Grid, samples: Callable[..., Samples], watch: Watch
+) -> Model:
+    from pocketfit.passes import bias, qat, rounding
+
     if isinstance(settings, CorrectBias):
         given = samples("calibration", settings.samples)
         watch.step("correcting biases")
@@ -135,6 +154,7 @@ def _restored(model: Model, stored: Path, *, folded: bool) -> Model:
 
     from pocketfit.passes.fold import fold_batch_norm
     from pocketfit.sources.fingerprint import fingerprint
+    from pocketfit.sources.resize import resize_to
 
     with safe_open(stored, "pt") as file:
         known = file.metadata()
@@ -144,9 +164,11 @@ def _restored(model: Model, stored: Path, *, folded: bool) -> Model:
         owner, _, last = name.rpartition(".")
         if last == "bias":  # a layer that had none has got one
             network.get_submodule(owner).bias = torch.nn.Parameter(torch.empty_like(weights[name]))
-    network.load_state_dict(weights)
+    resize_to(network, weights)
     learned = json.loads(known["learned"])
     if "ranges" in learned:
         learned["ranges"] = {name: tuple(ends) for name, ends in learned["ranges"].items()}
+    if "sparse" in learned:
+        learned["sparse"] = tuple(learned["sparse"])
     findings = tuple(json.loads(known["findings"]))
     return replace(model, network=network.eval(), sha256=fingerprint(network), learned=learned, findings=findings)
