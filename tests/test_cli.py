@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from pocketfit import cli, verbs, zoo
 from pocketfit.core.errors import Stopped, UserError
+from pocketfit.sources.models import open_model
 
 PATHS = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
 VERBS = ("train", "fit", "choose", "apply", "measure", "compare", "inspect", "explain", "report", "doctor")
@@ -30,6 +31,8 @@ import torch
 def net(classes: int = 2):
     return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
                                torch.nn.Linear(8, classes))
+def three():
+    return net(3)
 def broken():
     raise RuntimeError("the weights are at home")
 def no_network():
@@ -129,6 +132,34 @@ def test_a_layer_to_keep_in_float_that_is_not_there(here: Path) -> None:
 
 def test_missing_data(here: Path) -> None:
     refused(fit(data="nowhere"), "nowhere", "give a folder of pictures by class, or an .npz file")
+
+
+def test_a_teacher_that_does_not_fit(here: Path) -> None:
+    """Of other classes, for another input, without weights, not there: for fit and for apply."""
+    plan = {"plan_version": 3, "passes": [], "export": {"runtime": "onnxruntime"}}
+    Path("float.json").write_text(json.dumps(plan))
+    torch.save(zoo.build("mobilenet_v2", width=0.25, classes=3).state_dict(), "three.pth")
+    torch.save(zoo.build("efficientnet_lite0", classes=2).state_dict(), "lite.pth")
+    for options, words in (
+        (("nets_of_cli_test:three",), ("teacher knows 3 classes and the student 2",)),
+        (("mobilenet_v2", "--teacher-weights", "three.pth"), ("teacher knows 3 classes",)),
+        (("efficientnet_lite0", "--teacher-weights", "lite.pth"), ("its mean is", "the student's 0.485")),
+        (("mobilenet_v2",), ("--teacher-weights",)),
+        (("nowhere",), ("'nowhere' is no model folder",)),
+        (("nets_of_cli_test:broken",), ("the weights are at home",)),
+    ):
+        refused(fit("--teacher", *options), *words)
+    given = ("apply", "float.json", "mobilenet_v2", "--weights", "good.pth", "--data", "data.npz", "-o", "out")
+    refused(invoked(*given, "--teacher", "nets_of_cli_test:three"), "teacher knows 3 classes")
+    refused(fit("--teacher-weights", "good.pth"), "--teacher-weights is for a teacher")
+
+
+def test_a_factory_as_teacher_sees_what_the_student_sees(here: Path) -> None:
+    student = open_model("mobilenet_v2", weights=here / "good.pth")
+    teacher = verbs._teacher("nets_of_cli_test:net", None, student)
+    assert teacher is not None and teacher.preprocess == student.preprocess
+    assert teacher.signature.inputs == student.signature.inputs
+    assert verbs._teacher(None, None, student) is None
 
 
 def test_missing_model(here: Path) -> None:

@@ -21,7 +21,7 @@ from pocketfit.search.attempt import Exported, export
 from pocketfit.search.files import write_json
 from pocketfit.search.fit import fit_task
 from pocketfit.search.result import Result
-from pocketfit.search.task import Task, with_labels
+from pocketfit.search.task import Task, check_teacher, with_labels
 from pocketfit.sources.data import Dataset, from_arrays, open_data
 from pocketfit.sources.models import model_from_module, open_model
 
@@ -49,6 +49,7 @@ def fit(
     seed: int = 0,
     metric: str = "accuracy",
     batch_size: int = 64,
+    teacher: Any = None,
     watch: Watch | None = None,
 ) -> Result:
     """Find, make and prove a file that meets the budget.
@@ -59,6 +60,7 @@ def fit(
     budget   e.g. Budget.parse(max_size="3MB", max_latency="0.6x", max_drop="1pt", max_time="10min")
     out      the folder for journal.jsonl, result.json, plan.json, models/, bundle/ and report.html; a run that was
              stopped goes on there
+    teacher  what pruned networks learn from, in the words of `model`; None: the model itself, unpruned
 
     Raises UserError (bad input, in one sentence) and Stopped (Ctrl-C; the best so far has been delivered).
     """
@@ -81,6 +83,7 @@ def fit(
         seed=seed,
         metric=metric,
         batch_size=batch_size,
+        teacher=None if teacher is None else as_model(teacher, data, preprocess, labels),
     )
     return run(task, watch)
 
@@ -88,6 +91,7 @@ def fit(
 def run(task: Task, watch: Watch | None = None) -> Result:
     """`fit_task` with what stands above the search: the bundle and the report are written as results come in."""
     watch = watch or Silent()
+    check_teacher(task)
     return fit_task(replace(task, model=with_labels(task.model)), Delivery(watch), watch)
 
 
@@ -131,11 +135,19 @@ def bundle(task: Task, chosen: Trial, data: dict[str, Any], watch: Watch) -> Non
 
 
 def apply(
-    plan: Plan, model: Model, data: Dataset, out: Path, *, threads: int = 1, watch: Watch | None = None
+    plan: Plan,
+    model: Model,
+    data: Dataset,
+    out: Path,
+    *,
+    teacher: Model | None = None,
+    threads: int = 1,
+    watch: Watch | None = None,
 ) -> Exported:
     """Make the artifact of a plan again, as `out/<code>-<hash>.<ext>`; trained prefixes are kept in out/cache."""
     watch = watch or Silent()
-    task = Task(with_labels(model), data, out, (plan.export.runtime,), Budget(), threads=threads)
+    task = Task(with_labels(model), data, out, (plan.export.runtime,), Budget(), threads=threads, teacher=teacher)
+    check_teacher(task)
     return export(task, plan, watch, folder=out)
 
 

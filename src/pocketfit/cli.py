@@ -172,6 +172,12 @@ def train(as_json: bool, **options: Any) -> int:
 @click.option(
     "--runtime",
     "runtimes",
+@click.option(
+    "--teacher",
+    metavar="MODEL",
+    help="A network for the same classes that pruned ones learn from.  [default: MODEL itself, unpruned]",
+)
+@click.option("--teacher-weights", type=click.Path(path_type=Path), help="Weights for a teacher by name or factory.")
     default="litert",
     show_default=True,
     metavar="NAME[,NAME]",
@@ -248,6 +254,8 @@ def apply(as_json: bool, **options: Any) -> int:
     return 0
 
 
+@click.option("--teacher", metavar="MODEL", help="As for fit.")
+@click.option("--teacher-weights", type=click.Path(path_type=Path), help="As for fit.")
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(

@@ -106,6 +106,8 @@ def fit(
     preprocess: str | None,
     labels: Path | None,
     input_shape: str | None,
+    teacher: str | None,
+    teacher_weights: Path | None,
     runtimes: str,
     metric: str,
     io: Any,
@@ -136,6 +138,7 @@ def fit(
 
     check_metric(metric)
     network = open_model(model, weights=weights, preprocess=preprocess, labels=labels, input_shape=input_shape)
+    taught_by = _teacher(teacher, teacher_weights, network)
     cache = out / "cache" if (out / "journal.jsonl").exists() else None
     with watch_for_terminal(quiet) as watch:
         dataset = open_data(data, cache=cache, progress=watch.step("looking at the data"))
@@ -157,6 +160,7 @@ def fit(
         )
         return api.run(task, watch).data
 
+            teacher=taught_by,
 
 def choose(out: Path, prefer: Any, **limits: str | None) -> dict[str, Any]:
     """Decide again from the journal; reads journal.jsonl, writes nothing."""
@@ -195,6 +199,8 @@ def apply(
     """Make a plan's artifact again."""
     from pocketfit import api
     from pocketfit.progress import watch_for_terminal
+    teacher: str | None,
+    teacher_weights: Path | None,
     from pocketfit.sources.data import open_data
     from pocketfit.sources.models import open_model
 
@@ -204,7 +210,8 @@ def apply(
         raise UserError(f"{out} is a file; nothing was changed: give a folder")
     with watch_for_terminal(quiet) as watch:
         dataset = open_data(data, progress=watch.step("looking at the data"))
-        made = api.apply(wanted, network, dataset, out, watch=watch)
+        made = api.apply(wanted, network, dataset, out, teacher=taught_by, watch=watch)
+    taught_by = _teacher(teacher, teacher_weights, network)
     return {
         **made.artifact.to_json(),
         "code": wanted.code,
@@ -218,6 +225,23 @@ def report(out: Path) -> Path:
     from pocketfit.report.render import write_report
 
     _record(out)
+def _teacher(name: str | None, weights: Path | None, student: Model) -> Model | None:
+    """The teacher that was asked for, if any. A factory says nothing of its input: it is the student's."""
+    from pocketfit import zoo
+    from pocketfit.sources.models import open_model
+
+    if name is None:
+        if weights is not None:
+            raise UserError("--teacher-weights is for a teacher: say with --teacher which network they belong to")
+        return None
+    if name in zoo.ARCHITECTURES and weights is None:
+        raise UserError(f"A teacher that knows nothing teaches nothing: give --teacher-weights for {name}")
+    if ":" not in name or Path(name).is_dir():
+        return open_model(name, weights=weights)
+    shape = student.signature.inputs[0].shape[1:]
+    return open_model(name, weights=weights, preprocess=student.preprocess, input_shape=[size or 1 for size in shape])
+
+
     return write_report(out)
 
 

@@ -20,6 +20,7 @@ from pocketfit.core.plan import (
     Plan,
     Prune,
     QuantTrain,
+    Recalibrate,
     Resolution,
     Round,
     Sparsify,
@@ -27,7 +28,7 @@ from pocketfit.core.plan import (
 )
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.watch import Silent
-from pocketfit.passes import bias, equalize, prune, qat, rounding, sparsify, train
+from pocketfit.passes import bias, equalize, prune, qat, recalibrate, rounding, sparsify, train
 from pocketfit.search import carry
 from pocketfit.search.carry import carried_out, prefix_hash
 from pocketfit.search.task import Task
@@ -153,6 +154,38 @@ def test_the_hash_tells_apart_what_trains_differently(task: Task) -> None:
         replace(task, data=replace(task.data, sha256="other pictures")),
     ):
         assert prefix_hash(other, different[0], None) != hashes[0]
+
+
+def test_a_teacher_counts_for_what_was_trained_and_only_for_that(task: Task) -> None:
+    torch.manual_seed(1)
+    teacher = model_from_module(Net(), preprocess=task.model.preprocess, labels=("b", "a"))
+    taught = replace(task, teacher=teacher)
+    for passes, differ in (((PRUNE, BRIEF), True), ((PRUNE,), False), ((PRUNE, Recalibrate(20)), False)):
+        assert (prefix_hash(taught, passes, None) != prefix_hash(task, passes, None)) == differ
+    turned = replace(task, teacher=replace(teacher, labels=("a", "b")))
+    assert prefix_hash(turned, (BRIEF,), None) != prefix_hash(taught, (BRIEF,), None)
+    trained = [carried_out(a_task, in_float(PRUNE, BRIEF), Silent()) for a_task in (task, taught, turned)]
+    assert len({found.sha256 for found in trained}) == 3, "each teacher teaches otherwise"
+
+
+def test_batch_norms_are_taken_anew_once(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = in_float(PRUNE, Recalibrate(20))
+    first = carried_out(task, plan, Silent())
+    pruned = carried_out(task, in_float(PRUNE), Silent())
+    assert not torch.equal(first.network.stem[1].running_mean, pruned.network.stem[1].running_mean)
+    assert torch.equal(first.network.stem[0].weight, pruned.network.stem[0].weight)
+    monkeypatch.setattr(carry, "_RECENT", {})
+    monkeypatch.setattr(recalibrate, "apply", None)
+    assert same_weights(first, carried_out(task, plan, Silent()))
+
+
+def test_kept_answers_are_shared_by_trials(task: Task) -> None:
+    kept = replace(BRIEF, views=1)
+    carried_out(task, in_float(PRUNE, kept), Silent())
+    (answers,) = task.cache.glob("answers-*.npy")
+    written = answers.stat().st_mtime_ns
+    carried_out(task, in_float(Prune(0.25), replace(kept, steps=5)), Silent())
+    assert [(path, path.stat().st_mtime_ns) for path in task.cache.glob("answers-*.npy")] == [(answers, written)]
 
 
 GRID_PASSES = (Equalize(samples=20), CorrectBias(samples=20), Round(sweeps=2, samples=20), QuantTrain(2, batch_size=8))

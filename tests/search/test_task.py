@@ -22,6 +22,7 @@ from pocketfit.search.task import (
     aligned,
     check_data,
     check_runtimes,
+    check_teacher,
     differences,
     label_mapping,
     recipes,
@@ -96,11 +97,22 @@ def test_time_and_trials_may_grow_but_nothing_else_may_change(tmp_path: Path) ->
         (replace(first, keep_resolution=True), "keep resolution"),
         (replace(first, metric="top5"), "metric"),
         (replace(first, model=replace(first.model, sha256="01")), "model sha256"),
+        (replace(first, teacher=first.model), "teacher sha256"),
         (replace(first, model=replace(first.model, preprocess=replace(PREPROCESS, colour="BGR"))), "preprocess"),
     ):
         assert differences(first.identity(), changed.identity()) == [word]
     assert "data sha256" in differences(first.identity(), task(tmp_path, count=201).identity())
     assert differences({}, first.identity()) != []
+    older = {key: value for key, value in first.identity().items() if key != "teacher_sha256"}
+    assert differences(older, first.identity()) == [], "a run from before there were teachers goes on"
+
+
+def test_a_teacher_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    first = task(tmp_path)
+    check_teacher(first)
+    check_teacher(replace(first, teacher=replace(first.model, labels=("dog", "cat", "bird"))))
+    with pytest.raises(UserError, match="does not know the student's class 'bird'"):
+        check_teacher(replace(first, teacher=replace(first.model, labels=("dog", "cat", "fish"))))
 
 
 def test_the_identity_survives_json(tmp_path: Path) -> None:

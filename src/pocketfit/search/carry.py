@@ -20,6 +20,7 @@ from pocketfit.core.plan import (
     Plan,
     Prune,
     QuantTrain,
+    Recalibrate,
     Resolution,
     Round,
     Sparsify,
@@ -92,9 +93,11 @@ def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -
         facts["grid"] = asdict(grid)
     return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:16]
 
+    if task.teacher is not None and any(isinstance(p, Train) for p in passes):
+        facts["teacher"] = [task.teacher.key, *task.teacher.labels]
 
 def _applied(task: Task, model: Model, settings: PassSettings, grid: Grid | None, watch: Watch) -> Model:
-    from pocketfit.passes import equalize, prune, sparsify, train
+    from pocketfit.passes import equalize, prune, recalibrate, sparsify, train
 
     def samples(split: str, limit: int | None = None) -> Samples:
         return task.samples(split, model.preprocess, watch, limit=limit)
@@ -102,7 +105,11 @@ def _applied(task: Task, model: Model, settings: PassSettings, grid: Grid | None
     if isinstance(settings, Train):
         given = samples("train")
         tick = watch.step(f"training for {settings.steps} steps")
-        return train.apply(model, settings, given, teacher=task.model, progress=tick)
+        return train.apply(model, settings, given, teacher=task.teacher or task.model, cache=task.cache, progress=tick)
+    if isinstance(settings, Recalibrate):
+        given = samples("train")
+        watch.step("taking batch norms anew")
+        return recalibrate.apply(model, settings, given)
     if isinstance(settings, Prune):
         given = samples("train", settings.samples)
         watch.step(f"scoring channels by {settings.criterion}")
