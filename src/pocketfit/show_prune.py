@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from pocketfit.report.channel_sensitivity import EDGES, cost, plan_words, reference
+from pocketfit.report.channel_sensitivity import cost, plan_words, reference
 from pocketfit.report.words import format_ratio
 from pocketfit.show import table
 
@@ -28,7 +28,7 @@ def sensitivity(data: Mapping[str, Any], out: Path | None) -> None:
         f"\nEach group alone, {lost} with that share of its channels removed ({data['samples']} samples of the"
         f" {data['split']} split, estimated)"
     )
-    columns = ("group", "channels", *ratios, f"MACs at {ratios[at]}", "")
+    columns = ("group", "channels", *ratios, f"MACs at {ratios[at]}")
     console.print(table(columns, [_row(curve, data, at) for curve in data["curves"]]))
     for sentence in data["findings"]:
         console.print(f"• {escape(sentence)}")
@@ -44,6 +44,8 @@ def sensitivity(data: Mapping[str, Any], out: Path | None) -> None:
 
 
 def _row(curve: Mapping[str, Any], data: Mapping[str, Any], at: int) -> list[object]:
-    costs = [None if point["kept"] == curve["channels"] else cost(point) for point in curve["points"]]
+    costs = [
+        None if point["kept"] == curve["channels"] else cost(point).removesuffix(" pt") for point in curve["points"]
+    ]
     ratio = format_ratio(curve["points"][at]["macs"] / data["macs"])
-    return [curve["group"], curve["channels"], *costs, ratio, EDGES.get(curve["edge"], "")]
+    return [curve["group"], curve["channels"], *costs, ratio]

@@ -34,7 +34,6 @@ def sensitivity(**changed: Any) -> dict[str, Any]:
         "curves": [_curve(*group) for group in GROUPS],
         "findings": ["The channels of features.5.conv can't be pruned, because they are fixed."],
         "plan": {
-            "layers": [["^features\\.2\\.conv\\.0$", 0.75]],
             "target": "macs:0.9x",
             "multiple": 8,
             "criterion": "l2",

@@ -22,7 +22,7 @@ def test_the_page_is_whole_and_loads_nothing() -> None:
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     assert {a["aria-labelledby"] for _, a in page.tags if "aria-labelledby" in a} <= set(ids)
-    assert all(svg.get("aria-label") for svg in page.all("svg")) and len(page.all("svg")) == len(GROUPS)
+    assert all(svg.get("aria-label") for svg in page.all("svg")) and len(page.all("svg")) == len(GROUPS) - 1
     assert all(th.get("scope") in ("col", "row") for th in page.all("th"))
 
 
@@ -32,7 +32,8 @@ def test_the_delicate_ones_are_said_and_so_is_how_the_first_and_the_last_do() ->
         "features.3.conv.0 is the most delicate: without 50 % of its channels, 41.0 ± 1.0 pt of accuracy are lost"
     )
     assert (
-        beside.startswith("Next are features.0.0 (22.5 ± 1.0 pt), features.1.conv.0") and "of 5 groups is 2.1" in beside
+        beside.startswith("Next by the rise of the loss are features.0.0 (22.5 ± 1.0 pt), features.1.conv.0")
+        and "of 5 groups is 2.1" in beside
     )
     assert "features.0.0) are among the delicate quarter: place 2 of 5" in first and "leaves them whole" in first
     assert "features.18.0) are not among the delicate quarter: place 4 of 5" in last
@@ -73,13 +74,14 @@ def test_groups_that_do_not_run_have_no_curve_and_no_numbers() -> None:
         point.update(dict.fromkeys(("loss", "loss_rise", "loss_rise_se", "accuracy", "drop_points", "drop_points_se")))
         point["why_not"] = "<b>shape</b>"
     text = render(result)
-    assert len(Page(text).all("svg")) == len(GROUPS) - 1 and "&lt;b&gt;shape" in text and "<b>shape" not in text
+    assert len(Page(text).all("svg")) == len(GROUPS) - 2 and "&lt;b&gt;shape" in text and "<b>shape" not in text
 
 
 def test_whole_groups_are_dashes_and_small_ones_keep_their_order() -> None:
     data = page_data(sensitivity())
     assert [c["name"] for c in data["curves"]] == [name for name, *_ in GROUPS]
-    assert {cell["text"] for cell in data["curves"][4]["costs"]} == {"–"}
+    assert {cell["text"] for cell in data["curves"][4]["costs"]} == {"–"} == {data["curves"][4]["rise"]}
+    assert data["curves"][4]["drawn"] == [] and "leaves it whole" in data["curves"][4]["blank"]
     assert [c["name"] for c in data["curves"] if c["delicate"]] == [
         "features.0.0",
         "features.1.conv.0",

@@ -26,11 +26,12 @@ Json = Mapping[str, Any]
 
 def write_sensitivity(out: Path, result: Json) -> Path:
     """Write `out`/sensitivity.json, the page made of it, and prune.json where there is a plan; the page's path."""
+    text = render(result)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "sensitivity.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     if result["plan"]:
         write_whole(out / "prune.json", json.dumps(result["plan"]["pass"], indent=1) + "\n")
-    return write_whole(out / "sensitivity.html", render(result))
+    return write_whole(out / "sensitivity.html", text)
 
 
 def render(result: Json) -> str:
@@ -82,8 +83,8 @@ def sentences(result: Json) -> list[str]:
     others = ranked[1:NAMED]
     if others:
         named = ", ".join(f"{curve['group']} ({cost(curve['points'][at])})" for curve in others)
-        middle = median(curve["points"][at]["drop_points"] for curve in ranked)
-        found.append(f"Next are {named}; the median of {len(ranked)} groups is {words.format_points(middle)}.")
+        middle = words.format_points(median(curve["points"][at]["drop_points"] for curve in ranked))
+        found.append(f"Next by the rise of the loss are {named}; the median of {len(ranked)} groups is {middle}.")
     return [*found, *(_edge(edge, curves, ranked, at) for edge in EDGES)]
 
 
@@ -149,7 +150,8 @@ def _whole(result: Json) -> str:
 def _curve(curve: Json, result: Json, at: int, span: tuple[float, float], delicate: bool) -> dict[str, Any]:
     points = curve["points"]
     there = points[at]
-    drawn = [] if curve["why_not"] else [_drawn(point) for point in points]
+    whole = all(point["kept"] == curve["channels"] for point in points)
+    drawn = [] if curve["why_not"] or whole else [_drawn(point) for point in points]
     told = ", ".join(f"{100 * point['ratio']:g} % removed: {cost(point)}" for point in points)
     ratio = there["macs"] / result["macs"]
     return {
@@ -157,13 +159,13 @@ def _curve(curve: Json, result: Json, at: int, span: tuple[float, float], delica
         "with": ", ".join(layer for layer in curve["layers"] if layer != curve["group"]),
         "channels": curve["channels"],
         "edge": EDGES.get(curve["edge"], ""),
-        "why_not": curve["why_not"],
+        "blank": f"Can't be pruned: {curve['why_not']}" if curve["why_not"] else "Rounding leaves it whole.",
         "delicate": delicate,
-        "lost": "" if curve["why_not"] else words.format_points(there["drop_points"]),
+        "lost": "" if not drawn else words.format_points(there["drop_points"]),
         "costs": [_cell(point, curve["channels"]) for point in points],
-        "rise": "–" if curve["why_not"] else f"{there['loss_rise']:+.3f}",
-        "rise_sort": "" if curve["why_not"] else there["loss_rise"],
-        "rise_error": "" if curve["why_not"] else f"± {WIDTH_95 * there['loss_rise_se']:.3f}",
+        "rise": "–" if not drawn else f"{there['loss_rise']:+.3f}",
+        "rise_sort": "" if not drawn else there["loss_rise"],
+        "rise_error": "" if not drawn else f"± {WIDTH_95 * there['loss_rise_se']:.3f}",
         "macs": words.format_ratio(ratio),
         "macs_sort": ratio,
         "drawn": drawn,
@@ -247,7 +249,7 @@ def plan_words(plan: Json, *, labelled: bool) -> str:
     """What the plan is expected to do, in one sentence or two."""
     lost = "accuracy" if labelled else "agreement"
     return (
-        f"Prunes {len(plan['layers'])} groups to {words.format_ratio(plan['macs_ratio'])} of the MACs"
+        f"Prunes {len(plan['pass']['layers'])} groups to {words.format_ratio(plan['macs_ratio'])} of the MACs"
         f" ({words.format_count(plan['macs'])}) and {words.format_ratio(plan['size_ratio'])} of the float32 size"
         f" ({words.format_bytes(plan['size_bytes'])}), both exact. Alone, these cuts cost"
         f" {words.format_points(plan['drop_points'])} of {lost} in sum, estimated; losses do not add up: before"
