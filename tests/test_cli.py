@@ -25,7 +25,19 @@ from pocketfit.core.errors import Stopped, UserError
 from pocketfit.sources.models import open_model
 
 PATHS = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
-VERBS = ("train", "fit", "choose", "apply", "measure", "compare", "inspect", "explain", "sensitivity", "report", "doctor")
+VERBS = (
+    "train",
+    "fit",
+    "choose",
+    "apply",
+    "measure",
+    "compare",
+    "inspect",
+    "explain",
+    "sensitivity",
+    "report",
+    "doctor",
+)
 FACTORY = """
 import torch
 def net(classes: int = 2):
