@@ -196,12 +196,11 @@ def _points(known: Skeleton, layer: LayerShape, measured: Sequence[SubNetwork]) 
 def _best_steps(data: Sequence[Points]) -> Steps:
     """The steps of inputs and outputs that leave the least error, the larger ones where that makes no difference:
     where only multiples of 8 were measured, 1, 4 and 8 explain them alike."""
-    left = {
-        steps: sum(_layer_cost(steps, *points)[1] for points in data)
-        for steps in itertools.product(sorted(STEPS, reverse=True), repeat=2)
-    }
-    least = min(left.values())
-    return next(steps for steps, rest in left.items() if rest <= least * (1 + 1e-6) + 1e-9)
+    sizes = sorted(STEPS, reverse=True)
+    candidates: list[Steps] = [(inputs, outputs) for inputs in sizes for outputs in sizes]
+    left = [math.fsum(_layer_cost(steps, *points)[1] for points in data) for steps in candidates]
+    least = min(left) * (1 + 1e-6) + 1e-9
+    return next(steps for steps, rest in zip(candidates, left, strict=True) if rest <= least)
 
 
 def _layer_cost(

@@ -121,9 +121,9 @@ def measure(
                 file.unlink()
         tick(count, count)
     about = _table(home)
-    found = tuple(one for number, widths in enumerate(wanted) if (one := _read(home, number, widths)) is not None)
+    measured = tuple(one for number, widths in enumerate(wanted) if (one := _read(home, number, widths)) is not None)
     return CostTable(
-        settings.runtime, threads, settings.precision, skeleton, about["full_ms"], about["environment"], found
+        settings.runtime, threads, settings.precision, skeleton, about["full_ms"], about["environment"], measured
     )
 
 
