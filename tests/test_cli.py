@@ -146,6 +146,13 @@ def test_missing_data(here: Path) -> None:
     refused(fit(data="nowhere"), "nowhere", "give a folder of pictures by class, or an .npz file")
 
 
+def test_data_or_no_data(here: Path) -> None:
+    refused(fit("--no-data"), "--data", "--no-data", "not both")
+    given = ("fit", "mobilenet_v2", "--weights", "good.pth", "-o", "out")
+    refused(invoked(*given), "--no-data")
+    refused(invoked(*given, "--no-data", "--max-drop", "1pt"), "cannot be checked without data")
+
+
 def test_a_teacher_that_does_not_fit(here: Path) -> None:
     """Of other classes, for another input, without weights, not there: for fit and for apply."""
     plan = {"plan_version": 3, "passes": [], "export": {"runtime": "onnxruntime"}}

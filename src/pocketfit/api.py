@@ -95,6 +95,19 @@ def run(task: Task, watch: Watch | None = None) -> Result:
     return fit_task(replace(task, model=with_labels(task.model)), Delivery(watch), watch)
 
 
+def run_without_data(task: Task, watch: Watch | None = None) -> dict[str, Any]:
+    """The one int8 file that needs no data, with its bundle; returns result.json. See search/data_free.py."""
+    from pocketfit.bundle.write import write_bundle
+    from pocketfit.search.data_free import fit_without_data
+    from pocketfit.sources.noise import noise
+
+    data, made = fit_without_data(replace(task, model=with_labels(task.model)), watch)
+    golden = noise(made.model.signature.inputs[0], made.model.preprocess, GOLDEN_SAMPLES)
+    measurements = data["trials"][data["chosen"]]["measurements"]
+    write_bundle(task.out / "bundle", made.artifact, made.model, golden=golden, measurements=measurements, result=None)
+    return data
+
+
 class Delivery:
     """Writes result.json, plan.json and report.html after every trial, the bundle when the best so far has changed."""
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn, get_args
 import click
 
 from pocketfit import __version__
-from pocketfit.core.errors import PocketfitError, Stopped
+from pocketfit.core.errors import PocketfitError, Stopped, UserError
 from pocketfit.core.pass_settings import Criterion
 
 # Threads of PyTorch's OpenMP library that wait for each other burn their core for milliseconds by default. On two cores
@@ -159,7 +159,10 @@ def train(as_json: bool, **options: Any) -> int:
 
 @main.command()
 @click.argument("model")
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of pictures by class, or .npz.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of pictures by class, or .npz.")
+@click.option(
+    "--no-data", is_flag=True, help="One int8 file from what batch norms remember; its accuracy stays unknown."
+)
 @click.option(
     "-o", "--out", required=True, type=click.Path(path_type=Path), help="Output folder; a stopped run goes on there."
 )
@@ -170,14 +173,14 @@ def train(as_json: bool, **options: Any) -> int:
 )
 @click.option("--input-shape", metavar="CxHxW", help="For a factory: the shape of one input, e.g. 3x224x224.")
 @click.option(
-    "--runtime",
-    "runtimes",
-@click.option(
     "--teacher",
     metavar="MODEL",
     help="A network for the same classes that pruned ones learn from.  [default: MODEL itself, unpruned]",
 )
 @click.option("--teacher-weights", type=click.Path(path_type=Path), help="Weights for a teacher by name or factory.")
+@click.option(
+    "--runtime",
+    "runtimes",
     default="litert",
     show_default=True,
     metavar="NAME[,NAME]",
@@ -214,8 +217,11 @@ def fit(as_json: bool, quiet: bool, **options: Any) -> int:
     """
     from pocketfit import show, verbs
 
+    no_data = options.pop("no_data")
+    if no_data == (options["data"] is not None):
+        raise UserError("Give --data with a folder or an .npz file, or --no-data, and not both")
     data = verbs.fit(quiet=quiet, **options)
-    _print(data, as_json, lambda d: show.result(d, options["out"]))
+    _print(data, as_json, lambda d: (show.made_without_data if no_data else show.result)(d, options["out"]))
     return 0 if data["status"] == "met" else LIMITS_NOT_MET
 
 
@@ -238,12 +244,18 @@ def choose(out: Path, as_json: bool, **limits: Any) -> int:
 @main.command()
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.argument("model")
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="The data of the run that made the plan.")
+@click.option(
+    "--data",
+    help="Folder of pictures by class, or .npz; not for plans that need none.",
+    type=click.Path(path_type=Path),
+)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder for the file.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights for a zoo name or a factory.")
 @click.option("--preprocess", help="As for fit.")
 @click.option("--labels", type=click.Path(path_type=Path), help="As for fit.")
 @click.option("--input-shape", metavar="CxHxW", help="As for fit.")
+@click.option("--teacher", metavar="MODEL", help="As for fit.")
+@click.option("--teacher-weights", type=click.Path(path_type=Path), help="As for fit.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @common_options
 def apply(as_json: bool, **options: Any) -> int:
@@ -254,8 +266,6 @@ def apply(as_json: bool, **options: Any) -> int:
     return 0
 
 
-@click.option("--teacher", metavar="MODEL", help="As for fit.")
-@click.option("--teacher-weights", type=click.Path(path_type=Path), help="As for fit.")
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(

@@ -79,6 +79,26 @@ def result(data: Mapping[str, Any], out: Path) -> None:
                 console.print(f"{name.split('.')[0]:7} {escape(str(out / name))}")
 
 
+def made_without_data(data: Mapping[str, Any], out: Path) -> None:
+    """What `fit --no-data` made."""
+    console = _console()
+    console.print(f"[bold]{escape(data['warning'])}[/bold]\n")
+    rows = []
+    for trial in data["trials"]:
+        found = trial["measurements"]
+        quantities = ("size_bytes", "download_bytes", "latency_ms", "latency_ratio", "memory_bytes")
+        rows.append((trial["artifact"]["runtime"], trial["code"], *(_value(found.get(name)) for name in quantities)))
+    console.print(table(("runtime", "plan", "size", "download", "latency", "ratio", "memory"), rows, left=2))
+    for limit in data["limits"]:
+        console.print(f"limit on {limit['quantity']}, {escape(limit['text'])}: {'met' if limit['met'] else 'missed'}")
+    chosen = data["trials"][data["chosen"]]
+    for sentence in chosen["details"]["findings"]:
+        console.print(f"• {escape(sentence)}")
+    console.print(f"\nfile    {escape(str(out / chosen['artifact']['path']))}")
+    for name in ("bundle", "plan.json", "result.json"):
+        console.print(f"{name.split('.')[0]:7} {escape(str(out / name))}")
+
+
 def _is_delivered(data: Mapping[str, Any], out: Path) -> bool:
     """Whether OUT's plan.json and bundle are those of the chosen plan; `choose` may have picked another one."""
     path = out / "plan.json"

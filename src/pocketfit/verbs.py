@@ -100,7 +100,7 @@ def _starting_point(model: str, weights: Path | None, width: float, classes: int
 
 def fit(
     model: str,
-    data: Path,
+    data: Path | None,
     out: Path,
     weights: Path | None,
     preprocess: str | None,
@@ -133,7 +133,7 @@ def fit(
     from pocketfit.measure.accuracy import check_metric
     from pocketfit.progress import watch_for_terminal
     from pocketfit.search.task import Task
-    from pocketfit.sources.data import open_data
+    from pocketfit.sources.data import no_data, open_data
     from pocketfit.sources.models import open_model
 
     check_metric(metric)
@@ -141,7 +141,10 @@ def fit(
     taught_by = _teacher(teacher, teacher_weights, network)
     cache = out / "cache" if (out / "journal.jsonl").exists() else None
     with watch_for_terminal(quiet) as watch:
-        dataset = open_data(data, cache=cache, progress=watch.step("looking at the data"))
+        if data is None:
+            dataset = no_data(network.labels)
+        else:
+            dataset = open_data(data, cache=cache, progress=watch.step("looking at the data"))
         task = Task(
             network,
             dataset,
@@ -149,7 +152,7 @@ def fit(
             names,
             budget,
             model_name=network.origin.name,
-            data_name=data.name,
+            data_name="no data" if data is None else data.name,
             io=io,
             layout=layout or "",
             keep_resolution=keep_resolution,
@@ -157,10 +160,12 @@ def fit(
             threads=threads,
             seed=seed,
             metric=metric,
+            teacher=taught_by,
         )
+        if data is None:
+            return api.run_without_data(task, watch)
         return api.run(task, watch).data
 
-            teacher=taught_by,
 
 def choose(out: Path, prefer: Any, **limits: str | None) -> dict[str, Any]:
     """Decide again from the journal; reads journal.jsonl, writes nothing."""
@@ -188,30 +193,30 @@ def _record(out: Path) -> Any:
 def apply(
     plan: Path,
     model: str,
-    data: Path,
+    data: Path | None,
     out: Path,
     weights: Path | None,
     preprocess: str | None,
     labels: Path | None,
     input_shape: str | None,
+    teacher: str | None,
+    teacher_weights: Path | None,
     quiet: bool,
 ) -> dict[str, Any]:
     """Make a plan's artifact again."""
     from pocketfit import api
     from pocketfit.progress import watch_for_terminal
-    teacher: str | None,
-    teacher_weights: Path | None,
-    from pocketfit.sources.data import open_data
+    from pocketfit.sources.data import no_data, open_data
     from pocketfit.sources.models import open_model
 
     wanted = Plan.from_json(read_json(plan, "plan"))
     network = open_model(model, weights=weights, preprocess=preprocess, labels=labels, input_shape=input_shape)
+    taught_by = _teacher(teacher, teacher_weights, network)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; nothing was changed: give a folder")
     with watch_for_terminal(quiet) as watch:
-        dataset = open_data(data, progress=watch.step("looking at the data"))
+        dataset = no_data() if data is None else open_data(data, progress=watch.step("looking at the data"))
         made = api.apply(wanted, network, dataset, out, teacher=taught_by, watch=watch)
-    taught_by = _teacher(teacher, teacher_weights, network)
     return {
         **made.artifact.to_json(),
         "code": wanted.code,
@@ -220,11 +225,6 @@ def apply(
     }
 
 
-def report(out: Path) -> Path:
-    """Write report.html from the journal."""
-    from pocketfit.report.render import write_report
-
-    _record(out)
 def _teacher(name: str | None, weights: Path | None, student: Model) -> Model | None:
     """The teacher that was asked for, if any. A factory says nothing of its input: it is the student's."""
     from pocketfit import zoo
@@ -242,6 +242,11 @@ def _teacher(name: str | None, weights: Path | None, student: Model) -> Model | 
     return open_model(name, weights=weights, preprocess=student.preprocess, input_shape=[size or 1 for size in shape])
 
 
+def report(out: Path) -> Path:
+    """Write report.html from the journal."""
+    from pocketfit.report.render import write_report
+
+    _record(out)
     return write_report(out)
 
 

@@ -230,7 +230,9 @@ def test_the_grid_counts_from_the_first_pass_on_that_works_for_it(task: Task) ->
     eight, four = on_grid(weights="int8").export.grid, on_grid(weights="int4").export.grid
     kept = on_grid(keep_float=("head",)).export.grid
     shared = (PRUNE, BRIEF, GRID_PASSES[0])
-    assert len({prefix_hash(task, shared, grid) for grid in (None, eight, four, kept)}) == 1
+    assert len({prefix_hash(task, shared, grid) for grid in (None, eight, kept)}) == 1
+    assert prefix_hash(task, shared, four) != prefix_hash(task, shared, eight), "equalization spares 4-bit weights"
+    assert prefix_hash(task, shared[:2], four) == prefix_hash(task, shared[:2], eight)
     for settings in GRID_PASSES[1:]:
         hashes = {prefix_hash(task, (*shared, settings), grid) for grid in (eight, four, kept)}
         assert len(hashes) == 3, settings

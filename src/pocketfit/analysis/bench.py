@@ -126,7 +126,7 @@ class Bench:
         for one in passes:
             if isinstance(one, Equalize):
                 self.watch.step("equalizing channels")
-                model = equalize.apply(model, one, self.calibration)
+                model = equalize.apply(model, one, self.calibration, grid)
             elif isinstance(one, Round):
                 model = rounding.apply(model, one, self.calibration, grid, progress=self.watch.step("rounding weights"))
         self.findings += [sentence for sentence in model.findings if sentence not in self.findings]

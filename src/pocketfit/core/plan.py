@@ -63,9 +63,16 @@ PLAN_VERSION = 3  # older ones knew fewer settings, and those that they lack hav
 READABLE_VERSIONS = (1, 2, 3)
 Precision = Literal["float32", "float16", "dynamic-int8", "int8", "weight-only"]
 Weights = Literal["int8", "int7", "int4"]
-RangeMethod = Literal["min-max", "moving-average", "percentile", "mse", "kl"]
+RangeMethod = Literal["min-max", "moving-average", "percentile", "mse", "kl"]  # from what calibration saw
+RangeSource = Literal["min-max", "moving-average", "percentile", "mse", "kl", "batch-norm"]
 _WEIGHT_BITS: dict[str, int] = {"int8": 8, "int7": 7, "int4": 4}
-_RANGE_CODES: dict[str, str] = {"moving-average": "ema", "percentile": "pct", "mse": "mse", "kl": "kl"}
+_RANGE_CODES: dict[str, str] = {
+    "moving-average": "ema",
+    "percentile": "pct",
+    "mse": "mse",
+    "kl": "kl",
+    "batch-norm": "bn",
+}
 
 
 _KINDS: dict[str, type[Any]] = {
@@ -123,7 +130,8 @@ class ExportSettings:
     weights        of quantized layers: "int8"; "int7" (for processors whose 8-bit products overflow); "int4", where
                    depthwise convolutions have int8
     keep_int8      dotted names of layers that have int8 weights where the others have fewer bits
-    ranges         how the range of an activation follows from what calibration saw (numerics/ranges.py)
+    ranges         how the range of an activation follows from what calibration saw (numerics/ranges.py); "batch-norm":
+                   from what batch norms remember, without data (passes/derived.py)
     """
 
     runtime: str
@@ -135,7 +143,7 @@ class ExportSettings:
     calibration: int = 200
     weights: Weights = "int8"
     keep_int8: tuple[str, ...] = ()
-    ranges: RangeMethod = "min-max"
+    ranges: RangeSource = "min-max"
 
     def __post_init__(self) -> None:
         known = get_args(Precision)
@@ -145,6 +153,11 @@ class ExportSettings:
             raise UserError(f"--io {self.io} needs static int8: a {self.precision} file takes float32 inputs")
         if self.precision in ("float32", "float16") and (self.weights != "int8" or self.keep_int8):
             raise UserError(f"A {self.precision} file has no {self.weights} weights: ask for a quantized precision")
+
+    @property
+    def range_method(self) -> RangeMethod:
+        """By which calibration sets the ranges that nothing else is known about."""
+        return "min-max" if self.ranges == "batch-norm" else self.ranges
 
     @property
     def grid(self) -> Grid | None:

@@ -71,3 +71,14 @@ def pixels_to_values(pixels: NDArray[np.generic], preprocess: Preprocess) -> NDA
     gain = (preprocess.scale / np.asarray(preprocess.std, np.float64)).astype(np.float32)
     offset = (-np.asarray(preprocess.mean, np.float64) / np.asarray(preprocess.std, np.float64)).astype(np.float32)
     return pixels.astype(np.float32) * gain + offset
+
+
+def value_range(preprocess: Preprocess) -> tuple[float, float]:
+    """The lowest and the highest value that a picture can become.
+
+    >>> value_range(Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3))
+    (-1.0, 1.0)
+    """
+    ends = np.array([[0] * len(preprocess.mean), [255] * len(preprocess.mean)], np.uint8)
+    values = pixels_to_values(ends, preprocess)
+    return float(values.min()), float(values.max())

@@ -1,4 +1,4 @@
-"""Ranges that training has learned in torch, for the tensors of a runtime's float file.
+"""Ranges that were found in torch (by training, or from batch norms), for the tensors of a runtime's float file.
 
 The file calls its tensors as it likes, and has fused some away. A tensor is known again by its values: on the same few
 samples, torch's and the file's have the same size, mean, deviation and ends.
@@ -34,13 +34,20 @@ def ranges_for(
     fingerprints: str,
     environment: Mapping[str, str] | None = None,
 ) -> Ranges:
-    """`model.learned["ranges"]` by tensor of the float file `source`; {} where nothing was learned.
+    """`model.learned["ranges"]`, or those that batch norms remember where the settings want them, by tensor of the
+    float file `source`; {} where nothing was learned.
 
     fingerprints  "module:function" of the runtime's child, called as fingerprints(source, samples, target)
     Tensors that torch's network has no like of are left to calibration.
     """
     learned, grid = model.learned.get("ranges"), settings.grid
-    if not learned or grid is None or settings.precision != "int8":
+    if grid is None or settings.precision != "int8":
+        return {}
+    if settings.ranges == "batch-norm":
+        from pocketfit.passes import derived
+
+        learned = derived.ranges(model, grid)
+    if not learned:
         return {}
     from pocketfit.passes.simulate import fingerprints_of
 

@@ -108,8 +108,9 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
     if settings.precision == "int8":
         if calibration is None:
             raise UserError("Static int8 needs calibration samples to set its ranges, and none were given")
-        notes += check_samples(calibration, model.signature, settings)
-        if len(calibration) < settings.calibration:
+        if settings.ranges != "batch-norm":  # which have no samples to be looked at
+            notes += check_samples(calibration, model.signature, settings)
+        if settings.ranges != "batch-norm" and len(calibration) < settings.calibration:
             notes.append(f"Calibrated on {len(calibration)} samples, as there are no {settings.calibration}")
     source = _float_file(model, work)
     if calibration is not None and settings.precision == "int8":

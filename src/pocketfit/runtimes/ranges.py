@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from pocketfit.core.artifact import FileTensor
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.plan import ExportSettings
-from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.samples import Samples, pixels_to_values
+from pocketfit.core.samples import Samples, value_range
 from pocketfit.core.signature import Signature
 from pocketfit.numerics import ranges as numerics
 from pocketfit.runtimes import child
@@ -62,7 +61,7 @@ def activation_ranges(
     symmetric = settings.activations == "int16"
     ranges: Ranges = {}
     for name, summary in found.items():
-        method = "min-max" if name in ends else settings.ranges
+        method = "min-max" if name in ends else settings.range_method
         try:
             ranges[name] = numerics.range_of(summary, method, symmetric=symmetric, bits=16 if symmetric else 8)
         except ValueError as error:
@@ -90,7 +89,7 @@ def summaries(
 
     Kept as `<work>/<file>-<hash of the samples>.<limits or histograms>.npz`.
     """
-    histograms = numerics.needs_histogram(settings.ranges)
+    histograms = numerics.needs_histogram(settings.range_method)
     values = fitting(samples, slice(0, settings.calibration), given)
     digest = hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()[:16]
     target = work / f"{source.stem}-{digest}.{'histograms' if histograms else 'limits'}.npz"
@@ -175,20 +174,9 @@ def check_samples(
     return findings
 
 
-def expected_range(preprocess: Preprocess) -> tuple[float, float]:
-    """The lowest and the highest value that a picture can become.
-
-    >>> expected_range(Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3))
-    (-1.0, 1.0)
-    """
-    ends = np.array([[0] * len(preprocess.mean), [255] * len(preprocess.mean)], np.uint8)
-    values = pixels_to_values(ends, preprocess)
-    return float(values.min()), float(values.max())
-
-
 def _suspicion(samples: Samples, low: float, high: float) -> str:
     """What is wrong with values in [low, high] where the preprocessing makes others; "" where nothing seems to be."""
-    bottom, top = expected_range(samples.preprocess)
+    bottom, top = value_range(samples.preprocess)
     width, usual = top - bottom, f"pictures become {bottom:.3g} to {top:.3g}"
     if samples.array.dtype == np.uint8:
         largest = int(np.asarray(samples.array[: min(len(samples), LOOKED_AT)]).max())

@@ -75,7 +75,8 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
 def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -> str:
     """16 hex digits for what the network is after these passes: of everything that they look at.
 
-    The grid counts from the first pass on that works for it, so that all exports share what comes before.
+    The grid counts from the first pass on that works for it, so that all exports share what comes before; equalization
+    asks for the weights' bits only.
     """
     import torch
 
@@ -89,12 +90,14 @@ def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -
         "threads": torch.get_num_threads(),
         "passes": [{"pass": type(p).__name__, **asdict(p)} for p in passes],
     }
+    if any(isinstance(p, Equalize) for p in passes):
+        facts["weight_bits"] = 8 if grid is None else grid.weight_bits
     if grid is not None and any(isinstance(p, ON_GRID) for p in passes):
         facts["grid"] = asdict(grid)
-    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:16]
-
     if task.teacher is not None and any(isinstance(p, Train) for p in passes):
         facts["teacher"] = [task.teacher.key, *task.teacher.labels]
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:16]
+
 
 def _applied(task: Task, model: Model, settings: PassSettings, grid: Grid | None, watch: Watch) -> Model:
     from pocketfit.passes import equalize, prune, recalibrate, sparsify, train
@@ -118,9 +121,9 @@ def _applied(task: Task, model: Model, settings: PassSettings, grid: Grid | None
         given = samples("train", settings.samples)
         return sparsify.apply(model, settings, given, progress=watch.step("following the loss to each weight"))
     if isinstance(settings, Equalize):
-        given = samples("calibration", settings.samples)
+        given = samples("calibration", settings.samples) if settings.statistics == "data" else None
         watch.step("equalizing channels")
-        return equalize.apply(model, settings, given)
+        return equalize.apply(model, settings, given, grid)
     assert grid is not None, "a plan with such a pass has a grid"
     return _on_grid(task, model, settings, grid, samples, watch)
 
@@ -131,7 +134,7 @@ def _on_grid(
     from pocketfit.passes import bias, qat, rounding
 
     if isinstance(settings, CorrectBias):
-        given = samples("calibration", settings.samples)
+        given = samples("calibration", settings.samples) if settings.statistics == "data" else None
         watch.step("correcting biases")
         return bias.apply(model, settings, given, grid)
     if isinstance(settings, Round):

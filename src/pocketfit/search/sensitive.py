@@ -25,7 +25,7 @@ def sensitivity_line(task: Task, plan: Plan, watch: Watch) -> dict[str, Any]:
         model = carried_out(task, plan, watch)
         samples = task.samples("calibration", model.preprocess, watch, limit=plan.export.calibration)
         tick = watch.step("looking for the layers that cost most")
-        found = sensitivity(model, plan.export.grid, samples, ranges=plan.export.ranges, progress=tick)
+        found = sensitivity(model, plan.export.grid, samples, ranges=plan.export.range_method, progress=tick)
     except PocketfitError as error:
         return {**line, "error": str(error)}
     rows = [{"layer": row.layer, "share": row.share} for row in found.layers if row.weight_bits is not None]

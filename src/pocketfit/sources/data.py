@@ -69,6 +69,8 @@ class Dataset:
         if name not in SPLITS:
             raise ValueError(f"'{name}' is none of the splits {', '.join(SPLITS)}")
         members = np.array([row for row, split in enumerate(self._splits(split_seed)) if split == name], np.int64)
+        if self.listing.reader is NOTHING:
+            raise UserError(f"This asks for the {name} split of the data, and no data were given: give --data")
         if not len(members):
             total = counted(len(self.listing.names), "sample")
             raise UserError(f"The {name} split is empty: {total} are too few to be split, give a hundred or more")
@@ -151,6 +153,28 @@ def from_arrays(
     given |= {"y_test": y_test} if y_test is not None else {}
     given |= {"class_names": list(class_names)} if class_names else {}
     return _dataset(arrays.from_mapping({key: np.asarray(value) for key, value in given.items()}), "the arrays")
+
+
+class _Nothing:
+    """The reader of no data at all."""
+
+    def read(self, rows: NDArray[np.int64], preprocess: Preprocess) -> Iterator[NDArray[np.generic]]:
+        return iter(())
+
+    def row_shape(self, preprocess: Preprocess) -> tuple[int, ...]:
+        return ()
+
+    def row_dtype(self) -> type[np.uint8]:
+        return np.uint8
+
+
+NOTHING = _Nothing()
+
+
+def no_data(class_names: Sequence[str] = ()) -> Dataset:
+    """A Dataset where there is none; whoever asks it for samples is told so, by UserError."""
+    listing = Listing(tuple(class_names), (), (), np.zeros(0, np.int64), (), NOTHING)
+    return Dataset(listing.class_names, (), _hash(["no data"]), listing)
 
 
 def _dataset(listing: Listing, source: str) -> Dataset:
