@@ -239,3 +239,44 @@ def samples_of(model: Model, count: int = 40, *, labels: bool = True, seed: int 
     given = rng.integers(0, classes, count) if labels else np.full(count, -1)
     array = rng.normal(size=shape).astype(np.float32)
     return Samples(array, given.astype(np.int64), [f"{i}" for i in range(count)], "train", "made", model.preprocess)
+
+
+class Everything(nn.Module):
+    """All ways to couple channels in one network: squeeze-and-excite, depthwise, concatenation, residual, grouped
+    convolution, channel shuffle; and a reshape with sizes written down, which hides the channels of `hidden`."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.wide, self.deep = cbr(3, 8, stride=2), cbr(8, 16, 1), cbr(16, 16, groups=16)
+        self.fc1, self.fc2 = nn.Conv2d(16, 8, 1), nn.Conv2d(8, 16, 1)
+        self.a, self.b, self.join = cbr(16, 16, 1), cbr(16, 24, 1), cbr(40, 32, 1)
+        self.inner, self.outer = cbr(32, 24), cbr(24, 32)
+        self.grouped, self.after = cbr(32, 64, groups=4), cbr(64, 16, 1)
+        self.left, self.right, self.shuffled = cbr(16, 16, 1), cbr(16, 16, 1), cbr(32, 32, groups=2)
+        self.hidden, self.fc = cbr(32, 16, 1), nn.Linear(20, 5)
+
+    def forward(self, x):
+        x = self.deep(self.wide(self.stem(x)))
+        x = x * F.hardsigmoid(self.fc2(F.relu(self.fc1(x.mean((2, 3), True)))))
+        x = self.join(torch.cat((self.a(x), self.b(x)), 1))
+        x = x + self.outer(self.inner(x))
+        x = self.after(self.grouped(x))
+        x = torch.cat((self.left(x), self.right(x)), 1)
+        n, c, h, w = x.shape
+        x = self.shuffled(x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w))
+        x = self.hidden(x).mean((2, 3))
+        return self.fc(torch.cat((x, x.view(n, 4, 4).amax(2)), 1))
+
+
+class Branching(nn.Module):
+    """Control flow that depends on values, as torch.cond says it; what stands before it can't be pruned."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.free, self.before = cbr(3, 8), cbr(8, 16), cbr(16, 16)
+        self.behind, self.fc = cbr(16, 16), nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.before(self.free(self.stem(x)))
+        x = torch.cond(x.sum() > 0, lambda x: 2 * x, lambda x: x + 1, (x,))
+        return self.fc(self.behind(x).mean((2, 3)))

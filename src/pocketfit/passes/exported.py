@@ -46,10 +46,24 @@ def export(network: nn.Module, signature: Signature, batch: int = BATCH) -> Expo
         return torch.export.export(network, zeros(signature, batch))
     except Exception as error:  # torch.export has no base class for what it can meet in a stranger's code
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        layer = _blamed(error, network)
+        where = f"layer '{layer}' of {type(network).__name__}" if layer else type(network).__name__
         raise UserError(
-            f"torch.export cannot follow {type(network).__name__} at the input {inputs_in_words(signature)} ({cause}); "
-            "the forward must be free of Python branches that depend on values"
+            f"torch.export cannot follow {where} at the input {inputs_in_words(signature)} ({cause}); "
+            "the forward must be free of Python branches that depend on values (torch.cond can say the same)"
         ) from error
+
+
+def _blamed(error: BaseException, network: nn.Module) -> str:
+    """Dotted name of the innermost module whose forward the error passed through, "" for the network itself."""
+    known = {id(module): name for name, module in network.named_modules()}
+    layer, trace = "", error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_name == "forward" and code.co_argcount:
+            layer = known.get(id(trace.tb_frame.f_locals.get(code.co_varnames[0])), layer)
+        trace = trace.tb_next
+    return layer
 
 
 def zeros(signature: Signature, batch: int) -> tuple[Tensor, ...]:

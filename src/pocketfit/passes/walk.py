@@ -62,8 +62,8 @@ class Walk:
         """No channels at all, in the shape of the node's output."""
         value = node.meta.get("val")
         if isinstance(value, list | tuple):
-            return [torch.zeros(1, dtype=torch.int64).expand(v.shape) for v in value if isinstance(v, Tensor)]
-        return torch.zeros(1, dtype=torch.int64).expand(shape_of(node))
+            return [torch.zeros((), dtype=torch.int64).expand(v.shape) for v in value if isinstance(v, Tensor)]
+        return torch.zeros((), dtype=torch.int64).expand(shape_of(node))
 
     def note(self, parameter: fx.Node | None, dim: int, ids: Tensor, node: fx.Node) -> None:
         """This dimension of the parameter carries these channels. A layer that is used twice ties both uses."""
