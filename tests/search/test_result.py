@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from pocketfit.core.budget import Budget
+from pocketfit.core.plan import Sparsify
 from pocketfit.core.trial import Trial
 from pocketfit.search import journal
 from pocketfit.search.result import compose
@@ -141,3 +142,15 @@ def test_rungs_of_the_ladder_that_were_left_have_their_reason() -> None:
     rung = made.trial(2, drop=3.0, stage="ladder", precision="int8", ranges="mse")
     data = composed([BASE, CHOSEN, rung])
     assert "wi8ai8-mse (litert) was left: drop 3pt misses 1pt." in data["explanation"]
+
+
+def test_zeros_are_said_to_gain_on_download_only() -> None:
+    limits = made.budget(max_size="0.28x")
+    sparse = made.trial(1, size=0.25, latency=0.5, passes=(Sparsify(0.5),), precision="int8")
+    dense = made.trial(2, size=0.3, latency=0.4, precision="int8")
+    (sentence,) = (s for s in composed([BASE, sparse], budget=limits)["explanation"] if "zeros" in s)
+    assert "The zeros of sparse50-wi8ai8 show on download: 0.23 MB of a file of 0.25 MB" in sentence
+    assert "no sparse kernel runs in litert" in sentence and "no such plan without them" in sentence
+    (sentence,) = (s for s in composed([BASE, sparse, dense], budget=limits)["explanation"] if "zeros" in s)
+    assert "1.25x the time of wi8ai8, which downloads as 0.27 MB" in sentence
+    assert not any("zeros" in s for s in composed([BASE, dense], budget=made.budget())["explanation"])

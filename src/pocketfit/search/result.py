@@ -9,6 +9,7 @@ from typing import Any
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.measurement import Measurement
+from pocketfit.core.plan import Sparsify
 from pocketfit.core.trial import Trial
 from pocketfit.search.choose import Choice, baselines, choose
 from pocketfit.search.journal import Record
@@ -145,6 +146,7 @@ def _explanation(
     if record.readings > 1:
         sentences.append(f"The verdict split was read {record.readings} times, because a reading was interrupted.")
     sentences += _not_faster(record.trials, choice)
+    sentences += _zeros(record.trials, choice.trial)
     sentences += _left_out(record.trials, choice, budget)
     failed = [t for t in record.trials if t.status == "failed"]
     sentences += [f"{t.plan.code} ({t.runtime}) failed: {t.error}" for t in failed]
@@ -197,6 +199,30 @@ def _not_faster(trials: Sequence[Trial], choice: Choice) -> list[str]:
     return [
         f"Static int8 {verdict} than float32 on this device in {fastest.runtime}: the fastest such file,"
         f" {fastest.plan.code}, takes {ratio.value:.2f}x the time{interval}."
+    ]
+
+
+def _zeros(trials: Sequence[Trial], sparse: Trial) -> list[str]:
+    """What single weights of zero gain, beside the same plan without them where that was tried too."""
+    passes = tuple(p for p in sparse.plan.passes if not isinstance(p, Sparsify))
+    if passes == sparse.plan.passes or sparse.artifact is None:
+        return []
+    made = sparse.artifact
+    sentence = (
+        f"The zeros of {sparse.plan.code} show on download: {made.download_bytes / 1e6:.2f} MB of a file of"
+        f" {made.bytes / 1e6:.2f} MB. They are stored and computed like any weight: no sparse kernel runs in"
+        f" {sparse.runtime}, so that latency is that of a dense file"
+    )
+    dense = next(
+        (t for t in trials if t.status == "ok" and (t.plan.passes, t.plan.export) == (passes, sparse.plan.export)), None
+    )
+    ours = sparse.value("latency_ratio")
+    theirs = None if dense is None else dense.value("latency_ratio")
+    if dense is None or dense.artifact is None or ours is None or not theirs:
+        return [f"{sentence}; this run has tried no such plan without them to compare with."]
+    return [
+        f"{sentence} (measured: {ours / theirs:.2f}x the time of {dense.plan.code}, which downloads as"
+        f" {dense.artifact.download_bytes / 1e6:.2f} MB)."
     ]
 
 
