@@ -30,6 +30,18 @@ def test_shifts_differ_between_pictures() -> None:
     assert len({picture.tobytes() for picture in shifted}) > 3
 
 
+@given(st.integers(1, 20), st.integers(1, 25), st.integers(1, 12), st.integers(0, 9))
+def test_every_epoch_draws_every_row_once(count: int, batch_size: int, steps: int, seed: int) -> None:
+    drawn = list(batches.drawn(count, batch_size, steps, np.random.default_rng(seed)))
+    size = min(count, batch_size)
+    assert len(drawn) == steps and all(len(rows) == size for rows, _ in drawn)
+    assert all((np.diff(rows) >= 0).all() for rows, _ in drawn), "in their order: memory maps are read forward"
+    rows, epochs = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
+    for epoch in range(steps * size // count):
+        assert sorted(rows[epochs == epoch].tolist()) == list(range(count))
+    assert epochs.max() == (steps * size - 1) // count
+
+
 def test_prefetch_keeps_the_order_and_passes_errors_on() -> None:
     made = [(torch.tensor([i]), torch.tensor([i])) for i in range(20)]
     assert [int(a) for a, _ in batches.prefetched(iter(made))] == list(range(20))

@@ -38,7 +38,7 @@ def drawn(
     """`steps` times: which of `count` rows are in the batch, in their order, and in which epoch each of them is shown.
 
     >>> [(rows.tolist(), epochs.tolist()) for rows, epochs in drawn(3, 2, 3, np.random.default_rng(0))]
-    [([0, 2], [0, 0]), ([0, 1], [1, 0]), ([1, 2], [1, 1])]
+    [([0, 2], [0, 0]), ([1, 2], [0, 1]), ([0, 1], [1, 1])]
     """
     size = min(batch_size, count)
     order: NDArray[np.int64] = np.empty(0, np.int64)
