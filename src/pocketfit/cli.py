@@ -393,6 +393,49 @@ def sensitivity(as_json: bool, **options: Any) -> int:
 
 
 @main.command()
+@click.argument("model")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="JSON file to write.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights for a zoo name or a factory.")
+@click.option("--input-shape", metavar="CxHxW", help="As for fit.")
+@click.option(
+    "--runtime",
+    type=click.Choice(["litert", "onnxruntime"]),
+    default="litert",
+    show_default=True,
+    help="Whose kernels are measured.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16", "dynamic-int8", "int8"]),
+    default="float32",
+    show_default=True,
+    help="Of the measured files.",
+)
+@click.option(
+    "--networks",
+    type=click.IntRange(6),
+    default=24,
+    show_default=True,
+    help="Sub-networks to measure; those that were measured before count.",
+)
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads of the runtime.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Where tables are kept.  [default: ~/.cache/pocketfit]")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@common_options
+def costs(as_json: bool, **options: Any) -> int:
+    """What channels cost: latency of each layer at several widths, measured in the runtime on this machine.
+
+    Random sub-networks are exported and timed; a stopped run goes on where it was. The error of latencies predicted
+    from the table is measured on sub-networks that were left out of it.
+    """
+    from pocketfit import show_prune, verbs_prune
+
+    _print(verbs_prune.costs(**options), as_json, lambda d: show_prune.costs(d, options["out"]))
+    return 0
+
+
+@main.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--open/--no-open", "open_", default=True, help="Open it in the browser.")
 @common_options

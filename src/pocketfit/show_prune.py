@@ -14,6 +14,8 @@ from pocketfit.report.channel_sensitivity import cost, plan_words, reference
 from pocketfit.report.words import format_ratio
 from pocketfit.show import table
 
+MOST_EDGES = 12
+
 
 def sensitivity(data: Mapping[str, Any], out: Path | None) -> None:
     console = Console(highlight=False, soft_wrap=True)
@@ -49,3 +51,34 @@ def _row(curve: Mapping[str, Any], data: Mapping[str, Any], at: int) -> list[obj
     ]
     ratio = format_ratio(curve["points"][at]["macs"] / data["macs"])
     return [curve["group"], curve["channels"], *costs, ratio]
+
+
+def costs(data: Mapping[str, Any], out: Path | None) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    where, errors = data["environment"], data["held_out"]
+    threads = f"{data['threads']} thread" + ("" if data["threads"] == 1 else "s")
+    console.print(
+        f"[bold]{escape(data['model'])} takes {data['full_ms']:.2f} ms in {data['runtime']}[/bold]"
+        f" ({data['precision']}, {threads}, {escape(str(where.get('cpu', '')))}, load {where.get('load_average')})"
+    )
+    console.print(
+        f"Latency predicted for sub-networks that were not fitted on ({errors['n']}, each left out once): median error"
+        f" {errors['median']:.1%}, within 10 % for {errors['share_within']:.0%}, rank correlation {errors['rank']:.3f}"
+    )
+    blocks = [f"{kind} {inputs} in, {outputs} out" for kind, (inputs, outputs) in data["steps"].items()]
+    console.print(f"Kernels work in blocks of channels: {', '.join(blocks)}")
+    console.print("\nThe network with one group alone made narrower, predicted latency of the whole")
+    columns = ("group", "channels", "at 3/4", "at 1/2", "at 1/4", "edges of steps")
+    console.print(table(columns, [_group_row(group) for group in data["groups"]]))
+    if out is not None:
+        console.print(f"table   {escape(str(out))}")
+
+
+def _group_row(group: Mapping[str, Any]) -> tuple[str, ...]:
+    ratios = []
+    for share in (0.75, 0.5, 0.25):
+        near = min(range(len(group["widths"])), key=lambda i: abs(group["widths"][i] - share * group["channels"]))
+        ratios.append(format_ratio(group["ratios"][near]))
+    edges = [str(width) for width in group["edges"]]
+    shown = edges if len(edges) <= MOST_EDGES else [*edges[: MOST_EDGES - 1], "…", edges[-1]]
+    return (group["layer"], str(group["channels"]), *ratios, " ".join(shown))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pocketfit.core.errors import UserError
+
+if TYPE_CHECKING:
+    from pocketfit.analysis.predictor import Predictor
+    from pocketfit.core.skeleton import LayerShape
 
 
 def sensitivity(
@@ -76,6 +80,95 @@ def sensitivity(
     if out is not None:
         write_sensitivity(out, result)
     return result
+
+
+def costs(
+    model: str,
+    out: Path | None,
+    weights: Path | None,
+    input_shape: str | None,
+    runtime: str,
+    precision: Any,
+    networks: int,
+    threads: int,
+    cache: Path | None,
+    seed: int,
+    quiet: bool,
+) -> dict[str, Any]:
+    """What the channels of a network cost in a runtime on this machine; see `pocketfit costs -h`. Returns
+
+    schema_version  1
+    model, runtime, threads, precision, environment (where it was measured; load_average as of the start)
+    full_ms         latency of the whole network
+    networks        how many sub-networks the table holds
+    steps           by kind of layer the blocks of channels in which its kernels work: [inputs, outputs]
+    held_out        errors of predictions of networks that were not fitted on: n, median, worst, share_within (10 %),
+                    rank (Spearman's correlation)
+    layers          one object a layer: name, kind, inputs, outputs, us (predicted, of the whole network)
+    groups          one object a group: layer, channels, widths, ratios (predicted latency of the network with this
+                    group alone at each width, over that of the whole), edges (widths at the edges of steps)
+    """
+    from dataclasses import asdict
+
+    from pocketfit.analysis import predictor
+    from pocketfit.core.plan import ExportSettings
+    from pocketfit.measure import cost_table
+    from pocketfit.passes.graph import trace
+    from pocketfit.progress import watch_for_terminal
+    from pocketfit.search.files import write_json
+    from pocketfit.sources.models import open_model
+
+    if out is not None and out.is_dir():
+        raise UserError(f"{out} is a folder; nothing was changed: give a file")
+    network = open_model(model, weights=weights, input_shape=input_shape)
+    with watch_for_terminal(quiet) as watch:
+        graph = trace(network.network, network.signature)
+        table = cost_table.measure(
+            network,
+            graph,
+            ExportSettings(runtime, precision=precision),
+            cache or cost_table.cache_folder(),
+            threads=threads,
+            count=networks,
+            seed=seed,
+            watch=watch,
+        )
+    fitted = predictor.fit(table)
+    result = {
+        "schema_version": 1,
+        "model": model,
+        "runtime": runtime,
+        "threads": threads,
+        "precision": precision,
+        "environment": dict(table.environment),
+        "full_ms": table.full_ms,
+        "networks": len(table.measured),
+        "steps": {kind: list(steps) for kind, steps in fitted.steps.items()},
+        "held_out": asdict(predictor.held_out(table)),
+        "layers": [_layer_cost(fitted, layer) for layer in table.skeleton.layers],
+        "groups": [_group_cost(fitted, name) for name in table.skeleton.full],
+    }
+    if out is not None:
+        write_json(out, result)
+    return result
+
+
+def _layer_cost(fitted: Predictor, layer: LayerShape) -> dict[str, Any]:
+    inputs, outputs = fitted.skeleton.shape(layer, {})
+    us = fitted.layers[layer.name].us(inputs, outputs)
+    return {"name": layer.name, "kind": layer.kind, "inputs": inputs, "outputs": outputs, "us": us}
+
+
+def _group_cost(fitted: Predictor, name: str) -> dict[str, Any]:
+    from pocketfit.measure.cost_table import widths_of
+    from pocketfit.search.allocate import Choice, on_edges
+
+    known = fitted.skeleton
+    widths = widths_of(known.full[name], known.per_id[name])
+    edges = on_edges(Choice(name, widths, (0.0,) * len(widths)), fitted.terms(), known.full).widths
+    full_ms = fitted.latency_ms({})
+    ratios = [fitted.latency_ms({name: width}) / full_ms for width in widths]
+    return {"layer": name, "channels": known.full[name], "widths": widths, "ratios": ratios, "edges": edges}
 
 
 def _numbers(text: str) -> list[float]:
