@@ -49,7 +49,8 @@ class Target:
 class Planned:
     """A plan and what is expected of it: costs exactly, the rest is the sum of what groups alone cost (estimated).
 
-    drop_points  of the accuracy; groups that are pruned together cost other than the sum, before training mostly more
+    drop_points  of the accuracy; each group counts at least 0, and at least as much as with fewer channels gone. Groups
+                 that are pruned together cost other than the sum, before training mostly more
     """
 
     layers: Layers
@@ -114,8 +115,8 @@ def planned(table: ChannelTable, target: Target) -> Planned:
         cost,
         cost.macs / table.cost.macs,
         cost.size_bytes / table.cost.size_bytes,
-        sum(point.drop_points for point in points),
-        sum(point.loss_rise for point in points),
+        sum(_rising([point.drop_points for point in curve.points])[steps[curve.group]] for curve in curves),
+        sum(_rising([point.loss_rise for point in curve.points])[steps[curve.group]] for curve in curves),
     )
 
 

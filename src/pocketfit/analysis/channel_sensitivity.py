@@ -324,14 +324,15 @@ def _with_points(
     why_not: str,
 ) -> Curve:
     """The curve with its points; where no channel goes, nothing changes, and what has no row is NaN."""
-    unchanged = {**dict.fromkeys(NUMBERS, 0.0), "loss": loss, "accuracy": accuracy}
+    unchanged: Row = {**dict.fromkeys(NUMBERS, 0.0), "loss": loss, "accuracy": accuracy}
     points = []
     for ratio, removed in zip(ratios, curve.removed, strict=True):
         kept = curve.channels - sum(removed)
         row = rows.get((curve.group, kept), {}) if any(removed) else unchanged
         lost = {number: count for (number, _), count in zip(curve.members, removed, strict=True)}
-        numbers = [float(row.get(name, math.nan)) for name in NUMBERS]
-        points.append(Point(ratio, kept, *numbers, costs.of(lost), why_not or row.get("why_not", "")))
+        loss_now, rise, rise_se, accuracy_now, drop, drop_se = (float(row.get(name, math.nan)) for name in NUMBERS)
+        cost, reason = costs.of(lost), why_not or row.get("why_not", "")
+        points.append(Point(ratio, kept, loss_now, rise, rise_se, accuracy_now, drop, drop_se, cost, reason))
     return replace(curve, points=tuple(points))
 
 
