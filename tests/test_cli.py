@@ -35,6 +35,7 @@ VERBS = (
     "inspect",
     "explain",
     "sensitivity",
+    "costs",
     "report",
     "doctor",
 )
