@@ -5,7 +5,8 @@ Kernels work in blocks: a layer with `inputs` and `outputs` channels takes
     a + b I + c O + d I O,   I = ceil(inputs / step), O = ceil(outputs / step'),   a, b, c, d >= 0
 
 microseconds. The steps are those, of 1 to 16, that leave the least error over all layers of one kind; the coefficients
-are each layer's own. What belongs to no layer has a part that is always there and a part for each activation.
+are each layer's own. Errors weigh as shares of the network's latency, so that small networks count as much as large
+ones. What belongs to no layer has a part that is always there and a part for each activation.
 """
 
 from __future__ import annotations
@@ -110,11 +111,13 @@ def fit(table: CostTable) -> Predictor:
     for kind, alike in by_kind.items():
         data = [_points(known, layer, measured) for layer in alike]
         steps[kind] = _best_steps(data)
-        for layer, (inputs, outputs, times) in zip(alike, data, strict=True):
-            layers[layer.name] = _layer_cost(steps[kind], inputs, outputs, times)[0]
+        for layer, points in zip(alike, data, strict=True):
+            layers[layer.name] = _layer_cost(steps[kind], *points)[0]
     sizes = np.array([activations(known, one.widths) for one in measured])
     others = np.array([one.layer_us.get(REST, 0.0) for one in measured])
-    (always, each), _ = non_negative(np.stack([np.ones(len(sizes)), sizes], 1), others)
+    weights = _weights(measured)
+    features = np.stack([np.ones(len(sizes)), sizes], 1)
+    (always, each), _ = non_negative(features * weights[:, None], others * weights)
     return Predictor(known, layers, (float(always), float(each)), steps, table.full_ms)
 
 
@@ -182,7 +185,8 @@ def non_negative(features: NDArray[np.float64], values: NDArray[np.float64]) -> 
     return best, least
 
 
-Points = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # inputs, outputs, microseconds
+Floats = NDArray[np.float64]
+Points = tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats]  # inputs, outputs, microseconds, weights
 
 
 def _points(known: Skeleton, layer: LayerShape, measured: Sequence[SubNetwork]) -> Points:
@@ -190,7 +194,11 @@ def _points(known: Skeleton, layer: LayerShape, measured: Sequence[SubNetwork]) 
     missing = [one for one in measured if layer.name not in one.layer_us]
     if missing:
         raise UserError(f"The table says nothing of layer '{layer.name}' in one of its sub-networks; measure it anew")
-    return shapes[:, 0], shapes[:, 1], np.array([one.layer_us[layer.name] for one in measured])
+    return shapes[:, 0], shapes[:, 1], np.array([one.layer_us[layer.name] for one in measured]), _weights(measured)
+
+
+def _weights(measured: Sequence[SubNetwork]) -> Floats:
+    return np.array([1 / one.latency_ms for one in measured])
 
 
 def _best_steps(data: Sequence[Points]) -> Steps:
@@ -204,11 +212,11 @@ def _best_steps(data: Sequence[Points]) -> Steps:
 
 
 def _layer_cost(
-    steps: Steps, inputs: NDArray[np.int64], outputs: NDArray[np.int64], times: NDArray[np.float64]
+    steps: Steps, inputs: NDArray[np.int64], outputs: NDArray[np.int64], times: Floats, weights: Floats
 ) -> tuple[LayerCost, float]:
     blocks_in, blocks_out = -(-inputs // steps[0]), -(-outputs // steps[1])
     features = np.stack([np.ones(len(times)), blocks_in, blocks_out, blocks_in * blocks_out], 1).astype(np.float64)
-    (a, b, c, d), left = non_negative(features, times)
+    (a, b, c, d), left = non_negative(features * weights[:, None], times * weights)
     return LayerCost(steps, (float(a), float(b), float(c), float(d))), left
 
 
