@@ -25,6 +25,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.pass_settings import (
     ON_GRID,
     CorrectBias,
+    Criterion,
     Equalize,
     PassSettings,
     Piecewise,
@@ -41,6 +42,7 @@ __all__ = [
     "ON_GRID",
     "PLAN_VERSION",
     "CorrectBias",
+    "Criterion",
     "Equalize",
     "ExportSettings",
     "Grid",

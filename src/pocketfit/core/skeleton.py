@@ -89,14 +89,20 @@ class Term:
 
 def mac_terms(known: Skeleton) -> tuple[Term, ...]:
     """Multiply-accumulates as a cost for the allocation: one term a layer."""
+    return tuple(_term(known, layer, layer.places) for layer in known.layers)
 
-    def term(layer: LayerShape) -> Term:
-        def macs(widths: tuple[int, ...]) -> float:
-            return macs_of(layer, *known.shape(layer, dict(zip(layer.groups, widths, strict=True))))
 
-        return Term(layer.groups, macs)
+def parameter_terms(known: Skeleton) -> tuple[Term, ...]:
+    """Weights of convolutions and linear layers as a cost for the allocation: one term a layer."""
+    return tuple(_term(known, layer, 1.0) for layer in known.layers)
 
-    return tuple(term(layer) for layer in known.layers)
+
+def _term(known: Skeleton, layer: LayerShape, places: float) -> Term:
+    def of(widths: tuple[int, ...]) -> float:
+        inputs, outputs = known.shape(layer, dict(zip(layer.groups, widths, strict=True)))
+        return inputs * outputs * layer.kernel * places
+
+    return Term(layer.groups, of)
 
 
 def from_json(data: Mapping[str, Any]) -> Skeleton:

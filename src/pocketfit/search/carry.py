@@ -121,9 +121,9 @@ def _applied(task: Task, model: Model, settings: PassSettings, grid: Grid | None
         given = samples("train", settings.samples)
         return sparsify.apply(model, settings, given, progress=watch.step("following the loss to each weight"))
     if isinstance(settings, Equalize):
-        given = samples("calibration", settings.samples) if settings.statistics == "data" else None
+        looked_at = samples("calibration", settings.samples) if settings.statistics == "data" else None
         watch.step("equalizing channels")
-        return equalize.apply(model, settings, given, grid)
+        return equalize.apply(model, settings, looked_at, grid)
     assert grid is not None, "a plan with such a pass has a grid"
     return _on_grid(task, model, settings, grid, samples, watch)
 
@@ -134,9 +134,9 @@ def _on_grid(
     from pocketfit.passes import bias, qat, rounding
 
     if isinstance(settings, CorrectBias):
-        given = samples("calibration", settings.samples) if settings.statistics == "data" else None
+        looked_at = samples("calibration", settings.samples) if settings.statistics == "data" else None
         watch.step("correcting biases")
-        return bias.apply(model, settings, given, grid)
+        return bias.apply(model, settings, looked_at, grid)
     if isinstance(settings, Round):
         given = samples("calibration", settings.samples)
         return rounding.apply(model, settings, given, grid, progress=watch.step("rounding weights"))

@@ -17,17 +17,18 @@ from typing import Any, Protocol
 
 from pocketfit import __version__, runtimes
 from pocketfit.core.errors import Stopped, UserError
-from pocketfit.core.plan import ExportSettings, Plan, QuantTrain, Train
+from pocketfit.core.plan import ExportSettings, Plan, Prune, QuantTrain, Train
 from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Silent, Watch
 from pocketfit.measure.environment import environment
 from pocketfit.numerics.statistics import needed_n
 from pocketfit.search import journal
+from pocketfit.search.allocation import allocation_line, allocations
 from pocketfit.search.attempt import attempt
 from pocketfit.search.choose import baselines, choose
 from pocketfit.search.ladder import awaiting
 from pocketfit.search.pace import LADDER_SHARE, Pace, grid_seconds, measured_pace, steps_for
-from pocketfit.search.propose import Share, propose
+from pocketfit.search.propose import Share, best_recipes, propose, ratios
 from pocketfit.search.result import Result, compose
 from pocketfit.search.sensitive import sensitive_layers, sensitivity_line
 from pocketfit.search.space import Proposal, Space
@@ -174,7 +175,7 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
             return
         if space is None:
             space = space_of(task, _steps(task, path, clock, watch))
-        space = replace(space, sensitive=sensitive_layers(record, space.macs))
+        space = replace(space, sensitive=sensitive_layers(record, space.macs), widths=allocations(record))
         waiting = awaiting(space, record.trials, task.budget, Share.of(space, task.budget).ladder)
         if waiting is not None and _time_to_climb(task, record, clock.left_s(), waiting.seconds):
             journal.append(path, sensitivity_line(task, waiting.plan, watch))
@@ -183,6 +184,14 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
         proposal = _next(task, space, record, clock)
         if proposal is None:
             return
+        if proposal.stage == "pruned" and record.allocation is None and task.allocation != "uniform":
+            best = best_recipes(space, record.trials, task.budget)
+            asked = ratios(record.trials, task.budget, best)
+            line = allocation_line(task, best[0].export, asked, space.prune.multiple, watch)
+            watch.say(f"widths cannot be allocated: {line['error']}") if "error" in line else None
+            journal.append(path, line)
+            clock.note()
+            continue
         number = max((t.number for t in record.trials), default=-1) + 1
         watch.say(f"trial {number}: {proposal.plan.code} in {proposal.plan.export.runtime} ({proposal.stage})")
         trial = attempt(task, proposal, number, record.trials, watch)
@@ -228,6 +237,7 @@ def space_of(task: Task, steps: tuple[int, int]) -> Space:
         train=Train(steps=short, batch_size=task.batch_size, seed=task.seed),
         short_steps=short,
         long_steps=long,
+        prune=Prune(0.0, task.criterion, layers=task.layer_ratios, seed=task.seed),
         macs={row.name: row.macs for row in rows},
         weights=sum(row.params for row in rows),
         four_bit=tuple(four_bit),

@@ -4,6 +4,7 @@ kinds  "start"    what this run is about: inputs, budget, environment, findings 
        "trial"    a Trial
        "pace"     how many steps the plans train, and how fast training goes here if a time limit asked for it (once)
        "sensitivity"  which layers cost how much when quantized (once a runtime that needs to know)
+       "allocation"  how many channels each group keeps at each ratio of pruning (once)
        "time"     seconds that one working session has used (they add up over resumes)
        "layers"   the per-layer table of the chosen trial
        "reading"  the verdict split is about to be read for a trial
@@ -39,6 +40,7 @@ class Record:
     layers: Line | None
     pace: Line | None = None
     sensitivity: Mapping[str, Line] = field(default_factory=dict)  # by runtime
+    allocation: Line | None = None
 
     @property
     def budget(self) -> Budget:
@@ -78,7 +80,7 @@ def read_lines(path: Path) -> list[Line]:
 
 def digest(lines: Iterable[Line]) -> Record:
     """Lines in any order -> Record with the trials by number."""
-    start, verdict, layers, pace = None, None, None, None
+    start, verdict, layers, pace, allocation = None, None, None, None, None
     trials: dict[int, Trial] = {}
     sensitivity: dict[str, Line] = {}
     seconds: list[float] = []
@@ -100,11 +102,13 @@ def digest(lines: Iterable[Line]) -> Record:
                 layers = line if layers is None or line.get("reading", 0) > layers.get("reading", 0) else layers
             case "pace":
                 pace = line
+            case "allocation":
+                allocation = line
             case "sensitivity":
                 sensitivity[line["runtime"]] = line
     total_s = math.fsum(seconds)  # exact, so that the order of the lines does not show in the last digit
     ordered = tuple(trials[n] for n in sorted(trials))
-    return Record(start, ordered, total_s, readings, verdict, layers, pace, sensitivity)
+    return Record(start, ordered, total_s, readings, verdict, layers, pace, sensitivity, allocation)
 
 
 def read(path: Path) -> Record:

@@ -156,9 +156,14 @@ def _in_unit_of(relative: bool, trial: Trial, baseline: Trial, quantity: str) ->
     return value / (baseline.value(quantity) or 1.0) if relative else value
 
 
-def _pruned(space: Space, trials: Sequence[Trial], budget: Budget, most: int) -> Iterator[Plan]:
+def best_recipes(space: Space, trials: Sequence[Trial], budget: Budget) -> list[Plan]:
+    """`best_recipe` of each runtime whose baseline could be made."""
     working = [runtime for runtime in space.runtimes if runtime in baselines(trials)]
-    best = [best_recipe(space, trials, budget, runtime) for runtime in working]
+    return [best_recipe(space, trials, budget, runtime) for runtime in working]
+
+
+def _pruned(space: Space, trials: Sequence[Trial], budget: Budget, most: int) -> Iterator[Plan]:
+    best = best_recipes(space, trials, budget)
     plans = [
         Plan((*passes, *recipe.passes), recipe.export)
         for passes in _prefixes(space, ratios(trials, budget, best))
@@ -171,10 +176,13 @@ def _prefixes(space: Space, ladder: Sequence[float]) -> Iterator[tuple[PassSetti
     brief = replace(space.train, steps=space.short_steps)
     smaller = _smaller(space)
     for index, ratio in enumerate(ladder):
-        prune = Prune(ratio, multiple=space.prune_multiple)
-        yield (prune, brief)
+        yield (_cut(space, ratio), brief)
         if index == 1 and smaller is not None:
-            yield (Prune(ladder[0], multiple=space.prune_multiple), smaller, brief)
+            yield (_cut(space, ladder[0]), smaller, brief)
+
+
+def _cut(space: Space, ratio: float) -> Prune:
+    return replace(space.prune, ratio=ratio, keep=space.widths.get(ratio, ()))
 
 
 def _smaller(space: Space) -> Resolution | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from pocketfit.core.plan import ExportSettings, PassSettings, Plan, QuantTrain, Train
+from pocketfit.core.plan import ExportSettings, PassSettings, Plan, Prune, QuantTrain, Train
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class Space:
     four_bit: runtimes that have kernels for 4-bit weights in static int8 files
     quant_train: settings of training on the grid
     prelude: by runtime, what is done to the network before a static int8 file is made of it
+    prune: how channels are scored, rounded and limited, for pruned networks
+    widths: by ratio, what `Prune.keep` is given; a ratio that is not there is cut uniformly
     sensitive: by runtime, where it was asked for, the layers whose loss is worth their time in float
     """
 
@@ -32,7 +34,8 @@ class Space:
     train: Train
     short_steps: int
     long_steps: int
-    prune_multiple: int = 8
+    prune: Prune = Prune(0.0)  # noqa: RUF009 (frozen)
+    widths: Mapping[float, tuple[tuple[str, int], ...]] = field(default_factory=dict)
     macs: Mapping[str, int] = field(default_factory=dict)
     weights: int = 0
     four_bit: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from pocketfit.analysis.layers import LayerRow, layer_table
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, PassSettings, Piecewise, Plan, Weights
+from pocketfit.core.plan import Criterion, ExportSettings, PassSettings, Piecewise, Plan, Prune, Weights
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import SPLITS, Samples
 from pocketfit.core.watch import Watch
@@ -46,6 +46,9 @@ class Task:
     seed: int = 0
     metric: str = "accuracy"
     batch_size: int = 64
+    allocation: Literal["uniform", "macs", "latency"] = "macs"  # by what channels are taken; see search/allocation.py
+    criterion: Criterion = "taylor"
+    layer_ratios: tuple[tuple[str, float], ...] = ()  # (regular expression, ratio) that overrule the search's ratios
     teacher: Model | None = None  # of trained students; None: the unpruned network
 
     @cached_property
@@ -78,6 +81,9 @@ class Task:
             "seed": self.seed,
             "metric": self.metric,
             "batch_size": self.batch_size,
+            "allocation": self.allocation,
+            "criterion": self.criterion,
+            "layer_ratios": [list(pair) for pair in self.layer_ratios],
             "teacher_sha256": None if self.teacher is None else self.teacher.sha256,
         }
 
@@ -156,7 +162,15 @@ def check_runtimes(task: Task) -> None:
 
 
 def check_layers(task: Task) -> None:
-    """Refuse a name to keep in float that is no layer with weights, with the nearest ones."""
+    """Refuse a name to keep in float that is no layer with weights, with the nearest ones, and a pattern with a ratio
+    that matches none."""
+    if task.layer_ratios:
+        from pocketfit.passes import prune
+        from pocketfit.passes.graph import trace
+
+        prune.counts_kept(
+            trace(task.model.network, task.model.signature), Prune(0.0, task.criterion, layers=task.layer_ratios)
+        )
     names = [row.name for row in task.layers if row.macs]
     for name in task.keep_float:
         if name not in names:

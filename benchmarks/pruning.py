@@ -1,0 +1,356 @@
+"""Pruning at equal measured latency: which allocation, which criterion, which recovery loses least.
+
+    python benchmarks/pruning.py mobilenet_v2 --target 0.45 --seeds 5
+    python benchmarks/pruning.py resnet18 --target 0.5 --methods 'latency-aware|narrow'
+    python benchmarks/pruning.py mobilenet_v2 --recovery
+
+Fashion-MNIST, at the resolution of the network throughout; 10,000 training pictures, one epoch of recovery, verdict on
+the 10,000 test pictures. Every method's widths cost the same by the predictor of the runtime's cost table; what they
+really cost is then measured in one interleaved run. Results are kept in .downloads/benchmark/pruning/ and not measured
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import nn
+
+from pocketfit import runtimes, zoo
+from pocketfit.analysis import predictor
+from pocketfit.analysis.predictor import Predictor
+from pocketfit.core.model import Model, Origin
+from pocketfit.core.plan import ExportSettings, Plan, Prune, Resolution, Train
+from pocketfit.core.samples import Samples
+from pocketfit.measure import cost, cost_table
+from pocketfit.numerics.statistics import paired_drop
+from pocketfit.passes import criteria, prune, resolution
+from pocketfit.passes import train as training
+from pocketfit.passes.graph import ChannelGraph, trace
+from pocketfit.search import allocate
+from pocketfit.search.allocate import Choice, Widths
+from pocketfit.sources.data import Dataset, open_data
+from pocketfit.sources.fingerprint import fingerprint
+from pocketfit.sources.models import load_model, model_from_module, open_model, save_model
+
+ROOT = Path(__file__).resolve().parent.parent
+DOWNLOADS = ROOT / ".downloads"
+HOME = DOWNLOADS / "benchmark" / "pruning"
+TRAINING = 10_000  # pictures
+BATCH = 64
+LOOKED_AT = 512  # pictures, by criteria that ask for data
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network and how its float32 version came to be: pictures of side x side pixels, epochs of training."""
+
+    name: str
+    side: int
+    weights: str
+    training: int
+    epochs: float
+
+
+SETTINGS = {
+    "mobilenet_v2": Setting("mobilenet_v2", 96, "mobilenet_v2.pth", 10_000, 4),
+    "resnet18": Setting("resnet18", 64, "", 40_000, 3),
+}
+
+
+class Bench:
+    """The trained network, its data, and what its channels cost."""
+
+    def __init__(self, setting: Setting, runtime: str, learning_rate: float) -> None:
+        self.setting, self.runtime, self.learning_rate = setting, runtime, learning_rate
+        self.data: Dataset = open_data(DOWNLOADS / "fashion-mnist.npz")
+        self.home = HOME / f"{setting.name}-{setting.side}"
+        self.model = self._trained()
+        self.graph: ChannelGraph = trace(self.model.network, self.model.signature)
+        self.samples = self._split("train", TRAINING)
+        self.verdict = self._split("verdict", None)
+
+    def _split(self, name: str, limit: int | None) -> Samples:
+        return self.data.split(name, self.model.preprocess, split_seed=0, limit=limit, cache=HOME / "pixels")
+
+    def _trained(self) -> Model:
+        folder = self.home / "float32"
+        if not folder.is_dir():
+            start, setting = _untrained(self.setting, self.data.class_names, 1.0), self.setting
+            split = self.data.split(
+                "train", start.preprocess, split_seed=0, limit=setting.training, cache=HOME / "pixels"
+            )
+            trained = training.transfer(start, split, epochs=setting.epochs, batch_size=BATCH)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            save_model(trained, folder)
+        return load_model(folder)
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        table = cost_table.measure(
+            self.model, self.graph, ExportSettings(self.runtime), HOME / "costs", threads=1, count=24
+        )
+        fitted = predictor.fit(table)
+        print(f"cost table of {len(table.measured)} sub-networks, held out: {predictor.held_out(table)}", flush=True)
+        return fitted
+
+    def scores(self, criterion: str) -> Mapping[str, np.ndarray]:
+        settings = Prune(0.5, criterion, samples=LOOKED_AT)  # type: ignore[arg-type]
+        return criteria.group_scores(self.model, self.graph, settings, self.samples)
+
+    def choices(self, scores: Mapping[str, np.ndarray]) -> list[Choice]:
+        known = self.predictor.skeleton
+        found = []
+        for name, full in known.full.items():
+            choice = allocate.from_scores(name, cost_table.widths_of(full, known.per_id[name]), scores[name])
+            found.append(allocate.on_edges(choice, self.predictor.terms(), known.full))
+        return found
+
+    def pruned(self, widths: Widths, criterion: str) -> Model:
+        keep = tuple((name, width) for name, width in widths.items() if width < self.predictor.skeleton.full[name])
+        settings = Prune(0.0, criterion, keep=keep, samples=LOOKED_AT)  # type: ignore[arg-type]
+        return prune.apply(self.model, settings, self.samples, graph=self.graph)
+
+    def recovered(self, model: Model, seed: int, **changes: Any) -> Model:
+        steps = len(self.samples) // BATCH
+        settings = Train(steps, BATCH, self.learning_rate, seed=seed, views=2)
+        settings = replace(settings, **changes)
+        return training.apply(model, settings, self.samples, teacher=self.model, cache=HOME / "answers")
+
+    def right(self, model: Model) -> np.ndarray:
+        """1.0 for each test picture that is answered rightly, in PyTorch."""
+        found = []
+        with torch.inference_mode():
+            for inputs, labels in self.verdict.batches(250):
+                found.append(model.network(torch.from_numpy(np.ascontiguousarray(inputs))).argmax(1).numpy() == labels)
+        return np.concatenate(found).astype(np.float64)
+
+
+def _untrained(setting: Setting, labels: tuple[str, ...], width: float) -> Model:
+    torch.manual_seed(0)
+    published = open_model(setting.name, classes=len(labels))
+    if setting.weights and width == 1.0:
+        start = open_model(setting.name, weights=DOWNLOADS / setting.weights)
+    else:
+        network = zoo.build(setting.name, width=width, classes=len(labels))
+        origin = Origin("zoo", setting.name, {"width": width, "classes": len(labels)})
+        start = model_from_module(network, preprocess=published.preprocess, origin=origin, labels=labels)
+    start = resolution.apply(start, Resolution(setting.side, setting.side))
+    start = replace(start, preprocess=replace(start.preprocess, resize="shorter", resize_px=setting.side))
+    return start if start.labels == labels else training.replace_head(start, labels, seed=0)
+
+
+def methods(bench: Bench, target: float) -> dict[str, Callable[[], Model]]:
+    """By name, what makes the pruned, not yet recovered network of each method."""
+    terms, whole = bench.predictor.terms(), bench.predictor.latency_ms({})
+
+    def uniform(multiple: int) -> Model:
+        known = bench.predictor.skeleton
+        choices = [
+            Choice(name, widths, tuple(float(full - width) for width in widths))
+            for name, full in known.full.items()
+            if (widths := cost_table.widths_of(full, known.per_id[name], multiple))
+        ]
+        _, widths = allocate.to_target(lambda ratio: allocate.uniform(choices, ratio), terms, target * whole)
+        return bench.pruned(widths, "l2")
+
+    def aware(criterion: str, *, relative: bool = False) -> Model:
+        scores = dict(bench.scores(criterion))
+        if relative:
+            scores = {name: values / values.sum() for name, values in scores.items()}
+        return bench.pruned(allocate.cost_aware(bench.choices(scores), terms, target * whole), criterion)
+
+    def ranked(criterion: str) -> Model:
+        scores = bench.scores(criterion)
+        choices = bench.choices(scores)
+        method = lambda strength: allocate.global_ranking(choices, scores, strength)  # noqa: E731
+        return bench.pruned(allocate.to_target(method, terms, target * whole)[1], criterion)
+
+    found: dict[str, Callable[[], Model]] = {
+        "uniform l2, widths of 8": lambda: uniform(8),
+        "uniform l2, widths of 16": lambda: uniform(16),
+        "global ranking, lamp": lambda: ranked("lamp"),
+        "latency-aware, relative l2": lambda: aware("l2", relative=True),
+        "narrow, from scratch": lambda: narrower(bench, target),
+    }
+    for criterion in ("taylor", "hessian", "lamp", "fpgm", "bn-scale", "activation"):
+        found[f"latency-aware, {criterion}"] = lambda criterion=criterion: aware(criterion)
+    for scope in ("uniform", "global"):
+        for multiple in (8, 16):
+            found[f"Torch-Pruning {scope} magnitude, round_to {multiple}"] = lambda scope=scope, multiple=multiple: (
+                torch_pruned(bench, target, scope, multiple)
+            )
+    return found
+
+
+def torch_pruned(bench: Bench, target: float, scope: str, multiple: int) -> Model:
+    """What Torch-Pruning makes at the ratio at which its network is predicted to meet the target."""
+    import copy
+
+    import torch_pruning
+
+    def at(ratio: float) -> nn.Module:
+        network = copy.deepcopy(bench.model.network)
+        example = torch.zeros(1, 3, bench.setting.side, bench.setting.side)
+        heads = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1:]
+        pruner = torch_pruning.pruner.MagnitudePruner(
+            network,
+            example,
+            importance=torch_pruning.importance.MagnitudeImportance(p=2),
+            global_pruning=scope == "global",
+            pruning_ratio=ratio,
+            max_pruning_ratio=0.9,
+            ignored_layers=heads,
+            round_to=multiple,
+        )
+        pruner.step()
+        return network.eval()
+
+    def predicted(network: nn.Module) -> float:
+        named = dict(network.named_modules())
+        widths = {name: int(named[name].weight.shape[0]) for name in bench.predictor.skeleton.full}
+        return bench.predictor.ratio(widths)
+
+    low, high = 0.0, 0.95
+    for _ in range(10):
+        middle = (low + high) / 2
+        low, high = (low, middle) if predicted(at(middle)) <= target else (middle, high)
+    network = at(high)
+    return replace(bench.model, network=network, sha256=fingerprint(network))
+
+
+def narrower(bench: Bench, target: float) -> Model:
+    """The same architecture built with fewer channels, the widest multiplier that is predicted to meet the target."""
+    for percent in range(95, 10, -5):
+        model = _untrained(bench.setting, bench.data.class_names, percent / 100)
+        named = dict(model.network.named_modules())
+        widths = {name: int(named[name].weight.shape[0]) for name in bench.predictor.skeleton.full}
+        if bench.predictor.ratio(widths) <= target:
+            return model
+    raise SystemExit("No narrower network meets the target")
+
+
+RECOVERIES: dict[str, dict[str, Any]] = {
+    "fine-tuning": {"alpha": 0.0, "views": 0},
+    "distillation": {},
+    "distillation, teacher at each step": {"views": 0},
+    "decoupled distillation": {"distillation": "decoupled", "alpha": 0.5},
+    "distillation, ema 0.98": {"ema": 0.98},
+    "distillation only": {"alpha": 1.0},
+}
+
+
+def measured(bench: Bench, models: Mapping[str, Model]) -> dict[str, tuple[float, float, float]]:
+    """Latency ratio to the whole network with its interval, all in one interleaved run."""
+    runtime = runtimes.get(bench.runtime)
+    work = HOME / "files"
+    work.mkdir(parents=True, exist_ok=True)
+    plan = Plan((), ExportSettings(bench.runtime))
+    paths = []
+    for number, model in enumerate((bench.model, *models.values())):
+        path = work / f"{bench.setting.name}-{number}{runtime.EXTENSION}"
+        runtime.export(model, plan, None, path, work=work)
+        paths.append(path)
+    compared = cost.compare_latency(bench.runtime, paths[0], paths[1:], threads=1, effort=cost.CAREFUL)
+    return {
+        name: (c.ratio.value or 0.0, c.ratio.low or 0.0, c.ratio.high or 0.0)
+        for name, c in zip(models, compared, strict=True)
+    }
+
+
+def macs(bench: Bench, model: Model) -> float:
+    from pocketfit.analysis.layers import layer_table, totals
+
+    return totals(layer_table(model)).macs / totals(layer_table(bench.model)).macs
+
+
+def run(bench: Bench, target: float, seeds: int, wanted: str, *, recovery: bool) -> None:
+    exact = bench.right(bench.model)
+    print(f"float32: {exact.mean():.2%} of {len(exact)} test pictures", flush=True)
+    made: dict[str, Model] = {}
+    store = bench.home / f"{bench.runtime}-{target:g}.json"
+    kept: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
+    recipes = RECOVERIES if recovery else {"distillation": {}}
+    drops: dict[str, list[float]] = {}
+    for name, make in methods(bench, target).items():
+        if not re.search(wanted, name):
+            continue
+        made[name] = make()
+        for recipe, changes in recipes.items():
+            row = name if not recovery else f"{name}; {recipe}"
+            drops[row] = []
+            for seed in range(seeds):
+                key = f"{row}; {seed}; {bench.learning_rate:g}"
+                if key not in kept:
+                    started = time.monotonic()
+                    right = bench.right(bench.recovered(made[name], seed, **changes))
+                    found = paired_drop(exact, right)
+                    kept[key] = {"drop": found.points, "low": found.low, "high": found.high}
+                    store.parent.mkdir(parents=True, exist_ok=True)
+                    store.write_text(json.dumps(kept, indent=1))
+                    print(f"{key}: drop {found.points:.2f} [{found.low:.2f}, {found.high:.2f}], "
+                          f"{time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
+                drops[row].append(kept[key]["drop"])
+    ratios = measured(bench, made)
+    print(
+        "\n| method | MACs | predicted | measured latency | drop in points (seeds) |\n| --- | --- | --- | --- | --- |"
+    )
+    for row, values in drops.items():
+        name = row.split("; ")[0]
+        ratio = ratios[name]
+        named = dict(made[name].network.named_modules())
+        widths = {group: int(named[group].weight.shape[0]) for group in bench.predictor.skeleton.full}
+        cells = (
+            row,
+            f"{macs(bench, made[name]):.2f}x",
+            f"{bench.predictor.ratio(widths):.3f}x",
+            f"{ratio[0]:.3f}x [{ratio[1]:.3f}, {ratio[2]:.3f}]",
+            f"{_mean(values)} ({', '.join(f'{value:.2f}' for value in values)})",
+        )
+        print(f"| {' | '.join(cells)} |")
+    _paired(drops)
+
+
+def _mean(values: list[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.2f}"
+    reach = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return f"{np.mean(values):.2f} ± {reach:.2f}"
+
+
+def _paired(drops: Mapping[str, list[float]]) -> None:
+    """The best row against each other one, over seeds."""
+    best = min(drops, key=lambda row: float(np.mean(drops[row])))
+    for row, values in drops.items():
+        if row != best:
+            less = _mean([a - b for a, b in zip(values, drops[best], strict=True)])
+            print(f"{best} loses {less} points less than {row}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", choices=list(SETTINGS))
+    parser.add_argument("--runtime", default="onnxruntime", choices=["onnxruntime", "litert"])
+    parser.add_argument("--target", type=float, default=0.45, help="latency, as a share of the whole network's")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--methods", default=".", help="only methods whose name matches this regular expression")
+    parser.add_argument("--recovery", action="store_true", help="compare recoveries in place of allocations")
+    parser.add_argument("--learning-rate", type=float, default=0.02)
+    given = parser.parse_args()
+    bench = Bench(SETTINGS[given.network], given.runtime, given.learning_rate)
+    run(bench, given.target, given.seeds, given.methods, recovery=given.recovery)
+
+
+if __name__ == "__main__":
+    main()

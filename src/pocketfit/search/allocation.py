@@ -1,0 +1,126 @@
+"""Where pruning takes its channels from: decided once a run, for this network and, by latency, for this device.
+
+A ratio of the ladder, cut uniformly, has a cost; the allocation keeps the channels that count most at the same cost
+(allocate.py). Cost is multiply-accumulates, or milliseconds predicted from a table measured in the runtime; where the
+limits ask for small files it is the parameters too. Multiply-accumulates give the same widths on every machine and in
+every run, milliseconds do not.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pocketfit.core.budget import Budget
+from pocketfit.core.errors import PocketfitError
+from pocketfit.core.plan import ExportSettings, Prune
+from pocketfit.core.skeleton import Skeleton, Term, mac_terms, parameter_terms
+from pocketfit.core.watch import Watch
+from pocketfit.search import allocate
+from pocketfit.search.allocate import Choice, Widths
+from pocketfit.search.journal import Record
+from pocketfit.search.task import Task
+
+NETWORKS = 24  # sub-networks of a table of costs
+TIGHTENINGS = 6  # of the joint cost, until neither part of it is above what a uniform cut has
+EXCESS = 0.02  # by which one of the two may be
+
+
+def allocation_line(
+    task: Task, settings: ExportSettings, ratios: Sequence[float], multiple: int, watch: Watch
+) -> dict[str, Any]:
+    """The journal's "allocation" line: for each ratio the widths, as `Prune.keep` takes them.
+
+    settings  of the files whose latency counts, where the task asks for allocation by latency
+    Where it cannot be done the line has no widths, and says why; pruning is uniform then.
+    """
+    from pocketfit.analysis import predictor
+    from pocketfit.measure import cost_table
+    from pocketfit.passes import criteria, prune, widths
+    from pocketfit.passes.graph import trace
+
+    line: dict[str, Any] = {"kind": "allocation", "by": task.allocation, "criterion": task.criterion, "keep": []}
+    try:
+        graph = trace(task.model.network, task.model.signature)
+        known = widths.skeleton(task.model.network, graph)
+        asked = Prune(0.0, task.criterion, seed=task.seed)
+        watch.step(f"scoring channels by {task.criterion}")
+        samples = task.samples("train", task.model.preprocess, watch, limit=asked.samples)
+        scores = criteria.group_scores(task.model, graph, asked, samples)
+        terms = mac_terms(known)
+        if task.allocation == "latency":
+            table = cost_table.measure(
+                task.model,
+                graph,
+                settings,
+                cost_table.cache_folder(),
+                threads=task.threads,
+                count=NETWORKS,
+                watch=watch,
+            )
+            terms = predictor.fit(table).terms()
+            line["held_out"] = vars(predictor.held_out(table))
+    except PocketfitError as error:
+        return {**line, "error": str(error)}
+    fixed = {
+        group.name
+        for group in prune.removable(graph)
+        if any(re.search(pattern, layer) for pattern, _ in task.layer_ratios for layer in group.layers)
+    }
+    choices = [
+        allocate.from_scores(name, cost_table.widths_of(full, known.per_id[name], multiple), scores[name])
+        for name, full in known.full.items()
+    ]
+    choices = [replace(c, widths=(c.whole,), losses=(0.0,)) if c.layer in fixed else c for c in choices]
+    parts = _parts(known, terms, task.budget)
+    line["keep"] = [[ratio, allocate.keep(choices, allocated(choices, parts, ratio))] for ratio in ratios]
+    return line
+
+
+def allocations(record: Record) -> dict[float, tuple[tuple[str, int], ...]]:
+    """By ratio, what `Prune.keep` is given; {} where channels are cut uniformly."""
+    line = record.allocation or {}
+    return {ratio: tuple((layer, width) for layer, width in keep) for ratio, keep in line.get("keep", ())}
+
+
+def allocated(choices: Sequence[Choice], parts: Sequence[Sequence[Term]], ratio: float) -> Widths:
+    """The widths that keep most of what counts, none of whose costs is above that of a uniform cut at this ratio.
+
+    parts  one cost, or two: then their sum is brought down, each as a share of the whole network's, until both fit
+    """
+    whole = {choice.layer: choice.whole for choice in choices}
+    uniform = allocate.uniform(choices, ratio)
+    shares = [scaled(part, 1 / allocate.cost_of(part, whole)) for part in parts]
+    joint = [term for part in shares for term in part]
+    wanted = [allocate.cost_of(part, uniform) for part in shares]
+    target = math.fsum(wanted)
+    found = allocate.cost_aware(choices, joint, target)
+    for _ in range(TIGHTENINGS):
+        excess = max(allocate.cost_of(part, found) / most for part, most in zip(shares, wanted, strict=True))
+        if excess <= 1 + EXCESS:
+            return min(found, uniform, key=lambda widths: allocate.lost(choices, widths))
+        target /= excess
+        least = allocate.cost_of(joint, {choice.layer: choice.widths[0] for choice in choices})
+        found = allocate.cost_aware(choices, joint, max(target, least))
+    return uniform
+
+
+def scaled(terms: Iterable[Term], factor: float) -> tuple[Term, ...]:
+    """The same cost in another unit."""
+
+    def times(term: Term) -> Term:
+        return Term(term.groups, lambda widths: factor * term.of(widths))
+
+    return tuple(times(term) for term in terms)
+
+
+def _parts(known: Skeleton, terms: Sequence[Term], budget: Budget) -> list[Sequence[Term]]:
+    """What must not cost more than a uniform cut: time, bytes, or both, as the limits and `prefer` have it."""
+    limited = {limit.quantity for limit in budget.limits}
+    bytes_count = bool(limited & {"size", "download"}) or budget.prefer in ("size", "balanced")
+    time_counts = "latency" in limited or budget.prefer in ("speed", "balanced")
+    parts: list[Sequence[Term]] = [terms] if time_counts or not bytes_count else []
+    return parts + ([parameter_terms(known)] if bytes_count else [])
