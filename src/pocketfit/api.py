@@ -49,6 +49,9 @@ def fit(
     seed: int = 0,
     metric: str = "accuracy",
     batch_size: int = 64,
+    allocation: Literal["uniform", "macs", "latency"] = "macs",
+    criterion: str = "taylor",
+    layer_ratios: Sequence[tuple[str, float]] = (),
     teacher: Any = None,
     watch: Watch | None = None,
 ) -> Result:
@@ -83,6 +86,9 @@ def fit(
         seed=seed,
         metric=metric,
         batch_size=batch_size,
+        allocation=allocation,
+        criterion=criterion,
+        layer_ratios=tuple(layer_ratios),
         teacher=None if teacher is None else as_model(teacher, data, preprocess, labels),
     )
     return run(task, watch)

@@ -202,6 +202,26 @@ def train(as_json: bool, **options: Any) -> int:
     type=click.Choice(["NHWC", "NCHW"]),
     help="Layout of the file's picture input.  [default: the runtime's own]",
 )
+@click.option(
+    "--ratio",
+    "ratios",
+    multiple=True,
+    metavar="REGEX=SHARE",
+    help="Prune this share of the channels of layers whose name matches, whatever the search would do; repeatable.",
+)
+@click.option(
+    "--criterion",
+    default="taylor",
+    show_default=True,
+    help=f"Which channels go first: {', '.join(CRITERIA)}, or package.module:function.",
+)
+@click.option(
+    "--allocation",
+    type=click.Choice(["macs", "latency", "uniform"]),
+    default="macs",
+    show_default=True,
+    help="Where channels are taken: by what they cost in multiply-accumulates, in measured latency, or uniformly.",
+)
 @click.option("--keep-resolution", is_flag=True, help="Never shrink the input picture.")
 @click.option("--keep-float", default="", metavar="NAME[,NAME]", help="Layers that int8 files leave in float.")
 @click.option("--device", type=click.Choice(["local"]), default="local", show_default=True, help="Where to measure.")
@@ -256,6 +276,7 @@ def choose(out: Path, as_json: bool, **limits: Any) -> int:
 @click.option("--input-shape", metavar="CxHxW", help="As for fit.")
 @click.option("--teacher", metavar="MODEL", help="As for fit.")
 @click.option("--teacher-weights", type=click.Path(path_type=Path), help="As for fit.")
+@click.option("--allow-code", is_flag=True, help="Let the plan call a pruning criterion of your Python environment.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @common_options
 def apply(as_json: bool, **options: Any) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from pocketfit.core.budget import SECONDS, Budget, parse_unit
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Plan
+from pocketfit.core.plan import Plan, Prune
 
 MOST_JSON_BYTES = 10 * 2**20
 
@@ -114,6 +114,9 @@ def fit(
     layout: Any,
     keep_resolution: bool,
     keep_float: str,
+    ratios: tuple[str, ...],
+    criterion: Any,
+    allocation: Any,
     device: str,
     threads: int,
     seed: int,
@@ -137,6 +140,7 @@ def fit(
     from pocketfit.sources.models import open_model
 
     check_metric(metric)
+    layer_ratios = tuple(_layer_ratio(text) for text in ratios)
     network = open_model(model, weights=weights, preprocess=preprocess, labels=labels, input_shape=input_shape)
     taught_by = _teacher(teacher, teacher_weights, network)
     cache = out / "cache" if (out / "journal.jsonl").exists() else None
@@ -160,11 +164,31 @@ def fit(
             threads=threads,
             seed=seed,
             metric=metric,
+            allocation=allocation,
+            criterion=criterion,
+            layer_ratios=layer_ratios,
             teacher=taught_by,
         )
         if data is None:
             return api.run_without_data(task, watch)
         return api.run(task, watch).data
+
+
+def _layer_ratio(text: str) -> tuple[str, float]:
+    """
+    >>> _layer_ratio("layer4.*=0.6")
+    ('layer4.*', 0.6)
+    """
+    pattern, _, share = text.rpartition("=")
+    try:
+        ratio = float(share)
+    except ValueError:
+        pattern = ""
+    if not pattern:
+        raise UserError(f"--ratio '{text}' cannot be read: give REGEX=SHARE, such as 'layer4.*=0.6'")
+    if not 0 <= ratio < 1:
+        raise UserError(f"--ratio '{text}': a share from 0 up to, but not including, 1 of the channels can be pruned")
+    return pattern, ratio
 
 
 def choose(out: Path, prefer: Any, **limits: str | None) -> dict[str, Any]:
@@ -201,6 +225,7 @@ def apply(
     input_shape: str | None,
     teacher: str | None,
     teacher_weights: Path | None,
+    allow_code: bool,
     quiet: bool,
 ) -> dict[str, Any]:
     """Make a plan's artifact again."""
@@ -210,6 +235,9 @@ def apply(
     from pocketfit.sources.models import open_model
 
     wanted = Plan.from_json(read_json(plan, "plan"))
+    called = [p.criterion for p in wanted.passes if isinstance(p, Prune) and p.calls_code]
+    if called and not allow_code:
+        raise UserError(f"The plan {plan} calls {called[0]} of your Python environment: add --allow-code to let it")
     network = open_model(model, weights=weights, preprocess=preprocess, labels=labels, input_shape=input_shape)
     taught_by = _teacher(teacher, teacher_weights, network)
     if out.exists() and not out.is_dir():

@@ -237,7 +237,7 @@ def changed(*path: str | int, value: Any) -> dict[str, Any]:
         (changed("passes", 0, "layers", value=[["a", 0.1, 2]]), "The plan's setting 'layers'"),
         (changed("passes", 0, "layers", value=[["a", 1.5]]), "A pruning ratio of 1.5"),
         (changed("passes", 0, "multiple", value=0), "Channels cannot be kept at multiples of 0"),
-        (changed("passes", 0, "criterion", value="l3"), "The plan's setting 'criterion' for Prune cannot be \"l3\""),
+        (changed("passes", 0, "criterion", value="l3"), "There is no pruning criterion 'l3': known are l1, l2"),
         (changed("passes", 3, "steps", value=1.5), "The plan's setting 'steps' for Train cannot be 1.5"),
         (changed("passes", 3, "steps", value=0), "Training needs at least one step"),
         (changed("passes", 3, "share", value=0), "Training settings out of range"),

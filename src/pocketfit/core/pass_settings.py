@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pocketfit.core.errors import UserError
 
@@ -19,7 +20,7 @@ class Prune:
     """Remove a share of the channels of every coupled group.
 
     ratio       share of the channels of each prunable group, 0 < ratio < 1
-    criterion   which channels of a group go first (passes/criteria.py)
+    criterion   which channels of a group go first (passes/criteria.py): one of Criterion, or "package.module:function"
     multiple    the channels that stay are rounded to the nearest multiple of this (kernels work in blocks)
     layers      (regular expression, ratio) pairs that overrule `ratio` for layers whose name matches, first wins
     keep        (layer, channels) pairs: the group that this layer makes keeps exactly so many, whatever the ratio says
@@ -27,7 +28,7 @@ class Prune:
     """
 
     ratio: float
-    criterion: Criterion = "l2"
+    criterion: str = "l2"
     multiple: int = 8
     layers: tuple[tuple[str, float], ...] = ()
     keep: tuple[tuple[str, int], ...] = ()
@@ -41,6 +42,11 @@ class Prune:
                     f"A pruning ratio of {ratio:g} cannot be carried out: give a share from 0 up to, but not"
                     f" including, 1"
                 )
+        if self.criterion not in get_args(Criterion) and not self.calls_code:
+            raise UserError(
+                f"There is no pruning criterion '{self.criterion}': known are {', '.join(get_args(Criterion))}, or"
+                " package.module:function"
+            )
         if self.multiple < 1:
             raise UserError(f"Channels cannot be kept at multiples of {self.multiple}: give a whole number from 1")
         if self.samples < 1:
@@ -48,6 +54,11 @@ class Prune:
         for layer, channels in self.keep:
             if channels < 1:
                 raise UserError(f"Layer '{layer}' cannot keep {channels} channels: give a whole number from 1")
+
+    @property
+    def calls_code(self) -> bool:
+        """Whether the criterion is a function of the user's own."""
+        return re.fullmatch(r"[\w.]+:\w+", self.criterion) is not None
 
     @property
     def code(self) -> str:

@@ -53,7 +53,7 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
             model = _RECENT[key]
             continue
         match settings:
-            case Prune() if settings.criterion not in DATA_DRIVEN:
+            case Prune() if settings.criterion not in DATA_DRIVEN and not settings.calls_code:
                 model = prune.apply(model, settings)
             case Piecewise():
                 model = piecewise.apply(model)

@@ -35,6 +35,7 @@ from pocketfit.search.space import Proposal, Space
 from pocketfit.search.task import (
     Task,
     baseline_export,
+    check_criterion,
     check_data,
     check_layers,
     check_runtimes,
@@ -112,6 +113,7 @@ def _check(task: Task) -> None:
     check_runtimes(task)
     check_data(task)
     check_layers(task)
+    check_criterion(task)
     label_mapping(task.data.class_names, task.model.labels)
 
 

@@ -17,7 +17,7 @@ from pocketfit.analysis.layers import LayerRow, layer_table
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Criterion, ExportSettings, PassSettings, Piecewise, Plan, Prune, Weights
+from pocketfit.core.plan import ExportSettings, PassSettings, Piecewise, Plan, Prune, Weights
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import SPLITS, Samples
 from pocketfit.core.watch import Watch
@@ -25,6 +25,7 @@ from pocketfit.devices import local
 from pocketfit.sources.data import Dataset
 
 CALIBRATION_SAMPLES = 200
+PROBED = 32  # samples, by a criterion that nobody knows yet
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Task:
     metric: str = "accuracy"
     batch_size: int = 64
     allocation: Literal["uniform", "macs", "latency"] = "macs"  # by what channels are taken; see search/allocation.py
-    criterion: Criterion = "taylor"
+    criterion: str = "taylor"
     layer_ratios: tuple[tuple[str, float], ...] = ()  # (regular expression, ratio) that overrule the search's ratios
     teacher: Model | None = None  # of trained students; None: the unpruned network
 
@@ -159,6 +160,19 @@ def check_runtimes(task: Task) -> None:
                 runtime, "int8", activations="uint8" if task.io == "uint8" else "int8", io=task.io, layout=task.layout
             )
             raise UserError(module.why_not(Plan((), asked), task.model.signature)[0])
+
+
+def check_criterion(task: Task) -> None:
+    """Refuse a criterion of the user's own that gives no sound scores, before anything is written."""
+    asked = Prune(0.0, task.criterion, samples=PROBED)
+    if asked.calls_code:
+        from pocketfit.passes import criteria
+        from pocketfit.passes.graph import trace
+
+        preprocess, seed = task.model.preprocess, task.model.split_seed
+        some = task.data.split("train", preprocess, split_seed=seed, limit=PROBED)
+        samples = aligned(some, task.data.class_names, task.model.labels)
+        criteria.group_scores(task.model, trace(task.model.network, task.model.signature), asked, samples)
 
 
 def check_layers(task: Task) -> None:
