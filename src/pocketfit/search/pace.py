@@ -92,7 +92,7 @@ def measured_pace(task: Task, watch: Watch) -> Pace:
         task.model,
         Train(PROBE_STEPS, batch_size=task.batch_size, seed=task.seed),
         few,
-        teacher=task.model,
+        teacher=task.teacher or task.model,
         progress=lambda done, total: times.append(time.monotonic()),
     )
     spacing = sorted(after - before for before, after in pairwise(times))
