@@ -34,6 +34,7 @@ from pocketfit.analysis.predictor import Predictor
 from pocketfit.core.model import Model, Origin
 from pocketfit.core.plan import ExportSettings, Plan, Prune, Resolution, Train
 from pocketfit.core.samples import Samples
+from pocketfit.core.skeleton import mac_terms
 from pocketfit.measure import cost, cost_table
 from pocketfit.numerics.statistics import paired_drop
 from pocketfit.passes import criteria, prune, resolution
@@ -173,6 +174,15 @@ def methods(bench: Bench, target: float) -> dict[str, Callable[[], Model]]:
             scores = {name: values / values.sum() for name, values in scores.items()}
         return bench.pruned(allocate.cost_aware(bench.choices(scores), terms, target * whole), criterion)
 
+    def by_macs(criterion: str) -> Model:
+        choices, known = bench.choices(bench.scores(criterion)), bench.predictor.skeleton
+        least, most = (known.macs({c.layer: c.widths[place] for c in choices}) for place in (0, -1))
+
+        def method(strength: float) -> Widths:
+            return allocate.cost_aware(choices, mac_terms(known), most - strength * (most - least))
+
+        return bench.pruned(allocate.to_target(method, terms, target * whole)[1], criterion)
+
     def ranked(criterion: str) -> Model:
         scores = bench.scores(criterion)
         choices = bench.choices(scores)
@@ -184,6 +194,7 @@ def methods(bench: Bench, target: float) -> dict[str, Callable[[], Model]]:
         "uniform l2, widths of 16": lambda: uniform(16),
         "global ranking, lamp": lambda: ranked("lamp"),
         "latency-aware, relative l2": lambda: aware("l2", relative=True),
+        "MAC-aware, taylor": lambda: by_macs("taylor"),
         "narrow, from scratch": lambda: narrower(bench, target),
     }
     for criterion in ("taylor", "hessian", "lamp", "fpgm", "bn-scale", "activation"):

@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def export(network: nn.Module, signature: Signature, batch: int = BATCH) -> Expo
         return torch.export.export(network, zeros(signature, batch))
     except Exception as error:  # torch.export has no base class for what it can meet in a stranger's code
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        layer = _blamed(error, network)
+        layer, _ = blamed(error, network)
         where = f"layer '{layer}' of {type(network).__name__}" if layer else type(network).__name__
         raise UserError(
             f"torch.export cannot follow {where} at the input {inputs_in_words(signature)} ({cause}); "
@@ -54,16 +55,20 @@ def export(network: nn.Module, signature: Signature, batch: int = BATCH) -> Expo
         ) from error
 
 
-def _blamed(error: BaseException, network: nn.Module) -> str:
-    """Dotted name of the innermost module whose forward the error passed through, "" for the network itself."""
+def blamed(error: BaseException, network: nn.Module) -> tuple[str, str]:
+    """(dotted name of the innermost module that the error passed through, "" for the network itself; and where in its
+    forward: "net.py, line 12")."""
     known = {id(module): name for name, module in network.named_modules()}
-    layer, trace = "", error.__traceback__
+    layer, line, trace = "", "", error.__traceback__
     while trace is not None:
-        code = trace.tb_frame.f_code
-        if code.co_name == "forward" and code.co_argcount:
-            layer = known.get(id(trace.tb_frame.f_locals.get(code.co_varnames[0])), layer)
+        frame, code = trace.tb_frame, trace.tb_frame.f_code
+        owner = id(frame.f_locals.get(code.co_varnames[0])) if code.co_argcount else 0
+        if owner in known:
+            layer = known[owner]
+            if code.co_name == "forward":
+                line = f"{Path(code.co_filename).name}, line {trace.tb_lineno}"
         trace = trace.tb_next
-    return layer
+    return layer, line
 
 
 def zeros(signature: Signature, batch: int) -> tuple[Tensor, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pocketfit.core.errors import ExportFailed
@@ -69,20 +68,11 @@ def program_of(model: Model) -> ExportedProgram:
 
 
 def _where(error: BaseException, network: nn.Module) -> str:
-    """ " in layer 'features.3' (net.py, line 12)": the innermost module that the error passed through."""
-    names = {id(module): name for name, module in network.named_modules() if name}
-    layer = line = ""
-    trace: TracebackType | None = error.__traceback__
-    while trace is not None:
-        frame = trace.tb_frame
-        code = frame.f_code
-        owner = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
-        if id(owner) in names or owner is network:
-            layer = f" in layer '{names[id(owner)]}'" if owner is not network else ""
-            if code.co_name == "forward":
-                line = f" ({Path(code.co_filename).name}, line {trace.tb_lineno})"
-        trace = trace.tb_next
-    return layer + line
+    """ " in layer 'features.3' (net.py, line 12)"."""
+    from pocketfit.passes.exported import blamed
+
+    layer, line = blamed(error, network)
+    return (f" in layer '{layer}'" if layer else "") + (f" ({line})" if line else "")
 
 
 def _short(error: BaseException) -> str:
