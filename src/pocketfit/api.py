@@ -51,6 +51,7 @@ def fit(
     batch_size: int = 64,
     allocation: Literal["uniform", "macs", "latency"] = "macs",
     criterion: str = "taylor",
+    rounds: int = 1,
     layer_ratios: Sequence[tuple[str, float]] = (),
     teacher: Any = None,
     watch: Watch | None = None,
@@ -88,6 +89,7 @@ def fit(
         batch_size=batch_size,
         allocation=allocation,
         criterion=criterion,
+        rounds=rounds,
         layer_ratios=tuple(layer_ratios),
         teacher=None if teacher is None else as_model(teacher, data, preprocess, labels),
     )

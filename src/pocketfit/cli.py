@@ -203,6 +203,13 @@ def train(as_json: bool, **options: Any) -> int:
     help="Layout of the file's picture input.  [default: the runtime's own]",
 )
 @click.option(
+    "--rounds",
+    type=click.IntRange(1, 8),
+    default=1,
+    show_default=True,
+    help="Prune and recover in so many rounds, less each time, in place of one cut.",
+)
+@click.option(
     "--ratio",
     "ratios",
     multiple=True,

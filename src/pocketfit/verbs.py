@@ -114,6 +114,7 @@ def fit(
     layout: Any,
     keep_resolution: bool,
     keep_float: str,
+    rounds: int,
     ratios: tuple[str, ...],
     criterion: Any,
     allocation: Any,
@@ -166,6 +167,7 @@ def fit(
             metric=metric,
             allocation=allocation,
             criterion=criterion,
+            rounds=rounds,
             layer_ratios=layer_ratios,
             teacher=taught_by,
         )

@@ -93,6 +93,7 @@ def test_the_line_is_what_plans_take(tmp_path: Path) -> None:
         smaller = prune.apply(given_task.model, settings, None)
         kept = {row.layer: row.after for row in prune.kept(given_task.model, smaller)}
         assert all(kept[layer] == channels for layer, channels in keep)
+        assert kept["stem"] == 8 and {"a", "c"} <= set(dict(keep))
         assert kept["b"] == 40, "24 of 32 and 36 of 48, in multiples of 8"
 
 

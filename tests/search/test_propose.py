@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from pocketfit.core.budget import Budget
 from pocketfit.core.plan import Prune, Resolution, Train
 from pocketfit.core.trial import Trial
+from pocketfit.search.allocate import cubic
 from pocketfit.search.propose import MOST_EXTENSIONS, RATIO_LADDER, best_recipe, propose, ratios
 from pocketfit.search.space import Proposal, Space
 
@@ -181,3 +184,16 @@ def test_the_nearest_finalist_is_trained_on_while_nothing_meets_the_limits() -> 
     lengths = [sum(isinstance(p, Train) for p in t.plan.passes) for t in finalists]
     assert max(lengths) == 2 + MOST_EXTENSIONS
     assert len({p.seed for p in finalists[-1].plan.passes if isinstance(p, Train)}) == max(lengths)
+
+
+def test_rounds_of_pruning_share_the_steps_and_end_at_the_ratio() -> None:
+    space = replace(made.space(), rounds=3, short_steps=100, prune=Prune(0.0, layers=(("stem", 0.5),)))
+    widths = {share: (("a", number),) for number, share in enumerate(cubic(3, 0.3), 1)}
+    trials = search(replace(space, widths=widths), made.budget(max_latency="0.1x"))
+    passes = next(t.plan.passes for t in trials if t.stage == "pruned" and t.plan.passes[0].keep)  # type: ignore[union-attr]
+    cuts = [p for p in passes if isinstance(p, Prune)]
+    stretches = [p for p in passes if isinstance(p, Train)]
+    assert [p.keep for p in cuts] == [(("a", 1),), (("a", 2),), (("a", 3),)]
+    assert np.prod([1 - p.ratio for p in cuts]) == pytest.approx(0.7, abs=1e-3)
+    assert [p.layers for p in cuts] == [(("stem", 0.5),), (("stem", 0.0),), (("stem", 0.0),)]
+    assert sum(p.steps for p in stretches) == 100 and len({p.seed for p in stretches}) == 3

@@ -76,7 +76,10 @@ def allocation_line(
     ]
     choices = [replace(c, widths=(c.whole,), losses=(0.0,)) if c.layer in fixed else c for c in choices]
     parts = _parts(known, terms, task.budget)
-    line["keep"] = [[ratio, allocate.keep(choices, allocated(choices, parts, ratio))] for ratio in ratios]
+    for ratio in ratios:
+        found = allocated(choices, parts, ratio)
+        # whole groups are named too: the plan's ratio is that of the uniform cut, and would narrow them
+        line["keep"].append([ratio, [[c.layer, found[c.layer]] for c in choices if c.layer not in fixed]])
     return line
 
 

@@ -23,6 +23,7 @@ from pocketfit.core.watch import Silent, Watch
 from pocketfit.measure.environment import environment
 from pocketfit.numerics.statistics import needed_n
 from pocketfit.search import journal
+from pocketfit.search.allocate import cubic
 from pocketfit.search.allocation import allocation_line, allocations
 from pocketfit.search.attempt import attempt
 from pocketfit.search.choose import baselines, choose
@@ -188,7 +189,8 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
             return
         if proposal.stage == "pruned" and record.allocation is None and task.allocation != "uniform":
             best = best_recipes(space, record.trials, task.budget)
-            asked = ratios(record.trials, task.budget, best)
+            ladder = ratios(record.trials, task.budget, best)
+            asked = sorted({share for ratio in ladder for share in cubic(space.rounds, ratio)})
             line = allocation_line(task, best[0].export, asked, space.prune.multiple, watch)
             watch.say(f"widths cannot be allocated: {line['error']}") if "error" in line else None
             journal.append(path, line)
@@ -239,6 +241,7 @@ def space_of(task: Task, steps: tuple[int, int]) -> Space:
         train=Train(steps=short, batch_size=task.batch_size, seed=task.seed),
         short_steps=short,
         long_steps=long,
+        rounds=task.rounds,
         prune=Prune(0.0, task.criterion, layers=task.layer_ratios, seed=task.seed),
         macs={row.name: row.macs for row in rows},
         weights=sum(row.params for row in rows),

@@ -19,8 +19,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pocketfit.core.budget import Budget
-from pocketfit.core.plan import PassSettings, Plan, Prune, Resolution, Train
+from pocketfit.core.plan import PassSettings, Plan, Resolution, Train
 from pocketfit.core.trial import Trial
+from pocketfit.search.allocate import cubic
 from pocketfit.search.choose import Choice, baselines, choose, halves, latency_ms
 from pocketfit.search.ladder import climb
 from pocketfit.search.limits import cost_excess
@@ -173,16 +174,26 @@ def _pruned(space: Space, trials: Sequence[Trial], budget: Budget, most: int) ->
 
 
 def _prefixes(space: Space, ladder: Sequence[float]) -> Iterator[tuple[PassSettings, ...]]:
-    brief = replace(space.train, steps=space.short_steps)
     smaller = _smaller(space)
     for index, ratio in enumerate(ladder):
-        yield (_cut(space, ratio), brief)
+        yield _cut(space, ratio)
         if index == 1 and smaller is not None:
-            yield (_cut(space, ladder[0]), smaller, brief)
+            *cuts, last = _cut(space, ladder[0])
+            yield (*cuts, smaller, last)
 
 
-def _cut(space: Space, ratio: float) -> Prune:
-    return replace(space.prune, ratio=ratio, keep=space.widths.get(ratio, ()))
+def _cut(space: Space, ratio: float) -> tuple[PassSettings, ...]:
+    """Prune and recover, in as many rounds as were asked for; the steps of a brief training are shared between them."""
+    passes: list[PassSettings] = []
+    before = 0.0
+    for number, share in enumerate(cubic(space.rounds, ratio)):
+        relative = round(1 - (1 - share) / (1 - before), 4)
+        layers = space.prune.layers if number == 0 else tuple((pattern, 0.0) for pattern, _ in space.prune.layers)
+        passes.append(replace(space.prune, ratio=relative, layers=layers, keep=space.widths.get(share, ())))
+        steps = space.short_steps * (number + 1) // space.rounds - space.short_steps * number // space.rounds
+        passes.append(replace(space.train, steps=max(1, steps), seed=space.train.seed + number))
+        before = share
+    return tuple(passes)
 
 
 def _smaller(space: Space) -> Resolution | None:

@@ -20,6 +20,7 @@ class Space:
     quant_train: settings of training on the grid
     prelude: by runtime, what is done to the network before a static int8 file is made of it
     prune: how channels are scored, rounded and limited, for pruned networks
+    rounds: of pruning and recovery, one behind the other
     widths: by ratio, what `Prune.keep` is given; a ratio that is not there is cut uniformly
     sensitive: by runtime, where it was asked for, the layers whose loss is worth their time in float
     """
@@ -35,6 +36,7 @@ class Space:
     short_steps: int
     long_steps: int
     prune: Prune = Prune(0.0)  # noqa: RUF009 (frozen)
+    rounds: int = 1
     widths: Mapping[float, tuple[tuple[str, int], ...]] = field(default_factory=dict)
     macs: Mapping[str, int] = field(default_factory=dict)
     weights: int = 0

@@ -49,6 +49,7 @@ class Task:
     batch_size: int = 64
     allocation: Literal["uniform", "macs", "latency"] = "macs"  # by what channels are taken; see search/allocation.py
     criterion: str = "taylor"
+    rounds: int = 1  # of pruning and recovery
     layer_ratios: tuple[tuple[str, float], ...] = ()  # (regular expression, ratio) that overrule the search's ratios
     teacher: Model | None = None  # of trained students; None: the unpruned network
 
@@ -84,6 +85,7 @@ class Task:
             "batch_size": self.batch_size,
             "allocation": self.allocation,
             "criterion": self.criterion,
+            "rounds": self.rounds,
             "layer_ratios": [list(pair) for pair in self.layer_ratios],
             "teacher_sha256": None if self.teacher is None else self.teacher.sha256,
         }
