@@ -22,12 +22,14 @@ PASS_WORDS = {
     "equalize": "channels equalized",
     "correct-bias": "biases corrected",
     "round": "weights rounded by learning",
+    "recalibrate": "batch norms taken anew",
 }
 RANGE_WORDS = {
     "moving-average": "moving average",
     "percentile": "percentile",
     "mse": "least squared error",
     "kl": "least divergence (KL)",
+    "batch-norm": "what batch norms remember",
 }
 STATUS_WORDS = {"met": "Met", "infeasible": "Not met", "stopped": "Stopped"}
 
@@ -183,6 +185,9 @@ def plan_words(plan: Mapping[str, Any]) -> str:
     >>> plan_words({"passes": [{"pass": "prune", "ratio": 0.3}, {"pass": "train", "steps": 200}],
     ...             "export": {"runtime": "litert", "precision": "int8", "activations": "int8"}})
     '30 % of the channels pruned, trained for 200 steps, static int8 (int8 activations) for litert'
+    >>> plan_words({"passes": [{"pass": "prune", "ratio": 0.3, "keep": [["conv", 8]]}, {"pass": "sparsify"}],
+    ...             "export": {"runtime": "litert"}})[:81]
+    'channels pruned where they count least, at the cost of a uniform cut of 30 %, 50 '
     >>> plan_words({"passes": [{"pass": "equalize"}, {"pass": "round"}, {"pass": "quant-train", "steps": 300}],
     ...             "export": {"runtime": "litert", "precision": "int8", "weights": "int4", "ranges": "mse"}})[:78]
     'channels equalized, weights rounded by learning, trained for 300 steps on the '
@@ -193,7 +198,13 @@ def plan_words(plan: Mapping[str, Any]) -> str:
     for step in plan["passes"]:
         match step.get("pass"):
             case "prune":
-                parts.append(f"{100 * step['ratio']:.0f} % of the channels pruned")
+                own = "where they count least, at the cost of a uniform cut of " if step.get("keep") else ""
+                share = f"{100 * step['ratio']:.0f} %"
+                parts.append(f"channels pruned {own}{share}" if own else f"{share} of the channels pruned")
+            case "sparsify":
+                pattern = step.get("pattern", "unstructured")
+                share = f"{100 * step.get('sparsity', 0.5):.0f} %" if pattern == "unstructured" else f"all but {pattern}"
+                parts.append(f"{share} of the weights set to zero")
             case "train":
                 parts += [trained] if trained not in parts else []
             case "resolution":
