@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 # As the command line does: tests that train share two cores with whatever else runs.
@@ -25,12 +26,14 @@ DOWNLOADS = ROOT / ".downloads"
 
 
 def _fetched(what: str) -> Path:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tools/fetch.py"), what, "-o", str(DOWNLOADS)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    DOWNLOADS.mkdir(exist_ok=True)
+    with FileLock(DOWNLOADS / ".fetching"):  # the tests' processes must not fetch the same thing at once
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "tools/fetch.py"), what, "-o", str(DOWNLOADS)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode:
         pytest.skip(f"{what} could not be fetched: {done.stderr.strip().splitlines()[-1:]}")
     return Path(done.stdout.strip().splitlines()[-1])
