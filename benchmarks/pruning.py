@@ -300,7 +300,7 @@ def run(bench: Bench, target: float, seeds: int, wanted: str, *, recovery: bool)
             continue
         made[name] = make()
         for recipe, changes in recipes.items():
-            row = name if not recovery else f"{name}; {recipe}"
+            row = name if recipe == "distillation" else f"{name}; {recipe}"
             drops[row] = []
             for seed in range(seeds):
                 key = f"{row}; {seed}; {bench.learning_rate:g}"
