@@ -198,13 +198,9 @@ def plan_words(plan: Mapping[str, Any]) -> str:
     for step in plan["passes"]:
         match step.get("pass"):
             case "prune":
-                own = "where they count least, at the cost of a uniform cut of " if step.get("keep") else ""
-                share = f"{100 * step['ratio']:.0f} %"
-                parts.append(f"channels pruned {own}{share}" if own else f"{share} of the channels pruned")
+                parts.append(_pruned(step))
             case "sparsify":
-                pattern = step.get("pattern", "unstructured")
-                share = f"{100 * step.get('sparsity', 0.5):.0f} %" if pattern == "unstructured" else f"all but {pattern}"
-                parts.append(f"{share} of the weights set to zero")
+                parts.append(_zeroed(step))
             case "train":
                 parts += [trained] if trained not in parts else []
             case "resolution":
@@ -234,6 +230,19 @@ def plan_words(plan: Mapping[str, Any]) -> str:
     if kept := export.get("keep_int8"):
         parts.append(f"{len(kept)} named layer{'s' if len(kept) > 1 else ''} with int8 weights")
     return ", ".join(parts)
+
+
+def _pruned(step: Mapping[str, Any]) -> str:
+    share = f"{100 * step['ratio']:.0f} %"
+    if step.get("keep"):
+        return f"channels pruned where they count least, at the cost of a uniform cut of {share}"
+    return f"{share} of the channels pruned"
+
+
+def _zeroed(step: Mapping[str, Any]) -> str:
+    pattern = step.get("pattern", "unstructured")
+    share = f"{100 * step.get('sparsity', 0.5):.0f} %" if pattern == "unstructured" else f"all but {pattern}"
+    return f"{share} of the weights set to zero"
 
 
 def verdict_sentence(result: Mapping[str, Any], name: str = "The network") -> str:
