@@ -24,6 +24,7 @@ from pocketfit.search.allocate import Choice, Widths
 from pocketfit.search.journal import Record
 from pocketfit.search.task import Task
 
+WIDTHS = 40  # that a group may choose from: ResNet-50 with all multiples of 8 took 15 s a ratio
 NETWORKS = 24  # sub-networks of a table of costs
 TIGHTENINGS = 6  # of the joint cost, until neither part of it is above what a uniform cut has
 EXCESS = 0.02  # by which one of the two may be
@@ -71,7 +72,11 @@ def allocation_line(
         if any(re.search(pattern, layer) for pattern, _ in task.layer_ratios for layer in group.layers)
     }
     choices = [
-        allocate.from_scores(name, cost_table.widths_of(full, known.per_id[name], multiple), scores[name])
+        allocate.from_scores(
+            name,
+            cost_table.widths_of(full, known.per_id[name], multiple * math.ceil(full / (multiple * WIDTHS))),
+            scores[name],
+        )
         for name, full in known.full.items()
     ]
     choices = [replace(c, widths=(c.whole,), losses=(0.0,)) if c.layer in fixed else c for c in choices]
