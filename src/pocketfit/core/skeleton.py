@@ -76,7 +76,12 @@ class Skeleton:
 
 def macs_of(layer: LayerShape, inputs: int, outputs: int) -> float:
     """Multiply-accumulates of one layer for one sample."""
-    return inputs * outputs * layer.kernel * layer.places
+    return weights_of(layer, inputs, outputs) * layer.places
+
+
+def weights_of(layer: LayerShape, inputs: int, outputs: int) -> float:
+    """Numbers in the weights of one layer, without its bias."""
+    return inputs * outputs * layer.kernel
 
 
 @dataclass(frozen=True)
@@ -89,18 +94,17 @@ class Term:
 
 def mac_terms(known: Skeleton) -> tuple[Term, ...]:
     """Multiply-accumulates as a cost for the allocation: one term a layer."""
-    return tuple(_term(known, layer, layer.places) for layer in known.layers)
+    return tuple(_term(known, layer, macs_of) for layer in known.layers)
 
 
 def parameter_terms(known: Skeleton) -> tuple[Term, ...]:
     """Weights of convolutions and linear layers as a cost for the allocation: one term a layer."""
-    return tuple(_term(known, layer, 1.0) for layer in known.layers)
+    return tuple(_term(known, layer, weights_of) for layer in known.layers)
 
 
-def _term(known: Skeleton, layer: LayerShape, places: float) -> Term:
+def _term(known: Skeleton, layer: LayerShape, cost: Callable[[LayerShape, int, int], float]) -> Term:
     def of(widths: tuple[int, ...]) -> float:
-        inputs, outputs = known.shape(layer, dict(zip(layer.groups, widths, strict=True)))
-        return inputs * outputs * layer.kernel * places
+        return cost(layer, *known.shape(layer, dict(zip(layer.groups, widths, strict=True))))
 
     return Term(layer.groups, of)
 
