@@ -71,6 +71,25 @@ def test_the_blocks_of_the_kernels_are_found():
     assert at[40] == at[48] > at[32]
 
 
+def test_sums_are_brought_in_line_with_the_whole():
+    """Latency rises faster than blocks of channels can say, as where weights no longer fit into a cache: what is left
+    has neither a mean nor a slope (the normal equations of the last fit)."""
+    measured = []
+    for one in table(32, noise=0.02).measured:
+        share = one.latency_ms**0.5
+        times = {layer: time * share for layer, time in one.layer_us.items()}
+        measured.append(SubNetwork(one.widths, 1.0, one.latency_ms * share, times))
+    fitted = predictor.fit(CostTable("onnxruntime", 1, "float32", CHAIN, 1.0, {}, tuple(measured)))
+    latency_ms = np.array([one.latency_ms for one in measured])
+    predicted_ms = np.array([fitted.latency_ms(one.widths) for one in measured])
+    off = (predicted_ms - latency_ms) / latency_ms
+    assert np.sum(off / latency_ms) == pytest.approx(0, abs=1e-6 * len(off))
+    assert np.sum(off * predicted_ms / latency_ms) == pytest.approx(0, abs=1e-6 * len(off))
+    whole = dict(CHAIN.full)
+    summed_ms = sum(term.of(tuple(whole[name] for name in term.groups)) for term in fitted.terms())
+    assert summed_ms == pytest.approx(fitted.latency_ms({}))
+
+
 def test_errors_are_of_networks_that_were_not_fitted_on():
     """With pure noise in place of times a fit that had seen its answers would look better than this."""
     exact, noisy = predictor.held_out(table()), predictor.held_out(table(noise=0.05))
