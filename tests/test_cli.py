@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pocketfit import cli, verbs, zoo
+from pocketfit.asked import Teacher
 from pocketfit.core.errors import Stopped, UserError
 from pocketfit.sources.models import open_model
 
@@ -197,10 +198,10 @@ def test_a_teacher_that_does_not_fit(here: Path) -> None:
 
 def test_a_factory_as_teacher_sees_what_the_student_sees(here: Path) -> None:
     student = open_model("mobilenet_v2", weights=here / "good.pth")
-    teacher = verbs._teacher("nets_of_cli_test:net", None, student)
+    teacher = Teacher("nets_of_cli_test:net").open(student)
     assert teacher is not None and teacher.preprocess == student.preprocess
     assert teacher.signature.inputs == student.signature.inputs
-    assert verbs._teacher(None, None, student) is None
+    assert Teacher().open(student) is None
 
 
 def test_missing_model(here: Path) -> None:

@@ -138,7 +138,9 @@ def test_core_needs_numpy_and_the_standard_library_only(name: str) -> None:
     assert roots <= {"numpy", "pocketfit", *sys.stdlib_module_names}
 
 
-@pytest.mark.parametrize("floor", ["core", "numerics", "search", "report", "bundle", "cli"])
+@pytest.mark.parametrize(
+    "floor", ["core", "numerics", "search", "report", "bundle", "asked", "cli", "cli_exit", "cli_options"]
+)
 def test_light_floors_never_load_torch_or_a_runtime(floor: str) -> None:
     for name in modules():
         if floor_of(name) == floor:

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from pocketfit.asked import Files, Pruning, Source, Teacher, check_folder, dataset, listed
 from pocketfit.core.budget import SECONDS, Budget, parse_unit
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
@@ -99,26 +100,13 @@ def _starting_point(model: str, weights: Path | None, width: float, classes: int
 
 
 def fit(
-    model: str,
+    source: Source,
     data: Path | None,
     out: Path,
-    weights: Path | None,
-    preprocess: str | None,
-    labels: Path | None,
-    input_shape: str | None,
-    teacher: str | None,
-    teacher_weights: Path | None,
-    runtimes: str,
+    teacher: Teacher,
+    pruning: Pruning,
+    files: Files,
     metric: str,
-    io: Any,
-    layout: Any,
-    keep_resolution: bool,
-    keep_float: str,
-    rounds: int,
-    ratios: tuple[str, ...],
-    criterion: Any,
-    allocation: Any,
-    device: str,
     threads: int,
     seed: int,
     quiet: bool,
@@ -128,69 +116,44 @@ def fit(
     **limits: str | None,
 ) -> dict[str, Any]:
     """The main job; see `pocketfit fit --help`. Returns result.json."""
-    budget = Budget.parse(max_time=max_time, max_trials=max_trials, prefer=prefer or "balanced", **limits)  # type: ignore[arg-type]
-    names = tuple(dict.fromkeys(name.strip() for name in runtimes.split(",") if name.strip()))
-    if not names or any(name not in ("litert", "onnxruntime") for name in names):
-        raise UserError(f"--runtime '{runtimes}' is not known: give litert, onnxruntime, or both with a comma")
+    budget = Budget.parse(max_time=max_time, max_trials=max_trials, prefer=prefer or "balanced", **limits)
+    names = files.runtime_names()
 
     from pocketfit import api
     from pocketfit.measure.accuracy import check_metric
     from pocketfit.progress import watch_for_terminal
     from pocketfit.search.task import Task
-    from pocketfit.sources.data import no_data, open_data
-    from pocketfit.sources.models import open_model
 
     check_metric(metric)
-    layer_ratios = tuple(_layer_ratio(text) for text in ratios)
-    network = open_model(model, weights=weights, preprocess=preprocess, labels=labels, input_shape=input_shape)
-    taught_by = _teacher(teacher, teacher_weights, network)
-    cache = out / "cache" if (out / "journal.jsonl").exists() else None
+    layer_ratios = pruning.layer_ratios()
+    network = source.open()
+    taught_by = teacher.open(network)
     with watch_for_terminal(quiet) as watch:
-        if data is None:
-            dataset = no_data(network.labels)
-        else:
-            dataset = open_data(data, cache=cache, progress=watch.step("looking at the data"))
+        kept = out / "cache" if (out / "journal.jsonl").exists() else None
         task = Task(
             network,
-            dataset,
+            dataset(data, watch, labels=network.labels, cache=kept),
             out,
             names,
             budget,
             model_name=network.origin.name,
             data_name="no data" if data is None else data.name,
-            io=io,
-            layout=layout or "",
-            keep_resolution=keep_resolution,
-            keep_float=tuple(dict.fromkeys(name.strip() for name in keep_float.split(",") if name.strip())),
+            io=files.io,
+            layout=files.layout or "",
+            keep_resolution=files.keep_resolution,
+            keep_float=listed(files.keep_float),
             threads=threads,
             seed=seed,
             metric=metric,
-            allocation=allocation,
-            criterion=criterion,
-            rounds=rounds,
+            allocation=pruning.allocation,
+            criterion=pruning.criterion,
+            rounds=pruning.rounds,
             layer_ratios=layer_ratios,
             teacher=taught_by,
         )
         if data is None:
             return api.run_without_data(task, watch)
         return api.run(task, watch).data
-
-
-def _layer_ratio(text: str) -> tuple[str, float]:
-    """
-    >>> _layer_ratio("layer4.*=0.6")
-    ('layer4.*', 0.6)
-    """
-    pattern, _, share = text.rpartition("=")
-    try:
-        ratio = float(share)
-    except ValueError:
-        pattern = ""
-    if not pattern:
-        raise UserError(f"--ratio '{text}' cannot be read: give REGEX=SHARE, such as 'layer4.*=0.6'")
-    if not 0 <= ratio < 1:
-        raise UserError(f"--ratio '{text}': a share from 0 up to, but not including, 1 of the channels can be pruned")
-    return pattern, ratio
 
 
 def choose(out: Path, prefer: Any, **limits: str | None) -> dict[str, Any]:
@@ -217,59 +180,27 @@ def _record(out: Path) -> Any:
 
 
 def apply(
-    plan: Path,
-    model: str,
-    data: Path | None,
-    out: Path,
-    weights: Path | None,
-    preprocess: str | None,
-    labels: Path | None,
-    input_shape: str | None,
-    teacher: str | None,
-    teacher_weights: Path | None,
-    allow_code: bool,
-    quiet: bool,
+    plan: Path, source: Source, data: Path | None, out: Path, teacher: Teacher, allow_code: bool, quiet: bool
 ) -> dict[str, Any]:
     """Make a plan's artifact again."""
     from pocketfit import api
     from pocketfit.progress import watch_for_terminal
-    from pocketfit.sources.data import no_data, open_data
-    from pocketfit.sources.models import open_model
 
     wanted = Plan.from_json(read_json(plan, "plan"))
     called = [p.criterion for p in wanted.passes if isinstance(p, Prune) and p.calls_code]
     if called and not allow_code:
         raise UserError(f"The plan {plan} calls {called[0]} of your Python environment: add --allow-code to let it")
-    network = open_model(model, weights=weights, preprocess=preprocess, labels=labels, input_shape=input_shape)
-    taught_by = _teacher(teacher, teacher_weights, network)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; nothing was changed: give a folder")
+    network = source.open()
+    taught_by = teacher.open(network)
+    check_folder(out)
     with watch_for_terminal(quiet) as watch:
-        dataset = no_data() if data is None else open_data(data, progress=watch.step("looking at the data"))
-        made = api.apply(wanted, network, dataset, out, teacher=taught_by, watch=watch)
+        made = api.apply(wanted, network, dataset(data, watch), out, teacher=taught_by, watch=watch)
     return {
         **made.artifact.to_json(),
         "code": wanted.code,
         "plan": wanted.to_json(),
         "findings": list(made.model.findings),
     }
-
-
-def _teacher(name: str | None, weights: Path | None, student: Model) -> Model | None:
-    """The teacher that was asked for, if any. A factory says nothing of its input: it is the student's."""
-    from pocketfit import zoo
-    from pocketfit.sources.models import open_model
-
-    if name is None:
-        if weights is not None:
-            raise UserError("--teacher-weights is for a teacher: say with --teacher which network they belong to")
-        return None
-    if name in zoo.ARCHITECTURES and weights is None:
-        raise UserError(f"A teacher that knows nothing teaches nothing: give --teacher-weights for {name}")
-    if ":" not in name or Path(name).is_dir():
-        return open_model(name, weights=weights)
-    shape = student.signature.inputs[0].shape[1:]
-    return open_model(name, weights=weights, preprocess=student.preprocess, input_shape=[size or 1 for size in shape])
 
 
 def report(out: Path) -> Path:

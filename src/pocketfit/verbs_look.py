@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pocketfit.asked import Source, check_folder, dataset, listed
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Plan
 from pocketfit.core.preprocess import Preprocess
@@ -120,16 +121,16 @@ def compare(
     return {"a": str(a), "b": str(b), "split": split, **found.to_json()}
 
 
-def inspect(target: str, weights: Path | None, preprocess: str | None, input_shape: str | None) -> dict[str, Any]:
+def inspect(source: Source) -> dict[str, Any]:
     """The layers of a network, or the operators of a file."""
     from pocketfit import runtimes
 
-    path = Path(target)
+    path = Path(source.model)
     if path.suffix.lower() in runtimes.EXTENSIONS:
         _check_files(path)
         contents = runtimes.for_file(path).inspect(path)
         return {
-            "file": target,
+            "file": source.model,
             "bytes": path.stat().st_size,
             **contents.to_json(),
             "op_counts": contents.op_counts(),
@@ -139,12 +140,11 @@ def inspect(target: str, weights: Path | None, preprocess: str | None, input_sha
             "not_taken": not_taken(contents),
         }
     from pocketfit.analysis.layers import layer_table, totals
-    from pocketfit.sources.models import open_model
 
-    model = open_model(target, weights=weights, preprocess=preprocess, input_shape=input_shape)
+    model = source.open()
     rows = layer_table(model)
     return {
-        "model": target,
+        "model": source.model,
         "architecture": model.origin.name,
         "signature": model.signature.to_json(),
         "preprocess": model.preprocess.to_json(),
@@ -170,13 +170,9 @@ def not_taken(contents: Any) -> list[str]:
 
 
 def explain(
-    model: str,
+    source: Source,
     data: Path,
     out: Path | None,
-    weights: Path | None,
-    preprocess: str | None,
-    labels: Path | None,
-    input_shape: str | None,
     runtime: str,
     weight_bits: int,
     keep_float: str,
@@ -191,24 +187,19 @@ def explain(
     from pocketfit.progress import watch_for_terminal
     from pocketfit.report.explain import write_explanation
     from pocketfit.search.task import aligned, with_labels
-    from pocketfit.sources.data import open_data
-    from pocketfit.sources.models import open_model
 
-    if out is not None and out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; nothing was changed: give a folder")
-    names = tuple(dict.fromkeys(name.strip() for name in keep_float.split(",") if name.strip()))
-    ask = analysis.Ask(runtime, weight_bits, names, threads=threads)
-    opened = open_model(model, weights=weights, preprocess=preprocess, labels=labels, input_shape=input_shape)
-    network = with_labels(opened)
+    check_folder(out)
+    ask = analysis.Ask(runtime, weight_bits, listed(keep_float), threads=threads)
+    network = with_labels(source.open())
     with watch_for_terminal(quiet) as watch, tempfile.TemporaryDirectory(prefix="pocketfit-") as work:
-        dataset = open_data(data, progress=watch.step("looking at the data"))
+        given = dataset(data, watch)
 
         def split(name: str, limit: int) -> Samples:
             tick = watch.step(f"reading the {name} split")
-            found = dataset.split(
+            found = given.split(
                 name, network.preprocess, split_seed=network.split_seed, limit=limit, progress=tick, cache=Path(work)
             )
-            return aligned(found, dataset.class_names, network.labels)
+            return aligned(found, given.class_names, network.labels)
 
         found = analysis.explain(
             network,
@@ -254,10 +245,9 @@ def _samples(
     data: Path, contract: tuple[Preprocess, tuple[str, ...], int], split: str, limit: int | None, watch: Watch
 ) -> Samples:
     from pocketfit.search.task import aligned
-    from pocketfit.sources.data import open_data
 
     preprocess, labels, split_seed = contract
-    dataset = open_data(data, progress=watch.step("looking at the data"))
+    given = dataset(data, watch)
     tick = watch.step(f"reading the {split} split")
-    samples = dataset.split(split, preprocess, split_seed=split_seed, limit=limit, progress=tick)
-    return aligned(samples, dataset.class_names, labels) if labels else samples
+    samples = given.split(split, preprocess, split_seed=split_seed, limit=limit, progress=tick)
+    return aligned(samples, given.class_names, labels) if labels else samples

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pocketfit.asked import Source, check_folder, dataset
 from pocketfit.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,13 +14,9 @@ if TYPE_CHECKING:
 
 
 def sensitivity(
-    model: str,
+    source: Source,
     data: Path,
     out: Path | None,
-    weights: Path | None,
-    preprocess: str | None,
-    labels: Path | None,
-    input_shape: str | None,
     ratios: str,
     target: str | None,
     criterion: Any,
@@ -52,19 +49,15 @@ def sensitivity(
     from pocketfit.analysis.channel_sensitivity import checked_ratios
     from pocketfit.progress import watch_for_terminal
     from pocketfit.report.channel_sensitivity import sentences, write_sensitivity
-    from pocketfit.sources.data import open_data
-    from pocketfit.sources.models import open_model
 
-    if out is not None and out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; nothing was changed: give a folder")
+    check_folder(out)
     shares = checked_ratios(_numbers(ratios))
     aim = None if target is None else Target.parse(target)
-    network = open_model(model, weights=weights, preprocess=preprocess, labels=labels, input_shape=input_shape)
+    network = source.open()
     with watch_for_terminal(quiet) as watch:
-        dataset = open_data(data, progress=watch.step("looking at the data"))
         table = api.sensitivity(
             network,
-            dataset,
+            dataset(data, watch),
             shares,
             criterion=criterion,
             multiple=multiple,
@@ -83,10 +76,8 @@ def sensitivity(
 
 
 def costs(
-    model: str,
+    source: Source,
     out: Path | None,
-    weights: Path | None,
-    input_shape: str | None,
     runtime: str,
     precision: Any,
     networks: int,
@@ -116,11 +107,10 @@ def costs(
     from pocketfit.passes.graph import trace
     from pocketfit.progress import watch_for_terminal
     from pocketfit.search.files import write_json
-    from pocketfit.sources.models import open_model
 
     if out is not None and out.is_dir():
         raise UserError(f"{out} is a folder; nothing was changed: give a file")
-    network = open_model(model, weights=weights, input_shape=input_shape)
+    network = source.open()
     with watch_for_terminal(quiet) as watch:
         graph = trace(network.network, network.signature)
         table = cost_table.measure(
@@ -136,7 +126,7 @@ def costs(
     fitted = predictor.fit(table)
     result = {
         "schema_version": 1,
-        "model": model,
+        "model": source.model,
         "runtime": runtime,
         "threads": threads,
         "precision": precision,
