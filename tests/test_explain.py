@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from pocketfit import cli
+
+from .given import folder, refused
 
 FACTORY = """
 import torch
@@ -18,23 +19,11 @@ def net(classes: int = 2):
     return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 1),
                                torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, classes))
 """
-PREPROCESS = {"height": 16, "width": 16, "resize": "exact"}
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a factory, its weights, and data, which is the current one."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    Path("nets_of_explain_test.py").write_text(FACTORY)
-    Path("preprocess.json").write_text(json.dumps(PREPROCESS))
-    namespace: dict[str, object] = {}
-    exec(FACTORY, namespace)
-    torch.manual_seed(0)
-    torch.save(namespace["net"]().state_dict(), "good.pth")  # type: ignore[operator]
-    rng = np.random.default_rng(0)
-    np.savez("data.npz", x=rng.integers(0, 256, (300, 16, 16, 3), np.uint8), y=np.arange(300) % 2)
-    return tmp_path
+    return folder(tmp_path, monkeypatch, "nets_of_explain_test", FACTORY, 300)
 
 
 def explain(*more: str, data: str = "data.npz") -> Result:
@@ -42,13 +31,6 @@ def explain(*more: str, data: str = "data.npz") -> Result:
     return CliRunner().invoke(
         cli.main, ["explain", *given, "--input-shape", "3x16x16", "--data", data, "--runtime", "onnxruntime", *more]
     )
-
-
-def refused(result: Result, *words: str) -> None:
-    assert result.exit_code == 2 and result.stdout == "", result.output
-    line = result.stderr.splitlines()[-1]
-    assert "Traceback" not in result.stderr and all(word in line for word in words), line
-    assert not Path("out").exists()
 
 
 def test_bad_input_is_one_sentence_and_nothing_is_written(here: Path) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from pocketfit import cli
 from pocketfit.core.plan import ExportSettings, Plan
+
+from .given import folder, refused
 
 FACTORY = """
 import torch
@@ -24,18 +24,7 @@ def net(classes: int = 2):
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a factory, its weights, and data, which is the current one."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    Path("nets_of_sensitivity_test.py").write_text(FACTORY)
-    Path("preprocess.json").write_text(json.dumps({"height": 16, "width": 16, "resize": "exact"}))
-    namespace: dict[str, object] = {}
-    exec(FACTORY, namespace)
-    torch.manual_seed(0)
-    torch.save(namespace["net"]().state_dict(), "good.pth")  # type: ignore[operator]
-    rng = np.random.default_rng(0)
-    np.savez("data.npz", x=rng.integers(0, 256, (200, 16, 16, 3), np.uint8), y=np.arange(200) % 2)
-    return tmp_path
+    return folder(tmp_path, monkeypatch, "nets_of_sensitivity_test", FACTORY, 200)
 
 
 def sensitivity(*more: str) -> Result:
@@ -43,13 +32,6 @@ def sensitivity(*more: str) -> Result:
     return CliRunner().invoke(
         cli.main, ["sensitivity", *given, "--input-shape", "3x16x16", "--data", "data.npz", *more]
     )
-
-
-def refused(result: Result, *words: str) -> None:
-    assert result.exit_code == 2 and result.stdout == "", result.output
-    line = result.stderr.splitlines()[-1]
-    assert "Traceback" not in result.stderr and all(word in line for word in words), line
-    assert not Path("out").exists()
 
 
 def test_bad_input_is_one_sentence_and_nothing_is_written(here: Path) -> None:
