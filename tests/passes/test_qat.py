@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from pocketfit.passes import fake, qat, sparsify
 from pocketfit.passes.simulate import simulate
 
 FOUR = Grid(4, 8)
+CLASSES = 6
 
 
 def simulated_db(model: Model, reference: Model, grid: Grid) -> float:
@@ -101,6 +103,72 @@ def test_labels_pull_towards_themselves() -> None:
     with_labels = qat.apply(model, QuantTrain(150, batch_size=32, learning_rate=0.5, labels=1.0), labelled, Grid(8, 8))
     without = qat.apply(model, QuantTrain(150, batch_size=32, learning_rate=0.5, labels=0.0), labelled, Grid(8, 8))
     assert right(with_labels) > right(without) + 0.15
+
+
+def turned(model: Model, order: list[int], names: tuple[str, ...]) -> Model:
+    """The same network with its classes in another order."""
+    network = copy.deepcopy(model.network)
+    with torch.no_grad():
+        network.fc.weight.copy_(network.fc.weight[order])
+        network.fc.bias.copy_(network.fc.bias[order])
+    return replace(model, network=network, labels=tuple(names[n] for n in order), sha256="turned")
+
+
+def alike(a: Model, b: Model) -> float:
+    """Share of the last layer's weights that are the same."""
+    return float(((a.network.fc.weight - b.network.fc.weight).abs() < 1e-4).float().mean())
+
+
+def test_another_teachers_classes_are_brought_into_the_networks_order() -> None:
+    """Taught by a network with other weights, its classes in this order or in that: the same training."""
+    torch.manual_seed(0)
+    names = tuple("abcdefghij"[:CLASSES])
+    model = replace(model_of(Net(), 12), labels=names)
+    other = replace(model_of(Net(), 12), labels=names)
+    settings, pictures = QuantTrain(4, batch_size=16, learning_rate=0.2), noise(32, 12, 0)
+    order = torch.randperm(CLASSES).tolist()
+    straight = qat.apply(model, settings, pictures, FOUR, teacher=other)
+    mixed = qat.apply(model, settings, pictures, FOUR, teacher=turned(other, order, names))
+    assert alike(mixed, straight) > 0.98, "sums in another order may move a weight across a rounding edge"
+    blind = qat.apply(model, settings, pictures, FOUR, teacher=replace(turned(other, order, names), labels=names))
+    assert alike(blind, straight) < 0.8
+    with pytest.raises(UserError, match="does not know the student's class"):
+        qat.apply(model, settings, pictures, FOUR, teacher=replace(other, labels=("z", *names[1:])))
+    fed = replace(other, preprocess=replace(other.preprocess, mean=(0.5, 0.5, 0.5)))
+    with pytest.raises(UserError, match="The teacher's pictures are not the student's"):
+        qat.apply(model, settings, pictures, FOUR, teacher=fed)
+
+
+def test_what_a_teachers_logits_are_scaled_and_offset_by_is_not_learned() -> None:
+    """An offset of all logits says nothing: by the divergence it changes nothing, by squared error it would."""
+    torch.manual_seed(0)
+    answers, wanted = torch.randn(8, 5), torch.randn(8, 5)
+    divergence = qat.softened_divergence(answers, wanted)
+    torch.testing.assert_close(qat.softened_divergence(answers, wanted + 7), divergence)
+    assert qat.relative_error(answers, wanted + 7) > 0.5
+    torch.testing.assert_close(qat.relative_error(wanted, wanted), torch.zeros(()))
+    soft = torch.nn.functional.kl_div((answers / 4).log_softmax(1), (wanted / 4).softmax(1), reduction="batchmean")
+    torch.testing.assert_close(divergence, 16 * soft)
+
+
+def test_the_network_itself_as_a_teacher_changes_nothing() -> None:
+    torch.manual_seed(0)
+    model, other = model_of(Net(), 12), model_of(Net(), 12)
+    settings, pictures = QuantTrain(3, batch_size=8, learning_rate=0.2), noise(16, 12, 0)
+    alone = qat.apply(model, settings, pictures, FOUR)
+    assert qat.apply(model, settings, pictures, FOUR, teacher=model).sha256 == alone.sha256
+    assert qat.apply(model, settings, pictures, FOUR, own=other).sha256 != alone.sha256
+
+
+def test_another_teacher_is_followed() -> None:
+    """What is divergence to the teacher before training is less behind it."""
+    torch.manual_seed(0)
+    model, other = model_of(Net(), 12), model_of(Net(), 12)
+    found = qat.apply(model, QuantTrain(80, batch_size=16, learning_rate=0.2), noise(64, 12, 0), FOUR, teacher=other)
+    inputs = torch.from_numpy(noise(48, 12, 7).inputs(slice(None)))
+    with torch.no_grad():
+        before, after, wanted = (one.network(inputs) for one in (model, found, other))
+    assert qat.softened_divergence(after, wanted) < 0.7 * qat.softened_divergence(before, wanted)
 
 
 def test_nothing_to_train_on_is_said() -> None:

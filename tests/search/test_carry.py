@@ -160,12 +160,16 @@ def test_a_teacher_counts_for_what_was_trained_and_only_for_that(task: Task) -> 
     torch.manual_seed(1)
     teacher = model_from_module(Net(), preprocess=task.model.preprocess, labels=("b", "a"))
     taught = replace(task, teacher=teacher)
-    for passes, differ in (((PRUNE, BRIEF), True), ((PRUNE,), False), ((PRUNE, Recalibrate(20)), False)):
+    on_its_grid = (((PRUNE, QuantTrain(2)), True), ((PRUNE, Round()), False))
+    for passes, differ in (((PRUNE, BRIEF), True), ((PRUNE,), False), ((PRUNE, Recalibrate(20)), False), *on_its_grid):
         assert (prefix_hash(taught, passes, None) != prefix_hash(task, passes, None)) == differ
     turned = replace(task, teacher=replace(teacher, labels=("a", "b")))
     assert prefix_hash(turned, (BRIEF,), None) != prefix_hash(taught, (BRIEF,), None)
     trained = [carried_out(a_task, in_float(PRUNE, BRIEF), Silent()) for a_task in (task, taught, turned)]
     assert len({found.sha256 for found in trained}) == 3, "each teacher teaches otherwise"
+    plan = on_grid(QuantTrain(3, batch_size=8, learning_rate=0.5))
+    trained = [carried_out(a_task, plan, Silent()) for a_task in (task, taught, turned)]
+    assert len({found.sha256 for found in trained}) == 3, "on the grid too"
 
 
 def test_batch_norms_are_taken_anew_once(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,16 @@
-"""Quantization-aware training: weights and activations on their grids, the float network as teacher.
+"""Quantization-aware training: weights and activations on their grids, taught by the float network or another one.
 
 Step sizes and ranges learn with the weights (Esser et al. 2020, LSQ). Everything moves in units of its own grid: one
 learning rate means the same for a depthwise weight of 10 and a pointwise weight of 0.01, at 4 bits and at 8.
 
-loss = (1 - labels) |student - teacher|² / |teacher|²  + labels CE;  the first term is one over the SQNR of the answers.
+    loss = (1 - labels) D + labels CE
+    D = |student - own|² / |own|²              own: the network itself in float; one over the SQNR of the answers
+    D = T² KL(teacher_T || student_T)          teacher: another network           (Hinton et al. 2015, section 2)
+
+The network starts next to its own float answers, and everything in them is worth keeping: their squared error needs no
+temperature, and ends at zero. Another network's logits have a scale and an offset of their own, which cross-entropy
+training leaves open, and a smaller network cannot reach them: squared error would be spent on that in place of the
+answers. What the two have in common is what the softened distributions say, as in passes/train.py.
 """
 
 from __future__ import annotations
@@ -17,9 +24,10 @@ from torch import Tensor, fx, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Grid, QuantTrain, RangeMethod
+from pocketfit.core.plan import Grid, QuantTrain, RangeMethod, Train
 from pocketfit.core.samples import Samples
 from pocketfit.passes.batches import prefetched, shuffled
+from pocketfit.passes.distil import Teacher, divergence, teacher_of
 from pocketfit.passes.fake import largest_integer, widest_scale
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.point_ranges import observe, set_ranges
@@ -30,8 +38,12 @@ from pocketfit.passes.train import schedule
 from pocketfit.sources.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
+Distance = Callable[[Tensor, Tensor], Tensor]
 OBSERVED = 64  # samples, from all over the split, that the first ranges are taken from
 FIRST_RANGES: RangeMethod = "mse"
+TEMPERATURE = (
+    Train.temperature
+)  # of another teacher's answers: what recovery before the grid takes unless told otherwise
 STRETCH_RATE = 0.1  # of the learning rate: a step that is 1 % wider moves the largest of 127 integers by more than one
 
 
@@ -41,17 +53,21 @@ def apply(
     samples: Samples,
     grid: Grid,
     *,
+    own: Model | None = None,
     teacher: Model | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """A trained copy, batch norms folded, its weights on the grid; `learned["ranges"]` has the ranges of its tensors
-    by the names of `simulate.tensors_of`. Without a teacher the model itself, in float, is one. Zeros of the layers in
-    `learned["sparse"]` stay zero.
+    by the names of `simulate.tensors_of`. Zeros of the layers in `learned["sparse"]` stay zero.
 
-    Raises UserError for an empty split, or where training diverges.
+    own      the network in float whose answers are to be kept (the unpruned one); None: the model as it is given
+    teacher  another network for the same classes, in whatever order, that is learned from in its place; None: `own`
+    Raises UserError for an empty split, a teacher that answers with other classes or is fed otherwise, and where
+    training diverges.
     """
     if len(samples) == 0:
         raise UserError(f"There is nothing to train on: the {settings.split} split is empty")
+    asked, distance = _taught_by(model, own or model, teacher)
     simulation = simulate(model, grid)
     rows = np.unique(np.linspace(0, len(samples) - 1, min(OBSERVED, len(samples))).astype(int)).tolist()
     with torch.inference_mode():
@@ -60,14 +76,13 @@ def apply(
     optimizer = _optimizer(simulation, settings.learning_rate)
     rates = [group["lr"] for group in optimizer.param_groups]
     zeros = _zeros(simulation, model.learned.get(SPARSE, ()))
-    exact = (teacher or model).network
     freely = settings.labels == 0 and samples.inputs(slice(0, 1)).ndim == 4
     torch.manual_seed(settings.seed)
     given = shuffled(samples, settings.batch_size, settings.steps, seed=settings.seed, freely=freely)
     for taken, (inputs, labels) in enumerate(prefetched(given)):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * schedule(taken / settings.steps)
-        loss = _loss(simulation.network(inputs), exact, inputs, labels, settings.labels)
+        loss = _loss(simulation.network(inputs), asked(inputs), distance, labels, settings.labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -122,11 +137,25 @@ def first_scale(weight: Tensor, bits: int, axis: int) -> Tensor:
     return best.reshape(widest.shape)
 
 
-def _loss(answers: Tensor, teacher: nn.Module, inputs: Tensor, labels: Tensor, share: float) -> Tensor:
-    with torch.inference_mode():
-        wanted = teacher(inputs)
-    wanted = wanted.clone()
-    loss = (1 - share) * (answers - wanted).square().sum() / wanted.square().sum()
+def _taught_by(model: Model, own: Model, teacher: Model | None) -> tuple[Teacher, Distance]:
+    """Who is asked, and how answers are compared with theirs; a teacher that is the network itself is no other one."""
+    if teacher is None or (teacher.key, teacher.labels) == (own.key, own.labels):
+        return teacher_of(model, own), relative_error
+    return teacher_of(model, teacher), softened_divergence
+
+
+def relative_error(answers: Tensor, wanted: Tensor) -> Tensor:
+    """One over the SQNR of answers [n, …], as a ratio of powers."""
+    return (answers - wanted).square().sum() / wanted.square().sum()
+
+
+def softened_divergence(answers: Tensor, wanted: Tensor) -> Tensor:
+    """T² KL(wanted_T || answers_T) of logits [n, classes]."""
+    return TEMPERATURE**2 * divergence(answers / TEMPERATURE, wanted / TEMPERATURE)
+
+
+def _loss(answers: Tensor, wanted: Tensor, distance: Distance, labels: Tensor, share: float) -> Tensor:
+    loss = (1 - share) * distance(answers, wanted)
     known = labels >= 0
     if share > 0 and known.any():
         loss = loss + share * nn.functional.cross_entropy(answers[known], labels[known])

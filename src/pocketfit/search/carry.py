@@ -94,7 +94,7 @@ def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -
         facts["weight_bits"] = 8 if grid is None else grid.weight_bits
     if grid is not None and any(isinstance(p, ON_GRID) for p in passes):
         facts["grid"] = asdict(grid)
-    if task.teacher is not None and any(isinstance(p, Train) for p in passes):
+    if task.teacher is not None and any(isinstance(p, Train | QuantTrain) for p in passes):
         facts["teacher"] = [task.teacher.key, *task.teacher.labels]
     return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:16]
 
@@ -143,7 +143,7 @@ def _on_grid(
     assert isinstance(settings, QuantTrain)
     given = samples(settings.split)
     tick = watch.step(f"training for {settings.steps} steps on the grid")
-    return qat.apply(model, settings, given, grid, teacher=task.model, progress=tick)
+    return qat.apply(model, settings, given, grid, own=task.model, teacher=task.teacher, progress=tick)
 
 
 def _keep(model: Model, stored: Path) -> None:
