@@ -9,7 +9,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pocketfit import cli
+from pocketfit.core.errors import MissingPackage
 from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.skeleton import macs_of
+from pocketfit.measure import cost_table
+from pocketfit.measure.cost_table import CostTable, SubNetwork
+from pocketfit.passes.widths import skeleton
+from pocketfit.runtimes import onnxruntime
 
 from .given import folder, refused
 
@@ -41,7 +47,11 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(here: Path) -> None:
     refused(sensitivity("--ratios", "half", "-o", "out"), "--ratios 'half'")
     refused(sensitivity("--ratios", ",", "-o", "out"), "No pruning ratio")
     refused(sensitivity("--ratios", "nan", "-o", "out"), "ratio of nan")
-    refused(sensitivity("--target", "latency:5ms", "-o", "out"), "latency:5ms", "macs:0.5x")
+    refused(sensitivity("--target", "latency:5", "-o", "out"), "latency:5'", "macs:0.5x", "latency:0.5x")
+    refused(sensitivity("--target", "latency:0ms", "-o", "out"), "latency:0ms", "more than 0 ms")
+    refused(sensitivity("--target", "latency:1.5x", "-o", "out"), "latency:1.5x", "above 0x, below 1x")
+    refused(sensitivity("--target", "latency:0x", "-o", "out"), "latency:0x", "above 0x, below 1x")
+    refused(sensitivity("--target", "macs:0.5x", "--runtime", "litert", "-o", "out"), "--runtime and --threads")
     refused(sensitivity("--target", "macs:0.01x", "-o", "out"), "out of reach", "larger --ratios")
 
 
@@ -73,10 +83,77 @@ def test_the_table_the_page_and_a_plan_that_can_be_applied(here: Path) -> None:
     assert told["plan"]["macs_ratio"] == after.macs / told["macs"] <= 0.7
 
 
+@pytest.fixture
+def costs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, Path]]:
+    """A machine on which 1,000 multiply-accumulates take a microsecond, without measuring; what was asked for."""
+    asked: list[tuple[str, int, Path]] = []
+
+    def measure(model, graph, settings, folder, *, threads, watch):  # type: ignore[no-untyped-def]
+        asked.append((settings.runtime, threads, folder))
+        known, found = skeleton(model.network, graph), []
+        for widths in cost_table.draw(known, 24, 0):
+            times = {layer.name: macs_of(layer, *known.shape(layer, widths)) / 1000 for layer in known.layers}
+            found.append(SubNetwork(widths, 1.0, sum(times.values()) / 1000, times))
+        return CostTable(settings.runtime, threads, "float32", known, 2.0, {"cpu": "Example 9000"}, tuple(found))
+
+    monkeypatch.setattr(cost_table, "measure", measure)
+    return asked
+
+
+def test_a_target_for_the_latency_is_met_and_said_to_be_estimated(
+    here: Path, costs: list[tuple[str, int, Path]]
+) -> None:
+    done = sensitivity("-o", "out", "--samples", "20", "--target", "latency:0.6x", "--threads", "2")
+    assert done.exit_code == 0, done.output
+    assert costs == [("onnxruntime", 2, cost_table.cache_folder())]
+    told = json.loads(Path("out/sensitivity.json").read_text())
+    assert told["latency"]["full_ms"] == 2.0 and told["latency"]["held_out"]["n"] == 24
+    assert told["latency"]["how"] == "estimated"
+    plan = told["plan"]
+    assert plan["target"] == "latency:0.6x" and plan["latency_ratio"] <= 0.6
+    assert plan["latency_ms"] == pytest.approx(2 * plan["latency_ratio"])
+    at_half = [curve["points"][1]["latency_ratio"] for curve in told["curves"]]
+    assert at_half[0] == 1.0 and all(ratio < 1 for ratio in at_half[1:]), "rounding leaves the first layer whole"
+    shown = " ".join(done.stdout.split())
+    assert "estimated: for 24 measured sub-networks" in shown and "in the median" in shown
+    assert "latency at 50 %" in shown and Path("out/prune.json").exists()
+
+
+def test_a_latency_that_makes_no_sense_is_refused_before_anything_is_judged(
+    here: Path, costs: list[tuple[str, int, Path]]
+) -> None:
+    refused(sensitivity("--target", "latency:2ms", "-o", "out"), "whole network takes 2 ms", "latency:2ms")
+    refused(sensitivity("--target", "latency:0.01x", "-o", "out"), "out of reach", "latency falls to")
+
+
+def test_a_runtime_that_is_not_installed_is_said(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def require(package: str, extra: str) -> None:
+        raise MissingPackage(package, extra)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "kept"))
+    monkeypatch.setattr(onnxruntime, "require", require)
+    refused(sensitivity("--target", "latency:0.5x", "-o", "out"), "pip install 'pocketfit[onnxruntime]'")
+    assert not Path("kept").exists()
+
+
+@pytest.mark.slow
+def test_a_table_is_measured_once_and_kept_where_costs_keeps_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "kept"))
+    done = sensitivity("--json", "--samples", "10", "--target", "latency:0.8x", "--quiet")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["plan"]["latency_ratio"] <= 0.8 and told["latency"]["networks"] == 24
+    kept = sorted((here / "kept" / "pocketfit" / "costs").rglob("0*.json"))
+    written = [path.stat().st_mtime_ns for path in kept]
+    assert len(kept) == 24
+    again = sensitivity("--json", "--samples", "10", "--target", "latency:0.8x", "--quiet")
+    assert json.loads(again.stdout) == told and [path.stat().st_mtime_ns for path in kept] == written
+
+
 def test_json_alone_writes_nothing(here: Path) -> None:
     before = sorted(here.iterdir())
     done = sensitivity("--json", "--samples", "10", "--ratios", "0.5", "--quiet")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
-    assert told["plan"] is None and told["schema_version"] == 1 and len(told["curves"]) == 3
+    assert told["plan"] is None and told["schema_version"] == 1 and told["latency"] is None and len(told["curves"]) == 3
     assert [path for path in sorted(here.iterdir()) if path.name != "__pycache__"] == before

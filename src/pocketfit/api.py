@@ -11,7 +11,7 @@ from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.pass_settings import Criterion
-from pocketfit.core.plan import Plan, Prune
+from pocketfit.core.plan import ExportSettings, Plan, Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.trial import Trial
@@ -185,6 +185,8 @@ def sensitivity(
     workers: int = 1,
     store: Path | None = None,
     target: Target | None = None,
+    runtime: str = "onnxruntime",
+    threads: int = 1,
     watch: Watch | None = None,
 ) -> ChannelTable:
     """What each group of coupled channels costs when it alone is pruned, estimated on the search split in PyTorch.
@@ -192,18 +194,26 @@ def sensitivity(
     model, samples, preprocess, labels  as for `fit`; at most `limit` samples are looked at
     ratios, criterion, multiple, workers, store  as for analysis.channel_sensitivity
     target  what a plan shall reach: raises UserError, before anything is evaluated, where the ratios cannot reach it
+    runtime, threads  where a target for the latency counts; its table of costs is measured, in float32, or taken from
+            cost_table.cache_folder()
     """
     import tempfile
 
+    from pocketfit.analysis import channel_latency
     from pocketfit.analysis.channel_plan import check_reachable
     from pocketfit.analysis.channel_sensitivity import channel_sensitivity, checked_ratios
+    from pocketfit.measure.cost_table import cache_folder
     from pocketfit.passes.criteria import DATA_DRIVEN
+    from pocketfit.passes.graph import trace
     from pocketfit.search.task import aligned
 
     shares, asked = checked_ratios(ratios), Prune(0.0, criterion, multiple)
     watch = watch or Silent()
     data = as_dataset(samples)
-    network = with_labels(as_model(model, data, preprocess, labels))
+    network, latency = with_labels(as_model(model, data, preprocess, labels)), None
+    if target is not None and target.name == "latency":
+        graph, settings = trace(network.network, network.signature), ExportSettings(runtime)
+        latency = channel_latency.measured(network, graph, settings, cache_folder(), threads=threads, watch=watch)
     with tempfile.TemporaryDirectory(prefix="pocketfit-") as work:
 
         def split(name: str, most: int) -> Samples:
@@ -226,6 +236,7 @@ def sensitivity(
             store=store,
             progress=watch.step("judging groups of channels"),
             check=None if target is None else lambda table: check_reachable(table, target),
+            latency=latency,
         )
 
 

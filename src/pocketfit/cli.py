@@ -268,7 +268,18 @@ def explain(as_json: bool, weight_bits: str, **options: Any) -> int:
 @click.option(
     "--ratios", default="0.25,0.5,0.75", show_default=True, metavar="SHARE[,SHARE]", help="Of channels to remove."
 )
-@click.option("--target", metavar="TARGET", help="Also make a plan: macs:0.5x, size:0.5x or drop:1pt.")
+@click.option(
+    "--target",
+    metavar="TARGET",
+    help="Also make a plan: macs:0.5x, size:0.5x, drop:1pt, or latency:0.5x (latency:5ms), estimated from a table of"
+    " measured costs.",
+)
+@click.option(
+    "--runtime",
+    type=click.Choice(["litert", "onnxruntime"]),
+    help="In which a target for the latency counts, in float32 on this machine.  [default: onnxruntime]",
+)
+@click.option("--threads", type=click.IntRange(1, 64), help="Threads of the runtime.  [default: 1]")
 @click.option(
     "--criterion", type=click.Choice(CRITERIA), default="l2", show_default=True, help="Which channels go first."
 )

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from pocketfit.report.channel_sensitivity import cost, plan_words, reference
+from pocketfit.report.channel_sensitivity import cost, latency_words, plan_words, reference
 from pocketfit.report.words import format_ratio
 from pocketfit.show import table
 
@@ -30,13 +30,16 @@ def sensitivity(data: Mapping[str, Any], out: Path | None) -> None:
         f"\nEach group alone, {lost} with that share of its channels removed ({data['samples']} samples of the"
         f" {data['split']} split, estimated)"
     )
-    columns = ("group", "channels", *ratios, f"MACs at {ratios[at]}")
+    if data["latency"]:
+        console.print(escape(latency_words(data)))
+    times = (f"latency at {ratios[at]}",) if data["latency"] else ()
+    columns = ("group", "channels", *ratios, f"MACs at {ratios[at]}", *times)
     console.print(table(columns, [_row(curve, data, at) for curve in data["curves"]]))
     for sentence in data["findings"]:
         console.print(f"• {escape(sentence)}")
     if data["plan"]:
         console.print(f"\n[bold]A plan for {data['plan']['target']}[/bold]")
-        console.print(escape(plan_words(data["plan"], labelled=data["labelled"])))
+        console.print(escape(plan_words(data)))
         console.print("For the passes of a plan.json:")
         console.print(escape(json.dumps(data["plan"]["pass"])))
     if out is not None:
@@ -50,7 +53,9 @@ def _row(curve: Mapping[str, Any], data: Mapping[str, Any], at: int) -> list[obj
         None if point["kept"] == curve["channels"] else cost(point).removesuffix(" pt") for point in curve["points"]
     ]
     ratio = format_ratio(curve["points"][at]["macs"] / data["macs"])
-    return [curve["group"], curve["channels"], *costs, ratio]
+    time = curve["points"][at]["latency_ratio"]
+    times = [None if time is None else format_ratio(time)] if data["latency"] else []
+    return [curve["group"], curve["channels"], *costs, ratio, *times]
 
 
 def costs(data: Mapping[str, Any], out: Path | None) -> None:

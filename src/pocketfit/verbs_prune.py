@@ -19,6 +19,8 @@ def sensitivity(
     out: Path | None,
     ratios: str,
     target: str | None,
+    runtime: str | None,
+    threads: int | None,
     criterion: Any,
     multiple: int,
     samples: int,
@@ -34,15 +36,21 @@ def sensitivity(
         data            name of the data
         model, labelled, samples, split, criterion, multiple, how: what was asked, how = "estimated"
         loss, accuracy, macs, size_bytes   of the whole network (float32; without labels: KL divergence 0, agreement 1)
+        latency         null without a target for the latency, or runtime, threads, precision, environment, full_ms (of
+                        the whole network, measured), networks (sub-networks measured), held_out (errors of predictions
+                        for sub-networks that were not fitted on: n, median, worst, share_within, rank), how =
+                        "estimated"
         curves          one object a group, in the order of the network: group, layers, pattern (for Prune.layers),
                         channels, edge ("first", "last", ""), why_not, points
                         a point: ratio, kept, loss, loss_rise, loss_rise_se, accuracy, drop_points, drop_points_se,
-                        macs, size_bytes (of the network with this cut alone), why_not; numbers are null where it
-                        does not run
+                        macs, size_bytes (of the network with this cut alone), latency_ratio (of it, predicted; null
+                        without `latency`, and for what the first layer makes), why_not; numbers are null where it does
+                        not run
         findings        sentences
         sentences       the headline, then what it stands on
         plan            null, or target, macs, size_bytes, macs_ratio, size_ratio (exact), drop_points, loss_rise (sums
-                        of what groups alone cost), multiple, criterion, line (Python), pass (for a plan.json)
+                        of what groups alone cost), latency_ratio, latency_ms (predicted; null without
+                        `latency`), multiple, criterion, line (Python), pass (for a plan.json)
     """
     from pocketfit import api
     from pocketfit.analysis.channel_plan import Target, planned
@@ -53,6 +61,8 @@ def sensitivity(
     check_folder(out)
     shares = checked_ratios(_numbers(ratios))
     aim = None if target is None else Target.parse(target)
+    if (aim is None or aim.name != "latency") and (runtime is not None or threads is not None):
+        raise UserError("--runtime and --threads say where a latency counts: give --target latency:0.5x with them")
     network = source.open()
     with watch_for_terminal(quiet) as watch:
         table = api.sensitivity(
@@ -65,6 +75,8 @@ def sensitivity(
             workers=workers,
             store=None if out is None else out / "cache",
             target=aim,
+            runtime=runtime or "onnxruntime",
+            threads=threads or 1,
             watch=watch,
         )
     plan = None if aim is None else planned(table, aim).to_json()

@@ -127,7 +127,11 @@ def test_every_plan_meets_its_target_and_needs_each_of_its_steps(rises: list, sh
 
 
 @pytest.mark.parametrize(
-    "text", ["", "macs", "macs:0.5", "macs:1x", "size:0x", "latency:5ms", "drop:1x", "macs:-1x", "macs:2x"]
+    "text",
+    [
+        *("", "macs", "macs:0.5", "macs:1x", "size:0x", "latency:5", "drop:1x", "macs:-1x", "macs:2x"),
+        *("latency:1x", "latency:0x", "latency:0ms", "latency:-5ms", "latency:5pt", "macs:5ms", "latency:1.2x"),
+    ],
 )
 def test_targets_that_mean_nothing_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="target"):
@@ -136,6 +140,10 @@ def test_targets_that_mean_nothing_are_refused(text: str) -> None:
 
 def test_targets_read_as_they_are_written() -> None:
     assert str(Target.parse("size: 0.25x")) == "size:0.25x" and str(Target.parse("drop:1.5pt")) == "drop:1.5pt"
+    assert (
+        str(Target.parse("latency:0.5x")) == "latency:0.5x" and str(Target.parse("latency:2.5 ms")) == "latency:2.5ms"
+    )
+    assert Target.parse("latency:.5x") == Target("latency", 0.5) and Target.parse("drop:1points").quantity == "drop"
 
 
 def test_the_fragment_and_the_line_are_the_pass() -> None:

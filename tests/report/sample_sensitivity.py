@@ -31,6 +31,7 @@ def sensitivity(**changed: Any) -> dict[str, Any]:
         "how": "estimated",
         "macs": 300_000_000,
         "size_bytes": 14_000_000,
+        "latency": None,
         "curves": [_curve(*group) for group in GROUPS],
         "findings": ["The channels of features.5.conv can't be pruned, because they are fixed."],
         "plan": {
@@ -43,11 +44,26 @@ def sensitivity(**changed: Any) -> dict[str, Any]:
             "size_ratio": 0.9286,
             "drop_points": 3.5,
             "loss_rise": 0.07,
+            "latency_ratio": None,
+            "latency_ms": None,
             "line": "Prune(0.0, criterion='l2', multiple=8, layers=(('^features\\\\.2\\\\.conv\\\\.0$', 0.75),))",
             "pass": {"pass": "prune", "ratio": 0.0, "layers": [["^features\\.2\\.conv\\.0$", 0.75]]},
         },
     }
     return {**result, **changed}
+
+
+def timed() -> dict[str, Any]:
+    """The same with latencies in a runtime; the group of the first layer has none."""
+    result = sensitivity()
+    for curve in result["curves"][1:]:
+        for point in curve["points"]:
+            point["latency_ratio"] = 1 - 0.1 * point["ratio"]
+    result["plan"] |= {"target": "latency:0.9x", "latency_ratio": 0.87, "latency_ms": 3.57}
+    held_out = {"n": 24, "median": 0.021, "worst": 0.083, "share_within": 1.0, "rank": 0.99}
+    about = {"runtime": "onnxruntime", "threads": 1, "precision": "float32", "environment": {"cpu": "Example 9000"}}
+    result["latency"] = {**about, "full_ms": 4.1, "networks": 24, "held_out": held_out, "how": "estimated"}
+    return result
 
 
 def _curve(name: str, channels: int, edge: str, drops: tuple[float, ...]) -> dict[str, Any]:
@@ -64,6 +80,7 @@ def _curve(name: str, channels: int, edge: str, drops: tuple[float, ...]) -> dic
             "macs": 300_000_000 - round(channels * 50_000 * ratio),
             "size_bytes": 14_000_000 - round(channels * 900 * ratio),
             "why_not": "",
+            "latency_ratio": None,
         }
         for ratio, drop in zip(RATIOS, drops, strict=True)
     ]

@@ -10,7 +10,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.report.channel_sensitivity import drawing, page_data, render, sentences, write_sensitivity
 
 from .page import Page, whole
-from .sample_sensitivity import GROUPS, sensitivity
+from .sample_sensitivity import GROUPS, sensitivity, timed
 
 
 def test_the_page_is_whole_and_loads_nothing() -> None:
@@ -56,6 +56,16 @@ def test_a_plan_is_there_to_be_copied_or_is_not_there() -> None:
     text = render(sensitivity())
     assert 'data-from="plan"' in text and "0.88x of the MACs" in text.replace("\xa0", " ") and "do not add up" in text
     assert "A plan" not in render(sensitivity(plan=None))
+
+
+def test_latencies_are_said_to_be_estimated_with_their_error() -> None:
+    text = render(timed()).replace("\xa0", " ").replace("\u2060", "")
+    assert "In onnxruntime the whole network takes 4.1 ms, measured (float32, 1 thread, Example 9000)" in text
+    assert text.count("2.1 % in the median and 8.3 % at worst") == 2 and "is 0.87x of the whole network" in text
+    assert 'Latency<span class="sub">estimated' in text
+    shown = [curve["time"] for curve in page_data(timed())["curves"]]
+    assert shown[0] == "–" and shown[1] == "0.95x"
+    assert "Latency" not in render(sensitivity()) and page_data(sensitivity())["latency"] == ""
 
 
 def test_groups_that_do_not_run_have_no_curve_and_no_numbers() -> None:

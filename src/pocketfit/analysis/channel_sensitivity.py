@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pocketfit.analysis import channel_trials as trials
 from pocketfit.analysis.channel_costs import Cost, Costs, costs_of
+from pocketfit.analysis.channel_latency import ChannelLatency
 from pocketfit.analysis.channel_store import evaluated
 from pocketfit.analysis.channel_trials import Job, Row
 from pocketfit.core.errors import UserError
@@ -45,6 +46,8 @@ class Point:
     drop_points     the same of the accuracy, in points of percent; positive: lost
     cost            of the whole network
     why_not         why the network does not run so, "" where it does; the numbers are NaN then
+    latency_ratio   predicted latency over that of the whole network; None without a table of costs, and where that
+                    does not know the group
     """
 
     ratio: float
@@ -57,6 +60,7 @@ class Point:
     drop_points_se: float
     cost: Cost
     why_not: str = ""
+    latency_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class ChannelTable:
     """Every group that can lose channels, in the order of the network.
 
     loss, accuracy  of the whole network; without labels 0 and 1, as it is compared with itself
+    latency         of these networks in a runtime, where that was asked for
     """
 
     model: str
@@ -104,10 +109,12 @@ class ChannelTable:
     costs: Costs
     findings: tuple[str, ...] = ()
     how: Literal["estimated"] = "estimated"
+    latency: ChannelLatency | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data without `costs`; where a network does not run, its numbers are null."""
-        data = {key: value for key, value in vars(self).items() if key not in ("costs", "curves", "findings", "cost")}
+        apart = ("costs", "curves", "findings", "cost", "latency")
+        data = {key: value for key, value in vars(self).items() if key not in apart}
         curves = [
             {
                 "group": curve.group,
@@ -120,7 +127,8 @@ class ChannelTable:
             }
             for curve in self.curves
         ]
-        return {**data, **asdict(self.cost), "findings": list(self.findings), "curves": curves}
+        latency = None if self.latency is None else self.latency.to_json()
+        return {**data, **asdict(self.cost), "latency": latency, "findings": list(self.findings), "curves": curves}
 
 
 def channel_sensitivity(
@@ -135,6 +143,7 @@ def channel_sensitivity(
     store: Path | None = None,
     progress: Progress | None = None,
     check: Callable[[ChannelTable], None] | None = None,
+    latency: ChannelLatency | None = None,
 ) -> ChannelTable:
     """Every group that can lose channels, alone at each ratio, judged without training.
 
@@ -146,6 +155,7 @@ def channel_sensitivity(
     store      folder in which results are kept; the same question finds them there again
     progress   called with (evaluated, all)
     check      called before anything is evaluated with a table that has costs and no losses; what it raises ends it all
+    latency    goes into the table
 
     Raises UserError for ratios that cannot be carried out, no samples, or a network that torch.export can't follow.
     """
@@ -165,13 +175,15 @@ def channel_sensitivity(
 
     def table(rows: Mapping[tuple[str, int], Row], loss: float, accuracy: float) -> ChannelTable:
         told = tuple(
-            _with_points(curve, wanted, rows, costs, loss, accuracy, refused.get(curve.group, "")) for curve in curves
+            _with_points(curve, wanted, rows, costs, latency, loss, accuracy, refused.get(curve.group, ""))
+            for curve in curves
         )
         failed = [
             f"The channels of {c.group} can't be pruned: the network says '{c.why_not}'." for c in told if c.why_not
         ]
         about = (model.origin.name, trials.is_labelled(judged), len(judged), judged.split, criterion, multiple)
-        return ChannelTable(*about, loss, accuracy, costs.of({}), told, costs, (*findings, *graph.findings, *failed))
+        said = (*findings, *graph.findings, *failed)
+        return ChannelTable(*about, loss, accuracy, costs.of({}), told, costs, said, latency=latency)
 
     if check is not None:
         check(table({}, math.nan, math.nan))
@@ -319,6 +331,7 @@ def _with_points(
     ratios: Sequence[float],
     rows: Mapping[tuple[str, int], Row],
     costs: Costs,
+    latency: ChannelLatency | None,
     loss: float,
     accuracy: float,
     why_not: str,
@@ -332,7 +345,9 @@ def _with_points(
         lost = {number: count for (number, _), count in zip(curve.members, removed, strict=True)}
         loss_now, rise, rise_se, accuracy_now, drop, drop_se = (float(row.get(name, math.nan)) for name in NUMBERS)
         cost, reason = costs.of(lost), why_not or row.get("why_not", "")
-        points.append(Point(ratio, kept, loss_now, rise, rise_se, accuracy_now, drop, drop_se, cost, reason))
+        time = math.nan if latency is None else latency.ratio(lost)
+        numbers = (loss_now, rise, rise_se, accuracy_now, drop, drop_se)
+        points.append(Point(ratio, kept, *numbers, cost, reason, None if math.isnan(time) else time))
     return replace(curve, points=tuple(points))
 
 

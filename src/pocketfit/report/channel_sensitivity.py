@@ -61,6 +61,7 @@ def page_data(result: Json) -> dict[str, Any]:
             f" {result['multiple']}."
         ),
         "whole": _whole(result),
+        "latency": latency_words(result),
         "curves": curves,
         "ratios": [f"{point['ratio']:.0%}".replace("%", " %") for point in result["curves"][0]["points"]],
         "at": f"{100 * result['curves'][0]['points'][at]['ratio']:g} %",
@@ -168,6 +169,8 @@ def _curve(curve: Json, result: Json, at: int, span: tuple[float, float], delica
         "rise_error": "" if not drawn else f"± {WIDTH_95 * there['loss_rise_se']:.3f}",
         "macs": words.format_ratio(ratio),
         "macs_sort": ratio,
+        "time": "–" if there.get("latency_ratio") is None else words.format_ratio(there["latency_ratio"]),
+        "time_sort": "" if there.get("latency_ratio") is None else there["latency_ratio"],
         "drawn": drawn,
         "span": span,
         "aria": f"{curve['group']}: {told}",
@@ -239,19 +242,52 @@ def _plan(result: Json) -> dict[str, Any] | None:
         return None
     return {
         "target": plan["target"],
-        "words": plan_words(plan, labelled=result["labelled"]),
+        "words": plan_words(result),
         "line": plan["line"],
         "fragment": json.dumps(plan["pass"]),
     }
 
 
-def plan_words(plan: Json, *, labelled: bool) -> str:
-    """What the plan is expected to do, in one sentence or two."""
-    lost = "accuracy" if labelled else "agreement"
+def plan_words(result: Json) -> str:
+    """What the plan is expected to do, in a few sentences."""
+    plan, lost = result["plan"], "accuracy" if result["labelled"] else "agreement"
     return (
         f"Prunes {len(plan['pass']['layers'])} groups to {words.format_ratio(plan['macs_ratio'])} of the MACs"
         f" ({words.format_count(plan['macs'])}) and {words.format_ratio(plan['size_ratio'])} of the float32 size"
-        f" ({words.format_bytes(plan['size_bytes'])}), both exact. Alone, these cuts cost"
+        f" ({words.format_bytes(plan['size_bytes'])}), both exact.{_plan_latency(result)} Alone, these cuts cost"
         f" {words.format_points(plan['drop_points'])} of {lost} in sum, estimated; losses do not add up: before"
         " training, together they mostly cost more."
+    )
+
+
+def _plan_latency(result: Json) -> str:
+    """The plan's latency with its error, where the result speaks of a runtime."""
+    if not result.get("latency"):
+        return ""
+    plan, latency = result["plan"], result["latency"]
+    return (
+        f" Its latency in {latency['runtime']} is {words.format_ratio(plan['latency_ratio'])} of the whole network's"
+        f" ({plan['latency_ms']:.3g} ms), estimated: {_error(latency)}."
+    )
+
+
+def latency_words(result: Json) -> str:
+    """Where latencies of the result come from, in a sentence; "" where it has none."""
+    latency = result.get("latency")
+    if not latency:
+        return ""
+    threads = f"{latency['threads']} thread" + ("" if latency["threads"] == 1 else "s")
+    where = f"{latency['precision']}, {threads}, {latency['environment'].get('cpu', 'this machine')}"
+    return (
+        f"In {latency['runtime']} the whole network takes {latency['full_ms']:.3g} ms, measured ({where}); other"
+        f" latencies are estimated: {_error(latency)}."
+    )
+
+
+def _error(latency: Json) -> str:
+    """How far predictions were off where they could be checked."""
+    held_out = latency["held_out"]
+    return (
+        f"for {held_out['n']} measured sub-networks, each predicted without itself, the error is"
+        f" {100 * held_out['median']:.1f} % in the median and {100 * held_out['worst']:.1f} % at worst"
     )
