@@ -91,6 +91,7 @@ class Bench:
         self.graph: ChannelGraph = trace(self.model.network, self.model.signature)
         self.samples = self._split("train", setting.recovery)
         self.verdict = self._split("verdict", None)
+        self._scores: dict[str, Mapping[str, np.ndarray]] = {}
 
     def _split(self, name: str, limit: int | None) -> Samples:
         return self.data.split(name, self.model.preprocess, split_seed=0, limit=limit, cache=HOME / "pixels")
@@ -117,8 +118,11 @@ class Bench:
         return fitted
 
     def scores(self, criterion: str) -> Mapping[str, np.ndarray]:
+        if criterion in self._scores:
+            return self._scores[criterion]
         settings = Prune(0.5, criterion, samples=LOOKED_AT)  # type: ignore[arg-type]
-        return criteria.group_scores(self.model, self.graph, settings, self.samples)
+        self._scores[criterion] = criteria.group_scores(self.model, self.graph, settings, self.samples)
+        return self._scores[criterion]
 
     def choices(self, scores: Mapping[str, np.ndarray]) -> list[Choice]:
         known = self.predictor.skeleton
@@ -323,12 +327,14 @@ def macs(bench: Bench, model: Model) -> float:
 
 
 def run(bench: Bench, target: float, seeds: int, wanted: str, *, recovery: bool) -> None:
-    exact = bench.right(bench.model)
-    print(f"float32: {exact.mean():.2%} of {len(exact)} test pictures", flush=True)
     store = bench.home / f"{bench.runtime}-{target:g}.json"
     kept: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {"asked": {}, "latency": {}}
     made = matched(bench, target, {k: make for k, make in methods(bench).items() if re.search(wanted, k)}, kept)
     store.write_text(json.dumps(kept, indent=1))
+    if seeds == 0:
+        return
+    exact = bench.right(bench.model)
+    print(f"float32: {exact.mean():.2%} of {len(exact)} test pictures", flush=True)
     recipes = RECOVERIES if recovery else {"distillation": {}}
     drops: dict[str, list[float]] = {}
     for name in made:
@@ -346,8 +352,6 @@ def run(bench: Bench, target: float, seeds: int, wanted: str, *, recovery: bool)
                     print(f"{key}: drop {found.points:.2f} [{found.low:.2f}, {found.high:.2f}], "
                           f"{time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
                 drops[row].append(kept[key]["drop"])
-    if seeds == 0:
-        return
     print(
         "\n| method | MACs | predicted | measured latency | drop in points (seeds) |\n| --- | --- | --- | --- | --- |"
     )
