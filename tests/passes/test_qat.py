@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from test_rounding import Net, model_of, noise
 
 from pocketfit.core.errors import UserError
@@ -17,6 +18,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.numerics.fidelity import sqnr_db
 from pocketfit.passes import fake, qat, sparsify
 from pocketfit.passes.simulate import simulate
+from pocketfit.sources.models import open_model
 
 FOUR = Grid(4, 8)
 CLASSES = 6
@@ -198,3 +200,41 @@ def test_zeros_of_sparse_layers_stay() -> None:
         assert (found.network.get_submodule(name).weight[zero] == 0).all()
         assert (free.network.get_submodule(name).weight[zero] != 0).any(), "without the note they move"
     assert found.learned["sparse"] == ("c", "fc")
+
+
+def test_the_tensors_inside_teach_what_few_answers_do_not() -> None:
+    """Eight samples: by their answers alone training learns them by heart, by all positions it does not."""
+    torch.manual_seed(0)
+    model, few = model_of(Net(), 12), noise(8, 12, 0)
+    settings = QuantTrain(80, batch_size=8, learning_rate=0.05, split="calibration")
+    by_answers = simulated_db(qat.apply(model, settings, few, FOUR), model, FOUR)
+    by_tensors = simulated_db(qat.apply(model, replace(settings, inner=1.0), few, FOUR), model, FOUR)
+    assert by_tensors > by_answers + 0.5
+
+
+def test_what_is_right_inside_is_what_the_network_had_before_it_went_on_the_grid() -> None:
+    """A network that was spoiled on its way to the grid comes nearer to the one before it, where it is told of it."""
+    torch.manual_seed(0)
+    model, samples = model_of(Net(), 12), noise(32, 12, 0)
+    spoiled = copy.deepcopy(model.network)
+    spoiled.c.weight.data[::2] *= 1.3
+    settings = QuantTrain(60, batch_size=16, learning_rate=0.1, inner=10.0)
+    given = torch.from_numpy(noise(48, 12, 7).inputs(slice(None)))
+
+    def inside(network: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.relu(network.c(F.relu6(network.b(torch.relu(network.norm(network.a(given)))))))
+
+    start = replace(model, network=spoiled)
+    told, untold = (qat.apply(start, settings, samples, FOUR, own=model, exact=exact) for exact in (model, None))
+    near, far = ((inside(found.network) - inside(model.network)).square().sum() for found in (told, untold))
+    assert near < far / 2
+
+
+@pytest.mark.parametrize(("name", "expected"), [("mobilenet_v2", 27), ("resnet18", 23)])
+def test_a_network_is_narrow_at_its_bottlenecks_and_sums(name: str, expected: int) -> None:
+    simulation = simulate(open_model(name, classes=10), FOUR)
+    layers = [simulation.points[point].layer for point in qat.narrow(simulation)]
+    assert len(layers) == expected
+    if name == "mobilenet_v2":
+        assert all(layer.endswith((".conv.2", "1.conv.1", ".add")) for layer in layers)

@@ -61,8 +61,8 @@ __all__ = [
     "Weights",
     "canonical_json",
 ]
-PLAN_VERSION = 3  # older ones knew fewer settings, and those that they lack have the meaning that they had
-READABLE_VERSIONS = (1, 2, 3)
+PLAN_VERSION = 4  # older ones knew fewer settings, and those that they lack have the meaning that they had
+READABLE_VERSIONS = (1, 2, 3, 4)
 Precision = Literal["float32", "float16", "dynamic-int8", "int8", "weight-only"]
 Weights = Literal["int8", "int7", "int4"]
 RangeMethod = Literal["min-max", "moving-average", "percentile", "mse", "kl"]  # from what calibration saw

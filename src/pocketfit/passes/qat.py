@@ -3,7 +3,7 @@
 Step sizes and ranges learn with the weights (Esser et al. 2020, LSQ). Everything moves in units of its own grid: one
 learning rate means the same for a depthwise weight of 10 and a pointwise weight of 0.01, at 4 bits and at 8.
 
-    loss = (1 - labels) D + labels CE
+    loss = (1 - labels) D + labels CE + inner mean_i |student_i - exact_i|² / |exact_i|²
     D = |student - own|² / |own|²              own: the network itself in float; one over the SQNR of the answers
     D = T² KL(teacher_T || student_T)          teacher: another network           (Hinton et al. 2015, section 2)
 
@@ -11,10 +11,17 @@ The network starts next to its own float answers, and everything in them is wort
 temperature, and ends at zero. Another network's logits have a scale and an offset of their own, which cross-entropy
 training leaves open, and a smaller network cannot reach them: squared error would be spent on that in place of the
 answers. What the two have in common is what the softened distributions say, as in passes/train.py.
+
+The last term compares tensors i inside with those of `exact`, the network as it is before any weight was put on a grid
+(as FitNets do with a teacher's: Romero et al. 2015, equation 3). Some hundred pictures have some hundred answers, which
+training learns by heart; in the places where the network is narrow they have a hundred thousand numbers. On 592
+variants of 37 photos the pretrained MobileNetV2, 4-bit weights, came to 10.4 dB by its answers alone, to 11 dB with the
+tensors inside as well.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
@@ -54,6 +61,7 @@ def apply(
     grid: Grid,
     *,
     own: Model | None = None,
+    exact: Model | None = None,
     teacher: Model | None = None,
     progress: Progress | None = None,
 ) -> Model:
@@ -61,6 +69,7 @@ def apply(
     by the names of `simulate.tensors_of`. Zeros of the layers in `learned["sparse"]` stay zero.
 
     own      the network in float whose answers are to be kept (the unpruned one); None: the model as it is given
+    exact    the network in float whose tensors `settings.inner` compares with; None: the model as it is given
     teacher  another network for the same classes, in whatever order, that is learned from in its place; None: `own`
     Raises UserError for an empty split, a teacher that answers with other classes or is fed otherwise, and where
     training diverges.
@@ -73,6 +82,7 @@ def apply(
     with torch.inference_mode():
         set_ranges(simulation, observe(simulation, samples, rows, histograms=True), FIRST_RANGES)
     simulation.activate()
+    inside = _Inside(simulation, simulate(exact or model, grid)) if settings.inner > 0 else None
     optimizer = _optimizer(simulation, settings.learning_rate)
     rates = [group["lr"] for group in optimizer.param_groups]
     zeros = _zeros(simulation, model.learned.get(SPARSE, ()))
@@ -83,6 +93,8 @@ def apply(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * schedule(taken / settings.steps)
         loss = _loss(simulation.network(inputs), asked(inputs), distance, labels, settings.labels)
+        if inside is not None:
+            loss = loss + settings.inner * inside.error(inputs)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -98,6 +110,50 @@ def apply(
             put(network.get_submodule(name), weight, bias)
     ranges = {name: point.range for name, point in simulation.points.items()}
     return replace(model, network=network, sha256=fingerprint(network), learned={**model.learned, "ranges": ranges})
+
+
+class _Inside:
+    """The tensors of a simulation where the network is narrow, before they go on their grids, beside those of `exact`,
+    a simulation of the same structure that computes in float."""
+
+    def __init__(self, simulation: Simulation, exact: Simulation) -> None:
+        exact.activate(weights=False, points=False)
+        self._exact = exact.network
+        self._ours: dict[str, Tensor] = {}
+        self._theirs: dict[str, Tensor] = {}
+        self._names = narrow(simulation)
+        for name in self._names:
+            simulation.points[name].register_forward_pre_hook(_note(self._ours, name))
+            exact.points[name].register_forward_pre_hook(_note(self._theirs, name))
+
+    def error(self, inputs: Tensor) -> Tensor:
+        """The mean of |ours - exact|² / |exact|² after the simulation's network has seen `inputs`."""
+        with torch.inference_mode():
+            self._exact(inputs)
+        errors = [relative_error(self._ours[name], self._theirs[name].clone()) for name in self._names]
+        return torch.stack(errors).mean() if errors else inputs.new_zeros(())
+
+
+def _note(found: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def note(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        found[name] = given[0]
+
+    return note
+
+
+def narrow(simulation: Simulation) -> list[str]:
+    """Names of the points inside that hold no more numbers than the point before and the one behind: bottlenecks, sums
+    of residuals, where a stage ends. All that goes on passes through them, and they cost least to look at.
+
+    The input and the answers are none of them. A network without any, such as a narrow end behind ever wider layers,
+    has the point that holds least.
+    """
+    names = list(simulation.points)
+    tensors = {node.name: node.meta.get("val") for node in simulation.network.graph.nodes}
+    sizes = [math.prod(tensors[name].shape[1:]) for name in names]  # to read the batch's size would fix it
+    inside = range(1, len(names) - 1)
+    found = [names[i] for i in inside if sizes[i] <= min(sizes[i - 1], sizes[i + 1])]
+    return found or [names[i] for i in sorted(inside, key=lambda i: sizes[i])[:1]]
 
 
 def _optimizer(simulation: Simulation, rate: float) -> torch.optim.Adam:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from itertools import takewhile
 from pathlib import Path
 
 from pocketfit.core.model import Model
@@ -64,7 +65,7 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
             case _:
                 stored = task.cache / f"trained-{key}.safetensors"
                 if not stored.exists():
-                    _keep(_applied(task, model, settings, grid, watch), stored)
+                    _keep(_applied(task, model, settings, plan, watch), stored)
                 model = _restored(model, stored, folded=isinstance(settings, FOLDED))
         while len(_RECENT) >= MOST_RECENT:
             del _RECENT[next(iter(_RECENT))]
@@ -99,8 +100,11 @@ def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -
     return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:16]
 
 
-def _applied(task: Task, model: Model, settings: PassSettings, grid: Grid | None, watch: Watch) -> Model:
+def _applied(task: Task, model: Model, settings: PassSettings, plan: Plan, watch: Watch) -> Model:
+    """One pass of the plan, on the model after those before it."""
     from pocketfit.passes import equalize, prune, recalibrate, sparsify, train
+
+    grid = plan.export.grid
 
     def samples(split: str, limit: int | None = None) -> Samples:
         return task.samples(split, model.preprocess, watch, limit=limit)
@@ -124,15 +128,16 @@ def _applied(task: Task, model: Model, settings: PassSettings, grid: Grid | None
         looked_at = samples("calibration", settings.samples) if settings.statistics == "data" else None
         watch.step("equalizing channels")
         return equalize.apply(model, settings, looked_at, grid)
-    assert grid is not None, "a plan with such a pass has a grid"
-    return _on_grid(task, model, settings, grid, samples, watch)
+    return _on_grid(task, model, settings, plan, samples, watch)
 
 
 def _on_grid(
-    task: Task, model: Model, settings: PassSettings, grid: Grid, samples: Callable[..., Samples], watch: Watch
+    task: Task, model: Model, settings: PassSettings, plan: Plan, samples: Callable[..., Samples], watch: Watch
 ) -> Model:
     from pocketfit.passes import bias, qat, rounding
 
+    grid = plan.export.grid
+    assert grid is not None, "a plan with such a pass has a grid"
     if isinstance(settings, CorrectBias):
         looked_at = samples("calibration", settings.samples) if settings.statistics == "data" else None
         watch.step("correcting biases")
@@ -141,9 +146,11 @@ def _on_grid(
         given = samples("calibration", settings.samples)
         return rounding.apply(model, settings, given, grid, progress=watch.step("rounding weights"))
     assert isinstance(settings, QuantTrain)
+    in_float = tuple(takewhile(lambda before: not isinstance(before, ON_GRID), plan.passes))
+    exact = carried_out(task, replace(plan, passes=in_float), watch) if settings.inner > 0 else None
     given = samples(settings.split)
     tick = watch.step(f"training for {settings.steps} steps on the grid")
-    return qat.apply(model, settings, given, grid, own=task.model, teacher=task.teacher, progress=tick)
+    return qat.apply(model, settings, given, grid, own=task.model, exact=exact, teacher=task.teacher, progress=tick)
 
 
 def _keep(model: Model, stored: Path) -> None:
