@@ -217,13 +217,13 @@ def test_what_is_right_inside_is_what_the_network_had_before_it_went_on_the_grid
     torch.manual_seed(0)
     model, samples = model_of(Net(), 12), noise(32, 12, 0)
     spoiled = copy.deepcopy(model.network)
-    spoiled.c.weight.data[::2] *= 1.3
+    spoiled.b.weight.data[::2] *= 1.3
     settings = QuantTrain(60, batch_size=16, learning_rate=0.1, inner=10.0)
     given = torch.from_numpy(noise(48, 12, 7).inputs(slice(None)))
 
     def inside(network: torch.nn.Module) -> torch.Tensor:
         with torch.no_grad():
-            return torch.relu(network.c(F.relu6(network.b(torch.relu(network.norm(network.a(given)))))))
+            return F.relu6(network.b(torch.relu(network.norm(network.a(given)))))
 
     start = replace(model, network=spoiled)
     told, untold = (qat.apply(start, settings, samples, FOUR, own=model, exact=exact) for exact in (model, None))
