@@ -22,6 +22,11 @@ def test_pictures_are_the_same_for_a_seed_and_use_their_range() -> None:
     assert one.inputs(slice(0, 2)).shape == (2, 3, 24, 40)
 
 
+def test_the_input_says_how_large_pictures_are() -> None:
+    for spec in (PICTURE, TensorSpec("x", (None, 24, 40, 3), layout="NHWC")):
+        assert noise(spec, Preprocess(height=96, width=96), 2).array.shape == (2, 24, 40, 3)
+
+
 def test_numbers_that_are_no_picture() -> None:
     numbers = noise(TensorSpec("x", (None, 7)), Preprocess(), 500)
     assert numbers.inputs(slice(None)).shape == (500, 7)

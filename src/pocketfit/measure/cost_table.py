@@ -27,7 +27,6 @@ from pocketfit import runtimes
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
-from pocketfit.core.samples import Samples
 from pocketfit.core.skeleton import Skeleton, Widths
 from pocketfit.core.watch import Silent, Watch
 from pocketfit.devices import local
@@ -35,6 +34,7 @@ from pocketfit.measure import cost
 from pocketfit.measure.environment import environment
 from pocketfit.passes import widths as forms
 from pocketfit.sources.fingerprint import fingerprint
+from pocketfit.sources.noise import noise
 
 if TYPE_CHECKING:
     from pocketfit.passes.graph import ChannelGraph
@@ -215,18 +215,11 @@ def _export(model: Model, settings: ExportSettings, work: Path) -> Path:
     handle, name = tempfile.mkstemp(suffix=runtime.EXTENSION, dir=work)
     os.close(handle)
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        samples = _noise(model) if settings.precision == "int8" else None
-        runtime.export(model, Plan((), settings), samples, Path(name), work=Path(folder))
+        calibration = None
+        if settings.precision == "int8":
+            calibration = noise(model.signature.inputs[0], model.preprocess, CALIBRATION)
+        runtime.export(model, Plan((), settings), calibration, Path(name), work=Path(folder))
     return Path(name)
-
-
-def _noise(model: Model) -> Samples:
-    shape = model.signature.inputs[0].with_batch(1)[1:]
-    array = np.random.default_rng(0).standard_normal((CALIBRATION, *shape), np.float32)
-    names = [f"noise {number}" for number in range(CALIBRATION)]
-    labels = np.full(CALIBRATION, -1, np.int64)
-    digest = hashlib.sha256(array.tobytes()).hexdigest()
-    return Samples(array, labels, names, "calibration", digest, model.preprocess)
 
 
 def _begin(home: Path, settings: ExportSettings, threads: int, baseline: Path, effort: cost.Effort) -> None:

@@ -16,14 +16,17 @@ PATCHES = (2, 4, 8, 16, 32)  # sides, in numbers of patches: as in photographs, 
 def noise(spec: TensorSpec, preprocess: Preprocess, count: int, seed: int = 0) -> Samples:
     """`count` pictures of patches of random colours, coarse ones over fine ones; normal numbers for other inputs.
 
-    >>> noise(TensorSpec("x", (None, 3, 32, 48), layout="NCHW"), Preprocess(32, 48), 2).array.shape
+    The input says how large they are; `preprocess` only turns their pixels into its values.
+
+    >>> noise(TensorSpec("x", (None, 3, 32, 48), layout="NCHW"), Preprocess(), 2).array.shape
     (2, 32, 48, 3)
     """
     rng = np.random.default_rng(seed)
     if not spec.layout:
         array = rng.standard_normal(spec.with_batch(count)).astype(np.float32)
     else:
-        height, width, channels = preprocess.height, preprocess.width, preprocess.channels
+        _, first, second, third = spec.with_batch(count)
+        height, width, channels = (second, third, first) if spec.layout == "NCHW" else (first, second, third)
         values = np.zeros((count, height, width, channels))
         for patches in PATCHES:
             rows, columns = (np.arange(side) * patches // side for side in (height, width))
