@@ -19,7 +19,7 @@ SparsePattern = Literal["unstructured", "2:4", "1:4"]
 class Prune:
     """Remove a share of the channels of every coupled group.
 
-    ratio       share of the channels of each prunable group, 0 < ratio < 1
+    ratio       share of the channels of each prunable group, 0 <= ratio < 1; 0 where `layers` or `keep` say it all
     criterion   which channels of a group go first (passes/criteria.py): one of Criterion, or "package.module:function"
     multiple    the channels that stay are rounded to the nearest multiple of this (kernels work in blocks)
     layers      (regular expression, ratio) pairs that overrule `ratio` for layers whose name matches, first wins
@@ -40,7 +40,7 @@ class Prune:
             if not 0 <= ratio < 1:
                 raise UserError(
                     f"A pruning ratio of {ratio:g} cannot be carried out: give a share from 0 up to, but not"
-                    f" including, 1"
+                    " including, 1"
                 )
         if self.criterion not in get_args(Criterion) and not self.calls_code:
             raise UserError(

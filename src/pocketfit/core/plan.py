@@ -75,8 +75,6 @@ _RANGE_CODES: dict[str, str] = {
     "kl": "kl",
     "batch-norm": "bn",
 }
-
-
 _KINDS: dict[str, type[Any]] = {
     "prune": Prune,
     "train": Train,
@@ -89,6 +87,7 @@ _KINDS: dict[str, type[Any]] = {
     "round": Round,
     "quant-train": QuantTrain,
 }
+_KIND_NAMES = {settings: kind for kind, settings in _KINDS.items()}
 
 
 @dataclass(frozen=True)
@@ -210,18 +209,19 @@ class Plan:
             raise UserError("A plan rounds its weights once: the second 'round' would find them on the grid already")
         for settings in self.passes[on_grid[0] + 1 :] if on_grid else ():
             if isinstance(settings, Prune | Train | Recalibrate | Sparsify | Equalize):
-                kind = next(name for name, known in _KINDS.items() if isinstance(settings, known))
                 raise UserError(
-                    f"'{kind}' behind '{self.passes[on_grid[0]].code}' would take the weights off the grid again:"
-                    f" put it in front"
+                    f"'{_KIND_NAMES[type(settings)]}' behind '{self.passes[on_grid[0]].code}' would take the weights"
+                    " off the grid again: put it in front"
                 )
 
     @property
     def code(self) -> str:
         code = ""
         for settings in self.passes:
-            joint = "" if isinstance(settings, Train) or not code else "-"
-            code += joint + (f"train{settings.code}" if isinstance(settings, Train) and not code else settings.code)
+            if isinstance(settings, Train):  # ".200" behind what it trains
+                code += settings.code if code else f"train{settings.code}"
+            else:
+                code += f"-{settings.code}" if code else settings.code
         return f"{code}-{self.export.code}" if code else self.export.code
 
     @property
@@ -235,10 +235,9 @@ class Plan:
         return f"{self.code}-{self.hash[:8]}"
 
     def to_json(self) -> dict[str, Any]:
-        kinds = {cls: kind for kind, cls in _KINDS.items()}
         return {
             "plan_version": PLAN_VERSION,
-            "passes": [{"pass": kinds[type(p)], **asdict(p)} for p in self.passes],
+            "passes": [{"pass": _KIND_NAMES[type(p)], **asdict(p)} for p in self.passes],
             "export": asdict(self.export),
         }
 
