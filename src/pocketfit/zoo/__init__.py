@@ -7,9 +7,7 @@ is loaded when it is built.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ class Architecture:
     """
 
     name: str
-    build: Callable[..., nn.Module]  # (*, width: float = 1.0, classes: int = 1000) -> network
+    file: str  # of this folder; its function `name` builds the network: (*, width, classes) -> network
     paper: str
     published_params: int  # at width 1 and 1000 classes
     published_macs: int  # multiply-accumulates of one image of image_size x image_size, as its authors state
@@ -36,13 +34,6 @@ class Architecture:
     interpolation: str = "bilinear"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-
-
-def _build_from(file: str, function: str, *, width: float = 1.0, classes: int = 1000) -> nn.Module:
-    network: nn.Module = getattr(importlib.import_module(f"pocketfit.zoo.{file}"), function)(
-        width=width, classes=classes
-    )
-    return network
 
 
 _HALF = (0.5, 0.5, 0.5)
@@ -54,7 +45,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     for architecture in (
         Architecture(
             name="mobilenet_v1",
-            build=partial(_build_from, "mobilenet_v1", "mobilenet_v1"),
+            file="mobilenet_v1",
             paper="https://arxiv.org/abs/1704.04861",
             published_params=4_231_976,
             published_macs=569_000_000,
@@ -63,28 +54,28 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         Architecture(
             name="mobilenet_v2",
-            build=partial(_build_from, "mobilenet_v2", "mobilenet_v2"),
+            file="mobilenet_v2",
             paper="https://arxiv.org/abs/1801.04381",
             published_params=3_504_872,
             published_macs=301_000_000,
         ),
         Architecture(
             name="mobilenet_v3_small",
-            build=partial(_build_from, "mobilenet_v3", "mobilenet_v3_small"),
+            file="mobilenet_v3",
             paper="https://arxiv.org/abs/1905.02244",
             published_params=2_542_856,
             published_macs=57_000_000,
         ),
         Architecture(
             name="mobilenet_v3_large",
-            build=partial(_build_from, "mobilenet_v3", "mobilenet_v3_large"),
+            file="mobilenet_v3",
             paper="https://arxiv.org/abs/1905.02244",
             published_params=5_483_032,
             published_macs=217_000_000,
         ),
         Architecture(
             name="efficientnet_lite0",
-            build=partial(_build_from, "efficientnet_lite", "efficientnet_lite0"),
+            file="efficientnet_lite",
             paper="https://arxiv.org/abs/1905.11946",
             published_params=4_652_008,
             published_macs=407_000_000,
@@ -94,21 +85,21 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         Architecture(
             name="shufflenet_v2",
-            build=partial(_build_from, "shufflenet_v2", "shufflenet_v2"),
+            file="shufflenet_v2",
             paper="https://arxiv.org/abs/1807.11164",
             published_params=2_278_604,
             published_macs=145_000_000,
         ),
         Architecture(
             name="resnet18",
-            build=partial(_build_from, "resnet", "resnet18"),
+            file="resnet",
             paper="https://arxiv.org/abs/1512.03385",
             published_params=11_689_512,
             published_macs=1_814_000_000,
         ),
         Architecture(
             name="resnet50",
-            build=partial(_build_from, "resnet", "resnet50"),
+            file="resnet",
             paper="https://arxiv.org/abs/1512.03385",
             published_params=25_557_032,
             published_macs=4_089_000_000,
@@ -128,7 +119,9 @@ def build(name: str, *, width: float = 1.0, classes: int = 1000) -> nn.Module:
         raise ValueError(f"The width multiplier must be above 0, not {width}.")
     if classes < 1:
         raise ValueError(f"A classifier needs at least 1 class, not {classes}.")
-    return ARCHITECTURES[name].build(width=width, classes=classes)
+    file = importlib.import_module(f"pocketfit.zoo.{ARCHITECTURES[name].file}")
+    network: nn.Module = getattr(file, name)(width=width, classes=classes)
+    return network
 
 
 def head(module: nn.Module) -> tuple[str, nn.Linear]:
