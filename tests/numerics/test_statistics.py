@@ -24,12 +24,6 @@ def test_student_t_equals_scipy(share, degrees):
     assert statistics.student_t(share, degrees) == pytest.approx(stats.t.ppf(share, degrees), rel=tolerance)
 
 
-@given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemar_equals_scipys_binomial_test(lost, gained):
-    expected = stats.binomtest(lost, lost + gained, 0.5).pvalue if lost + gained else 1.0
-    assert statistics.mcnemar_p(lost, gained) == pytest.approx(expected, rel=1e-9)
-
-
 # --- ratios ---
 
 

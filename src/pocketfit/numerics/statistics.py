@@ -244,18 +244,6 @@ def mean_interval(scores: ArrayLike, *, confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def mcnemar_p(lost: int, gained: int) -> float:
-    """Exact two-sided p of McNemar's test: are losses and gains equally likely?
-
-    >>> mcnemar_p(5, 0)
-    0.0625
-    """
-    n, least = lost + gained, min(lost, gained)
-    if n == 0:
-        return 1.0
-    return min(1.0, 2 * float(np.sum(_binomial(n, 0.5)[: least + 1])))
-
-
 def student_t(share: float, degrees: int) -> float:
     """Quantile of Student's t, 0.5 <= share < 1.
 
@@ -303,19 +291,6 @@ def _tango_upper(lost: float, gained: float, n: float, z: float) -> float:
         deviation = math.sqrt(max(0.0, n * (2 * q + middle * (1 - middle))))
         low, high = (middle, high) if n * middle - (lost - gained) <= z * deviation else (low, middle)
     return (low + high) / 2
-
-
-def _binomial(n: int, share: float) -> Floats:
-    """Probabilities of 0..n successes, [n + 1]."""
-    if share in (0.0, 1.0):
-        exact = np.zeros(n + 1)
-        exact[n if share else 0] = 1.0
-        return exact
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
-    k = np.arange(n + 1)
-    log_choose = log_factorial[n] - log_factorial[k] - log_factorial[n - k]
-    probabilities: Floats = np.exp(log_choose + k * math.log(share) + (n - k) * math.log1p(-share))
-    return probabilities
 
 
 def _over_sessions(
