@@ -204,3 +204,42 @@ def test_pruning_behind_keeps_the_zeros_of_the_channels_that_stay() -> None:
         assert set(left[left != 0].tolist()) <= set(before[before != 0].tolist())
     with torch.no_grad():
         assert smaller.network(torch.randn(2, 3, 12, 12)).shape == (2, 6)
+
+
+def broken(model: Model) -> list[str]:
+    return [finding for finding in model.findings if "no longer hold" in finding]
+
+
+def test_pruning_behind_a_pattern_says_which_layers_have_lost_it() -> None:
+    """fc loses inputs, and with them its fours; wide loses outputs, and its fours stay."""
+    found = sparsify.apply(made(), Sparsify(pattern="2:4"), None)
+    assert found.learned["patterns"] == {"wide": "2:4", "fc": "2:4"} and not broken(found)
+    smaller = prune.apply(found, Prune(0.5, multiple=4))
+    fours = (weight_of(smaller, "fc") != 0).unflatten(-1, (-1, 4)).sum(-1)
+    assert fours.max() > 2, "otherwise there is nothing to say"
+    assert broken(smaller) == [
+        "fc no longer holds the pattern 2:4 along the inputs, because a pass behind sparsify has changed the fours: put"
+        " sparsify behind the pass that did so (prune)."
+    ]
+    again = sparsify.apply(smaller, Sparsify(pattern="2:4"), None)
+    assert not broken(again), "what was said before does not hold any more"
+
+
+def test_the_weights_decide_and_not_the_pass() -> None:
+    """Whole fours that go leave whole fours; inputs that are no multiple of four are none."""
+    found = sparsify.apply(made(), Sparsify(pattern="1:4"), None)
+    keep_first = prune.apply(found, Prune(0.0, keep=(("odd", 16),)), criterion=lambda *_: np.arange(24.0)[::-1].copy())
+    assert keep_first.network.fc.in_features == 16 and not broken(keep_first)
+    uneven = prune.apply(found, Prune(0.0, keep=(("odd", 18),)), criterion=lambda *_: np.arange(24.0)[::-1].copy())
+    assert len(broken(uneven)) == 1 and broken(uneven)[0].startswith("fc no longer holds the pattern 1:4")
+    with torch.no_grad():
+        found.network.wide.weight.fill_(1.0)
+        found.network.fc.weight.fill_(1.0)
+    assert sparsify.checked(found).findings[-1].startswith("wide, fc no longer hold the pattern")
+
+
+def test_without_a_pattern_nothing_is_said() -> None:
+    found = sparsify.apply(made(), Sparsify(0.6), None)
+    assert "patterns" not in found.learned and not broken(prune.apply(found, Prune(0.5, multiple=4)))
+    denser = sparsify.apply(sparsify.apply(made(), Sparsify(pattern="2:4"), None), Sparsify(0.8), None)
+    assert denser.learned["patterns"] == {"wide": "2:4", "fc": "2:4"} and not broken(denser)

@@ -279,3 +279,25 @@ def test_channels_that_data_chose_are_not_chosen_again(task: Task, monkeypatch: 
     assert same_weights(first, again) and first.sha256 == again.sha256 and first.findings == again.findings
     assert again.network.get_submodule("head").in_features == 16
     assert torch.equal(first.network(torch.ones(1, 3, 8, 8)), again.network(torch.ones(1, 3, 8, 8)))
+
+
+def test_a_lost_pattern_is_said_behind_every_pass_and_after_a_restart(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(model: Model) -> list[str]:
+        return [finding for finding in model.findings if "head no longer hold" in finding]
+
+    four = Sparsify(pattern="2:4")
+    assert lost(carried_out(task, in_float(four, PRUNE), Silent())), "pruning 32 channels to 16 leaves no luck"
+    wrong, right = in_float(four, PRUNE, BRIEF), in_float(PRUNE, four, BRIEF)
+    assert len(lost(carried_out(task, wrong, Silent()))) == 1 and not lost(carried_out(task, right, Silent()))
+    monkeypatch.setattr(carry, "_RECENT", {})
+    restored = carried_out(task, wrong, Silent())
+    assert len(lost(restored)) == 1 and restored.learned["patterns"] == {"body.0": "2:4", "head": "2:4"}
+
+    def careless(model: Model, *_: object, **__: object) -> Model:
+        filled = replace(model, network=Net().eval())
+        return replace(filled, sha256="filled")
+
+    monkeypatch.setattr(recalibrate, "apply", careless)
+    assert lost(carried_out(task, in_float(four, Recalibrate(20)), Silent())), "whatever the pass was"

@@ -21,7 +21,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Prune
 from pocketfit.core.samples import Samples
-from pocketfit.passes import criteria, exported
+from pocketfit.passes import criteria, exported, sparsify
 from pocketfit.passes.criteria import Criterion
 from pocketfit.passes.graph import ChannelGraph, Group, trace
 from pocketfit.sources.fingerprint import fingerprint
@@ -73,7 +73,8 @@ def apply(
 
     Each prunable group of n coupled channels keeps the multiple of `settings.multiple` that is nearest to
     (1 - ratio) n, or exactly what `settings.keep` says. The group of the first layer is pruned where `keep` names it,
-    and never by a ratio; the network's outputs are left whole. What else could not be pruned is said in `findings`.
+    and never by a ratio; the network's outputs are left whole. What else could not be pruned is said in `findings`, and
+    so are layers whose pattern of zeros (passes/sparsify.py) does not outlive the channels that go.
 
     A (layer, channels) pair of `keep` means the group that this layer makes, counted in channels of this layer. Where
     a layer makes several groups they are "layer#1", "layer#2" (see `widths`), each counted for itself.
@@ -93,13 +94,14 @@ def apply(
     network, findings = _carry_out(model, graph, removed, settings)
     changed = _changed(model.network, network)
     learned = {name: value for name, value in model.learned.items() if name not in changed}
-    return replace(
+    found = replace(
         model,
         network=network,
         sha256=fingerprint(network),
         learned=learned,
         findings=tuple(dict.fromkeys((*model.findings, *graph.findings, *said, *told, *findings))),
     )
+    return sparsify.checked(found)
 
 
 def removable(graph: ChannelGraph) -> tuple[Group, ...]:

@@ -10,7 +10,9 @@ training): of a network whose training has ended it says less than of one that i
 
 Depthwise layers and the first layer are left dense, as in Elsen et al. 2020 (Fast Sparse ConvNets, section 4) and Gale
 et al. 2019 (The State of Sparsity, section 4): nine weights a channel hold little to save and much to lose. A pattern
-that names them overrules that. `learned["sparse"]` names the layers whose zeros the passes behind have to keep.
+that names them overrules that. `learned["sparse"]` names the layers whose zeros the passes behind have to keep, and
+`learned["patterns"]` which of them have a pattern. Pruning channels behind it takes columns out of the fours, so that
+other weights meet in new ones: `checked` looks whether the pattern is still there, and says where it is not.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ from pocketfit.sources.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
 KEY = "sparse"  # of Model.learned: names of the layers whose zeros stay
+PATTERNS = "patterns"  # of Model.learned: by name of the layer, the pattern that was asked for
+REMEDY = "put sparsify behind the pass that did so (prune)"
 KEPT_OF_FOUR: Mapping[str, int] = {"2:4": 2, "1:4": 1}
 BATCH = 32
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -66,13 +70,46 @@ def apply(model: Model, settings: Sparsify, samples: Samples | None, *, progress
                 lowest = lowest_of_fours(scores, KEPT_OF_FOUR[settings.pattern], input_axis(layers[name]))
             weight.masked_fill_(lowest, 0.0)
     sparse = tuple(dict.fromkeys((*model.learned.get(KEY, ()), *shares)))
-    return replace(
+    learned = {**model.learned, KEY: sparse}
+    if settings.pattern != "unstructured":
+        learned[PATTERNS] = {**model.learned.get(PATTERNS, {}), **dict.fromkeys(shares, settings.pattern)}
+    found = replace(
         model,
         network=network,
         sha256=fingerprint(network),
-        learned={**model.learned, KEY: sparse},
+        learned=learned,
         findings=tuple(dict.fromkeys((*model.findings, *sentences))),
     )
+    return checked(found)
+
+
+def checked(model: Model) -> Model:
+    """The model, whose findings name the layers that do not hold the pattern they were given, and no others."""
+    broken: dict[str, list[str]] = {}
+    for name, pattern in model.learned.get(PATTERNS, {}).items():
+        layer = model.network.get_submodule(name)
+        if not holds(layer.weight.detach(), KEPT_OF_FOUR[pattern], input_axis(layer)):
+            broken.setdefault(pattern, []).append(name)
+    sentences = [
+        f"{_some(names)} no longer hold{'s' if len(names) == 1 else ''} the pattern {pattern} along the inputs, because"
+        f" a pass behind sparsify has changed the fours: {REMEDY}."
+        for pattern, names in broken.items()
+    ]
+    kept = [sentence for sentence in model.findings if not sentence.endswith(f"{REMEDY}.")]
+    findings = (*kept, *sentences)
+    return model if findings == model.findings else replace(model, findings=findings)
+
+
+def holds(weight: Tensor, kept: int, axis: int) -> bool:
+    """Whether at most `kept` of each four entries that follow each other along `axis` are not zero.
+
+    >>> holds(torch.tensor([[3.0, 0.0, 0.0, 4.0]]), 2, 1), holds(torch.tensor([[3.0, 0.0]]), 2, 1)
+    (True, False)
+    """
+    if weight.shape[axis] % 4:
+        return False
+    fours = (weight != 0).movedim(axis, -1).unflatten(-1, (-1, 4))
+    return bool((fours.sum(-1) <= kept).all())
 
 
 def zeros_of(network: nn.Module) -> dict[str, tuple[int, int]]:

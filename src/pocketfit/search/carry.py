@@ -67,6 +67,7 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
                 if not stored.exists():
                     _keep(_applied(task, model, settings, plan, watch), stored)
                 model = _restored(model, stored, folded=isinstance(settings, FOLDED))
+        model = sparsify.checked(model)
         while len(_RECENT) >= MOST_RECENT:
             del _RECENT[next(iter(_RECENT))]
         _RECENT[key] = model
