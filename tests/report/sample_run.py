@@ -261,8 +261,8 @@ def result(variant: Variant = "met", *, memory_possible: bool = True) -> Line:
         "status": {"uncertified": "met", "empty": "stopped"}.get(variant, variant),
         "certified": variant == "met",
         "budget": budget(variant).to_json(),
-        "baseline": _side(made[0]),
-        "chosen": _side(made[CHOSEN]),
+        "baseline": side(made[0]),
+        "chosen": side(made[CHOSEN]),
         "comparison": {
             "size_ratio": 0.212,
             "download_ratio": 0.213,
@@ -292,7 +292,7 @@ def result(variant: Variant = "met", *, memory_possible: bool = True) -> Line:
     return body
 
 
-def _side(trial: Trial) -> Line:
+def side(trial: Trial) -> Line:
     assert trial.artifact is not None
     line, file = trial.to_json(), trial.artifact.to_json()
     artifact = {key: file[key] for key in ("path", "sha256", "bytes", "download_bytes")}

@@ -14,7 +14,7 @@ import pytest
 
 from pocketfit.report.render import write_report
 
-from . import sample_run
+from . import sample_ladder, sample_run
 
 BROWSER = next(
     (p for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (p := shutil.which(name))), None
@@ -68,10 +68,13 @@ pytestmark = [
 ]
 
 
-def probe(folder: Path, width: int, variant: sample_run.Variant) -> tuple[dict[str, Any], list[str]]:
-    """What the page says of itself at this width, and the lines that the browser's console printed."""
+def probe(folder: Path, width: int, variant: sample_run.Variant | None) -> tuple[dict[str, Any], list[str]]:
+    """What the page says of itself at this width, and the lines that the browser's console printed.
+
+    variant  None: the run that climbed the ladder
+    """
     assert BROWSER is not None
-    write_report(sample_run.write(folder, variant))
+    write_report(sample_ladder.write(folder) if variant is None else sample_run.write(folder, variant))
     (folder / "probe.html").write_text(PROBE % width)
     command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", (folder / "probe.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -103,3 +106,10 @@ def test_sorting_and_switching(tmp_path: Path) -> None:
 def test_the_infeasible_page_on_a_phone(tmp_path: Path) -> None:
     seen, console = probe(tmp_path, 360, "infeasible")
     assert console == [] and seen["scroll"] <= seen["inner"] and seen["outside"] == []
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_where_the_accuracy_went(tmp_path: Path, width: int) -> None:
+    seen, console = probe(tmp_path, width, None)
+    assert console == [] and seen["requests"] == []
+    assert max(seen["scroll"], seen["body"]) <= seen["inner"] == width and seen["outside"] == []

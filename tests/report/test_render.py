@@ -47,6 +47,7 @@ def test_order_of_the_sections() -> None:
         "What stands in the way",
         "All trials",
         "Table of trials",
+        "Where the accuracy went",
         "Layer by layer",
         "Class by class",
         "Where old and new disagree",

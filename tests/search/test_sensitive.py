@@ -44,6 +44,11 @@ def test_the_guilty_layers_come_from_the_journal(task: Task) -> None:
     line = sensitivity_line(task, PLAN, Silent())
     assert line == sensitivity_line(task, PLAN, Silent()), "asked again it is the same"
     assert {row["layer"] for row in line["rows"]} == {"0", "1", "2", "5"}
+    first = line["plain"]["rows"]
+    assert (line["plain"]["plan"], line["judged"], line["plain"]["judged"]) == ("wi4ai8", 2, 2)
+    worst = max(first, key=lambda row: row["share"])
+    assert worst["widest"] > 100 and " times the median" in worst["cause"] and worst["weights_db"] > 0
+    assert all("cause" in row for row in line["rows"]), "there are fewer than are named"
     record = journal.digest([json.loads(json.dumps(line, allow_nan=False))])
     layers = sensitive_layers(record, {row.name: row.macs for row in task.layers})["litert"]
     assert layers[0] in ("1", "2") and len(layers) <= 2, "the wide channel's tensor, or the layer that reads it"

@@ -10,6 +10,7 @@ from typing import Any
 from pocketfit.core.budget import Budget
 from pocketfit.core.trial import Trial
 from pocketfit.report import words
+from pocketfit.report.accuracy import where_it_went
 from pocketfit.report.plots import plots
 from pocketfit.report.quantities import bars, cell
 from pocketfit.search import journal
@@ -49,6 +50,7 @@ def report_data(lines: list[dict[str, Any]], result: dict[str, Any]) -> dict[str
         "trials": [_trial_row(t, number, missed.get(t.number, ()), bool(budget.limits)) for t in record.trials],
         "has_limits": bool(budget.limits),
         "failed": sum(t.status == "failed" for t in record.trials),
+        "accuracy": where_it_went(record, budget, number),
         "layers": _layers(lines, number),
         "classes": _classes(verdict),
         "disagreements": _disagreements(verdict),

@@ -3,7 +3,7 @@
 kinds  "start"    what this run is about: inputs, budget, environment, findings (once)
        "trial"    a Trial
        "pace"     how many steps the plans train, and how fast training goes here if a time limit asked for it (once)
-       "sensitivity"  which layers cost how much when quantized (once a runtime that needs to know)
+       "sensitivity"  which layers cost how much when quantized, and why (once a runtime that needs to know)
        "allocation"  how many channels each group keeps at each ratio of pruning (once)
        "time"     seconds that one working session has used (they add up over resumes)
        "layers"   the per-layer table of the chosen trial
