@@ -72,6 +72,10 @@ def test_layers_say_what_they_cost_what_was_done_and_what_that_did() -> None:
     assert (exact["alone"][0]["text"], exact["alone"][0]["then"]) == ("17.3 dB", "then exact")
     assert len(table["rows"]) == len(sample_ladder.LAYERS) and table["done"].endswith("mix2, the chosen plan")
     assert entries()[0]["keep_float"] == ",".join(sample_ladder.KEPT)
+    assert entries()[0]["worth"] == "their multiply-accumulates"
+    timed = sample_ladder.lines()
+    timed[-1]["rows"] = [{**row, "more_us": 3.0} for row in timed[-1]["rows"]]
+    assert entries(timed)[0]["worth"] == "the time that they take more in float, as litert profiles it"
 
 
 def test_an_older_journal_has_fewer_columns_and_none_is_made_up() -> None:

@@ -12,8 +12,8 @@ from pocketfit.report import words
 from pocketfit.report.quantities import cell
 from pocketfit.search.choose import baselines
 from pocketfit.search.journal import Record
-from pocketfit.search.ladder import layers_in_float
 from pocketfit.search.limits import accurate
+from pocketfit.search.sensitive import sets_in_float
 
 Json = Mapping[str, Any]
 NAMED, STANDS_OUT = 2, 0.5  # culprits in words, with so much of the first one's share
@@ -35,7 +35,7 @@ def _entry(record: Record, budget: Budget, chosen: int | None, runtime: str) -> 
         return None
     rungs = [t for t in known if t.stage == "ladder"]
     done = [t for t in rungs if t.status == "ok" and _drop(t) is not None]
-    line: Json = record.sensitivity.get(runtime, {})
+    line: Json = record.sensitivity.get((runtime, False), {})
     mended = next((t for t in known if t.number == chosen), None) or min(done, key=_loss, default=None)
     base, kept = baselines(record.trials).get(runtime), _keep_float(line, mended, rungs)
     enough = [t for t in recipes if base is not None and accurate(t, base, budget)]
@@ -49,6 +49,7 @@ def _entry(record: Record, budget: Budget, chosen: int | None, runtime: str) -> 
         "rungs": [_rung(t, plain, chosen) for t in (plain, *rungs)] if rungs else [],
         "layers": _layers(line, mended, chosen),
         "keep_float": ",".join(kept),
+        "worth": _worth(line, runtime),
         "explain": f"pocketfit explain MODEL --data DATA --runtime {runtime} -o OUT",
     }
 
@@ -154,7 +155,15 @@ def _keep_float(line: Json, mended: Trial | None, rungs: Sequence[Trial]) -> tup
     tried = [kept for kept in plans if kept]
     if tried:
         return tried[-1]
-    return layers_in_float({row["layer"]: row["share"] for row in line.get("rows", ())}, {})
+    sets = sets_in_float(line, {}) if line else ()
+    return sets[0] if sets else ()
+
+
+def _worth(line: Json, runtime: str) -> str:
+    """What the noise of a layer was held against when layers were chosen."""
+    if any("more_us" in row for row in line.get("rows", ())):
+        return f"the time that they take more in float, as {runtime} profiles it"
+    return "their multiply-accumulates" + (f" ({line['untimed']})" if line.get("untimed") else "")
 
 
 def _layers(line: Json, mended: Trial | None, chosen: int | None) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ from pocketfit.search.ladder import awaiting
 from pocketfit.search.pace import LADDER_SHARE, Pace, grid_seconds, measured_pace, steps_for
 from pocketfit.search.propose import Share, best_recipes, propose, ratios
 from pocketfit.search.result import Result, compose
-from pocketfit.search.sensitive import sensitive_layers, sensitivity_line
+from pocketfit.search.sensitive import sensitive_layers, sensitive_to_four_bits, sensitivity_line
 from pocketfit.search.space import Proposal, Space
 from pocketfit.search.task import (
     Task,
@@ -178,10 +178,16 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
             return
         if space is None:
             space = space_of(task, _steps(task, path, clock, watch))
-        space = replace(space, sensitive=sensitive_layers(record, space.macs), widths=allocations(record))
+        space = replace(
+            space,
+            sensitive=sensitive_layers(record, space.macs),
+            sensitive_4=sensitive_to_four_bits(record, space.params),
+            widths=allocations(record),
+        )
         waiting = awaiting(space, record.trials, task.budget, Share.of(space, task.budget).ladder)
         if waiting is not None and _time_to_climb(task, record, clock.left_s(), waiting.seconds):
-            journal.append(path, sensitivity_line(task, waiting.plan, watch))
+            files = baselines(record.trials)[waiting.runtime], waiting
+            journal.append(path, sensitivity_line(task, waiting.plan, watch, files))
             clock.note()
             continue
         proposal = _next(task, space, record, clock)
@@ -244,7 +250,7 @@ def space_of(task: Task, steps: tuple[int, int]) -> Space:
         rounds=task.rounds,
         prune=Prune(0.0, task.criterion, layers=task.layer_ratios, seed=task.seed),
         macs={row.name: row.macs for row in rows},
-        weights=sum(row.params for row in rows),
+        params={row.name: row.params for row in rows},
         four_bit=tuple(four_bit),
         quant_train=QuantTrain(steps=short, seed=task.seed),
     )

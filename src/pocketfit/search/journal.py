@@ -3,7 +3,7 @@
 kinds  "start"    what this run is about: inputs, budget, environment, findings (once)
        "trial"    a Trial
        "pace"     how many steps the plans train, and how fast training goes here if a time limit asked for it (once)
-       "sensitivity"  which layers cost how much when quantized, and why (once a runtime that needs to know)
+       "sensitivity"  which layers cost how much when quantized, and why (once a runtime and its weights' bits)
        "allocation"  how many channels each group keeps at each ratio of pruning (once)
        "time"     seconds that one working session has used (they add up over resumes)
        "layers"   the per-layer table of the chosen trial
@@ -39,7 +39,7 @@ class Record:
     verdict: Line | None
     layers: Line | None
     pace: Line | None = None
-    sensitivity: Mapping[str, Line] = field(default_factory=dict)  # by runtime
+    sensitivity: Mapping[tuple[str, bool], Line] = field(default_factory=dict)  # by runtime and "4-bit weights"
     allocation: Line | None = None
 
     @property
@@ -82,7 +82,7 @@ def digest(lines: Iterable[Line]) -> Record:
     """Lines in any order -> Record with the trials by number."""
     start, verdict, layers, pace, allocation = None, None, None, None, None
     trials: dict[int, Trial] = {}
-    sensitivity: dict[str, Line] = {}
+    sensitivity: dict[tuple[str, bool], Line] = {}
     seconds: list[float] = []
     readings = 0
     for line in lines:
@@ -105,7 +105,7 @@ def digest(lines: Iterable[Line]) -> Record:
             case "allocation":
                 allocation = line
             case "sensitivity":
-                sensitivity[line["runtime"]] = line
+                sensitivity[line["runtime"], line.get("weights") == "int4"] = line
     total_s = math.fsum(seconds)  # exact, so that the order of the lines does not show in the last digit
     ordered = tuple(trials[n] for n in sorted(trials))
     return Record(start, ordered, total_s, readings, verdict, layers, pace, sensitivity, allocation)

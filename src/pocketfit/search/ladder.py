@@ -3,15 +3,18 @@
     with 8-bit weights, where no static int8 file of a runtime keeps the accuracy
         a  ranges of the activations by least squared error
         b  channels equalized, weights rounded by learning
-        c  b, and the layers that cost most in float
+        c  b, and in float the layers that make half of the noise, then two thirds, then five sixths of it
         d  b, then training on the grid
-        e  d, and the layers of c in float
+        e  d, and in float the most layers of c whose file cost no more than it may
     with 4-bit weights, where every export is larger than allowed and half of the weights' bytes would be enough
         b  and d without equalization: what it spares the activations, 4-bit weights pay for (the pretrained
            MobileNetV2 kept 82.9 % of its answers with it, 89.0 % without)
+        c  between them: 8 bits for the layers that make half of the noise, or as many as the size allows
 
-Each runtime climbs for itself, one rung at a time, and stops at the first that meets the limits. Wider activations
-(int16) are no rung: they have no kernels worth their name.
+Each runtime climbs for itself, one rung at a time, and stops at the first that meets the limits. The layers of c are
+those that spare most noise for what they cost. Noise does not add up, so every set is measured as a whole; a file that
+costs too much is the last of its kind, as wider sets cost more. Wider activations (int16) are no rung: they have no
+kernels worth their name.
 """
 
 from __future__ import annotations
@@ -20,15 +23,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pocketfit.core.budget import Budget
-from pocketfit.core.plan import Equalize, ExportSettings, Plan, Round
+from pocketfit.core.plan import Equalize, Plan, Round
 from pocketfit.core.trial import Trial
 from pocketfit.search.choose import baselines
 from pocketfit.search.limits import accurate, check, cost_excess
 from pocketfit.search.space import Space
 
-MOST_IN_FLOAT = 5  # layers
-HALF_THE_NOISE = 0.5
-FREE = 0.05  # share of the MACs below which a layer's time in float does not count
+OF_THE_NOISE = (1 / 2, 2 / 3, 5 / 6)  # what the layers in float have made, one rung after the other
+FREE = 0.05  # share of the cost below which what a layer costs does not count
 NEAR = 0.05  # a file that is this much beyond the cost of the cheapest is as cheap
 REPAIRS = (Equalize(), Round())
 
@@ -36,81 +38,132 @@ REPAIRS = (Equalize(), Round())
 def climb(space: Space, trials: Sequence[Trial], budget: Budget, most: int | None) -> Iterator[Plan]:
     """The rungs that are left, round by round over the runtimes; `most`: rungs in all, None: as many as it takes.
 
-    With few rungs to climb the first, and weakest, is left out.
+    With few rungs to climb the first, and weakest, is left out, and c is one rung.
     """
     if most is not None and sum(t.stage == "ladder" for t in trials) >= most:
         return
-    ladders = [rungs(space, trials, budget, runtime) for runtime in space.runtimes]
+    ladders = [rungs(space, trials, budget, runtime, sets=_sets(space, most)) for runtime in space.runtimes]
     if most is not None and most < 2 * len(space.runtimes):
         ladders = [[plan for plan in ladder if plan != space.plain(plan.export)] for ladder in ladders]
     for round_ in range(max(map(len, ladders), default=0)):
         yield from (ladder[round_] for ladder in ladders if round_ < len(ladder))
 
 
-def rungs(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) -> list[Plan]:
-    """The ladder of one runtime, in order, those tried included; [] where it is not needed or the limits are met."""
+def rungs(
+    space: Space, trials: Sequence[Trial], budget: Budget, runtime: str, *, sets: int = len(OF_THE_NOISE)
+) -> list[Plan]:
+    """The ladder of one runtime, in order, those tried included, as far as it is known; [] where it is not needed or
+    the limits are met. sets: rungs of c, at most"""
     start, base = _start(space, trials, runtime), baselines(trials).get(runtime)
     if start is None or base is None:
         return []
     narrow = _four_bits(space, trials, budget, start, base)
     if any(_meets(t, base, budget) for t in _static(trials, runtime, four_bits=True)):
         return []
-    wide = _ladder(space, trials, replace(start.plan.export, ranges="mse"))
+    wide = _ladder(space, trials, budget, start, base, sets)
     if not _limited(budget, "drop", "accuracy"):
         return narrow + (wide[1:2] if budget.prefer == "accuracy" else [])
     return narrow + ([] if _keeps_accuracy(trials, budget, base) else wide)
 
 
 def awaiting(space: Space, trials: Sequence[Trial], budget: Budget, most: int | None) -> Trial | None:
-    """The trial of rung b whose sensitivity must be known before its runtime climbs on, None where nothing waits."""
+    """The trial of a rung b whose sensitivity must be known before its runtime climbs on, None where nothing waits."""
     if most is not None and sum(t.stage == "ladder" for t in trials) >= most:
+        return None
+    if not _limited(budget, "drop", "accuracy"):
         return None
     for runtime in space.runtimes:
         start = _start(space, trials, runtime)
-        if runtime in space.sensitive or start is None or not _limited(budget, "drop", "accuracy"):
+        if start is None:
             continue
-        repaired = _ladder(space, trials, replace(start.plan.export, ranges="mse"))[1]
-        done = _trial_of(repaired, trials)
-        if done is not None and done.status == "ok" and repaired in rungs(space, trials, budget, runtime):
-            return done
+        left = rungs(space, trials, budget, runtime)
+        repaired, rounded = _repaired(space, start), _rounded(space, start)
+        more = any(plan.export.weights == "int4" and plan != rounded for plan in left)
+        for plan, unknown in (
+            (rounded, more and runtime not in space.sensitive_4),
+            (repaired, repaired in left and runtime not in space.sensitive),
+        ):
+            done = _trial_of(plan, trials)
+            if unknown and done is not None and done.status == "ok":
+                return done
     return None
 
 
-def layers_in_float(shares: Mapping[str, float], macs: Mapping[str, int]) -> tuple[str, ...]:
-    """As few layers as have half of the noise among them, at most five: the most noise for the time they take first.
+def layers_in_float(shares: Mapping[str, float], costs: Mapping[str, float]) -> tuple[tuple[str, ...], ...]:
+    """Ever wider sets of layers: as few as make half, two thirds and five sixths of the noise, the most noise for its
+    cost first. A set that is no wider than the one before is left out, and so is one of all layers.
 
     shares  of the noise, by layer
+    costs   what each layer takes more in float: its time, or else its multiply-accumulates
 
     >>> layers_in_float({"a": 0.3, "b": 0.35, "c": 0.05, "d": 0.3}, {"a": 10, "b": 970, "c": 10, "d": 10})
-    ('a', 'd')
+    (('a', 'd'), ('a', 'd', 'c', 'b'))
     """
-    total = max(1, sum(macs.values()))
+    order, whole = by_worth(shares, costs), sum(shares.values())
+    sets: list[tuple[str, ...]] = []
+    for wanted in OF_THE_NOISE:
+        chosen = _first_of(order, shares, wanted * whole)
+        if chosen and len(chosen) < len(shares) and chosen not in sets:
+            sets.append(chosen)
+    return tuple(sets)
+
+
+def by_worth(shares: Mapping[str, float], costs: Mapping[str, float]) -> tuple[str, ...]:
+    """The layers with any noise, the most noise for its cost first; small costs are not told apart."""
+    total = sum(costs.values()) or 1.0
 
     def worth(layer: str) -> float:
-        return shares[layer] / max(FREE, macs.get(layer, 0) / total)
+        return shares[layer] / max(FREE, costs.get(layer, 0) / total)
 
+    return tuple(sorted((layer for layer in shares if shares[layer] > 0), key=lambda layer: (-worth(layer), layer)))
+
+
+def _first_of(order: Sequence[str], shares: Mapping[str, float], wanted: float) -> tuple[str, ...]:
+    """As few of the first as have so much of the noise."""
     chosen: list[str] = []
-    for layer in sorted(shares, key=lambda layer: (-worth(layer), layer)):
-        if len(chosen) == MOST_IN_FLOAT or sum(shares[c] for c in chosen) >= HALF_THE_NOISE or shares[layer] <= 0:
+    for layer in order:
+        if sum(shares[c] for c in chosen) >= wanted:
             break
         chosen.append(layer)
     return tuple(chosen)
 
 
-def _ladder(space: Space, trials: Sequence[Trial], export: ExportSettings) -> list[Plan]:
+def _sets(space: Space, most: int | None) -> int:
+    """How many rungs of c there are: one where not all rungs can be climbed."""
+    return len(OF_THE_NOISE) if most is None or most >= (4 + len(OF_THE_NOISE)) * len(space.runtimes) else 1
+
+
+def _repaired(space: Space, start: Trial) -> Plan:
+    export = replace(start.plan.export, ranges="mse")
+    return Plan((*space.plain(export).passes, *REPAIRS), export)
+
+
+def _ladder(space: Space, trials: Sequence[Trial], budget: Budget, start: Trial, base: Trial, sets: int) -> list[Plan]:
     """Rungs a to e; where b could not be carried out, the others do without its passes."""
-    plain = space.plain(export)
-    repaired = Plan((*plain.passes, *REPAIRS), export)
+    repaired = _repaired(space, start)
+    plain = space.plain(repaired.export)
     done = _trial_of(repaired, trials)
     before = plain.passes if done is not None and done.status == "failed" else repaired.passes
-    found = [plain, repaired]
-    mixed = space.mixed(export, space.sensitive.get(export.runtime, ()))
-    if mixed != export:
-        found.append(Plan(before, mixed))
-    found.append(Plan((*before, space.quant_train), export))
-    if mixed != export:
-        found.append(Plan((*before, space.quant_train), mixed))
+    found, widest = [plain, repaired], None
+    for layers in space.sensitive.get(start.runtime, ())[:sets]:
+        mixed = Plan(before, space.mixed(repaired.export, layers))
+        if mixed.export == repaired.export:  # the user wants these in float in any case
+            continue
+        found.append(mixed)
+        done = _trial_of(mixed, trials)
+        if done is None or done.status == "failed" or not _affordable(done, trials, budget, base):
+            break
+        widest = mixed.export
+    found.append(Plan((*before, space.quant_train), repaired.export))
+    if widest is not None:
+        found.append(Plan((*before, space.quant_train), widest))
     return found
+
+
+def _rounded(space: Space, start: Trial) -> Plan:
+    """With 4-bit weights. The first layer has few of them and a wide window, for which LiteRT has no 4-bit kernel."""
+    export = replace(start.plan.export, weights="int4", ranges="mse", keep_int8=space.ends[:1])
+    return Plan((*space.plain(export).passes, Round()), export)
 
 
 def _four_bits(space: Space, trials: Sequence[Trial], budget: Budget, start: Trial, base: Trial) -> list[Plan]:
@@ -119,19 +172,56 @@ def _four_bits(space: Space, trials: Sequence[Trial], budget: Budget, start: Tri
     exports = [t for t in trials if t.stage == "recipe" and t.status == "ok" and t.runtime == runtime]
     if runtime not in space.four_bit or any(_small(t, base, budget) for t in exports):
         return []
-    saved = space.weights / 2
-    for stand in check(start, base, budget):
-        if stand.limit.quantity in ("size", "download"):
-            unit = (base.value(f"{stand.limit.quantity}_bytes") or 1.0) if stand.limit.relative else 1.0
-            if stand.value is None or stand.value - saved / unit > stand.limit.value:
-                return []
-    # The first layer has few weights and a wide window, for which LiteRT has no 4-bit kernel.
-    export = replace(start.plan.export, weights="int4", ranges="mse", keep_int8=space.ends[:1])
-    rounded = Plan((*space.plain(export).passes, Round()), export)
+    if _room(start, base, budget) + sum(space.params.values()) / 2 < 0:
+        return []
+    rounded = _rounded(space, start)
     done = _trial_of(rounded, trials)
     if done is None or (done.status == "ok" and not _small(done, base, budget)) or done.status == "failed":
         return [rounded]
-    return [rounded, Plan((*rounded.passes, space.quant_train), export)]
+    found, export = [rounded], rounded.export
+    layers = _as_room_allows(space.sensitive_4.get(runtime, {}), _room(done, base, budget))
+    if layers:
+        wider = replace(export, keep_int8=tuple(dict.fromkeys((*export.keep_int8, *layers))))
+        found.append(Plan(rounded.passes, wider))
+        done = _trial_of(found[-1], trials)
+        if done is None or (done.status == "ok" and _small(done, base, budget)):
+            export = wider
+    return [*found, Plan((*rounded.passes, space.quant_train), export)]
+
+
+def _as_room_allows(layers: Mapping[str, tuple[float, float]], room: float) -> tuple[str, ...]:
+    """The layers, as (share of the noise, bytes that 8 bits take more), that make half of the noise, the most noise for
+    its bytes first, as far as `room` bytes go.
+
+    >>> _as_room_allows({"a": (0.3, 100), "b": (0.4, 1000), "c": (0.2, 50)}, 160)
+    ('a', 'c')
+    """
+    shares = {layer: share for layer, (share, _) in layers.items()}
+    order = by_worth(shares, {layer: size for layer, (_, size) in layers.items()})
+    chosen: list[str] = []
+    for layer in order:
+        if sum(shares[c] for c in chosen) >= OF_THE_NOISE[0] * sum(shares.values()):
+            break
+        if layers[layer][1] <= room:
+            chosen.append(layer)
+            room -= layers[layer][1]
+    return tuple(chosen)
+
+
+def _room(trial: Trial, base: Trial, budget: Budget) -> float:
+    """Bytes by which a file may grow until it meets a limit on its size; below zero where it is too large."""
+    room = float("inf")
+    for stand in check(trial, base, budget):
+        if stand.limit.quantity in ("size", "download"):
+            unit = (base.value(f"{stand.limit.quantity}_bytes") or 1.0) if stand.limit.relative else 1.0
+            room = min(room, float("-inf") if stand.value is None else (stand.limit.value - stand.value) * unit)
+    return room
+
+
+def _affordable(trial: Trial, trials: Sequence[Trial], budget: Budget, base: Trial) -> bool:
+    """Whether a static file costs no more than it may, or than such files must."""
+    least = min(cost_excess(t, base, budget) for t in _static(trials, base.runtime, four_bits=False))
+    return cost_excess(trial, base, budget) <= least + NEAR
 
 
 def _start(space: Space, trials: Sequence[Trial], runtime: str) -> Trial | None:
@@ -157,8 +247,7 @@ def _static(trials: Sequence[Trial], runtime: str, *, four_bits: bool) -> list[T
 def _keeps_accuracy(trials: Sequence[Trial], budget: Budget, base: Trial) -> bool:
     """Whether a static file with 8-bit weights keeps the accuracy and costs no more than such files must."""
     static = _static(trials, base.runtime, four_bits=False)
-    least = min(cost_excess(t, base, budget) for t in static)
-    return any(accurate(t, base, budget) and cost_excess(t, base, budget) <= least + NEAR for t in static)
+    return any(accurate(t, base, budget) and _affordable(t, trials, budget, base) for t in static)
 
 
 def _meets(trial: Trial, base: Trial, budget: Budget) -> bool:

@@ -37,6 +37,16 @@ def layers_line(task: Task, chosen: Trial, baseline: Trial, watch: Watch) -> dic
     return {"kind": "layers", "trial": chosen.number, "rows": rows, "not_possible": list(dict.fromkeys(reasons))}
 
 
+def layer_times(task: Task, trial: Trial) -> tuple[dict[str, float], str]:
+    """By dotted name, the microseconds that a trial's file takes for each of the network's layers whose operators are
+    known there; {} and the reason where the runtime cannot say."""
+    assert trial.artifact is not None
+    layers = [row for row in task.layers if row.macs]
+    contents, times, reason = _deployed(trial.runtime, task.out / trial.artifact.path, task.threads)
+    known = {name: _sum(ops) for name, ops in _by_layer(contents, times, layers).items()}
+    return {name: time_us for name, time_us in known.items() if time_us is not None}, reason
+
+
 def _deployed(runtime: str, path: Path, threads: int) -> tuple[Contents, dict[int, tuple[float, str]], str]:
     """What the file holds, and by operator index its median time and what ran it; or the reason why not."""
     module = runtimes.get(runtime)

@@ -15,14 +15,15 @@ class Space:
     keep_float: layers that the user wants in float
     ends: dotted names of the first and last weight-bearing layers, which lose most when quantized
     macs: of each layer with weights, by its dotted name
-    weights: how many numbers these layers hold
+    params: how many numbers each of these layers holds
     four_bit: runtimes that have kernels for 4-bit weights in static int8 files
     quant_train: settings of training on the grid
     prelude: by runtime, what is done to the network before a static int8 file is made of it
     prune: how channels are scored, rounded and limited, for pruned networks
     rounds: of pruning and recovery, one behind the other
     widths: by ratio, what `Prune.keep` is given; a ratio that is not there is cut uniformly
-    sensitive: by runtime, where it was asked for, the layers whose loss is worth their time in float
+    sensitive: by runtime, where it was asked for, ever wider sets of layers whose noise is worth their cost in float
+    sensitive_4: by runtime, for 4-bit weights: by layer its share of the noise, and the bytes that 8 bits take more
     """
 
     runtimes: tuple[str, ...]
@@ -39,12 +40,13 @@ class Space:
     rounds: int = 1
     widths: Mapping[float, tuple[tuple[str, int], ...]] = field(default_factory=dict)
     macs: Mapping[str, int] = field(default_factory=dict)
-    weights: int = 0
+    params: Mapping[str, int] = field(default_factory=dict)
     four_bit: tuple[str, ...] = ()
     quant_train: QuantTrain = QuantTrain(100)  # noqa: RUF009 (frozen)
     keep_float: tuple[str, ...] = ()
     prelude: Mapping[str, tuple[PassSettings, ...]] = field(default_factory=dict)
-    sensitive: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sensitive: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    sensitive_4: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
     def mixed(self, export: ExportSettings, layers: Collection[str]) -> ExportSettings:
         """With these layers in float, beside those that the user wants there."""
