@@ -60,6 +60,8 @@ def rung_name(plan: Plan) -> str:
     >>> from pocketfit.core.plan import ExportSettings
     >>> rung_name(Plan((Equalize(), Round()), ExportSettings("litert", "int8", ranges="mse", keep_float=("a", "b"))))
     'channels equalized, weights rounded by learning, 2 layers in float'
+    >>> rung_name(Plan((Round(),), ExportSettings("litert", "int8", weights="int4", keep_int8=("stem",))))
+    '4-bit weights, weights rounded by learning, 8 bits for 1 layer'
     """
     export = plan.export
     names = {Equalize: "channels equalized", Round: "weights rounded by learning"}
@@ -73,6 +75,8 @@ def rung_name(plan: Plan) -> str:
         parts.append(f"ranges by {words.RANGE_WORDS[export.ranges]}")
     if kept := export.keep_float:
         parts.append(f"{len(kept)} layer{'s' if len(kept) > 1 else ''} in float")
+    if export.weights == "int4" and (kept := export.keep_int8):
+        parts.append(f"8 bits for {len(kept)} layer{'s' if len(kept) > 1 else ''}")
     return ", ".join(parts) or "plain int8"
 
 
