@@ -2,7 +2,7 @@
 
     python benchmarks/pruning.py mobilenet_v2 --target 0.45 --seeds 5
     python benchmarks/pruning.py resnet18 --target 0.5 --methods 'latency-aware|narrow'
-    python benchmarks/pruning.py mobilenet_v2 --recovery
+    python benchmarks/pruning.py mobilenet_v2 --methods 'latency-aware, taylor' --recovery '.*'
 
 Fashion-MNIST, at the resolution of the network throughout; one epoch of recovery (MobileNetV2: the 10,000 pictures
 that it was trained on; ResNet-18: 20,000 of its 40,000), verdict on the 10,000 test pictures. Every method is asked for
@@ -272,6 +272,7 @@ RECOVERIES: dict[str, dict[str, Any]] = {
     "distillation, teacher at each step": {"views": 0},
     "decoupled distillation": {"distillation": "decoupled", "alpha": 0.5},
     "distillation, ema 0.98": {"ema": 0.98},
+    "distillation, temperature 2": {"temperature": 2.0},
     "distillation only": {"alpha": 1.0},
 }
 
@@ -334,7 +335,7 @@ def macs(bench: Bench, model: Model) -> float:
     return totals(layer_table(model)).macs / totals(layer_table(bench.model)).macs
 
 
-def run(bench: Bench, target: float, seeds: int, wanted: str, *, recovery: bool) -> None:
+def run(bench: Bench, target: float, seeds: int, wanted: str, *, recovery: str | None) -> None:
     store = bench.home / f"{bench.runtime}-{target:g}.json"
     kept: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {"asked": {}, "latency": {}}
     made = matched(bench, target, {k: make for k, make in methods(bench).items() if re.search(wanted, k)}, kept, store)
@@ -342,7 +343,8 @@ def run(bench: Bench, target: float, seeds: int, wanted: str, *, recovery: bool)
         return
     exact = bench.right(bench.model)
     print(f"float32: {exact.mean():.2%} of {len(exact)} test pictures", flush=True)
-    recipes = RECOVERIES if recovery else {"distillation": {}}
+    chosen = f"^({recovery or 'distillation'})$"
+    recipes = {name: changes for name, changes in RECOVERIES.items() if re.search(chosen, name)}
     drops: dict[str, list[float]] = {}
     for name in made:
         for recipe, changes in recipes.items():
@@ -403,7 +405,7 @@ def main() -> None:
         "--seeds", type=int, default=5, help="0: measure latencies, which wants an idle machine; no more"
     )
     parser.add_argument("--methods", default=".", help="only methods whose name matches this regular expression")
-    parser.add_argument("--recovery", action="store_true", help="compare recoveries in place of allocations")
+    parser.add_argument("--recovery", metavar="REGEX", help="compare these recoveries in place of allocations")
     parser.add_argument("--learning-rate", type=float, default=0.02)
     given = parser.parse_args()
     bench = Bench(SETTINGS[given.network], given.runtime, given.learning_rate)

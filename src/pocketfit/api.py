@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
+from pocketfit.core.launch import check_alone
 from pocketfit.core.model import Model
 from pocketfit.core.pass_settings import Criterion
 from pocketfit.core.plan import ExportSettings, Plan, Prune
@@ -98,6 +99,7 @@ def fit(
 
 def run(task: Task, watch: Watch | None = None) -> Result:
     """`fit_task` with what stands above the search: the bundle and the report are written as results come in."""
+    check_alone("fit")
     watch = watch or Silent()
     check_teacher(task)
     return fit_task(replace(task, model=with_labels(task.model)), Delivery(watch), watch)
@@ -170,6 +172,21 @@ def apply(
     task = Task(with_labels(model), data, out, (plan.export.runtime,), Budget(), threads=threads, teacher=teacher)
     check_teacher(task)
     return export(task, plan, watch, folder=out)
+
+
+def take_part(plan: Plan, model: Model, data: Dataset, *, teacher: Model | None = None) -> None:
+    """What all processes but the first do in `apply` where torchrun has started several: train with it, write nothing.
+
+    What they keep on the way is in a folder of their own, and gone in the end.
+    """
+    import tempfile
+
+    from pocketfit.search.attempt import prepared
+
+    with tempfile.TemporaryDirectory(prefix="pocketfit-") as own:
+        task = Task(with_labels(model), data, Path(own), (plan.export.runtime,), Budget(), teacher=teacher)
+        check_teacher(task)
+        prepared(task, plan, Silent())
 
 
 def sensitivity(

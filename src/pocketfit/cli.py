@@ -33,6 +33,7 @@ from pocketfit.cli_options import (
     threads_option,
 )
 from pocketfit.core.errors import UserError
+from pocketfit.core.launch import rank
 
 # Threads of PyTorch's OpenMP library that wait for each other burn their core for milliseconds by default. On two cores
 # with a second busy process that made training three to five times slower; short waits cost little on an idle machine.
@@ -42,6 +43,8 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 def _print(data: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+    if not rank().first:
+        return
     if as_json:
         click.echo(json.dumps(data, allow_nan=False))
     else:
@@ -91,6 +94,7 @@ def train(as_json: bool, **options: Any) -> int:
     """Transfer learning: published weights, a new head for the data's classes, fine-tuning.
 
     MODEL is a zoo name (mobilenet_v2, resnet18, …), a model folder, or package.module:factory.
+    Processes started by `torchrun -m pocketfit train` train together, each on its part of every batch.
     """
     from pocketfit import show, verbs
 
@@ -167,7 +171,10 @@ def choose(out: Path, as_json: bool, **limits: Any) -> int:
 @quiet_option
 @guarded
 def apply(as_json: bool, **options: Any) -> int:
-    """Make the artifact of PLAN (a plan.json) from MODEL again."""
+    """Make the artifact of PLAN (a plan.json) from MODEL again.
+
+    Processes started by `torchrun -m pocketfit apply` train together, each on its part of every batch.
+    """
     from pocketfit import show, verbs
 
     _print(verbs.apply(**options), as_json, show.applied)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import traceback
@@ -15,7 +16,9 @@ import click
 
 from pocketfit import __version__
 from pocketfit.core.errors import PocketfitError, Stopped
+from pocketfit.core.launch import check_alone
 
+GRACE_S = 10.0
 LIMITS_NOT_MET, BAD_INPUT, OUR_FAULT, INTERRUPTED = 1, 2, 3, 130
 
 
@@ -25,16 +28,19 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def called(*args: Any, json_: bool, **kwargs: Any) -> None:
         try:
+            check_alone(command.__name__)
             code = command(*args, as_json=json_, **kwargs)
         except Stopped as stop:
             _fail(str(stop), INTERRUPTED, json_)
         except KeyboardInterrupt:
             _fail("Stopped.", INTERRUPTED, json_)
         except PocketfitError as error:
+            _let_the_first_speak()
             _fail(str(error), BAD_INPUT, json_)
         except (BrokenPipeError, click.exceptions.Exit, click.ClickException):
             raise
         except Exception:  # anything else is our own fault: keep what is needed to mend it
+            _let_the_first_speak()
             _fail(
                 f"This is a fault of pocketfit itself. Please send the file {_crash_file()} with your report.",
                 OUR_FAULT,
@@ -44,6 +50,13 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(code)
 
     return click.option("--json", "json_", is_flag=True, help="Print one JSON object on stdout.")(called)
+
+
+def _let_the_first_speak() -> None:
+    """Of several processes, all but the first wait: torchrun ends them as soon as the first one has failed, mostly for
+    the same reason. Whoever is alive afterwards is alone with its error, and has to say it."""
+    if "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0":
+        time.sleep(GRACE_S)
 
 
 def _fail(sentence: str, code: int, as_json: bool) -> NoReturn:

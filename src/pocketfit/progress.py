@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from pocketfit.core.launch import rank
 from pocketfit.core.watch import Tick
 
 if TYPE_CHECKING:
@@ -90,5 +91,6 @@ class BarWatch:
 
 
 def watch_for_terminal(quiet: bool = False) -> PlainWatch | BarWatch:
-    """The bar where stderr is a terminal, plain lines elsewhere."""
+    """The bar where stderr is a terminal, plain lines elsewhere; of several processes the first one alone speaks."""
+    quiet = quiet or not rank().first
     return BarWatch() if sys.stderr.isatty() and not quiet else PlainWatch(quiet)

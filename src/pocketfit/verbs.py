@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from pocketfit.asked import Files, Pruning, Source, Teacher, check_folder, dataset, listed
 from pocketfit.core.budget import SECONDS, Budget, parse_unit
 from pocketfit.core.errors import UserError
+from pocketfit.core.launch import rank
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Plan, Prune
 
@@ -52,7 +54,7 @@ def train(
             watch.say(sentence)
         if start.labels != dataset.class_names:
             start = training.replace_head(start, dataset.class_names, seed=seed)
-        cache = out.parent / f".{out.name}-cache"
+        cache = out.parent / f".{out.name}-cache" if rank().first else Path(mkdtemp(prefix="pocketfit-"))
         try:
             samples = dataset.split(
                 "train",
@@ -64,6 +66,8 @@ def train(
             trained = training.transfer(
                 start, samples, epochs=epochs, max_time_s=seconds, seed=seed, progress=watch.step("training")
             )
+            if not rank().first:
+                return {}
             held_out = dataset.split("search", start.preprocess, split_seed=start.split_seed, cache=cache)
             accuracy = training.accuracy(trained, held_out, progress=watch.step("checking"))
         finally:
@@ -194,7 +198,11 @@ def apply(
     taught_by = teacher.open(network)
     check_folder(out)
     with watch_for_terminal(quiet) as watch:
-        made = api.apply(wanted, network, dataset(data, watch), out, teacher=taught_by, watch=watch)
+        samples = dataset(data, watch)
+        if not rank().first:
+            api.take_part(wanted, network, samples, teacher=taught_by)
+            return {}
+        made = api.apply(wanted, network, samples, out, teacher=taught_by, watch=watch)
     return {
         **made.artifact.to_json(),
         "code": wanted.code,

@@ -17,19 +17,24 @@ SHIFT_SHARE = 1 / 16  # pictures are shifted by up to this share of their side
 
 
 def shuffled(
-    samples: Samples, batch_size: int, steps: int, *, seed: int, freely: bool = False
+    samples: Samples, batch_size: int, steps: int, *, seed: int, freely: bool = False, part: slice = slice(None)
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """`steps` batches: epochs in ever new order, pictures shifted by a few pixels.
 
     freely  also mirrored and blended with each other: the labels no longer hold, a teacher's answers do
+    part    only these rows of each batch; whatever part is asked for, a picture comes in the same step, moved alike
     """
     rng = np.random.default_rng(seed)
+    shape = samples.inputs(slice(0, 1)).shape
     for rows, _ in drawn(len(samples), batch_size, steps, rng):
-        batch = samples.inputs(rows)
-        if batch.ndim == 4:
-            batch = shifted(batch, rng)
-            batch = blended(batch, rng) if freely else batch
-        yield as_tensor(batch), torch.from_numpy(samples.labels[rows])
+        mine = rows[part]
+        if len(shape) != 4:
+            yield as_tensor(samples.inputs(mine)), torch.from_numpy(samples.labels[mine])
+            continue
+        dy, dx = shifts(len(rows), *shape[2:], rng)
+        batch = moved(samples.inputs(mine), dy[part], dx[part])
+        batch = blended(batch, rng) if freely else batch
+        yield as_tensor(batch), torch.from_numpy(samples.labels[mine])
 
 
 def drawn(

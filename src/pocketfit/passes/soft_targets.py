@@ -23,22 +23,35 @@ from pocketfit.passes.distil import Teacher
 from pocketfit.sources.cache import stored_array
 
 BATCH_SIZE = 64  # of what the teacher answers at once
-Taught = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Taught = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 
 def taught(
-    teacher: Teacher, samples: Samples, batch_size: int, steps: int, *, seed: int, views: int, cache: Path | None
+    teacher: Teacher,
+    samples: Samples,
+    batch_size: int,
+    steps: int,
+    *,
+    seed: int,
+    views: int,
+    cache: Path | None,
+    part: slice = slice(None),
 ) -> Iterator[Taught]:
     """`steps` batches of inputs, labels and the teacher's answers, in the order of `batches.shuffled`.
 
     The answers that are not in the folder `cache` yet are computed here, before the first batch is asked for; without
     a folder they are kept in memory. Raises UserError where the folder cannot be written.
+
+    part  only these rows of each batch, as one of several processes has them. Each process then asks its teacher at
+          every step (the answers are None), about the same views: all of them would have to ask for all answers
     """
     epochs = math.ceil(steps * min(batch_size, len(samples)) / len(samples))
     needed = min(views, epochs) if samples.inputs(slice(0, 1)).ndim == 4 else 1  # what is no picture has one view
     moves = np.stack([view_shifts(samples, view, seed) for view in range(needed)])
+    if part != slice(None):
+        return _batches(samples, moves, None, batch_size, steps, seed, part)
     answers = [view_answers(teacher, samples, view, seed=seed, cache=cache) for view in range(needed)]
-    return _batches(samples, moves, answers, batch_size, steps, seed)
+    return _batches(samples, moves, answers, batch_size, steps, seed, part)
 
 
 def view_shifts(samples: Samples, view: int, seed: int) -> NDArray[np.int64]:
@@ -79,13 +92,17 @@ def seen(samples: Samples, rows: NDArray[np.int64], moves: NDArray[np.int64]) ->
 def _batches(
     samples: Samples,
     moves: NDArray[np.int64],
-    answers: list[NDArray[np.float32]],
+    answers: list[NDArray[np.float32]] | None,
     batch_size: int,
     steps: int,
     seed: int,
+    part: slice,
 ) -> Iterator[Taught]:
-    for rows, epochs in drawn(len(samples), batch_size, steps, np.random.default_rng(seed)):
-        views = epochs % len(answers)
+    for whole, epochs in drawn(len(samples), batch_size, steps, np.random.default_rng(seed)):
+        rows, views = whole[part], epochs[part] % len(moves)
+        inputs, labels = seen(samples, rows, moves[views, :, rows].T), torch.from_numpy(samples.labels[rows])
+        if answers is None:
+            yield inputs, labels, None
+            continue
         wanted = np.stack([answers[view][row] for row, view in zip(rows.tolist(), views.tolist(), strict=True)])
-        inputs = seen(samples, rows, moves[views, :, rows].T)
-        yield inputs, torch.from_numpy(samples.labels[rows]), torch.from_numpy(wanted)
+        yield inputs, labels, torch.from_numpy(wanted)

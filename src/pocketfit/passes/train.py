@@ -2,7 +2,8 @@
 
 Plans count training in steps, so that a plan means the same on every machine. Whatever shuffles or shifts is drawn
 from one seed; on a CPU a run with the same number of threads repeats bit for bit. Where there is a GPU, networks are
-trained there in mixed precision (bfloat16 needs no scaling of the loss) and come back to the CPU.
+trained there in mixed precision (bfloat16 needs no scaling of the loss) and come back to the CPU. Where torchrun has
+started several processes, each trains on its rows of every batch (together.py).
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ import torch
 from torch import nn
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.launch import rank
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Train
 from pocketfit.core.samples import Samples
-from pocketfit.passes import distil
+from pocketfit.passes import distil, together
 from pocketfit.passes.average import Average
 from pocketfit.passes.batches import prefetched, shuffled
 from pocketfit.passes.soft_targets import taught
@@ -173,15 +175,21 @@ def optimise(
 
     views, cache  as `soft_targets.taught` has them; 0: the teacher answers at every step
     masks         by parameter name; the parameter is multiplied by it after every step
+
+    Of several processes all end with the same weights. Each has batch norms of its own rows while training; what they
+    remember in the end is the first one's.
     """
     if len(samples) == 0:
         raise UserError("There is nothing to train on: the training split is empty")
-    place = device()
+    rows = min(recipe.batch_size, len(samples))
+    together.check_rows(rows)
+    mine, place = together.join(), device()
     if teacher is not None and place.type != "cpu":
         teacher = replace(teacher, network=copy.deepcopy(teacher.network).to(place))
     batches = _batches(samples, recipe, steps, teacher if views else None, views, cache)
-    torch.manual_seed(recipe.seed)  # dropout draws from here
+    torch.manual_seed(recipe.seed + mine.number)  # dropout draws from here
     network.train().to(place, memory_format=torch.channels_last)
+    together.same_as_first(network)
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = _optimizer(parameters, recipe.learning_rate)
     kept = [(network.get_parameter(name), mask.to(place)) for name, mask in (masks or {}).items()]
@@ -192,7 +200,7 @@ def optimise(
         for batch in prefetched(batches):
             share = taken / steps
             if max_time_s is not None:
-                share = max(share, (time.monotonic() - started) / max_time_s)
+                share = together.from_first(max(share, (time.monotonic() - started) / max_time_s))
                 if share >= 1:
                     break
             for group in optimizer.param_groups:
@@ -200,6 +208,7 @@ def optimise(
             loss = _loss(network, teacher, *(None if part is None else part.to(place) for part in batch), recipe)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            together.average_gradients(parameters, len(batch[0]) / rows)
             optimizer.step()
             _multiply(kept)
             taken += 1
@@ -211,6 +220,7 @@ def optimise(
         if average is not None:
             average.hand_over()
         network.eval().to("cpu", memory_format=torch.contiguous_format)
+    together.same_as_first(network)
     if any(not torch.isfinite(p).all() for p in parameters):
         raise UserError("Training diverged: weights are no longer finite; use a smaller learning rate")
     return taken
@@ -219,10 +229,11 @@ def optimise(
 def _batches(
     samples: Samples, recipe: Recipe, steps: int, teacher: distil.Teacher | None, views: int, cache: Path | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
-    """Inputs, labels, and the answers of a teacher that is asked in advance."""
+    """Inputs, labels, and the answers of a teacher that is asked in advance; of several processes each has its rows."""
+    size, seed, part = recipe.batch_size, recipe.seed, rank().part
     if teacher is not None:
-        return taught(teacher, samples, recipe.batch_size, steps, seed=recipe.seed, views=views, cache=cache)
-    return ((*batch, None) for batch in shuffled(samples, recipe.batch_size, steps, seed=recipe.seed))
+        return taught(teacher, samples, size, steps, seed=seed, views=views, cache=cache, part=part)
+    return ((*batch, None) for batch in shuffled(samples, size, steps, seed=seed, part=part))
 
 
 def _multiply(kept: list[tuple[nn.Parameter, torch.Tensor]]) -> None:
@@ -242,8 +253,10 @@ def _optimizer(parameters: list[nn.Parameter], learning_rate: float) -> torch.op
 
 
 def device() -> torch.device:
-    """Where networks are trained."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Where networks are trained: of several processes each has a GPU of its own."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", rank().local) if rank().count > 1 else torch.device("cuda")
 
 
 def precision(place: torch.device) -> AbstractContextManager[object]:
@@ -275,7 +288,7 @@ def _loss(
         logits, maps = distil.watched(network, recipe.features, inputs)
         wanted = teacher(inputs) if teacher is not None and answers is None else answers
     logits = logits.float()
-    loss = logits.new_zeros(())
+    loss = 0 * logits.sum()  # so that rows without any label have a gradient too, of zeros
     if recipe.alpha < 1:
         known = labels >= 0
         if known.any():

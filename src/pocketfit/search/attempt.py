@@ -68,11 +68,7 @@ def attempt(task: Task, proposal: Proposal, number: int, trials: Sequence[Trial]
 
 def export(task: Task, plan: Plan, watch: Watch, folder: Path | None = None) -> Exported:
     """The file of a plan, in `models/` of the output folder unless another one is given."""
-    runtime = runtimes.get(plan.export.runtime)
-    refusals = runtime.why_not(plan, task.model.signature)
-    if refusals:
-        raise ExportFailed(refusals[0])
-    model = carried_out(task, plan, watch)
+    runtime, model = runtimes.get(plan.export.runtime), prepared(task, plan, watch)
     calibration = None
     if plan.export.ranges == "batch-norm":  # something has to run through the file, to tell its tensors apart
         calibration = noise(model.signature.inputs[0], model.preprocess, NOISE_SAMPLES)
@@ -84,6 +80,14 @@ def export(task: Task, plan: Plan, watch: Watch, folder: Path | None = None) -> 
     path = (folder or task.out / "models") / f"{plan.file_stem}{runtime.EXTENSION}"
     path.parent.mkdir(parents=True, exist_ok=True)
     return Exported(model, runtime.export(model, plan, calibration, path, work=task.cache))
+
+
+def prepared(task: Task, plan: Plan, watch: Watch) -> Model:
+    """The network behind the file of a plan; ExportFailed, before any work, where the runtime can't make that file."""
+    refusals = runtimes.get(plan.export.runtime).why_not(plan, task.model.signature)
+    if refusals:
+        raise ExportFailed(refusals[0])
+    return carried_out(task, plan, watch)
 
 
 def measure(

@@ -7,9 +7,9 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from itertools import takewhile
 from pathlib import Path
 
+from pocketfit.core.launch import rank
 from pocketfit.core.model import Model
 from pocketfit.core.plan import (
     ON_GRID,
@@ -42,14 +42,18 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
 
     The weights after each pass that looks at samples are kept in `cache/`, with what it learned, under a hash of the
     model, its contract, the data, the number of threads, all passes so far, and the grid that they were for; the
-    other passes are quick and are done again.
+    other passes are quick and are done again. Of several processes (core/launch.py) all train together; what else
+    looks at samples is done by the first one, which hands the weights to the others.
     """
-    from pocketfit.passes import piecewise, prune, resolution, sparsify
+    from pocketfit.passes import piecewise, prune, resolution, sparsify, together
     from pocketfit.passes.criteria import DATA_DRIVEN
 
     model, grid = task.model, plan.export.grid
+    exact: Model | None = None
     for index, settings in enumerate(plan.passes):
         key = prefix_hash(task, plan.passes[: index + 1], grid)
+        if exact is None and isinstance(settings, ON_GRID):
+            exact = model
         if key in _RECENT:
             model = _RECENT[key]
             continue
@@ -64,14 +68,32 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
                 model = sparsify.apply(model, settings, None)
             case _:
                 stored = task.cache / f"trained-{key}.safetensors"
-                if not stored.exists():
-                    _keep(_applied(task, model, settings, plan, watch), stored)
+                if not together.from_first(stored.exists()):
+                    _carry_out(task, model, settings, grid, exact, watch, stored)
+                together.file_from_first(stored)
                 model = _restored(model, stored, folded=isinstance(settings, FOLDED))
         model = sparsify.checked(model)
         while len(_RECENT) >= MOST_RECENT:
             del _RECENT[next(iter(_RECENT))]
         _RECENT[key] = model
     return model
+
+
+def _carry_out(
+    task: Task,
+    model: Model,
+    settings: PassSettings,
+    grid: Grid | None,
+    exact: Model | None,
+    watch: Watch,
+    stored: Path,
+) -> None:
+    """The pass, by the processes that take part in it; the first one keeps what comes of it."""
+    first = rank().first
+    if first or isinstance(settings, Train):
+        made = _applied(task, model, settings, grid, exact, watch)
+        if first:
+            _keep(made, stored)
 
 
 def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -> str:
@@ -98,14 +120,16 @@ def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -
         facts["grid"] = asdict(grid)
     if task.teacher is not None and any(isinstance(p, Train | QuantTrain) for p in passes):
         facts["teacher"] = [task.teacher.key, *task.teacher.labels]
+    if rank().count > 1 and any(isinstance(p, Train) for p in passes):  # batch norms see fewer rows at a time
+        facts["processes"] = rank().count
     return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:16]
 
 
-def _applied(task: Task, model: Model, settings: PassSettings, plan: Plan, watch: Watch) -> Model:
-    """One pass of the plan, on the model after those before it."""
+def _applied(
+    task: Task, model: Model, settings: PassSettings, grid: Grid | None, exact: Model | None, watch: Watch
+) -> Model:
+    """One pass, on the model after those before it; `exact`: the model before any weight was put on the grid."""
     from pocketfit.passes import equalize, prune, recalibrate, sparsify, train
-
-    grid = plan.export.grid
 
     def samples(split: str, limit: int | None = None) -> Samples:
         return task.samples(split, model.preprocess, watch, limit=limit)
@@ -129,16 +153,21 @@ def _applied(task: Task, model: Model, settings: PassSettings, plan: Plan, watch
         looked_at = samples("calibration", settings.samples) if settings.statistics == "data" else None
         watch.step("equalizing channels")
         return equalize.apply(model, settings, looked_at, grid)
-    return _on_grid(task, model, settings, plan, samples, watch)
+    assert grid is not None, "a plan with such a pass has a grid"
+    return _on_grid(task, model, settings, grid, exact, samples, watch)
 
 
 def _on_grid(
-    task: Task, model: Model, settings: PassSettings, plan: Plan, samples: Callable[..., Samples], watch: Watch
+    task: Task,
+    model: Model,
+    settings: PassSettings,
+    grid: Grid,
+    exact: Model | None,
+    samples: Callable[..., Samples],
+    watch: Watch,
 ) -> Model:
     from pocketfit.passes import bias, qat, rounding
 
-    grid = plan.export.grid
-    assert grid is not None, "a plan with such a pass has a grid"
     if isinstance(settings, CorrectBias):
         looked_at = samples("calibration", settings.samples) if settings.statistics == "data" else None
         watch.step("correcting biases")
@@ -147,8 +176,6 @@ def _on_grid(
         given = samples("calibration", settings.samples)
         return rounding.apply(model, settings, given, grid, progress=watch.step("rounding weights"))
     assert isinstance(settings, QuantTrain)
-    in_float = tuple(takewhile(lambda before: not isinstance(before, ON_GRID), plan.passes))
-    exact = carried_out(task, replace(plan, passes=in_float), watch) if settings.inner > 0 else None
     given = samples(settings.split)
     tick = watch.step(f"training for {settings.steps} steps on the grid")
     return qat.apply(model, settings, given, grid, own=task.model, exact=exact, teacher=task.teacher, progress=tick)
