@@ -114,8 +114,8 @@ def _culprits(line: Json) -> list[str]:
 
 def _named(rows: Sequence[Json]) -> str:
     """
-    >>> _named([{"layer": "a", "share": 0.2}, {"layer": "b", "share": 0.5, "cause": "two of its 16 channels …"}])
-    '50 % come from b (two of its 16 channels …), 20 % from a'
+    >>> _named([{"layer": "a", "share": 0.3}, {"layer": "b", "share": 0.5, "cause": "two of its 16 channels …"}])
+    '50 % come from b (two of its 16 channels …), 30 % from a'
     """
     guilty = sorted(rows, key=lambda row: -row["share"])[:NAMED]
     guilty = [row for row in guilty if row["share"] >= STANDS_OUT * guilty[0]["share"]]

@@ -96,8 +96,8 @@ def layers_in_float(shares: Mapping[str, float], costs: Mapping[str, float]) -> 
     shares  of the noise, by layer
     costs   what each layer takes more in float: its time, or else its multiply-accumulates
 
-    >>> layers_in_float({"a": 0.3, "b": 0.35, "c": 0.05, "d": 0.3}, {"a": 10, "b": 970, "c": 10, "d": 10})
-    (('a', 'd'), ('a', 'd', 'c', 'b'))
+    >>> layers_in_float({"a": 0.3, "b": 0.3, "c": 0.1, "d": 0.3}, {"a": 10, "b": 970, "c": 10, "d": 10})
+    (('a', 'd'), ('a', 'd', 'c'))
     """
     order, whole = by_worth(shares, costs), sum(shares.values())
     sets: list[tuple[str, ...]] = []
@@ -194,7 +194,7 @@ def _as_room_allows(layers: Mapping[str, tuple[float, float]], room: float) -> t
     its bytes first, as far as `room` bytes go.
 
     >>> _as_room_allows({"a": (0.3, 100), "b": (0.4, 1000), "c": (0.2, 50)}, 160)
-    ('a', 'c')
+    ('c', 'a')
     """
     shares = {layer: share for layer, (share, _) in layers.items()}
     order = by_worth(shares, {layer: size for layer, (_, size) in layers.items()})
