@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from pocketfit import cli
+from pocketfit import cli, cli_exit
 from pocketfit.core.plan import ExportSettings, Plan, Prune, Recalibrate, Train
 
 FACTORY = """
@@ -117,7 +117,7 @@ def test_what_searches_and_measures_is_refused(here: Path, monkeypatch: pytest.M
     assert done.stderr.splitlines()[-1].startswith("pocketfit fit runs in one process, and 2 were started")
     assert CliRunner().invoke(cli.main, ["doctor"]).exit_code == 2
     slept: list[float] = []
-    monkeypatch.setattr(cli.time, "sleep", slept.append)
+    monkeypatch.setattr(cli_exit.time, "sleep", slept.append)
     monkeypatch.setenv("RANK", "1")
     assert CliRunner().invoke(cli.main, ["fit", *GIVEN, *DATA, "-o", "out"]).exit_code == 2
-    assert slept == [cli.GRACE_S], "the others let the first one say it"
+    assert slept == [cli_exit.GRACE_S], "the others let the first one say it"
