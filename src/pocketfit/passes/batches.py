@@ -25,15 +25,13 @@ def shuffled(
     part    only these rows of each batch; whatever part is asked for, a picture comes in the same step, moved alike
     """
     rng = np.random.default_rng(seed)
-    shape = samples.inputs(slice(0, 1)).shape
     for rows, _ in drawn(len(samples), batch_size, steps, rng):
         mine = rows[part]
-        if len(shape) != 4:
-            yield as_tensor(samples.inputs(mine)), torch.from_numpy(samples.labels[mine])
-            continue
-        dy, dx = shifts(len(rows), *shape[2:], rng)
-        batch = moved(samples.inputs(mine), dy[part], dx[part])
-        batch = blended(batch, rng) if freely else batch
+        batch = samples.inputs(mine)
+        if batch.ndim == 4:
+            dy, dx = shifts(len(rows), *batch.shape[2:], rng)
+            batch = moved(batch, dy[part], dx[part])
+            batch = blended(batch, rng) if freely else batch
         yield as_tensor(batch), torch.from_numpy(samples.labels[mine])
 
 
