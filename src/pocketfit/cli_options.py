@@ -58,7 +58,7 @@ def source_options(*left_out: str) -> Callable[[Command], Command]:
 
 
 def teacher_options(command: Command) -> Command:
-    """Whom pruned networks learn from, as `teacher`; `fit` and `apply` share them."""
+    """Whom pruned and quantized networks learn from, as `teacher`; `fit` and `apply` share them."""
 
     @wraps(command)
     def called(*args: Any, teacher: str | None, teacher_weights: Path | None, **more: Any) -> Any:
