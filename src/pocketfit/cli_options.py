@@ -69,7 +69,7 @@ def teacher_options(command: Command) -> Command:
         click.option(
             "--teacher",
             metavar="MODEL",
-            help="A network for the same classes that pruned ones learn from.  [default: MODEL itself, unpruned]",
+            help="A network for the same classes that pruned and quantized ones learn from.  [default: MODEL itself]",
         ),
         click.option("--teacher-weights", type=PATH, help="Weights for a teacher by name or factory."),
     )
