@@ -192,6 +192,24 @@ def test_kept_answers_are_shared_by_trials(task: Task) -> None:
     assert [(path, path.stat().st_mtime_ns) for path in task.cache.glob("answers-*.npy")] == [(answers, written)]
 
 
+def test_tensors_inside_are_compared_with_what_they_were_before_the_grid(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unpruned network's answers, and the tensors of the pruned and equalized one that no weight was rounded in."""
+    before, rounded = (PRUNE, Equalize(samples=20)), Round(sweeps=2, samples=20)
+    wanted = carried_out(task, on_grid(*before), Silent())
+    given: dict[str, Any] = {}
+    original = qat.apply
+
+    def apply(*words: Any, **named: Any) -> Model:
+        given.update(named)
+        return original(*words, **named)
+
+    monkeypatch.setattr(qat, "apply", apply)
+    carried_out(task, on_grid(*before, rounded, QuantTrain(2, batch_size=8, inner=1.0)), Silent())
+    assert given["exact"].sha256 == wanted.sha256 and given["own"] is task.model
+
+
 GRID_PASSES = (Equalize(samples=20), CorrectBias(samples=20), Round(sweeps=2, samples=20), QuantTrain(2, batch_size=8))
 
 
