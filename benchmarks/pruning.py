@@ -10,7 +10,7 @@ the same latency by the predictor of the runtime's cost table; its network is me
 much more or less as the prediction was off, until the measured latency is that of the first method within 3 %, whose
 own is the target. Then all networks are measured in one interleaved run, and only then trained. What was measured is
 kept in .downloads/benchmark/pruning/. `--seeds 0` only measures: do that while nothing else runs, and train later. (A
-busy second core slows a large network down more than a small one: 0.57x became 0.43x.)
+busy second core slows a large network down more than a small one: what was predicted at 0.57x measured 0.43x.)
 """
 
 from __future__ import annotations
