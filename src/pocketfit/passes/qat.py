@@ -15,8 +15,8 @@ answers. What the two have in common is what the softened distributions say, as 
 The last term compares tensors i inside with those of `exact`, the network as it is before any weight was put on a grid
 (as FitNets do with a teacher's: Romero et al. 2015, equation 3). Some hundred pictures have some hundred answers, which
 training learns by heart; in the places where the network is narrow they have a hundred thousand numbers. On 592
-variants of 37 photos the pretrained MobileNetV2, 4-bit weights, came to 10.4 dB at best by its answers alone, to 10.8 dB
-with the tensors inside as well.
+variants of 37 photos the pretrained MobileNetV2, 4-bit weights, came to 10.4 dB at best by its answers alone, and to
+10.8 dB with the tensors inside as well.
 """
 
 from __future__ import annotations
