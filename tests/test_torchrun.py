@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from pocketfit import cli, cli_exit
 from pocketfit.core.plan import ExportSettings, Plan, Prune, Recalibrate, Train
 
+from .given import folder
+
 FACTORY = """
 import torch
 def net(classes: int = 2):
@@ -31,13 +33,7 @@ DATA = ("--input-shape", "3x16x16", "--data", "data.npz")
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a factory, its weights, data and a plan, which is the current one."""
-    monkeypatch.chdir(tmp_path)
-    Path("nets_of_torchrun_test.py").write_text(FACTORY)
-    Path("preprocess.json").write_text(json.dumps({"height": 16, "width": 16, "resize": "exact"}))
-    namespace: dict[str, object] = {}
-    exec(FACTORY, namespace)
-    torch.manual_seed(0)
-    torch.save(namespace["net"]().state_dict(), "good.pth")  # type: ignore[operator]
+    folder(tmp_path, monkeypatch, "nets_of_torchrun_test", FACTORY, 240)
     rng = np.random.default_rng(0)
     labels = np.arange(240) % 2
     pixels = rng.integers(0, 150, (240, 16, 16, 3)) + 100 * labels[:, None, None, None]

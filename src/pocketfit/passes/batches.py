@@ -60,11 +60,6 @@ def as_tensor(batch: NDArray[np.float32]) -> torch.Tensor:
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
 
-def shifted(batch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Every picture [n, C, H, W] moved by its own few pixels; the edge is repeated into the gap."""
-    return moved(batch, *shifts(len(batch), *batch.shape[2:], rng))
-
-
 def shifts(
     count: int, height: int, width: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -48,9 +48,7 @@ Progress = Callable[[int, int], None]
 Distance = Callable[[Tensor, Tensor], Tensor]
 OBSERVED = 64  # samples, from all over the split, that the first ranges are taken from
 FIRST_RANGES: RangeMethod = "mse"
-TEMPERATURE = (
-    Train.temperature
-)  # of another teacher's answers: what recovery before the grid takes unless told otherwise
+TEMPERATURE = Train.temperature  # of another teacher's answers: that of recovery before the grid
 STRETCH_RATE = 0.1  # of the learning rate: a step that is 1 % wider moves the largest of 127 integers by more than one
 
 

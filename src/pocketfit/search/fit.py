@@ -47,7 +47,7 @@ from pocketfit.search.task import (
 )
 from pocketfit.search.verdict import read_verdict
 
-GRID_RATE = 0.006  # of training on the grid, in its own steps; 80 steps at 0.002 left a 4-bit MobileNetV2 as it was
+GRID_RATE = 0.006  # of training on the grid, in its own steps; 80 at 0.002 left a 4-bit network's accuracy as it was
 EXPECTED_DISAGREEMENT = (
     0.05  # share of samples on which a compressed network's score differs, where nothing is known yet
 )
