@@ -15,7 +15,8 @@ from pocketfit.passes import batches
 def test_a_shift_moves_pictures_by_a_few_pixels_and_repeats_the_edge(height: int, width: int, seed: int) -> None:
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     batch = np.stack([np.stack([rows, columns])] * 4)
-    shifted = batches.shifted(batch, np.random.default_rng(seed))
+    shifts = batches.shifts(len(batch), *batch.shape[2:], np.random.default_rng(seed))
+    shifted = batches.moved(batch, *shifts)
     assert shifted.shape == batch.shape and shifted.dtype == batch.dtype
     for picture in shifted:  # each pixel holds its old place: a shift is a constant difference, clipped at the edge
         for old, new, size, axis in ((rows, picture[0], height, 0), (columns, picture[1], width, 1)):
@@ -26,7 +27,8 @@ def test_a_shift_moves_pictures_by_a_few_pixels_and_repeats_the_edge(height: int
 
 def test_shifts_differ_between_pictures() -> None:
     batch = np.broadcast_to(np.arange(64, dtype=np.float32), (32, 1, 64, 64)).copy()
-    shifted = batches.shifted(batch, np.random.default_rng(0))
+    shifts = batches.shifts(len(batch), *batch.shape[2:], np.random.default_rng(0))
+    shifted = batches.moved(batch, *shifts)
     assert len({picture.tobytes() for picture in shifted}) > 3
 
 
