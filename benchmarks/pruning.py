@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import math
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from pocketfit import runtimes, zoo
 from pocketfit.analysis import predictor
 from pocketfit.analysis.predictor import Predictor
 from pocketfit.core.model import Model, Origin
-from pocketfit.core.plan import ExportSettings, Plan, Prune, Resolution, Train
+from pocketfit.core.plan import ExportSettings, Plan, Prune, Resolution, Train, canonical_json
 from pocketfit.core.samples import Samples
 from pocketfit.core.skeleton import mac_terms
 from pocketfit.measure import cost, cost_table
@@ -137,10 +138,11 @@ class Bench:
         settings = Prune(0.0, criterion, keep=keep, samples=LOOKED_AT)  # type: ignore[arg-type]
         return prune.apply(self.model, settings, self.samples, graph=self.graph)
 
-    def recovered(self, model: Model, seed: int, **changes: Any) -> Model:
-        steps = len(self.samples) // BATCH
-        settings = Train(steps, BATCH, self.learning_rate, seed=seed, views=2)
-        settings = replace(settings, **changes)
+    def recovery(self, seed: int, changes: Mapping[str, Any]) -> Train:
+        settings = Train(len(self.samples) // BATCH, BATCH, self.learning_rate, seed=seed, views=2)
+        return replace(settings, **changes)
+
+    def recovered(self, model: Model, settings: Train) -> Model:
         return training.apply(model, settings, self.samples, teacher=self.model, cache=HOME / "answers")
 
     def right(self, model: Model) -> np.ndarray:
@@ -269,6 +271,8 @@ def narrower(bench: Bench, target: float) -> Model:
 RECOVERIES: dict[str, dict[str, Any]] = {
     "fine-tuning": {"alpha": 0.0, "views": 0},
     "distillation": {},
+    "fine-tuning, sgd": {"alpha": 0.0, "views": 0, "optimizer": "sgd"},
+    "distillation, sgd": {"optimizer": "sgd"},
     "distillation, teacher at each step": {"views": 0},
     "decoupled distillation": {"distillation": "decoupled", "alpha": 0.5},
     "distillation, ema 0.98": {"ema": 0.98},
@@ -351,10 +355,11 @@ def run(bench: Bench, target: float, seeds: int, wanted: str, *, recovery: str |
             row = name if recipe == "distillation" else f"{name}; {recipe}"
             drops[row] = []
             for seed in range(seeds):
-                key = f"{row}; {seed}; {bench.learning_rate:g}"
+                settings = bench.recovery(seed, changes)
+                key = f"{row}; {seed}; {hashlib.sha256(canonical_json(asdict(settings)).encode()).hexdigest()[:8]}"
                 if key not in kept:
                     started = time.monotonic()
-                    right = bench.right(bench.recovered(made[name], seed, **changes))
+                    right = bench.right(bench.recovered(made[name], settings))
                     found = paired_drop(exact, right)
                     kept[key] = {"drop": found.points, "low": found.low, "high": found.high}
                     store.write_text(json.dumps(kept, indent=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -154,6 +155,18 @@ GOLDEN = (
     'lor","keep":[["stem",24]],"layers":[],"multiple":8,"pass":"prune","ratio":0.3,"samples":256,"seed":0},{"pass":"r'
     'ecalibrate","samples":1000,"seed":0},{"criterion":"magnitude","layers":[],"pass":"sparsify","pattern":"unstructu'
     'red","samples":256,"seed":0,"sparsity":0.5},{"alpha":0.9,"batch_size":64,"beta":8.0,"distillation":"logits","ema'
+    '":0.9,"feature_weight":100.0,"features":[],"learning_rate":0.02,"optimizer":"muon","pass":"train","seed":0,"shar'
+    'e":1.0,"steps":200,"temperature":4.0,"views":0},{"absorb":true,"pass":"equalize","samples":200,"statistics":"dat'
+    'a"},{"pass":"correct-bias","samples":200,"statistics":"data"},{"pass":"round","samples":200,"seed":0,"sweeps":20'
+    '},{"batch_size":32,"inner":0.0,"labels":0.0,"learning_rate":0.002,"pass":"quant-train","seed":0,"split":"train",'
+    '"steps":300}],"plan_version":5}'
+)
+VERSION_4 = (  # without `optimizer`
+    '{"export":{"activations":"int8","calibration":200,"io":"float32","keep_float":["classifier"],"keep_int8":["stem"'
+    '],"layout":"","precision":"int8","ranges":"mse","runtime":"litert","weights":"int4"},"passes":[{"criterion":"tay'
+    'lor","keep":[["stem",24]],"layers":[],"multiple":8,"pass":"prune","ratio":0.3,"samples":256,"seed":0},{"pass":"r'
+    'ecalibrate","samples":1000,"seed":0},{"criterion":"magnitude","layers":[],"pass":"sparsify","pattern":"unstructu'
+    'red","samples":256,"seed":0,"sparsity":0.5},{"alpha":0.9,"batch_size":64,"beta":8.0,"distillation":"logits","ema'
     '":0.9,"feature_weight":100.0,"features":[],"learning_rate":0.02,"pass":"train","seed":0,"share":1.0,"steps":200,'
     '"temperature":4.0,"views":0},{"absorb":true,"pass":"equalize","samples":200,"statistics":"data"},{"pass":"correc'
     't-bias","samples":200,"statistics":"data"},{"pass":"round","samples":200,"seed":0,"sweeps":20},{"batch_size":32,'
@@ -174,19 +187,25 @@ VERSION_3 = (  # without `inner`
 )
 
 
+def by_sgd(plan: Plan) -> Plan:
+    return replace(plan, passes=tuple(replace(p, optimizer="sgd") if isinstance(p, Train) else p for p in plan.passes))
+
+
 def test_golden_bytes() -> None:
     """Journals, file names and plan.json of users stand on these bytes: a change needs a new plan_version."""
     assert canonical_json(GOLDEN_PLAN.to_json()) == GOLDEN
     assert GOLDEN_PLAN.code == "prune30k1-bn-sparse50.200-eq-bias-round-qat300-wi4ai8-mse-mix1-wide1"
-    assert GOLDEN_PLAN.file_stem == f"{GOLDEN_PLAN.code}-cedab12c"
+    assert GOLDEN_PLAN.file_stem == f"{GOLDEN_PLAN.code}-5af20d81"
     assert Plan.from_json(json.loads(GOLDEN)) == GOLDEN_PLAN
 
 
 def test_plans_of_older_versions_mean_what_they_meant() -> None:
-    assert Plan.from_json(json.loads(VERSION_1)) == WHOLE
+    """Training knew one optimizer, and no tensors inside."""
+    assert Plan.from_json(json.loads(VERSION_1)) == by_sgd(WHOLE)
     passes = (Prune(0.3), Train(200), Equalize(), CorrectBias(), Round(), QuantTrain(300))
-    assert Plan.from_json(json.loads(VERSION_2)) == Plan(passes, GOLDEN_PLAN.export)
-    assert Plan.from_json(json.loads(VERSION_3)) == GOLDEN_PLAN
+    assert Plan.from_json(json.loads(VERSION_2)) == by_sgd(Plan(passes, GOLDEN_PLAN.export))
+    assert Plan.from_json(json.loads(VERSION_3)) == by_sgd(GOLDEN_PLAN)
+    assert Plan.from_json(json.loads(VERSION_4)) == by_sgd(GOLDEN_PLAN)
     assert WHOLE.code == "prune30.200.800-r160x128-wi8ai8-mix1"
 
 
@@ -235,7 +254,7 @@ def changed(*path: str | int, value: Any) -> dict[str, Any]:
     [
         ([], "This is not a plan: it needs the keys 'passes' and 'export'"),
         ({"plan_version": 2, "passes": []}, "This is not a plan"),
-        (changed("plan_version", value=5), "This plan has version 5; this pocketfit reads up to 4"),
+        (changed("plan_version", value=6), "This plan has version 6; this pocketfit reads up to 5"),
         (changed("plan_version", value=None), "This plan has version None"),
         (changed("passes", value={"prune": 1}), "This is not a plan: 'passes' must be a list"),
         (changed("passes", value=["prune"]), "This is not a plan: 'passes' must be a list of objects"),

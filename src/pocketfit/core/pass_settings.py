@@ -13,6 +13,7 @@ Criterion = Literal[
     "l1", "l2", "bn-scale", "fpgm", "lamp", "taylor", "hessian", "activation", "activation-rank", "random"
 ]
 SparsePattern = Literal["unstructured", "2:4", "1:4"]
+OptimizerName = Literal["muon", "sgd"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Train:
     distillation  "logits": D as above; "decoupled": D = T² (TCKD + beta NCKD)   (Zhao et al. 2022, equation 7)
     features      dotted names of layers that student and teacher share, whose outputs are compared as attention maps
                   (Zagoruyko and Komodakis 2017, equation 2) and weighed by `feature_weight`; channels may differ
+    optimizer     "muon" for the matrices among the weights and SGD for all others, or "sgd" for all
     ema           decay of the running average of the weights that is handed over in the end; 0: the last weights
     views         the teacher's answers to so many shifted views of each picture are kept on disk and used again;
                   0: it answers at every step
@@ -93,6 +95,7 @@ class Train:
     feature_weight: float = 100.0
     ema: float = 0.0
     views: int = 0
+    optimizer: OptimizerName = "muon"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:

@@ -27,6 +27,7 @@ from pocketfit.core.pass_settings import (
     CorrectBias,
     Criterion,
     Equalize,
+    OptimizerName,
     PassSettings,
     Piecewise,
     Prune,
@@ -46,6 +47,7 @@ __all__ = [
     "Equalize",
     "ExportSettings",
     "Grid",
+    "OptimizerName",
     "PassSettings",
     "Piecewise",
     "Plan",
@@ -61,8 +63,8 @@ __all__ = [
     "Weights",
     "canonical_json",
 ]
-PLAN_VERSION = 4  # older ones knew fewer settings, and those that they lack have the meaning that they had
-READABLE_VERSIONS = (1, 2, 3, 4)
+PLAN_VERSION = 5  # older ones knew fewer settings, and those that they lack have the meaning that they had
+READABLE_VERSIONS = (1, 2, 3, 4, 5)
 Precision = Literal["float32", "float16", "dynamic-int8", "int8", "weight-only"]
 Weights = Literal["int8", "int7", "int4"]
 RangeMethod = Literal["min-max", "moving-average", "percentile", "mse", "kl"]  # from what calibration saw
@@ -259,7 +261,8 @@ class Plan:
             kind = _KINDS.get(str(item.get("pass", "")))
             if kind is None:
                 raise UserError(f"Unknown pass {item.get('pass')!r} in the plan: known are {', '.join(_KINDS)}")
-            passes.append(_build(kind, {k: v for k, v in item.items() if k != "pass"}))
+            meant = {"optimizer": "sgd"} if kind is Train and data["plan_version"] < 5 else {}
+            passes.append(_build(kind, meant | {k: v for k, v in item.items() if k != "pass"}))
         return cls(tuple(passes), _build(ExportSettings, data["export"]))
 
 

@@ -24,17 +24,16 @@ from torch import nn
 from pocketfit.core.errors import UserError
 from pocketfit.core.launch import rank
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Train
+from pocketfit.core.plan import OptimizerName, Train
 from pocketfit.core.samples import Samples
 from pocketfit.passes import distil, together
 from pocketfit.passes.average import Average
 from pocketfit.passes.batches import prefetched, shuffled
+from pocketfit.passes.optimizers import Optimizer
 from pocketfit.passes.soft_targets import taught
 from pocketfit.sources.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
-WEIGHT_DECAY = 4e-5  # MobileNetV2's (Sandler et al. 2018, section 6.1)
-MOMENTUM = 0.9
 WARMUP_SHARE = 0.05
 LABEL_SMOOTHING = 0.1  # for transfer without a teacher (Szegedy et al. 2016, section 7)
 
@@ -56,6 +55,7 @@ class Recipe:
     features: tuple[str, ...] = ()
     feature_weight: float = 0.0
     ema: float = 0.0
+    optimizer: OptimizerName = "sgd"
 
 
 def apply(
@@ -86,7 +86,7 @@ def apply(
         order = np.random.default_rng(settings.seed).permutation(len(samples))
         samples = samples.take(np.sort(order[: max(1, round(settings.share * len(samples)))]))
     shared = ("batch_size", "learning_rate", "seed", "temperature", "alpha", "distillation", "beta", "features")
-    recipe = Recipe(**{name: getattr(settings, name) for name in (*shared, "feature_weight", "ema")})
+    recipe = Recipe(**{name: getattr(settings, name) for name in (*shared, "feature_weight", "ema", "optimizer")})
     network = copy.deepcopy(model.network)
     optimise(
         network,
@@ -171,7 +171,7 @@ def optimise(
     max_time_s: float | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Train `network` in place with SGD (Nesterov) and a cosine schedule; returns the number of steps taken.
+    """Train `network` in place with a cosine schedule; returns the number of steps taken.
 
     views, cache  as `soft_targets.taught` has them; 0: the teacher answers at every step
     masks         by parameter name; the parameter is multiplied by it after every step
@@ -190,8 +190,7 @@ def optimise(
     torch.manual_seed(recipe.seed + mine.number)  # dropout draws from here
     network.train().to(place, memory_format=torch.channels_last)
     together.same_as_first(network)
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    optimizer = _optimizer(parameters, recipe.learning_rate)
+    optimizer = Optimizer(network, recipe.optimizer)
     kept = [(network.get_parameter(name), mask.to(place)) for name, mask in (masks or {}).items()]
     average = Average(network, recipe.ema) if recipe.ema > 0 else None
     started = time.monotonic()
@@ -203,13 +202,10 @@ def optimise(
                 share = together.from_first(max(share, (time.monotonic() - started) / max_time_s))
                 if share >= 1:
                     break
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * schedule(share)
             loss = _loss(network, teacher, *(None if part is None else part.to(place) for part in batch), recipe)
-            optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            together.average_gradients(parameters, len(batch[0]) / rows)
-            optimizer.step()
+            together.average_gradients(optimizer.parameters, len(batch[0]) / rows)
+            optimizer.step(recipe.learning_rate * schedule(share))
             _multiply(kept)
             taken += 1
             if average is not None:
@@ -221,7 +217,7 @@ def optimise(
             average.hand_over()
         network.eval().to("cpu", memory_format=torch.contiguous_format)
     together.same_as_first(network)
-    if any(not torch.isfinite(p).all() for p in parameters):
+    if any(not torch.isfinite(p).all() for p in optimizer.parameters):
         raise UserError("Training diverged: weights are no longer finite; use a smaller learning rate")
     return taken
 
@@ -241,15 +237,6 @@ def _multiply(kept: list[tuple[nn.Parameter, torch.Tensor]]) -> None:
     with torch.no_grad():
         for parameter, mask in kept:
             parameter.mul_(mask)
-
-
-def _optimizer(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.SGD:
-    """Weights decay, biases and batch norms do not."""
-    decayed = [
-        {"params": [p for p in parameters if p.ndim > 1]},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(decayed, lr=learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
 
 
 def device() -> torch.device:
