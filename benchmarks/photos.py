@@ -68,6 +68,25 @@ def halves(folder: Path, variants: Sequence[Variant] = FEW) -> tuple[Photos, Pho
     return first, second
 
 
+def unlabelled(folder: Path, variants: Sequence[Variant] = FEW) -> Samples:
+    """All pictures of a folder in all variants, for training alone."""
+    paths = sorted(path.name for path in folder.glob("*.jpg"))
+    return _photos(folder, {path: [-1] for path in paths}, "train", variants).samples
+
+
+def joined(first: Samples, second: Samples) -> Samples:
+    """The pictures of both, fed as the first ones."""
+    array = np.concatenate([first.array, second.array])
+    labels = np.concatenate([first.labels, second.labels])
+    return replace(
+        first,
+        array=array,
+        labels=labels,
+        names=[*first.names, *second.names],
+        sha256=hashlib.sha256(array.tobytes()).hexdigest(),
+    )
+
+
 def shuffled(photos: Photos, count: int, seed: int = 0) -> Samples:
     """`count` of the pictures in a fixed random order, without labels: the first 100 of 200 are those of 100."""
     chosen = photos.samples.take(np.random.default_rng(seed).permutation(len(photos.samples))[:count])

@@ -73,7 +73,7 @@ def _plan(runtime: str, *passes: PassSettings, **export: Any) -> Plan:
 REPAIRS = (Equalize(), Round())
 FOUR: dict[str, Any] = {"weights": "int4", "ranges": "mse"}
 TRAINED = QuantTrain(60, batch_size=16, learning_rate=0.006)
-FOUR_TRAINED = QuantTrain(240, batch_size=16, learning_rate=0.02, inner=1.0)
+FOUR_TRAINED = QuantTrain(480, batch_size=16, learning_rate=0.02, inner=1.0)
 STEM = ("features.0.0",)  # LiteRT has no 4-bit kernel for its window
 # Nine layers of MobileNetV2 with 1.1 % of the weights that 4 bits are for, and 46 % of the noise that 4 bits make.
 GUILTY = tuple(f"features.{name}" for name in ("1.conv.1", "2.conv.0.0", "2.conv.2", "3.conv.0.0", "3.conv.2",
@@ -136,7 +136,8 @@ QUICK_PICTURES, QUICK_CALIBRATION = 114, 20  # three variants of each photo
 class Given:
     """Calibration pictures in the place of a Dataset: passes read the "calibration" split, or all of them as "train".
 
-    calibration  as many as the exports are calibrated with      more  all pictures of the calibration photos
+    calibration  as many as the exports are calibrated with
+    more         all pictures of the calibration photos, and for the networks of ImageNet of 20 other photos as well
     """
 
     calibration: Samples
@@ -321,7 +322,9 @@ def pretrained(name: str, title: str, preprocess: Preprocess) -> Callable[[int, 
         first, judge = photos.halves(stamps, photos.MANY)
         judge = judge.first(QUICK_PICTURES) if quick else judge
         few = photos.shuffled(first, calibration)
-        given = Given(*(replace(s, preprocess=preprocess) for s in (few, photos.shuffled(first, len(first.samples)))))
+        more = photos.unlabelled(_there(DOWNLOADS / "photos", "python tools/fetch.py photos"), photos.MANY)
+        trained = photos.joined(photos.shuffled(first, len(first.samples)), more)
+        given = Given(*(replace(s, preprocess=preprocess) for s in (few, trained)))
         model = open_model(name, weights=weights, preprocess=preprocess)
         words = {
             "calibration": f"{calibration} unlabelled pictures of {first.photo.max() + 1} photos",

