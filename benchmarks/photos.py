@@ -33,6 +33,11 @@ MANY: tuple[Variant, ...] = (
     *((140, False, 30, 30), (140, True, -30, 20), (270, False, -25, -25)),
     *((300, False, 0, 0), (300, True, 40, -30), (360, True, 0, 0), (360, False, -50, 40)),
 )
+# Of a photo that fills its frame, for training.
+WHOLE: tuple[Variant, ...] = (
+    *((300, False, 0, 0), (300, True, 40, 0), (360, True, 0, 0)),
+    *((360, False, -50, 40), (224, False, 0, 0), (200, True, -12, 12)),
+)
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,10 @@ def halves(folder: Path, variants: Sequence[Variant] = FEW) -> tuple[Photos, Pho
     return first, second
 
 
-def unlabelled(folder: Path, variants: Sequence[Variant] = FEW) -> Samples:
-    """All pictures of a folder in all variants, for training alone."""
-    paths = sorted(path.name for path in folder.glob("*.jpg"))
-    return _photos(folder, {path: [-1] for path in paths}, "train", variants).samples
+def unlabelled(folder: Path) -> Samples:
+    """All photos of a folder (`tools/fetch.py photos`), six variants of each, for training alone."""
+    paths = sorted(path.name for path in folder.glob("*.webp"))
+    return _photos(folder, {path: [-1] for path in paths}, "train", WHOLE).samples
 
 
 def joined(first: Samples, second: Samples) -> Samples:

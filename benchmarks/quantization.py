@@ -137,7 +137,7 @@ class Given:
     """Calibration pictures in the place of a Dataset: passes read the "calibration" split, or all of them as "train".
 
     calibration  as many as the exports are calibrated with
-    more         all pictures of the calibration photos, and for the networks of ImageNet of 20 other photos as well
+    more         all pictures of the calibration photos, and for the networks of ImageNet some 250 other photos as well
     """
 
     calibration: Samples
@@ -322,7 +322,7 @@ def pretrained(name: str, title: str, preprocess: Preprocess) -> Callable[[int, 
         first, judge = photos.halves(stamps, photos.MANY)
         judge = judge.first(QUICK_PICTURES) if quick else judge
         few = photos.shuffled(first, calibration)
-        more = photos.unlabelled(_there(DOWNLOADS / "photos", "python tools/fetch.py photos"), photos.MANY)
+        more = photos.unlabelled(_there(DOWNLOADS / "photos", "python tools/fetch.py photos"))
         trained = photos.joined(photos.shuffled(first, len(first.samples)), more)
         given = Given(*(replace(s, preprocess=preprocess) for s in (few, trained)))
         model = open_model(name, weights=weights, preprocess=preprocess)

