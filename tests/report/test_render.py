@@ -68,7 +68,8 @@ def test_only_the_pages_own_script_may_run() -> None:
 def poisoned(value: Any) -> Any:
     """Every free text of the journal with markup in it; what is of a fixed vocabulary stays."""
     fixed = {"kind", "stage", "status", "runtime", "pass", "precision", "activations", "how", "unit", "quantity"}
-    fixed |= {"criterion", "io", "layout", "split", "prefer", "picture", "weights", "ranges", "distillation"}
+    fixed |= {"criterion", "io", "layout", "split", "prefer", "picture", "weights", "ranges"}
+    fixed |= {"distillation", "optimizer"}
     if isinstance(value, dict):
         return {k: v if k in fixed else poisoned(v) for k, v in value.items()}
     if isinstance(value, list):
