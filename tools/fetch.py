@@ -3,13 +3,12 @@
     python tools/fetch.py fashion-mnist mobilenet_v2 [efficientnet_lite0] [stamps] [photos] [-o .downloads]
 
 Nothing of it is part of pocketfit, and none of it may be committed. No root is needed: Debian packages are downloaded
-with lists of our own and unpacked into the folder. Each file is checked against its sha256.
+with lists of our own and unpacked into the folder. Weights and Fashion-MNIST are checked against their sha256.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gzip
 import hashlib
 import io
@@ -99,6 +98,8 @@ def photos(out: Path) -> Path:
                 content = (root / "usr/share/gcompris-qt/rcc" / f"{activity}.rcc").read_bytes()
                 for number, picture in enumerate(_webp(content)):
                     (partial / f"{activity}-{number:03}.webp").write_bytes(picture)
+        if not any(partial.iterdir()):
+            raise SystemExit("The package gcompris-qt-data holds its photos in another form than WebP: none were found")
         partial.rename(path)
     return path
 
@@ -107,7 +108,7 @@ def _webp(resources: bytes) -> Iterator[bytes]:
     """The WebP pictures in a Qt resource file, which keeps them as they are."""
     for match in re.finditer(rb"RIFF(....)WEBPVP8", resources, re.DOTALL):
         picture = resources[match.start() : match.start() + 8 + int.from_bytes(match[1], "little")]
-        with contextlib.suppress(OSError), Image.open(io.BytesIO(picture)) as opened:
+        with Image.open(io.BytesIO(picture)) as opened:
             if min(opened.size) >= LEAST_PX:
                 yield picture
 

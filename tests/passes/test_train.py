@@ -288,6 +288,19 @@ def test_an_average_over_a_short_training_does_not_ruin_it() -> None:
     assert loss(train.apply(start, settings, data, teacher=None), data) < 0.4 * loss(start, data)
 
 
+@pytest.mark.parametrize("pointwise", [True, False])
+def test_the_settings_say_which_optimizer_moves_a_pointwise_convolution(pointwise: bool) -> None:
+    start = model(dropout=0.0)
+    if pointwise:
+        torch.manual_seed(0)
+        start.network.stem.append(nn.Conv2d(8, 8, 1))
+    by_muon, by_sgd = (
+        train.apply(start, Train(3, batch_size=8, alpha=0.0, optimizer=name), samples(), teacher=None)
+        for name in ("muon", "sgd")
+    )
+    assert same_weights(by_muon, by_sgd) == (not pointwise)
+
+
 def test_zeros_of_sparse_layers_stay_and_only_theirs() -> None:
     start = model()
     with torch.no_grad():
