@@ -88,7 +88,9 @@ class _Activation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, low: Tensor, high: Tensor, levels: int) -> Tensor:
         scale, zero = grid_of(float(low), float(high), levels)
-        rounded = torch.fake_quantize_per_tensor_affine(values, scale, zero, 0, levels - 1)
+        # What torch.fake_quantize_per_tensor_affine does, which on a CPU takes five times as long as these four.
+        inverse = 1 / torch.tensor(scale, dtype=torch.float32)
+        rounded = values.mul(inverse).round_().clamp_(-zero, levels - 1 - zero).mul_(scale)
         ctx.save_for_backward(values, rounded)
         ctx.ends = -zero * scale, (levels - 1 - zero) * scale
         return rounded

@@ -37,6 +37,7 @@ from pocketfit.passes.batches import prefetched, shuffled
 from pocketfit.passes.distil import Teacher, divergence, teacher_of
 from pocketfit.passes.fake import largest_integer, widest_scale
 from pocketfit.passes.fold import fold_batch_norm
+from pocketfit.passes.memory import kept_memory
 from pocketfit.passes.point_ranges import observe, set_ranges
 from pocketfit.passes.rounding import best_scale, put
 from pocketfit.passes.simulate import Simulation, attribute, layers_of, simulate
@@ -52,6 +53,7 @@ TEMPERATURE = Train.temperature  # of another teacher's answers: that of recover
 STRETCH_RATE = 0.1  # of the learning rate: a step that is 1 % wider moves the largest of 127 integers by more than one
 
 
+@kept_memory()
 def apply(
     model: Model,
     settings: QuantTrain,
@@ -81,6 +83,7 @@ def apply(
         set_ranges(simulation, observe(simulation, samples, rows, histograms=True), FIRST_RANGES)
     simulation.activate()
     inside = _Inside(simulation, simulate(exact or model, grid)) if settings.inner > 0 else None
+    one_network = distance is relative_error and (own or model).key == (exact or model).key
     optimizer = _optimizer(simulation, settings.learning_rate)
     rates = [group["lr"] for group in optimizer.param_groups]
     zeros = _zeros(simulation, model.learned.get(SPARSE, ()))
@@ -90,9 +93,12 @@ def apply(
     for taken, (inputs, labels) in enumerate(prefetched(given)):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * schedule(taken / settings.steps)
-        loss = _loss(simulation.network(inputs), asked(inputs), distance, labels, settings.labels)
+        answers = simulation.network(inputs)
+        exactly = inside.answers(inputs) if inside is not None else None
+        wanted = exactly if exactly is not None and one_network else asked(inputs)
+        loss = _loss(answers, wanted, distance, labels, settings.labels)
         if inside is not None:
-            loss = loss + settings.inner * inside.error(inputs)
+            loss = loss + settings.inner * inside.error()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -124,12 +130,16 @@ class _Inside:
             simulation.points[name].register_forward_pre_hook(_note(self._ours, name))
             exact.points[name].register_forward_pre_hook(_note(self._theirs, name))
 
-    def error(self, inputs: Tensor) -> Tensor:
-        """The mean of |ours - exact|² / |exact|² after the simulation's network has seen `inputs`."""
-        with torch.inference_mode():
-            self._exact(inputs)
-        errors = [relative_error(self._ours[name], self._theirs[name].clone()) for name in self._names]
-        return torch.stack(errors).mean() if errors else inputs.new_zeros(())
+    def answers(self, inputs: Tensor) -> Tensor:
+        """Those of `exact`, whose tensors inside are noted on the way."""
+        with torch.no_grad():
+            found: Tensor = self._exact(inputs)
+        return found
+
+    def error(self) -> Tensor:
+        """The mean of |ours - exact|² / |exact|², after both networks have seen the same inputs."""
+        errors = [relative_error(self._ours[name], self._theirs[name]) for name in self._names]
+        return torch.stack(errors).mean() if errors else torch.zeros(())
 
 
 def _note(found: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

@@ -29,6 +29,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.passes import distil, together
 from pocketfit.passes.average import Average
 from pocketfit.passes.batches import prefetched, shuffled
+from pocketfit.passes.memory import kept_memory
 from pocketfit.passes.optimizers import Optimizer
 from pocketfit.passes.soft_targets import taught
 from pocketfit.sources.fingerprint import fingerprint
@@ -158,6 +159,7 @@ def replace_head(model: Model, labels: tuple[str, ...], *, seed: int) -> Model:
     )
 
 
+@kept_memory()
 def optimise(
     network: nn.Module,
     samples: Samples,
