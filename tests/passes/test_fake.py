@@ -32,6 +32,18 @@ def test_activations_are_the_twin_of_affine(values: list[float], ends: tuple[flo
     assert np.all((step < 1e-3) | ties)
 
 
+@given(st.integers(0, 10**6), RANGES)
+def test_activations_are_torchs_own(seed: int, ends: tuple[float, float]) -> None:
+    """Bit for bit, ties and what is clipped included."""
+    scale, zero = fake.grid_of(*ends)
+    values = torch.randn(500, generator=torch.Generator().manual_seed(seed)) * 12
+    values = torch.cat([values, (torch.arange(-300, 300) + 0.5) * scale])
+    low, high = (torch.tensor(end, dtype=torch.float64) for end in ends)
+    assert torch.equal(
+        fake.fake_activation(values, low, high), torch.fake_quantize_per_tensor_affine(values, scale, zero, 0, 255)
+    )
+
+
 @given(st.integers(0, 10**6), st.sampled_from([4, 7, 8]), st.integers(0, 1))
 def test_weights_are_the_twin_of_affine(seed: int, bits: int, axis: int) -> None:
     weight = np.random.default_rng(seed).standard_normal((5, 4, 3, 3)).astype(np.float32)

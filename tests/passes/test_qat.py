@@ -107,6 +107,20 @@ def test_labels_pull_towards_themselves() -> None:
     assert right(with_labels) > right(without) + 0.15
 
 
+def test_the_network_that_is_both_teacher_and_measure_is_asked_once() -> None:
+    """With `inner` the float network runs anyway; under another name it is asked by itself, and teaches the same."""
+    torch.manual_seed(0)
+    model, pictures = model_of(Net(), 12), noise(32, 12, 0)
+    settings = QuantTrain(4, batch_size=16, learning_rate=0.2, inner=1.0)
+    calls: list[str] = []
+    model.network.register_forward_hook(lambda *_: calls.append("own"))
+    once = qat.apply(model, settings, pictures, FOUR)
+    asked_before = len(calls)
+    twice = qat.apply(model, settings, pictures, FOUR, own=replace(model, sha256="another name"))
+    assert len(calls) - asked_before >= asked_before + settings.steps
+    assert alike(once, twice) > 0.98, "sums in another order may move a weight across a rounding edge"
+
+
 def turned(model: Model, order: list[int], names: tuple[str, ...]) -> Model:
     """The same network with its classes in another order."""
     network = copy.deepcopy(model.network)

@@ -83,7 +83,7 @@ def apply(
         set_ranges(simulation, observe(simulation, samples, rows, histograms=True), FIRST_RANGES)
     simulation.activate()
     inside = _Inside(simulation, simulate(exact or model, grid)) if settings.inner > 0 else None
-    one_network = distance is relative_error and (own or model).key == (exact or model).key
+    one_network = distance is relative_error and not asked.order and (own or model).key == (exact or model).key
     optimizer = _optimizer(simulation, settings.learning_rate)
     rates = [group["lr"] for group in optimizer.param_groups]
     zeros = _zeros(simulation, model.learned.get(SPARSE, ()))
