@@ -98,6 +98,11 @@ def shuffled(photos: Photos, count: int, seed: int = 0) -> Samples:
     return replace(chosen, labels=np.full(count, -1, np.int64))
 
 
+def mixed(samples: Samples, seed: int = 0) -> Samples:
+    """All of them in a fixed random order, so that the first ones show something of all."""
+    return samples.take(np.random.default_rng(seed).permutation(len(samples)))
+
+
 def _photos(folder: Path, labels: dict[str, list[int]], split: str, variants: Sequence[Variant]) -> Photos:
     pictures = [decode(folder / path, PREPROCESS) for path in labels]
     array = np.stack([_variant(pixels, *variant) for variant in variants for pixels in pictures])

@@ -81,17 +81,19 @@ exports = st.builds(
     st.sampled_from(["float32", "float16", "dynamic-int8"]),
 )
 STATISTICS = st.sampled_from(["data", "batch-norm"])
+SPLITS = st.sampled_from(["train", "calibration"])
 on_grid = (
     st.builds(CorrectBias, STATISTICS, st.integers(1, 500))
-    | st.builds(Round, st.integers(1, 10**4), st.integers(1, 500), st.integers(0, 2**31))
+    | st.builds(Round, st.integers(1, 10**4), st.integers(1, 500), st.integers(0, 2**31), SPLITS)
     | st.builds(
         QuantTrain,
         st.integers(1, 10**4),
         st.integers(1, 512),
         st.floats(1e-6, 1),
         st.floats(0, 1),
-        st.sampled_from(["train", "calibration"]),
+        SPLITS,
         st.integers(0, 2**31),
+        st.floats(0, 100),
         st.floats(0, 100),
     )
 )
@@ -150,6 +152,18 @@ GOLDEN_PLAN = Plan(
     ExportSettings("litert", "int8", keep_float=("classifier",), weights="int4", keep_int8=("stem",), ranges="mse"),
 )
 GOLDEN = (
+    '{"export":{"activations":"int8","calibration":200,"io":"float32","keep_float":["classifier"],"keep_int8":["ste'
+    'm"],"layout":"","precision":"int8","ranges":"mse","runtime":"litert","weights":"int4"},"passes":[{"criterion":'
+    '"taylor","keep":[["stem",24]],"layers":[],"multiple":8,"pass":"prune","ratio":0.3,"samples":256,"seed":0},{"pa'
+    'ss":"recalibrate","samples":1000,"seed":0},{"criterion":"magnitude","layers":[],"pass":"sparsify","pattern":"u'
+    'nstructured","samples":256,"seed":0,"sparsity":0.5},{"alpha":0.9,"batch_size":64,"beta":8.0,"distillation":"lo'
+    'gits","ema":0.9,"feature_weight":100.0,"features":[],"learning_rate":0.02,"optimizer":"muon","pass":"train","s'
+    'eed":0,"share":1.0,"steps":200,"temperature":4.0,"views":0},{"absorb":true,"pass":"equalize","samples":200,"st'
+    'atistics":"data"},{"pass":"correct-bias","samples":200,"statistics":"data"},{"pass":"round","samples":200,"see'
+    'd":0,"split":"calibration","sweeps":20},{"batch_size":32,"inner":0.0,"labels":0.0,"layerwise":0.0,"learning_ra'
+    'te":0.002,"pass":"quant-train","seed":0,"split":"train","steps":300}],"plan_version":6}'
+)
+VERSION_5 = (  # without `layerwise`, and `split` of Round
     '{"export":{"activations":"int8","calibration":200,"io":"float32","keep_float":["classifier"],"keep_int8":["stem"'
     '],"layout":"","precision":"int8","ranges":"mse","runtime":"litert","weights":"int4"},"passes":[{"criterion":"tay'
     'lor","keep":[["stem",24]],"layers":[],"multiple":8,"pass":"prune","ratio":0.3,"samples":256,"seed":0},{"pass":"r'
@@ -195,17 +209,18 @@ def test_golden_bytes() -> None:
     """Journals, file names and plan.json of users stand on these bytes: a change needs a new plan_version."""
     assert canonical_json(GOLDEN_PLAN.to_json()) == GOLDEN
     assert GOLDEN_PLAN.code == "prune30k1-bn-sparse50.200-eq-bias-round-qat300-wi4ai8-mse-mix1-wide1"
-    assert GOLDEN_PLAN.file_stem == f"{GOLDEN_PLAN.code}-5af20d81"
+    assert GOLDEN_PLAN.file_stem == f"{GOLDEN_PLAN.code}-85611a12"
     assert Plan.from_json(json.loads(GOLDEN)) == GOLDEN_PLAN
 
 
 def test_plans_of_older_versions_mean_what_they_meant() -> None:
-    """Training knew one optimizer, and no tensors inside."""
+    """Training knew one optimizer, and no tensors inside; training on the grid no layer by itself."""
     assert Plan.from_json(json.loads(VERSION_1)) == by_sgd(WHOLE)
     passes = (Prune(0.3), Train(200), Equalize(), CorrectBias(), Round(), QuantTrain(300))
     assert Plan.from_json(json.loads(VERSION_2)) == by_sgd(Plan(passes, GOLDEN_PLAN.export))
     assert Plan.from_json(json.loads(VERSION_3)) == by_sgd(GOLDEN_PLAN)
     assert Plan.from_json(json.loads(VERSION_4)) == by_sgd(GOLDEN_PLAN)
+    assert Plan.from_json(json.loads(VERSION_5)) == GOLDEN_PLAN
     assert WHOLE.code == "prune30.200.800-r160x128-wi8ai8-mix1"
 
 
@@ -254,7 +269,7 @@ def changed(*path: str | int, value: Any) -> dict[str, Any]:
     [
         ([], "This is not a plan: it needs the keys 'passes' and 'export'"),
         ({"plan_version": 2, "passes": []}, "This is not a plan"),
-        (changed("plan_version", value=6), "This plan has version 6; this pocketfit reads up to 5"),
+        (changed("plan_version", value=7), "This plan has version 7; this pocketfit reads up to 6"),
         (changed("plan_version", value=None), "This plan has version None"),
         (changed("passes", value={"prune": 1}), "This is not a plan: 'passes' must be a list"),
         (changed("passes", value=["prune"]), "This is not a plan: 'passes' must be a list of objects"),

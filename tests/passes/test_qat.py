@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from pocketfit.core.plan import ExportSettings, Grid, QuantTrain, Sparsify
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.fidelity import sqnr_db
 from pocketfit.passes import fake, qat, sparsify
+from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.simulate import simulate
 from pocketfit.sources.models import open_model
 
@@ -161,10 +163,21 @@ def test_what_a_teachers_logits_are_scaled_and_offset_by_is_not_learned() -> Non
     answers, wanted = torch.randn(8, 5), torch.randn(8, 5)
     divergence = qat.softened_divergence(answers, wanted)
     torch.testing.assert_close(qat.softened_divergence(answers, wanted + 7), divergence)
-    assert qat.relative_error(answers, wanted + 7) > 0.5
-    torch.testing.assert_close(qat.relative_error(wanted, wanted), torch.zeros(()))
+    assert qat.mean_relative_error(answers, wanted + 7) > 0.5
+    torch.testing.assert_close(qat.mean_relative_error(wanted, wanted), torch.zeros(()))
     soft = torch.nn.functional.kl_div((answers / 4).log_softmax(1), (wanted / 4).softmax(1), reduction="batchmean")
     torch.testing.assert_close(divergence, 16 * soft)
+
+
+def test_each_sample_counts_by_its_own_size() -> None:
+    """A sample whose answers are a tenth as large as another's, and off by as large a share, counts as much."""
+    torch.manual_seed(0)
+    wanted, off = torch.randn(1, 5), torch.randn(1, 5)
+    one = qat.mean_relative_error(wanted + off, wanted)
+    sizes = torch.tensor([[1.0], [0.1], [10.0]])
+    torch.testing.assert_close(qat.mean_relative_error(sizes[:2] * (wanted + off), sizes[:2] * wanted), one)
+    nothing = torch.cat([wanted, torch.zeros(1, 5)])  # a sample without answers does not count without bounds
+    assert qat.mean_relative_error(nothing + 0.01 * off, nothing) < 0.05
 
 
 def test_the_network_itself_as_a_teacher_changes_nothing() -> None:
@@ -243,6 +256,53 @@ def test_what_is_right_inside_is_what_the_network_had_before_it_went_on_the_grid
     told, untold = (qat.apply(start, settings, samples, FOUR, own=model, exact=exact) for exact in (model, None))
     near, far = ((inside(found.network) - inside(model.network)).square().sum() for found in (told, untold))
     assert near < far / 2
+
+
+def off_by_themselves(model: Model, found: Model, samples: Samples) -> dict[str, float]:
+    """Layer -> the variance of what its outputs change by where `found` has its weights, over that of its outputs; each
+    layer sees what it sees in `model`, whose batch norms are folded."""
+    seen: dict[str, torch.Tensor] = {}
+    names = ("a", "b", "c", "fc")
+
+    def note(name: str) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
+        return lambda _, given: seen.update({name: given[0]})
+
+    hooks = [model.network.get_submodule(name).register_forward_pre_hook(note(name)) for name in names]
+    with torch.no_grad():
+        model.network(torch.from_numpy(samples.inputs(slice(None))))
+        for hook in hooks:
+            hook.remove()
+        shares = {}
+        for name in names:
+            before, after = (one.network.get_submodule(name)(seen[name]).transpose(0, 1) for one in (model, found))
+            shares[name] = float((after - before).flatten(1).var(1).sum() / before.flatten(1).var(1).sum())
+    return shares
+
+
+def test_what_layers_are_off_by_themselves_is_what_their_outputs_change_by() -> None:
+    torch.manual_seed(0)
+    model, samples = model_of(Net(), 12), noise(512, 12, 0)
+    model = replace(model, network=fold_batch_norm(model.network, model.signature))
+    rounded = copy.deepcopy(model.network)
+    for name, bits in {"a": 4, "b": 8, "c": 4, "fc": 4}.items():
+        weight = rounded.get_submodule(name).weight
+        weight.data = fake.fake_weight(weight.data, fake.widest_scale(weight, bits), bits)
+    simulation = simulate(model, FOUR)
+    simulation.activate(points=False)
+    found = qat._Layers(simulation, simulate(model, FOUR), samples, seed=0).error()
+    shares = off_by_themselves(model, replace(model, network=rounded), samples)
+    torch.testing.assert_close(float(found.detach()), sum(shares.values()), rtol=0.05, atol=0)
+
+
+def test_layers_held_to_their_own_work_stay_nearer_to_it() -> None:
+    """What they are off by themselves, on samples that training has not seen."""
+    torch.manual_seed(0)
+    model, few = model_of(Net(), 12), noise(8, 12, 0)
+    model = replace(model, network=fold_batch_norm(model.network, model.signature))
+    settings = QuantTrain(160, batch_size=8, learning_rate=0.1, split="calibration")
+    freely, held = (qat.apply(model, replace(settings, layerwise=share), few, FOUR) for share in (0.0, 0.2))
+    off, less = (sum(off_by_themselves(model, found, noise(64, 12, 7)).values()) for found in (freely, held))
+    assert less < 0.7 * off
 
 
 @pytest.mark.parametrize(("name", "expected"), [("mobilenet_v2", 27), ("resnet18", 23)])

@@ -222,12 +222,14 @@ class Round:
     (as AdaRound, Nagel et al. 2020). The grid is that of the plan's export settings.
 
     sweeps   how often each weight of a layer is looked at
-    samples  how many of the calibration split are looked at
+    samples  how many samples of the split are looked at
+    split    "calibration", or "train" where that has more to see
     """
 
     sweeps: int = 20
     samples: int = 200
     seed: int = 0
+    split: Literal["calibration", "train"] = "calibration"
 
     def __post_init__(self) -> None:
         if self.sweeps < 1 or self.samples < 1:
@@ -244,10 +246,12 @@ class QuantTrain:
     learned step sizes: Esser et al. 2020). The teacher is the float network, or another one where the user gave one;
     passes/qat.py says how answers are compared in each case. The learned ranges go into the export.
 
-    labels  share of the loss that the labels have; the rest is the teacher's. 0: unlabelled samples will do
-    split   the samples that are trained on: "train", or "calibration" where that is all there is
-    inner   weight of what tensors inside are off, against the same network in float: a few hundred pictures say more by
-            all their positions than by their answers alone
+    labels     share of the loss that the labels have; the rest is the teacher's. 0: unlabelled samples will do
+    split      the samples that are trained on: "train", or "calibration" where that is all there is
+    inner      weight of what tensors inside are off, against the same network in float: a few hundred pictures say more
+               by all their positions than by their answers alone
+    layerwise  weight of what each layer by itself is off, fed as in float: where samples are few, it keeps layers from
+               making up for one another's errors on these alone
     """
 
     steps: int
@@ -257,13 +261,15 @@ class QuantTrain:
     split: Literal["train", "calibration"] = "train"
     seed: int = 0
     inner: float = 0.0
+    layerwise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise UserError("Quantization-aware training needs at least one step and a batch of at least one sample")
-        if not 0 <= self.labels <= 1 or self.inner < 0 or self.learning_rate <= 0:
+        if not 0 <= self.labels <= 1 or min(self.inner, self.layerwise) < 0 or self.learning_rate <= 0:
             raise UserError(
-                "Quantization-aware training needs 0 <= labels <= 1, inner from 0 and a positive learning rate"
+                "Quantization-aware training needs 0 <= labels <= 1, inner and layerwise from 0, and a positive"
+                " learning rate"
             )
 
     @property

@@ -63,8 +63,8 @@ __all__ = [
     "Weights",
     "canonical_json",
 ]
-PLAN_VERSION = 5  # older ones knew fewer settings, and those that they lack have the meaning that they had
-READABLE_VERSIONS = (1, 2, 3, 4, 5)
+PLAN_VERSION = 6  # older ones knew fewer settings, and those that they lack have the meaning that they had
+READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
 Precision = Literal["float32", "float16", "dynamic-int8", "int8", "weight-only"]
 Weights = Literal["int8", "int7", "int4"]
 RangeMethod = Literal["min-max", "moving-average", "percentile", "mse", "kl"]  # from what calibration saw

@@ -47,13 +47,10 @@ def apply(model: Model, settings: Round, samples: Samples, grid: Grid, *, progre
     """A copy of the model, batch norms folded, its weights on the grid and its biases set for them."""
     simulation = simulate(model, grid)
     simulation.activate(weights=False, points=False)
-    rows = np.random.default_rng(settings.seed).permutation(len(samples))[: settings.samples]
-    gathering = _Gathering(simulation.network, max(1, ROWS // len(rows)))
     network = fold_batch_norm(model.network, model.signature)
     with torch.inference_mode():
-        for start in range(0, len(rows), BATCH):
-            gathering.run(torch.from_numpy(samples.inputs(np.sort(rows[start : start + BATCH]))))
-        for done, (name, sums) in enumerate(gathering.sums.items()):
+        gathered = layer_inputs(simulation.network, samples, settings.samples, settings.seed)
+        for done, (name, sums) in enumerate(gathered.items()):
             layer = network.get_submodule(name)
             assert isinstance(layer.weight, Tensor)
             weight, shift = solve(
@@ -65,8 +62,17 @@ def apply(model: Model, settings: Round, samples: Samples, grid: Grid, *, progre
             )
             put(layer, weight, shift if layer.bias is None else layer.bias + shift)  # type: ignore[operator]
             if progress:
-                progress(done + 1, len(gathering.sums))
+                progress(done + 1, len(gathered))
     return replace(model, network=network, sha256=fingerprint(network))
+
+
+def layer_inputs(network: fx.GraphModule, samples: Samples, count: int, seed: int) -> dict[str, Sums]:
+    """Layer -> what it sees of `count` of the samples, for the layers on the grid of a simulation's network."""
+    rows = np.random.default_rng(seed).permutation(len(samples))[:count]
+    gathering = _Gathering(network, max(1, ROWS // len(rows)))
+    for start in range(0, len(rows), BATCH):
+        gathering.run(torch.from_numpy(samples.inputs(np.sort(rows[start : start + BATCH]))))
+    return gathering.sums
 
 
 def put(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:

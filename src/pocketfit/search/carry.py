@@ -173,7 +173,7 @@ def _on_grid(
         watch.step("correcting biases")
         return bias.apply(model, settings, looked_at, grid)
     if isinstance(settings, Round):
-        given = samples("calibration", settings.samples)
+        given = samples(settings.split, settings.samples)
         return rounding.apply(model, settings, given, grid, progress=watch.step("rounding weights"))
     assert isinstance(settings, QuantTrain)
     given = samples(settings.split)
