@@ -248,6 +248,18 @@ def test_what_is_restored_is_what_the_passes_gave(task: Task) -> None:
     assert same_weights(before, after) and before.network[0].bias is not None
 
 
+def test_rounding_looks_at_the_split_that_it_names(task: Task) -> None:
+    calibration, train = (
+        carried_out(task, on_grid(Round(sweeps=2, samples=20, split=split)), Silent())
+        for split in ("calibration", "train")
+    )
+    samples = task.samples("train", task.model.preprocess, Silent(), limit=20)
+    grid = on_grid(Round()).export.grid
+    assert grid is not None
+    assert same_weights(train, rounding.apply(task.model, Round(sweeps=2, samples=20), samples, grid))
+    assert not same_weights(train, calibration)
+
+
 def test_the_grid_counts_from_the_first_pass_on_that_works_for_it(task: Task) -> None:
     eight, four = on_grid(weights="int8").export.grid, on_grid(weights="int4").export.grid
     kept = on_grid(keep_float=("head",)).export.grid
