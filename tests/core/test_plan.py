@@ -361,3 +361,9 @@ def test_passes_for_the_grid_need_one_and_come_last(
     with pytest.raises(UserError, match=f"^{sentence}"):
         Plan(passes, ExportSettings("litert", precision))
     assert Plan((Train(5), Equalize(), Round(), QuantTrain(5)), ExportSettings("litert", "weight-only"))
+
+
+@pytest.mark.parametrize("wrong", [{"layerwise": -0.1}, {"inner": -1.0}, {"labels": 1.5}, {"learning_rate": 0.0}])
+def test_shares_of_the_loss_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="inner and layerwise from 0, and a positive learning rate"):
+        QuantTrain(1, **wrong)  # type: ignore[arg-type]

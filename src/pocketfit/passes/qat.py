@@ -90,8 +90,9 @@ def apply(
     with torch.inference_mode():
         set_ranges(simulation, observe(simulation, samples, rows, histograms=True), FIRST_RANGES)
     simulation.activate()
-    inside = _Inside(simulation, simulate(exact or model, grid)) if settings.inner > 0 else None
-    layers = _Layers(simulation, simulate(exact or model, grid), samples, settings.seed) if settings.layerwise else None
+    in_float = simulate(exact or model, grid) if settings.inner > 0 or settings.layerwise > 0 else None
+    layers = _Layers(simulation, in_float, samples, settings.seed) if in_float and settings.layerwise > 0 else None
+    inside = _Inside(simulation, in_float) if in_float and settings.inner > 0 else None
     one_network = distance is mean_relative_error and not asked.order and (own or model).key == (exact or model).key
     optimizer = _optimizer(simulation, settings.learning_rate)
     rates = [group["lr"] for group in optimizer.param_groups]
