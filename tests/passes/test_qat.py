@@ -180,6 +180,19 @@ def test_each_sample_counts_by_its_own_size() -> None:
     assert qat.mean_relative_error(nothing + 0.01 * off, nothing) < 0.05
 
 
+def test_errors_count_where_classes_compete() -> None:
+    """To second order they are the divergence of softened answers, by torch's own; what all classes share is none."""
+    torch.manual_seed(0)
+    wanted, off = 4 * torch.randn(32, 6, dtype=torch.float64), 1e-3 * torch.randn(32, 6, dtype=torch.float64)
+    temperature = qat.LIKELY_TEMPERATURE
+    soft = [(answers / temperature).log_softmax(1) for answers in (wanted + off, wanted)]
+    divergence = torch.nn.functional.kl_div(*soft, reduction="batchmean", log_target=True)
+    share = qat.contested_error(wanted + off, wanted) * wanted.var(1).mean()
+    torch.testing.assert_close(share / (2 * temperature**2), divergence, rtol=1e-2, atol=0)
+    torch.testing.assert_close(qat.contested_error(wanted + 3, wanted), torch.zeros((), dtype=torch.float64))
+    assert float(qat.own_error(wanted + 3, wanted)) > 0.1, "and they are kept as they are"
+
+
 def test_the_network_itself_as_a_teacher_changes_nothing() -> None:
     torch.manual_seed(0)
     model, other = model_of(Net(), 12), model_of(Net(), 12)

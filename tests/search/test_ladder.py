@@ -113,11 +113,11 @@ def test_four_bits_only_where_a_size_limit_asks_for_them_and_the_runtime_has_the
     narrow = {"four_bit": ("litert",), "params": {"mid": 250_000}}
     size = made.budget(max_size="0.2x")
     (rung,) = climbed(search(space(**narrow), size, int8_drop=0.5))
-    assert (rung.export.weights, kinds([rung]), rung.export.keep_int8) == ("int4", [(Round,)], space().ends[:1])
+    assert (rung.export.weights, kinds([rung]), rung.export.keep_int8) == ("int4", [REPAIRED], space().ends[:1])
     both = made.budget(max_size="0.2x", max_drop="1pt")
-    assert kinds(climbed(search(space(**narrow), both, int8_drop=0.5))) == [(Round,)], "it is small and good enough"
+    assert kinds(climbed(search(space(**narrow), both, int8_drop=0.5))) == [REPAIRED], "it is small and good enough"
     trained = climbed(search(space(**narrow), both, int8_drop=0.9))
-    assert kinds(trained) == [(Round,), (Round, QuantTrain)] and {p.export.weights for p in trained} == {"int4"}
+    assert kinds(trained) == [REPAIRED, (*REPAIRED, QuantTrain)] and {p.export.weights for p in trained} == {"int4"}
     for settings, words in (
         (narrow, {"max_drop": "1pt"}),
         (narrow, {"max_size": "0.4x"}),
@@ -237,7 +237,7 @@ def test_with_four_bits_the_guilty_layers_get_eight_as_long_as_the_file_is_small
     shares = {"mid": (0.5, 125_000.0), "late": (0.4, 25_000.0), "early": (0.1, 10_000.0)}
     given = wider(four_bit=("litert",), sensitive_4={"litert": shares})
     plans = [plan for plan in climbed(search(given, both, int8_drop=2.0)) if plan.export.weights == "int4"]
-    assert kinds(plans) == [(Round,), (Round,), (Round, QuantTrain)]
+    assert kinds(plans) == [REPAIRED, REPAIRED, (*REPAIRED, QuantTrain)]
     first = space().ends[0]
     assert [plan.export.keep_int8 for plan in plans] == [(first,), (first, "late", "early"), (first, "late", "early")]
     tight = made.budget(max_size="0.181x", max_drop="1pt")
@@ -254,7 +254,7 @@ def test_four_bits_ask_for_their_own_sensitivity() -> None:
         if (waiting := awaiting(asked, trials, both, None)) is not None:
             waited.append(waiting.plan)
             asked = replace(asked, sensitive_4={"litert": {"late": (1.0, 25_000.0)}})
-    assert [(kinds([plan]), plan.export.weights) for plan in waited] == [([(Round,)], "int4")]
+    assert [(kinds([plan]), plan.export.weights) for plan in waited] == [([REPAIRED], "int4")]
     assert any("late" in t.plan.export.keep_int8 for t in trials)
 
 

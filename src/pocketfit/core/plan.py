@@ -106,6 +106,11 @@ class Grid:
     keep_float: tuple[str, ...] = ()
     keep_int8: tuple[str, ...] = ()
 
+    @property
+    def coarse(self) -> bool:
+        """Whether the weights' noise counts beside that of 8-bit tensors, and is above it in depthwise convolutions."""
+        return self.weight_bits < 7
+
     def bits(self, layer: str, *, depthwise: bool = False) -> int | None:
         """Of a layer's weights; None where they stay in float.
 
@@ -114,7 +119,7 @@ class Grid:
         """
         if layer in self.keep_float:
             return None
-        if layer in self.keep_int8 or (depthwise and self.weight_bits < 7):
+        if layer in self.keep_int8 or (depthwise and self.coarse):
             return 8
         return self.weight_bits
 

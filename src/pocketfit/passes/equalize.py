@@ -11,7 +11,7 @@ That is SmoothQuant's formula (Xiao et al. 2023, equation 4) with exponent 1. Cr
 2019, section 4.1) balances the weights of two layers in its place, for weights that are rounded as a whole. Columns
 that shrink are rounded more coarsely: in MobileNetV2's logits the noise of 8-bit weights, without what bias correction
 takes off, rises from 27.9 dB below them to 27.0 dB, that of the tensors falls from 14.9 to 17.8 dB (both estimated from
-gradients). With 4-bit weights it is the weights that count: an exponent of 1/2 costs them 0.2 dB in place of 0.9 dB.
+gradients). With 4-bit weights it is the weights that count: balance.py weighs their noise against that of the tensors.
 
 relu6 lets a factor pass as long as the channel stays below its bound. Most of MobileNetV2's channels do, by far, so
 they can be made wider: a channel that reaches r is widened by sqrt(6 / (1.5 r k)). k is what r is of the highest value
@@ -34,7 +34,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, Grid
 from pocketfit.core.samples import Samples
-from pocketfit.passes import centre, exported, moments, observe, streams
+from pocketfit.passes import balance, centre, exported, moments, observe, streams
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.observe import Channels
 from pocketfit.passes.streams import ONE, Streams, Weighted
@@ -42,7 +42,6 @@ from pocketfit.sources.fingerprint import fingerprint
 
 DEAD = 1e-6  # a channel that is this narrow beside its neighbours keeps its scale
 SPARE = 1.5  # times what is expected of unseen samples
-COARSE = 7  # bits of weights; with fewer, their noise is above that of the tensors
 LEAST = 1 / 8  # of a channel below a bound: what unseen samples may reach is a guess
 SAME = 1e-4  # of the largest output: float32's rounding over a deep network stays below it
 CHECKED = 32  # samples on which the outputs are compared
@@ -52,7 +51,7 @@ def apply(model: Model, settings: Equalize, samples: Samples | None, grid: Grid 
     """A Model with batch norms folded and channels rescaled; the given one is left as it is.
 
     samples  of the calibration split; with statistics "batch-norm" they are not looked at and may be None
-    grid     of the plan's export settings: weights with fewer than 7 bits are spared (None: 8 bits)
+    grid     of the plan's export settings; coarse weights have a say (None: they are not)
     Raises UserError without samples where they are needed, without any batch norm where these are, and where
     torch.export can't follow the network. Where the outputs would change by more than rounding, the network comes back
     with its batch norms folded only, and a finding says so.
@@ -70,7 +69,7 @@ def apply(model: Model, settings: Equalize, samples: Samples | None, grid: Grid 
         rows = range(min(settings.samples, len(samples)))
         seen, findings = observe.observe(found, observe.batches(samples, rows)), []
     remembered = moments.remembered(model)
-    coarse = grid is not None and grid.weight_bits < COARSE
+    coarse = grid if grid is not None and grid.coarse else None
     for before_relu in (True, False):
         network, normals, sentences = _equalized(
             folded, found, seen, settings, remembered, before_relu=before_relu, coarse=coarse
@@ -101,7 +100,7 @@ def _equalized(
     normals: Normals,
     *,
     before_relu: bool,
-    coarse: bool,
+    coarse: Grid | None,
 ) -> tuple[nn.Module, Normals, list[str]]:
     """The network, means and deviations of its layers' outputs, and what there is to say about it."""
     network, shifts, sentences = folded, {}, []
@@ -114,8 +113,11 @@ def _equalized(
                 f"Channels of {first}{f' and {count - 3} more layers' if count > 3 else ''} never come near zero, so"
                 " that relu passes them as they are: their constant part was moved into the next layers' biases."
             )
-    bounded = settings.statistics == "data" and not coarse
-    scale = factors(found, network, seen, bounded=bounded, coarse=coarse)
+    bounded = settings.statistics == "data"
+    if coarse is None:
+        scale = factors(found, seen, bounded=bounded)
+    else:
+        scale = balance.factors(found, network, seen, coarse, least(found, seen, bounded=bounded))
     if bounded and (widened := sum(int((scale[b.labels] < 1).sum()) for b in found.bounds)):
         sentences.append(
             f"{widened} channels that stay far below the upper bound of their relu6 were made wider; inputs that"
@@ -152,30 +154,35 @@ def _outputs(given: Tensor | list[Tensor] | tuple[Tensor, ...]) -> list[Tensor]:
     return [given] if isinstance(given, Tensor) else list(given)
 
 
-def factors(
-    found: Streams, network: nn.Module, seen: Mapping[fx.Node, Channels], *, bounded: bool, coarse: bool
-) -> Tensor:
+def factors(found: Streams, seen: Mapping[fx.Node, Channels], *, bounded: bool) -> Tensor:
     """By label: what the channel is divided by; float32 [found.count], 1 for label 0.
 
     bounded  also rescale channels that stay below the bound of their relu6
-    coarse   weights are rounded so coarsely that they matter as much as the tensors: exponent 1/2
     """
     widths = _widths(found, seen)
     scale = torch.where(widths > 0, widths, 1.0)
-    if coarse:
-        reads = _reads(found, network, scale)
-        scale = torch.where(reads > 0, scale / reads.clamp(min=DEAD).sqrt(), scale)
-    shares = torch.zeros(found.count)
     for bound in found.bounds:
         scale[bound.labels] = 1.0
+    shares = least(found, seen, bounded=bounded)
+    scale = torch.where(shares > 0, shares, scale)
+    scale[ONE] = 1.0
+    return scale
+
+
+def least(found: Streams, seen: Mapping[fx.Node, Channels], *, bounded: bool) -> Tensor:
+    """By label: what a channel may be divided by and still stay below its bound, at most 1; 0 without a bound.
+
+    bounded  False: none may be rescaled that has a bound
+    """
+    shares = torch.zeros(found.count)
+    for bound in found.bounds:
+        share = torch.ones(len(bound.labels))
         if bounded:
             channels = seen[bound.node]
             coming = SPARE * channels.high.square() / channels.usual_high.clamp(min=1e-30)
             share = torch.where(channels.high > 0, coming / bound.high, 1.0)
-            shares.scatter_reduce_(0, bound.labels, share, "amax")
-    scale = torch.where(shares > 0, shares.sqrt().clamp(LEAST, 1.0), scale)
-    scale[ONE] = 1.0
-    return scale
+        shares.scatter_reduce_(0, bound.labels, share, "amax")
+    return torch.where(shares > 0, shares.sqrt().clamp(LEAST, 1.0), 0.0)
 
 
 def _widths(found: Streams, seen: Mapping[fx.Node, Channels]) -> Tensor:
@@ -199,24 +206,6 @@ def _widths(found: Streams, seen: Mapping[fx.Node, Channels]) -> Tensor:
         beside = width / mean[labels]
         widest.scatter_reduce_(0, labels, beside / beside.max().clamp(min=1e-30), "amax")
     return mean * widest
-
-
-def _reads(found: Streams, network: nn.Module, scale: Tensor) -> Tensor:
-    """By label: the root mean square, over its readers' outputs, of its weight as a share of the output's largest one,
-    once rescaled.
-
-    0 where depthwise convolutions alone read it, whose channels have a range each.
-    """
-    parameters, squares, places = dict(network.named_parameters()), torch.zeros(found.count), torch.zeros(found.count)
-    for layer in found.layers:
-        if not layer.norm and not layer.depthwise:
-            weight = parameters[layer.weight].detach().abs()
-            weight = weight.flatten(2).amax(2) if weight.ndim > 2 else weight  # [out, in / groups]
-            weight, labels = weight * scale[columns(layer)], columns(layer).flatten()
-            share = weight / weight.amax(1, keepdim=True).clamp(min=1e-30)
-            squares.index_add_(0, labels, share.square().flatten())
-            places.index_add_(0, labels, torch.ones(len(labels)))
-    return (squares / places.clamp(min=1)).sqrt()
 
 
 def rescaled(network: nn.Module, found: Streams, scale: Tensor) -> nn.Module:

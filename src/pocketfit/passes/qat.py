@@ -4,11 +4,15 @@ Step sizes and ranges learn with the weights (Esser et al. 2020, LSQ). Everythin
 learning rate means the same for a depthwise weight of 10 and a pointwise weight of 0.01, at 4 bits and at 8.
 
     loss = (1 - labels) D + labels CE + inner mean_i |student_i - exact_i|² / |exact_i|² + layerwise sum_l e_l
-    D = mean_n |student_n - own_n|² / |own_n|²  own: the network itself in float; each sample n by its own size
+    D = (mean_n |e_n|² / |own_n|² + mean_n Var_p(e_n) / mean_n Var(own_n)) / 2
+        e = student - own, own: the network itself in float; p = softmax(own_n / T): likely classes
     D = T² KL(teacher_T || student_T)           teacher: another network          (Hinton et al. 2015, section 2)
 
 The network starts next to its own float answers, and everything in them is worth keeping: their squared error needs no
-temperature, and ends at zero. Another network's logits have a scale and an offset of their own, which cross-entropy
+temperature, and ends at zero. Half of it is the error among the classes of a sample that are likely, which is what
+decides: to second order KL(own_T || student_T) is Var_p(e) / 2 T². On 608 pictures of photos that were not trained
+with, the pretrained MobileNetV2, 4-bit weights (simulated), gave the float network's class for 92.8 % in place of
+90.0 %, both at 12.4 dB. Another network's logits have a scale and an offset of their own, which cross-entropy
 training leaves open, and a smaller network cannot reach them: squared error would be spent on that in place of the
 answers. What the two have in common is what the softened distributions say, as in passes/train.py.
 
@@ -56,6 +60,7 @@ OBSERVED = 64  # samples, from all over the split, that the first ranges are tak
 FIRST_RANGES: RangeMethod = "mse"
 LOOKED_AT = 512  # samples that `layerwise` learns from what a layer sees
 TEMPERATURE = Train.temperature  # of another teacher's answers: that of recovery before the grid
+LIKELY_TEMPERATURE = 2.0  # of the network's own answers, for the classes that are likely
 FAINT = 0.01  # of the samples' mean power: answers below count as if they had that much
 STRETCH_RATE = 0.1  # of the learning rate: a step that is 1 % wider moves the largest of 127 integers by more than one
 
@@ -93,7 +98,7 @@ def apply(
     in_float = simulate(exact or model, grid) if settings.inner > 0 or settings.layerwise > 0 else None
     layers = _Layers(simulation, in_float, samples, settings.seed) if in_float and settings.layerwise > 0 else None
     inside = _Inside(simulation, in_float) if in_float and settings.inner > 0 else None
-    one_network = distance is mean_relative_error and not asked.order and (own or model).key == (exact or model).key
+    one_network = distance is own_error and not asked.order and (own or model).key == (exact or model).key
     optimizer = _optimizer(simulation, settings.learning_rate)
     rates = [group["lr"] for group in optimizer.param_groups]
     zeros = _zeros(simulation, model.learned.get(SPARSE, ()))
@@ -241,8 +246,22 @@ def first_scale(weight: Tensor, bits: int, axis: int) -> Tensor:
 def _taught_by(model: Model, own: Model, teacher: Model | None) -> tuple[Teacher, Distance]:
     """Who is asked, and how answers are compared with theirs; a teacher that is the network itself is no other one."""
     if teacher is None or (teacher.key, teacher.labels) == (own.key, own.labels):
-        return teacher_of(model, own), mean_relative_error
+        return teacher_of(model, own), own_error
     return teacher_of(model, teacher), softened_divergence
+
+
+def own_error(answers: Tensor, wanted: Tensor) -> Tensor:
+    """Of logits [n, classes], as a ratio of powers: half by all of them, half by those of likely classes."""
+    return (mean_relative_error(answers, wanted) + contested_error(answers, wanted)) / 2
+
+
+def contested_error(answers: Tensor, wanted: Tensor) -> Tensor:
+    """The variance of the error among the classes of a sample that are likely, mean over samples, as a share of the
+    variance of logits [n, classes]."""
+    likely = (wanted / LIKELY_TEMPERATURE).softmax(1)
+    off = answers - wanted
+    off = off - (likely * off).sum(1, keepdim=True)
+    return (likely * off.square()).sum(1).mean() / wanted.var(1).mean().clamp(min=TINY)
 
 
 def mean_relative_error(answers: Tensor, wanted: Tensor) -> Tensor:

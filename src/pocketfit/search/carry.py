@@ -99,8 +99,8 @@ def _carry_out(
 def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -> str:
     """16 hex digits for what the network is after these passes: of everything that they look at.
 
-    The grid counts from the first pass on that works for it, so that all exports share what comes before; equalization
-    asks for the weights' bits only.
+    The grid counts from the first pass on that works for it, so that all exports share what comes before: equalization
+    does where weights are coarse.
     """
     import torch
 
@@ -114,9 +114,7 @@ def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -
         "threads": torch.get_num_threads(),
         "passes": [{"pass": type(p).__name__, **asdict(p)} for p in passes],
     }
-    if any(isinstance(p, Equalize) for p in passes):
-        facts["weight_bits"] = 8 if grid is None else grid.weight_bits
-    if grid is not None and any(isinstance(p, ON_GRID) for p in passes):
+    if grid is not None and any(isinstance(p, (*ON_GRID, Equalize) if grid.coarse else ON_GRID) for p in passes):
         facts["grid"] = asdict(grid)
     if task.teacher is not None and any(isinstance(p, Train | QuantTrain) for p in passes):
         facts["teacher"] = [task.teacher.key, *task.teacher.labels]
