@@ -76,7 +76,8 @@ TRAINED = QuantTrain(60, batch_size=16, learning_rate=0.006)
 FOUR_TRAINED = QuantTrain(480, batch_size=16, learning_rate=0.02, inner=1.0)
 # Where there are some hundred photos.
 FOUR_BY_FEW = (
-    Round(samples=500, split="train"),
+    Equalize(absorb=False),
+    Round(samples=2000, split="train"),
     QuantTrain(480, batch_size=16, learning_rate=0.01, inner=6.0, layerwise=0.2),
 )
 STEM = ("features.0.0",)  # LiteRT has no 4-bit kernel for its window
@@ -105,6 +106,7 @@ PLANS_OF: Mapping[str, tuple[Plan, ...]] = {
         _plan("litert", *REPAIRS, **INT8, ranges="mse", keep_float=FLOAT),
         _plan("litert", **INT8, **FOUR, keep_int8=STEM),
         _plan("litert", Round(), **INT8, **FOUR, keep_int8=STEM),
+        _plan("litert", Equalize(absorb=False), Round(), **INT8, **FOUR, keep_int8=STEM),
         _plan("litert", *FOUR_BY_FEW, **INT8, **FOUR, keep_int8=STEM),
         _plan("litert", Round(), **INT8, **FOUR, keep_int8=(*STEM, *GUILTY)),
         _plan("litert", *FOUR_BY_FEW, **INT8, **FOUR, keep_int8=(*STEM, *GUILTY)),
