@@ -58,6 +58,7 @@ from pocketfit.progress import watch_for_terminal
 from pocketfit.runtimes import child
 from pocketfit.runtimes.artifact import whole_or_not
 from pocketfit.search.carry import carried_out
+from pocketfit.search.ladder import REPAIRS, REPAIRS_4
 from pocketfit.search.task import Task, aligned
 from pocketfit.sources.data import open_data
 from pocketfit.sources.models import load_model, open_model
@@ -70,7 +71,6 @@ def _plan(runtime: str, *passes: PassSettings, **export: Any) -> Plan:
     return Plan(passes, ExportSettings(runtime, **export))
 
 
-REPAIRS = (Equalize(), Round())
 FOUR: dict[str, Any] = {"weights": "int4", "ranges": "mse"}
 TRAINED = QuantTrain(60, batch_size=16, learning_rate=0.006)
 FOUR_TRAINED = QuantTrain(480, batch_size=16, learning_rate=0.02, inner=1.0)
@@ -106,7 +106,7 @@ PLANS_OF: Mapping[str, tuple[Plan, ...]] = {
         _plan("litert", *REPAIRS, **INT8, ranges="mse", keep_float=FLOAT),
         _plan("litert", **INT8, **FOUR, keep_int8=STEM),
         _plan("litert", Round(), **INT8, **FOUR, keep_int8=STEM),
-        _plan("litert", Equalize(absorb=False), Round(), **INT8, **FOUR, keep_int8=STEM),
+        _plan("litert", *REPAIRS_4, **INT8, **FOUR, keep_int8=STEM),
         _plan("litert", *FOUR_BY_FEW, **INT8, **FOUR, keep_int8=STEM),
         _plan("litert", Round(), **INT8, **FOUR, keep_int8=(*STEM, *GUILTY)),
         _plan("litert", *FOUR_BY_FEW, **INT8, **FOUR, keep_int8=(*STEM, *GUILTY)),

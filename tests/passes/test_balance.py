@@ -8,8 +8,8 @@ import small_nets as nets
 import torch
 from torch import Tensor, nn
 
-from pocketfit.core.plan import Equalize, Grid
-from pocketfit.passes import balance, equalize, observe, streams
+from pocketfit.core.plan import Grid
+from pocketfit.passes import balance, observe, streams
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.observe import Channels
 
@@ -88,17 +88,6 @@ def test_torchs_own_quantizer_loses_less(outputs):
         )
 
     assert noise_db(factors) < noise_db(torch.ones(CHANNELS)) - 1.5
-
-
-@pytest.mark.parametrize("network", [*nets.EXACT, nets.Channelwise, nets.HardCoded, nets.Unknown])
-def test_equalized_for_four_bits_the_function_is_unchanged(network):
-    from test_equalize import assert_same, changed, samples_of
-
-    model = nets.model_of(network())
-    samples = samples_of(model)
-    equalized = equalize.apply(model, Equalize(), samples, Grid(4, 8))
-    assert_same(model, equalized, samples)
-    assert changed(model, equalized) > 1
 
 
 def test_layers_in_float_have_no_say():

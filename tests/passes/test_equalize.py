@@ -25,7 +25,7 @@ from pocketfit.passes.simulate import simulate
 from pocketfit.passes.streams import ONE
 from pocketfit.sources.models import model_from_module, open_model
 
-EIGHT = Grid(8, 8)
+EIGHT, FOUR = Grid(8, 8), Grid(4, 8)
 
 
 def samples_of(model: Model, count: int = 8, seed: int = 0) -> Samples:
@@ -63,12 +63,13 @@ def changed(model: Model, equalized: Model) -> int:
     return sum(not torch.allclose(folded[name], tensor) for name, tensor in equalized.network.state_dict().items())
 
 
+@pytest.mark.parametrize("grid", [EIGHT, FOUR])
 @pytest.mark.parametrize("statistics", ["data", "batch-norm"])
 @pytest.mark.parametrize("network", [*nets.EXACT, nets.Channelwise, nets.HardCoded, nets.Unknown])
-def test_function_is_unchanged(network, statistics):
+def test_function_is_unchanged(network, statistics, grid):
     model = nets.model_of(network())
     samples = samples_of(model)
-    equalized = equalize.apply(model, Equalize(statistics), samples if statistics == "data" else None)
+    equalized = equalize.apply(model, Equalize(statistics), samples if statistics == "data" else None, grid)
     assert_same(model, equalized, samples)
     assert changed(model, equalized) > 1
 

@@ -16,6 +16,7 @@ from pocketfit.core.plan import (
     CorrectBias,
     Equalize,
     ExportSettings,
+    Grid,
     PassSettings,
     Plan,
     Prune,
@@ -154,6 +155,15 @@ def test_the_hash_tells_apart_what_trains_differently(task: Task) -> None:
         replace(task, data=replace(task.data, sha256="other pictures")),
     ):
         assert prefix_hash(other, different[0], None) != hashes[0]
+
+
+def test_the_grid_counts_for_equalization_where_weights_are_coarse(task: Task) -> None:
+    def hashes(bits: int) -> set[str]:
+        grids = Grid(bits, 8), Grid(bits, 8, keep_int8=("fc",)), Grid(bits, None)
+        return {prefix_hash(task, (PRUNE, Equalize()), grid) for grid in grids}
+
+    assert len(hashes(4)) == 3
+    assert hashes(8) == hashes(7) == {prefix_hash(task, (PRUNE, Equalize()), None)}
 
 
 def test_a_teacher_counts_for_what_was_trained_and_only_for_that(task: Task) -> None:

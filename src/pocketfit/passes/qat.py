@@ -12,7 +12,7 @@ The network starts next to its own float answers, and everything in them is wort
 temperature, and ends at zero. Half of it is the error among the classes of a sample that are likely, which is what
 decides: to second order KL(own_T || student_T) is Var_p(e) / 2 T². On 608 pictures of photos that were not trained
 with, the pretrained MobileNetV2, 4-bit weights (simulated), gave the float network's class for 92.8 % in place of
-90.0 %, both at 12.4 dB. Another network's logits have a scale and an offset of their own, which cross-entropy
+90.0 %, at 12.3 and 12.4 dB. Another network's logits have a scale and an offset of their own, which cross-entropy
 training leaves open, and a smaller network cannot reach them: squared error would be spent on that in place of the
 answers. What the two have in common is what the softened distributions say, as in passes/train.py.
 
