@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketfit.core.plan import Equalize, ExportSettings, Plan, QuantTrain, Round, Train
-from pocketfit.search.pace import GRID_STEPS, Pace, grid_seconds, steps_for
+from pocketfit.search.pace import Pace, grid_seconds, steps_for
 
 from . import made
 
@@ -49,10 +49,10 @@ def test_passes_for_the_grid_take_what_they_took_before_else_what_their_samples_
     int8 = ExportSettings("litert", "int8")
     passes = (Equalize(samples=10), Round(samples=100), QuantTrain(5, batch_size=4))
     assert grid_seconds(Plan((Train(10),), int8), [], 0.1) == 0.0
-    by_samples = 0.1 * (10 * GRID_STEPS[Equalize] + 100 * GRID_STEPS[Round])
+    by_samples = 0.1 * (10 * Equalize.FACTS.steps_a_sample + 100 * Round.FACTS.steps_a_sample)
     assert abs(grid_seconds(Plan((Train(10), *passes[:2]), int8), [], 0.1) - by_samples) < 1e-9
     repaired = made.trial(1, stage="ladder", passes=passes[:2], precision="int8")  # which took 1.5 s
-    known = 0.1 * 10 * GRID_STEPS[Equalize] + 1.5 + 0.1 * 20 * GRID_STEPS[QuantTrain]
+    known = 0.1 * 10 * Equalize.FACTS.steps_a_sample + 1.5 + 0.1 * 20 * QuantTrain.FACTS.steps_a_sample
     assert abs(grid_seconds(Plan(passes, int8), [repaired], 0.1) - known) < 1e-9
     elsewhere = made.trial(1, stage="pruned", passes=passes[:2], precision="int8")
     assert grid_seconds(Plan(passes[:2], int8), [elsewhere], 0.1) == grid_seconds(Plan(passes[:2], int8), [], 0.1)

@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.pass_settings import (
-    ON_GRID,
+    KINDS,
     CorrectBias,
     Criterion,
     Equalize,
@@ -40,7 +40,7 @@ from pocketfit.core.pass_settings import (
 )
 
 __all__ = [
-    "ON_GRID",
+    "KINDS",
     "PLAN_VERSION",
     "CorrectBias",
     "Criterion",
@@ -77,19 +77,6 @@ _RANGE_CODES: dict[str, str] = {
     "kl": "kl",
     "batch-norm": "bn",
 }
-_KINDS: dict[str, type[Any]] = {
-    "prune": Prune,
-    "train": Train,
-    "recalibrate": Recalibrate,
-    "sparsify": Sparsify,
-    "resolution": Resolution,
-    "piecewise": Piecewise,
-    "equalize": Equalize,
-    "correct-bias": CorrectBias,
-    "round": Round,
-    "quant-train": QuantTrain,
-}
-_KIND_NAMES = {settings: kind for kind, settings in _KINDS.items()}
 
 
 @dataclass(frozen=True)
@@ -206,7 +193,7 @@ class Plan:
     export: ExportSettings
 
     def __post_init__(self) -> None:
-        on_grid = [number for number, settings in enumerate(self.passes) if isinstance(settings, ON_GRID)]
+        on_grid = [number for number, settings in enumerate(self.passes) if settings.FACTS.on_grid]
         if on_grid and self.export.grid is None:
             raise UserError(
                 f"The pass '{self.passes[on_grid[0]].code}' works for the grid of a quantized file, and a"
@@ -215,9 +202,9 @@ class Plan:
         if sum(isinstance(settings, Round) for settings in self.passes) > 1:
             raise UserError("A plan rounds its weights once: the second 'round' would find them on the grid already")
         for settings in self.passes[on_grid[0] + 1 :] if on_grid else ():
-            if isinstance(settings, Prune | Train | Recalibrate | Sparsify | Equalize):
+            if settings.FACTS.moves_weights:
                 raise UserError(
-                    f"'{_KIND_NAMES[type(settings)]}' behind '{self.passes[on_grid[0]].code}' would take the weights"
+                    f"'{settings.FACTS.kind}' behind '{self.passes[on_grid[0]].code}' would take the weights"
                     " off the grid again: put it in front"
                 )
 
@@ -244,7 +231,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         return {
             "plan_version": PLAN_VERSION,
-            "passes": [{"pass": _KIND_NAMES[type(p)], **asdict(p)} for p in self.passes],
+            "passes": [{"pass": p.FACTS.kind, **asdict(p)} for p in self.passes],
             "export": asdict(self.export),
         }
 
@@ -263,9 +250,9 @@ class Plan:
         if not isinstance(data["export"], dict):
             raise UserError("This is not a plan: 'export' must be an object")
         for item in data["passes"]:
-            kind = _KINDS.get(str(item.get("pass", "")))
+            kind = KINDS.get(str(item.get("pass", "")))
             if kind is None:
-                raise UserError(f"Unknown pass {item.get('pass')!r} in the plan: known are {', '.join(_KINDS)}")
+                raise UserError(f"Unknown pass {item.get('pass')!r} in the plan: known are {', '.join(KINDS)}")
             meant = {"optimizer": "sgd"} if kind is Train and data["plan_version"] < 5 else {}
             passes.append(_build(kind, meant | {k: v for k, v in item.items() if k != "pass"}))
         return cls(tuple(passes), _build(ExportSettings, data["export"]))

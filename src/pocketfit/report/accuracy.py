@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pocketfit.core.budget import Budget
-from pocketfit.core.plan import Equalize, Plan, QuantTrain, Round
+from pocketfit.core.plan import Equalize, Piecewise, Plan, QuantTrain, Round
 from pocketfit.core.trial import Trial
 from pocketfit.report import words
 from pocketfit.report.quantities import cell
@@ -64,13 +64,12 @@ def rung_name(plan: Plan) -> str:
     '4-bit weights, weights rounded by learning, 8 bits for 1 layer'
     """
     export = plan.export
-    names = {Equalize: "channels equalized", Round: "weights rounded by learning"}
     parts = ["4-bit weights"] if export.weights == "int4" else []
     for settings in plan.passes:
         if isinstance(settings, QuantTrain):
             parts.append(f"trained for {settings.steps:,} steps on the grid")
-        elif type(settings) in names:
-            parts.append(names[type(settings)])
+        elif settings.FACTS.words and not isinstance(settings, Piecewise):  # which plain int8 has as well
+            parts.append(settings.FACTS.words)
     if export.ranges != "min-max" and not parts:
         parts.append(f"ranges by {words.RANGE_WORDS[export.ranges]}")
     if kept := export.keep_float:

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pocketfit.core.pass_settings import KINDS
+
 QUANTITY_WORDS = {
     "size": "size on disk",
     "download": "download size",
@@ -16,13 +18,6 @@ QUANTITY_WORDS = {
     "latency": "latency",
     "drop": "drop",
     "accuracy": "accuracy",
-}
-PASS_WORDS = {
-    "piecewise": "hard-swish as a product",
-    "equalize": "channels equalized",
-    "correct-bias": "biases corrected",
-    "round": "weights rounded by learning",
-    "recalibrate": "batch norms taken anew",
 }
 RANGE_WORDS = {
     "moving-average": "moving average",
@@ -208,7 +203,7 @@ def plan_words(plan: Mapping[str, Any]) -> str:
             case "quant-train":
                 parts.append(f"trained for {step['steps']:,} steps on the grid of the file")
             case other:
-                parts.append(PASS_WORDS.get(str(other), str(other)))
+                parts.append((KINDS[other].FACTS.words if other in KINDS else "") or str(other))
     export = plan["export"]
     precision = {
         "float32": "float32",

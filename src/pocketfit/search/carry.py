@@ -12,7 +12,6 @@ from pathlib import Path
 from pocketfit.core.launch import rank
 from pocketfit.core.model import Model
 from pocketfit.core.plan import (
-    ON_GRID,
     CorrectBias,
     Equalize,
     Grid,
@@ -33,7 +32,6 @@ from pocketfit.core.watch import Watch
 from pocketfit.search.task import Task
 
 MOST_RECENT = 6
-FOLDED = (Equalize, *ON_GRID)  # passes that begin by folding the batch norms
 _RECENT: dict[str, Model] = {}  # by prefix hash: one trial asks for the same network several times
 
 
@@ -52,7 +50,7 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
     exact: Model | None = None
     for index, settings in enumerate(plan.passes):
         key = prefix_hash(task, plan.passes[: index + 1], grid)
-        if exact is None and isinstance(settings, ON_GRID):
+        if exact is None and settings.FACTS.on_grid:
             exact = model
         if key in _RECENT:
             model = _RECENT[key]
@@ -71,7 +69,7 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
                 if not together.from_first(stored.exists()):
                     _carry_out(task, model, settings, grid, exact, watch, stored)
                 together.file_from_first(stored)
-                model = _restored(model, stored, folded=isinstance(settings, FOLDED))
+                model = _restored(model, stored, folded=settings.FACTS.folds)
         model = sparsify.checked(model)
         while len(_RECENT) >= MOST_RECENT:
             del _RECENT[next(iter(_RECENT))]
@@ -114,7 +112,7 @@ def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -
         "threads": torch.get_num_threads(),
         "passes": [{"pass": type(p).__name__, **asdict(p)} for p in passes],
     }
-    if grid is not None and any(isinstance(p, (*ON_GRID, Equalize) if grid.coarse else ON_GRID) for p in passes):
+    if grid is not None and any(p.FACTS.on_grid or (grid.coarse and isinstance(p, Equalize)) for p in passes):
         facts["grid"] = asdict(grid)
     if task.teacher is not None and any(isinstance(p, Train | QuantTrain) for p in passes):
         facts["teacher"] = [task.teacher.key, *task.teacher.labels]

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pocketfit.core.budget import Budget
-from pocketfit.core.plan import ON_GRID, Equalize, PassSettings, Piecewise
+from pocketfit.core.plan import PassSettings
 from pocketfit.core.trial import Trial
 from pocketfit.search.limits import Check, check
 
@@ -92,14 +92,13 @@ def _outgrown(trial: Trial, trials: Sequence[Trial]) -> bool:
 
 
 def halves(passes: tuple[PassSettings, ...]) -> tuple[tuple[PassSettings, ...], tuple[PassSettings, ...]]:
-    """(in float, for the quantized file): passes are cut in front of the first that is for the grid.
+    """(in float, for the quantized file): passes are cut in front of the first that is for one file.
 
+    >>> from pocketfit.core.plan import Equalize
     >>> halves((Equalize(absorb=False),))
     ((), (Equalize(statistics='data', absorb=False, samples=200),))
     """
-    cut = next(
-        (i for i, settings in enumerate(passes) if isinstance(settings, (Piecewise, Equalize, *ON_GRID))), len(passes)
-    )
+    cut = next((i for i, settings in enumerate(passes) if settings.FACTS.for_file), len(passes))
     return passes[:cut], passes[cut:]
 
 

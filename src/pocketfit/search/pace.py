@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from pocketfit.core.budget import Budget
-from pocketfit.core.plan import CorrectBias, Equalize, PassSettings, Plan, QuantTrain, Round, Train
+from pocketfit.core.plan import PassSettings, Plan, QuantTrain, Train
 from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Watch
 from pocketfit.search.choose import halves
@@ -22,8 +22,6 @@ PROBE_STEPS = 12
 SETUP_S_PER_RUNTIME = 60.0  # baselines and recipes
 EXPORT_S = 25.0  # one pruned network: trace, convert, quantize, measure
 VERDICT_FIXED_S = 30.0
-# Time a sample, in training steps of it: measured on MobileNetV2 at 96 x 96 pixels, one thread, 64 samples.
-GRID_STEPS: dict[type, float] = {Equalize: 5.0, CorrectBias: 1.0, Round: 7.0, QuantTrain: 1.7}
 LADDER_SHARE = 0.4  # of all the time, at most
 SHORT_SHARE, LONG_SHARE = 0.13, 0.3  # of the training time, for each pruned network and each finalist
 SHORT_EPOCHS, LONG_EPOCHS = 0.3, 1.5
@@ -72,7 +70,7 @@ def grid_seconds(plan: Plan, trials: Sequence[Trial], per_sample_s: float) -> fl
             for t in trials
             if t.stage == "ladder" and t.status == "ok" and tuple(map(type, t.plan.passes)) == kinds
         ]
-        total += max(known) if known else GRID_STEPS[type(settings)] * _looked_at(settings) * per_sample_s
+        total += max(known) if known else settings.FACTS.steps_a_sample * _looked_at(settings) * per_sample_s
     return total
 
 
