@@ -148,7 +148,7 @@ def test_the_result_is_what_was_asked_for(finished: Path, verdict_samples: int) 
     result = json.loads((finished / "result.json").read_text())
     schema = json.loads(Path(api.__file__).with_name("search").joinpath("result.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(result)
-    assert (result["status"], result["trials"]) == ("met", 8)
+    assert (result["status"], result["trials"]) == ("met", 9)
     comparison, chosen = result["comparison"], result["chosen"]
     assert comparison["size_ratio"] <= 0.27 and comparison["drop"]["points"] <= 8
     assert (comparison["drop"]["split"], comparison["drop"]["n"]) == ("verdict", verdict_samples)
@@ -162,7 +162,7 @@ def test_the_result_is_what_was_asked_for(finished: Path, verdict_samples: int) 
 
 def test_the_journal_holds_every_stage_of_both_runtimes_and_one_reading(finished: Path, verdict_samples: int) -> None:
     trials = lines(finished)
-    assert [t["stage"] for t in trials] == [*["baseline"] * 2, *["recipe"] * 3, "ladder", "pruned", "finalist"]
+    assert [t["stage"] for t in trials] == [*["baseline"] * 2, *["recipe"] * 3, "ladder", "pruned", "finalist", "control"]
     assert all(t["status"] == "ok" for t in trials), [t["error"] for t in trials]
     for runtime in ("litert", "onnxruntime"):
         mine = [t for t in trials if t["plan"]["export"]["runtime"] == runtime]
@@ -174,6 +174,9 @@ def test_the_journal_holds_every_stage_of_both_runtimes_and_one_reading(finished
     assert [settings["pass"] for settings in rung["plan"]["passes"]] == ["equalize", "round"]
     assert len(lines(finished, "reading")) == len(lines(finished, "verdict")) == len(lines(finished, "layers")) == 1
     (verdict,) = lines(finished, "verdict")
+    assert verdict["control"]["trial"] == trials[-1]["number"] and verdict["control"]["steps"] > 0
+    against = json.loads((finished / "result.json").read_text())["comparison"]["control"]
+    assert against["loss"]["points"] == verdict["control"]["loss"]["points"]
     assert {row["label"] for row in verdict["per_class"]} == set(NAMES)
     assert sum(row["n"] for row in verdict["per_class"]) == verdict_samples
     losses = [row["before"] - row["after"] for row in verdict["per_class"]]
@@ -260,7 +263,7 @@ def test_killed_five_times_and_interrupted_it_tries_the_same_plans(here: Path, f
     code, _, err = run(here, *FIT, "-o", "killed")
     assert code in (0, 1), err
     assert sorted(hashes(out)) == sorted(hashes(finished)), "the same plans, none twice"
-    assert [t["number"] for t in lines(out)] == list(range(8))
+    assert [t["number"] for t in lines(out)] == list(range(9))
     wanted = {t.plan.hash: t.artifact.sha256 for t in journal.read(finished / "journal.jsonl").trials if t.artifact}
     found = {t.plan.hash: t.artifact.sha256 for t in journal.read(out / "journal.jsonl").trials if t.artifact}
     assert found == wanted, "to the last bit"
@@ -285,8 +288,9 @@ def test_an_exporter_that_dies_is_a_failed_trial_and_impossible_limits_are_expla
     budget = Budget.parse(max_size="1kB", max_drop="8pt", max_trials=3)
     result = api.fit("model", "shapes.npz", budget, out="impossible", runtimes=("onnxruntime",))
     assert torch.get_num_threads() == torch_threads
-    ok, failed, later = lines(here / "impossible")
+    ok, failed, later, control = lines(here / "impossible")
     assert (ok["status"], failed["status"], later["status"]) == ("ok", "failed", "ok")
+    assert (later["stage"], control["stage"]) == ("pruned", "control"), "which a limit on trials does not count"
     assert failed["log_tail"] == "op 17\nSegmentation fault" and "exit status -11" in failed["error"]
     assert any("exit status -11" in sentence for sentence in result.data["explanation"])
     assert result.status == "infeasible" and not result.certified

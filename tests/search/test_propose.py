@@ -14,6 +14,8 @@ from pocketfit.core.budget import Budget
 from pocketfit.core.plan import Prune, Resolution, Train
 from pocketfit.core.trial import Trial
 from pocketfit.search.allocate import cubic
+from pocketfit.search.choose import choose, halves
+from pocketfit.search.control import control_of
 from pocketfit.search.propose import MOST_EXTENSIONS, RATIO_LADDER, best_recipe, propose, ratios
 from pocketfit.search.space import Proposal, Space
 
@@ -23,10 +25,19 @@ BOTH = ("litert", "onnxruntime")
 LIMITS: dict[str, Any] = {"max_size": "0.2x", "max_drop": "1pt"}
 
 
-def search(space: Space, budget: Budget, *, int8_drop: float = 0.2, fails: tuple[int, ...] = ()) -> list[Trial]:
-    """The whole search on made-up measurements."""
+def search(
+    space: Space,
+    budget: Budget,
+    *,
+    int8_drop: float = 0.2,
+    fails: tuple[int, ...] = (),
+    rows: list[str] | None = None,
+) -> list[Trial]:
+    """The whole search on made-up measurements; `rows` is told of each proposal's."""
     trials: list[Trial] = []
     while (proposal := propose(space, trials, budget)) is not None:
+        if rows is not None:
+            rows.append(proposal.row)
         number = len(trials)
         trial = made.tried(proposal, number, int8_drop=int8_drop)
         if number in fails:
@@ -42,11 +53,54 @@ def stages(trials: list[Trial]) -> list[str]:
 
 
 def test_the_stages_come_in_their_order() -> None:
-    trials = search(made.space(BOTH), made.budget(**LIMITS))
-    assert stages(trials) == [*["baseline"] * 2, *["recipe"] * 8, *["pruned"] * 6, *["finalist"] * 2]
+    rows: list[str] = []
+    trials = search(made.space(BOTH), made.budget(**LIMITS), rows=rows)
+    assert rows[:16] == [*["baselines"] * 2, *["recipes"] * 8, *["pruned"] * 6]
+    assert list(dict.fromkeys(rows[16:])) == [
+        "forms",
+        "finalists",
+        "forms of finalists",
+        "forms of the chosen",
+        "control",
+    ]
+    assert (rows.count("finalists"), rows.count("control")) == (2, 1)
     assert [t.runtime for t in trials[:6]] == [*BOTH] * 3
     assert {len(t.plan.passes) for t in trials[:10]} == {0}
-    assert all(isinstance(t.plan.passes[0], Prune) and isinstance(t.plan.passes[1], Train) for t in trials[10:])
+    assert all(isinstance(t.plan.passes[0], Prune) and isinstance(t.plan.passes[1], Train) for t in trials[10:-1])
+
+
+def test_a_trained_network_gets_every_form_that_could_win() -> None:
+    """Plain int8 leaves the first ratio too large and dynamic int8 does not: it costs an export, and no training."""
+    trials = search(made.space(), made.budget(**LIMITS))
+    networks = {halves(t.plan.passes)[0] for t in trials if t.stage == "pruned"}
+    of_first = [t for t in trials if t.plan.passes == trials[5].plan.passes]
+    assert trials[5].plan.export.precision == "int8" and (trials[5].value("size_bytes") or 0) > 0.2 * made.SIZE
+    assert "dynamic-int8" in {t.plan.export.precision for t in of_first}
+    assert len(networks) == 3, "no network was trained for its form's sake"
+    chosen = choose(trials, made.budget(**LIMITS))
+    assert chosen is not None and chosen.feasible
+    forms_made = {t.plan.export for t in trials if t.plan.passes == chosen.trial.plan.passes}
+    assert {"int8", "dynamic-int8"} <= {export.precision for export in forms_made}, "what --prefer size would take, too"
+
+
+@given(st.sampled_from([{}, LIMITS, {"max_latency": "0.3x"}]), st.sampled_from(["speed", "size", "balanced"]))
+def test_no_form_is_made_that_is_beaten_in_everything(words: dict[str, str], prefer: Any) -> None:
+    rows: list[str] = []
+    trials = search(made.space(), made.budget(**words, prefer=prefer), rows=rows)
+    for row, trial in zip(rows, trials, strict=True):
+        if row in ("forms", "forms of finalists"):
+            assert trial.plan.export.precision != "float32", "float16 is as fast, as accurate, and half as large"
+
+
+def test_the_control_has_the_training_of_the_chosen_network_and_nothing_else() -> None:
+    for words in (LIMITS, {**LIMITS, "max_trials": 12}):
+        trials = search(made.space(), made.budget(**words))
+        control, chosen = trials[-1], choose(trials, made.budget(**words))
+        assert control.stage == "control" and chosen is not None and chosen.trial.stage != "control"
+        assert control.plan.passes == tuple(p for p in chosen.trial.plan.passes if isinstance(p, Train))
+        assert control.plan.export == trials[0].plan.export
+        assert control_of(chosen.trial, trials) is control and control_of(trials[1], trials) is None
+    assert stages(search(made.space(), made.budget(max_trials=3)))[-1] == "recipe", "nothing was trained"
 
 
 @given(
@@ -61,18 +115,18 @@ def test_never_twice_never_too_many_and_the_same_again(
     budget = made.budget(max_trials=most, **words)  # type: ignore[arg-type]
     trials = search(made.space(runtimes), budget, fails=tuple(fails))
     hashes = [t.plan.hash for t in trials]
-    assert len(hashes) <= most
+    assert sum(t.stage != "control" for t in trials) <= most
     assert len(set(hashes)) == len(hashes)
     again = search(made.space(runtimes), budget, fails=tuple(fails))
     assert [t.plan.hash for t in again] == hashes
-    for cut in range(len(trials)):  # a restart after any trial goes on with the same plan
+    for cut in range(0, len(trials), 3):  # a restart after any trial goes on with the same plan
         proposal = propose(made.space(runtimes), trials[:cut], budget)
         assert proposal is not None and proposal.plan.hash == hashes[cut]
 
 
 @pytest.mark.parametrize("most", range(3, 16))
 def test_every_runtime_gets_its_share(most: int) -> None:
-    trials = search(made.space(BOTH), made.budget(max_trials=most, **LIMITS))
+    trials = [t for t in search(made.space(BOTH), made.budget(max_trials=most, **LIMITS)) if t.stage != "control"]
     assert len(trials) == most
     for stage in ("baseline", "recipe"):
         counts = [sum(t.stage == stage and t.runtime == r for t in trials) for r in BOTH]
@@ -85,7 +139,7 @@ def test_a_small_number_of_trials_still_ends_in_a_finalist(most: int) -> None:
         if most - 2 * len(runtimes) < 3:
             continue
         found = stages(search(made.space(runtimes), made.budget(max_trials=most, **LIMITS)))
-        assert "recipe" in found and "pruned" in found and found[-1] == "finalist", (most, runtimes)
+        assert {"recipe", "pruned", "finalist"} <= set(found) and found[-1] == "control", (most, runtimes)
 
 
 def test_too_few_trials_for_all_still_give_baselines_first() -> None:
@@ -136,12 +190,13 @@ def test_a_smaller_picture_is_tried_where_it_may_be() -> None:
 
 
 def test_finalists_go_on_from_the_pruned_ones() -> None:
-    trials = search(made.space(), made.budget(**LIMITS))
+    rows: list[str] = []
+    trials = search(made.space(), made.budget(**LIMITS), rows=rows)
     pruned = [t.plan for t in trials if t.stage == "pruned"]
-    finalists = [t.plan for t in trials if t.stage == "finalist"]
+    finalists = [t.plan for t, row in zip(trials, rows, strict=True) if row == "finalists"]
     assert 1 <= len(finalists) <= 2
     for plan in finalists:
-        (parent,) = [p for p in pruned if p.passes == plan.passes[:-1]]
+        (parent,) = [p for p in pruned if p.passes == plan.passes[:-1] and p.export == plan.export]
         longer = plan.passes[-1]
         assert isinstance(longer, Train) and longer.steps == 200
         assert longer.seed != parent.passes[-1].seed, "not the same batches again"  # type: ignore[union-attr]
@@ -156,11 +211,13 @@ def test_the_finalists_are_those_that_can_meet_the_cost_limits() -> None:
 
 def test_without_time_it_skips_to_the_finalists() -> None:
     space, budget = made.space(), made.budget(**LIMITS)
-    trials = [t for t in search(space, budget) if t.stage != "finalist"]
-    fewer = trials[:-2]
-    assert propose(space, fewer, budget) == Proposal(trials[-2].plan, "pruned")
-    hurried = propose(space, fewer, budget, without=("ladder", "pruned"))
-    assert hurried is not None and hurried.stage == "finalist"
+    trials = [t for t in search(space, budget) if t.stage in ("baseline", "recipe", "pruned")]
+    fewer = trials[:6]
+    assert propose(space, fewer, budget) == Proposal(trials[6].plan, "pruned", "pruned", space.short_steps)
+    hurried = propose(space, fewer, budget, without=("ladder", "pruned", "forms"))
+    assert hurried is not None and (hurried.stage, hurried.steps) == ("finalist", space.long_steps)
+    form = propose(space, fewer, budget, without=("ladder", "pruned"))
+    assert form is not None and (form.row, form.steps) == ("forms", 0)
     nothing_pruned = [t for t in trials if t.stage != "pruned"]
     assert propose(space, nothing_pruned, budget, without=("ladder", "pruned")) is None
 
@@ -173,9 +230,11 @@ def test_a_runtime_that_cannot_export_the_network_costs_one_trial() -> None:
 
 
 def test_failed_pruned_trials_are_no_finalists() -> None:
-    trials = search(made.space(), made.budget(**LIMITS), fails=(5, 6))
-    assert stages(trials)[5:9] == ["pruned"] * 3 + ["finalist"]
-    assert {t.plan.passes[0] for t in trials[8:]} == {trials[7].plan.passes[0]}, "only the one that worked goes on"
+    rows: list[str] = []
+    trials = search(made.space(), made.budget(**LIMITS), fails=(5, 6), rows=rows)
+    assert rows[5:8] == ["pruned"] * 3
+    longer = [t for t in trials if t.stage == "finalist"]
+    assert {t.plan.passes[0] for t in longer} == {trials[7].plan.passes[0]}, "only the one that worked goes on"
 
 
 def test_the_nearest_finalist_is_trained_on_while_nothing_meets_the_limits() -> None:

@@ -10,8 +10,9 @@ import jsonschema
 import pytest
 
 from pocketfit.core.budget import Budget
-from pocketfit.core.plan import Sparsify
+from pocketfit.core.plan import Prune, Sparsify, Train
 from pocketfit.core.trial import Trial
+from pocketfit.report import words
 from pocketfit.search import journal
 from pocketfit.search.result import compose
 
@@ -154,3 +155,51 @@ def test_zeros_are_said_to_gain_on_download_only() -> None:
     (sentence,) = (s for s in composed([BASE, sparse, dense], budget=limits)["explanation"] if "zeros" in s)
     assert "1.25x the time of wi8ai8, which downloads as 0.27 MB" in sentence
     assert not any("zeros" in s for s in composed([BASE, dense], budget=made.budget())["explanation"])
+
+
+def trained(number: int, *, stage: str = "finalist", **settings: Any) -> Trial:
+    return made.trial(number, stage=stage, passes=(Prune(0.3), Train(50), Train(200)), **settings)
+
+
+def control(number: int) -> Trial:
+    return made.trial(
+        number, size=1.0, latency=1.0, drop=-2.0, stage="control", passes=(Train(50), Train(200)), precision="float32"
+    )
+
+
+def judged(chosen: Trial, gain: float, loss: float, **settings: Any) -> list[Any]:
+    sides = {name: {"points": x, "low": x - 0.5, "high": x + 0.5} for name, x in (("gain", gain), ("loss", loss))}
+    against = {"trial": 9, "steps": 250, "accuracy": 0.92, **sides}
+    return [{"kind": "reading", "trial": 1, "reading": 1}, {**made.verdict(chosen, **settings), "control": against}]
+
+
+def test_what_more_training_alone_gains_is_told_beside_the_loss() -> None:
+    """The pruned network gains a point on a baseline that had not learned out; without pruning it would gain two."""
+    chosen = trained(1, precision="int8", size=0.2, drop=-1.0)
+    data = composed([BASE, chosen, control(9)], judged(chosen, 2.0, 1.1, drop=-0.9))
+    assert data["comparison"]["control"]["loss"]["points"] == 1.1 and data["comparison"]["drop"]["points"] == -0.9
+    text = " ".join(data["explanation"])
+    assert "250 steps of training without pruning gain 2.00 points (1.50 to 2.50 gained, 95 %)" in text
+    assert "against that control, the chosen file loses 1.10 points" in text
+    assert "against that one it loses 1.1" in words.verdict_sentence(data)
+    assert data["chosen"]["trial"] == 1, "the control itself is never handed over"
+    little = composed([BASE, chosen, control(9)], judged(chosen, 0.1, 0.4, drop=0.3))
+    assert "against that one" not in words.verdict_sentence(little), "a gain within its interval is none"
+
+
+def test_a_verdict_by_training_without_a_control_says_so() -> None:
+    chosen = trained(1, precision="int8", size=0.2)
+    data = composed([BASE, chosen], reading())
+    assert data["comparison"]["control"] is None
+    assert "no control, a network trained as long without pruning, was made" in " ".join(data["explanation"])
+    assert "no control" not in " ".join(composed([BASE, CHOSEN], reading())["explanation"]), "nothing was trained"
+
+
+def test_the_other_forms_of_the_chosen_network_are_told_with_what_they_cost_and_why_they_were_left() -> None:
+    chosen = trained(1, precision="int8", size=0.2, latency=0.5)
+    slow = trained(2, precision="dynamic-int8", size=0.19, latency=0.9)
+    large = trained(3, precision="float16", size=0.35, latency=0.45, drop=0.0)
+    text = " ".join(composed([BASE, chosen, slow, large], reading())["explanation"])
+    assert "The chosen network as dwi8 in litert: 0.19 MB, 0.90x of float32's latency, 0.20 points lost" in text
+    assert "it was left, as latency 0.9x misses 0.7x" in text
+    assert "as fp16 in litert: 0.35 MB" in text and "--prefer speed would take it" in text

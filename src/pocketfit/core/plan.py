@@ -19,6 +19,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pocketfit.core.errors import UserError
@@ -218,7 +219,7 @@ class Plan:
                 code += f"-{settings.code}" if code else settings.code
         return f"{code}-{self.export.code}" if code else self.export.code
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """sha256 of the canonical JSON."""
         return hashlib.sha256(canonical_json(self.to_json()).encode()).hexdigest()

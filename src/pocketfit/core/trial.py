@@ -10,6 +10,8 @@ from pocketfit.core.artifact import Artifact
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.plan import Plan
 
+Stage = Literal["baseline", "recipe", "ladder", "pruned", "finalist", "control"]
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -17,15 +19,16 @@ class Trial:
 
     number        order in which the trial was started; also the order of plans when measurements cannot tell them apart
     stage         "baseline", "recipe" (export only), "ladder" (what makes up for quantization), "pruned" (trained
-                  briefly) or "finalist" (trained longer)
+                  briefly), "finalist" (trained longer), or "control" (trained as long as the chosen one and not
+                  pruned: compared with, never handed over)
     measurements  by quantity: size_bytes, download_bytes, latency_ms (p50), latency_p90_ms, latency_p95_ms,
                   latency_p99_ms, latency_ratio (against the baseline, interleaved), cold_start_ms, memory_bytes,
-                  accuracy and drop_points (search split)
+                  accuracy, drop_points and sqnr_db (search split; sqnr_db: of the outputs, against the baseline's)
     error         the sentence that says why it failed, with `log_tail` of the child process
     """
 
     number: int
-    stage: Literal["baseline", "recipe", "ladder", "pruned", "finalist"]
+    stage: Stage
     plan: Plan
     status: Literal["ok", "failed"]
     artifact: Artifact | None = None

@@ -194,8 +194,11 @@ def tango(lost: float, gained: float, n: float, z: float) -> tuple[float, float]
     return -_tango_upper(gained, lost, n, z), _tango_upper(lost, gained, n, z)
 
 
-def needed_n(limit_points: float, disagreement: float, *, drop_points: float = 0.0, confidence: float = 0.95) -> int:
-    """How many samples certify a drop of at most `limit_points`: the one-sided bound is then inside the limit.
+def needed_n(
+    limit_points: float, disagreement: float, *, drop_points: float = 0.0, confidence: float = 0.95
+) -> int | None:
+    """How many samples certify a drop of at most `limit_points`: the one-sided bound is then inside the limit; None
+    where not even MAX_NEEDED would.
 
     disagreement  share of the samples on which the two files' scores differ (0 gives the smallest n that can ever do)
     drop_points   the drop that is expected to be seen
@@ -219,7 +222,7 @@ def needed_n(limit_points: float, disagreement: float, *, drop_points: float = 0
     while not certifies(high):
         low, high = high, 2 * high
         if high > MAX_NEEDED:
-            raise UserError(f"More than {MAX_NEEDED} samples would be needed: the limit is too close to the drop")
+            return None
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if certifies(middle) else (middle, high)

@@ -145,7 +145,7 @@ def _trial_row(trial: Trial, chosen: int | None, missed: Sequence[str], limited:
         "drop": cell(measured.get("drop_points")),
         "memory": {**cell(measured.get("memory_bytes")), "interval": ""},  # the range of a few runs, not a 95 % one
         "seconds": {"text": words.format_seconds(trial.seconds), "sort": trial.seconds},
-        "outcome": _outcome(trial, missed, limited),
+        "outcome": "to compare with" if trial.stage == "control" else _outcome(trial, missed, limited),
         "error": trial.error,
         "log_tail": trial.log_tail,
     }

@@ -39,7 +39,10 @@ def plots(
         entries = [
             (t, x, y)
             for t in trials
-            if t.status == "ok" and (x := _across(t, base, limit, key)) is not None and (y := _drop(t)) is not None
+            if t.status == "ok"
+            and t.stage != "control"
+            and (x := _across(t, base, limit, key)) is not None
+            and (y := _drop(t)) is not None
         ]
         if entries:
             y_limit = limits.get("drop")

@@ -257,6 +257,7 @@ def verdict_sentence(result: Mapping[str, Any], name: str = "The network") -> st
         *_drop_clause(comparison.get("drop")),
     ]
     body = clauses[0] if len(clauses) == 1 else f"{', '.join(clauses[:-1])} and {clauses[-1]}"
+    body += _control_clause(comparison.get("control"))
     if result["status"] == "met":
         return f"{name} now {body}."
     opening = (
@@ -297,6 +298,22 @@ def _drop_clause(drop: Mapping[str, Any] | None) -> Sequence[str]:
     if drop.get("split") == "search":
         known.append("search split, not yet the verdict")
     return (f"{verb} {amount} points{metric}" + (f" ({', '.join(known)})" if known else ""),)
+
+
+def _control_clause(control: Mapping[str, Any] | None) -> str:
+    """What is left of a gain, where as much training without pruning would have gained as well.
+
+    >>> _control_clause({"gain": {"points": 2.0, "low": 1.2}, "loss": {"points": 1.4}})
+    '; a network trained as long without pruning gains 2.0 points, and against that one it loses 1.4'
+    """
+    if control is None or control["gain"].get("low") is None or control["gain"]["low"] <= 0:
+        return ""
+    gained, lost = _signless_zero(control["gain"]["points"], 1), control["loss"]["points"]
+    verb = "loses" if lost >= 0 else "gains"
+    return (
+        f"; a network trained as long without pruning gains {gained} points, and against that one it {verb}"
+        f" {_signless_zero(abs(lost), 1)}"
+    )
 
 
 def _signless_zero(value: float, digits: int) -> str:

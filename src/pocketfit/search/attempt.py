@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Watch
 from pocketfit.measure import accuracy, cost, footprint
+from pocketfit.numerics.fidelity import sqnr_db
 from pocketfit.numerics.statistics import mean_interval, paired_drop
 from pocketfit.search.carry import carried_out
 from pocketfit.search.space import Proposal
@@ -46,7 +48,7 @@ def attempt(task: Task, proposal: Proposal, number: int, trials: Sequence[Trial]
     """Carry out, export and measure one plan; never raises for a plan that does not work."""
     started = time.monotonic()
     plan = proposal.plan
-    trial = Trial(number, proposal.stage, plan, "failed")  # type: ignore[arg-type]
+    trial = Trial(number, proposal.stage, plan, "failed")
     try:
         exported = export(task, plan, watch)
         baseline = next((t for t in trials if t.stage == "baseline" and t.runtime == plan.export.runtime), None)
@@ -104,22 +106,43 @@ def measure(
     samples = search_samples(task, exported.model, watch)
     tick = watch.step(f"scoring {artifact.plan.code} on {len(samples)} pictures in {name}")
     scores = accuracy.score(
-        name, path, samples, threads=task.threads, metric=task.metric, work=task.cache, progress=tick
+        name,
+        path,
+        samples,
+        threads=task.threads,
+        metric=task.metric,
+        work=task.cache,
+        keep_outputs=True,
+        progress=tick,
     )
     found["accuracy"] = mean_score(scores.values)
-    stored = task.cache / f"search-scores-{name}.npy"
     findings = [scores.finding] if scores.finding else []
+    stored, logits = task.cache / f"search-scores-{name}.npy", task.cache / f"search-outputs-{name}.npy"
     if baseline is None:
-        np.save(stored, scores.values)
+        _keep_scores(scores, stored, logits)
         exact = Measurement("drop_points", "pt", 0.0, n=len(samples), low=0.0, high=0.0, environment={"one_sided": 0.0})
         odd = accuracy.suspicious(scores, samples.labels, len(task.model.labels))
         return {**found, "drop_points": exact}, [*findings, odd] if odd else findings
-    if not stored.exists():  # somebody has emptied the cache
+    if not (stored.exists() and logits.exists()):  # somebody has emptied the cache
         unpruned = search_samples(task, task.model, watch)
-        again = accuracy.score(name, reference, unpruned, threads=task.threads, metric=task.metric, work=task.cache)
-        np.save(stored, again.values)
+        again = accuracy.score(
+            name, reference, unpruned, threads=task.threads, metric=task.metric, work=task.cache, keep_outputs=True
+        )
+        _keep_scores(again, stored, logits)
     found["drop_points"] = drop(np.load(stored, allow_pickle=False), scores.values)
-    return found, findings
+    return found | _fidelity(np.load(logits, allow_pickle=False), scores.outputs), findings
+
+
+def _keep_scores(scores: accuracy.Scores, stored: Path, logits: Path) -> None:
+    np.save(stored, scores.values)
+    np.save(logits, scores.outputs)  # type: ignore[arg-type]  # they were asked for
+
+
+def _fidelity(before: NDArray[np.float32], after: NDArray[np.float32] | None) -> dict[str, Measurement]:
+    """How much of the baseline's outputs is left; nothing where they are equal, or one holds a NaN."""
+    if after is None or after.shape != before.shape or not math.isfinite(noise_db := sqnr_db(before, after)):
+        return {}
+    return {"sqnr_db": Measurement("sqnr_db", "dB", noise_db, n=len(after))}
 
 
 def file_sizes(artifact: Artifact) -> dict[str, Measurement]:

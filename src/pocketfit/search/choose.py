@@ -15,11 +15,12 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pocketfit.core.budget import Budget
-from pocketfit.core.plan import PassSettings
+from pocketfit.core.plan import ExportSettings, PassSettings
 from pocketfit.core.trial import Trial
 from pocketfit.search.limits import Check, check
 
@@ -46,11 +47,11 @@ def baselines(trials: Sequence[Trial]) -> dict[str, Trial]:
 
 def choose(trials: Sequence[Trial], budget: Budget) -> Choice | None:
     """The best trial for this budget; None when no trial has succeeded."""
-    base = baselines(trials)
+    base, outgrown = baselines(trials), _outgrown(trials)
     choices = [
         Choice(t, base[t.runtime], check(t, base[t.runtime], budget))
         for t in sorted(trials, key=lambda t: t.number)
-        if t.status == "ok" and t.runtime in base and not _outgrown(t, trials)
+        if t.status == "ok" and t.stage != "control" and t.runtime in base and t.number not in outgrown
     ]
     if not choices:
         return None
@@ -76,19 +77,21 @@ def latency_ms(choice: Choice) -> tuple[float, float, float]:
     return ratio.value * base, low * base, high * base
 
 
-def _outgrown(trial: Trial, trials: Sequence[Trial]) -> bool:
-    """Whether another trial is this one trained on, with no more lost."""
-    passes, export = trial.plan.passes, trial.plan.export
-    lost = trial.value("drop_points")
-    return any(
-        other.status == "ok"
-        and other.plan.export == export
-        and _trained_on(passes, other.plan.passes)
-        and lost is not None
-        and (other_lost := other.value("drop_points")) is not None
-        and other_lost <= lost
-        for other in trials
-    )
+def _outgrown(trials: Sequence[Trial]) -> set[int]:
+    """Numbers of the trials that another one has gone on from: the same network trained on, with no more lost."""
+    alike: dict[ExportSettings, list[Trial]] = defaultdict(list)
+    for trial in trials:
+        if trial.status == "ok" and trial.stage != "control" and trial.value("drop_points") is not None:
+            alike[trial.plan.export].append(trial)
+    return {
+        trial.number
+        for group in alike.values()
+        for trial in group
+        if trial.plan.passes
+        for other in group
+        if (other.value("drop_points") or 0.0) <= (trial.value("drop_points") or 0.0)
+        and _trained_on(trial.plan.passes, other.plan.passes)
+    }
 
 
 def halves(passes: tuple[PassSettings, ...]) -> tuple[tuple[PassSettings, ...], tuple[PassSettings, ...]]:

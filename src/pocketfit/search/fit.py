@@ -20,13 +20,16 @@ from pocketfit.core.errors import Stopped, UserError
 from pocketfit.core.plan import ExportSettings, Plan, Prune, QuantTrain, Train
 from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Silent, Watch
+from pocketfit.measure import cost
 from pocketfit.measure.environment import environment
-from pocketfit.numerics.statistics import needed_n
+from pocketfit.numerics.statistics import MAX_NEEDED, needed_n
 from pocketfit.search import journal
 from pocketfit.search.allocate import cubic
 from pocketfit.search.allocation import allocation_line, allocations
-from pocketfit.search.attempt import attempt
+from pocketfit.search.attempt import attempt, timing
 from pocketfit.search.choose import baselines, choose
+from pocketfit.search.control import control_of
+from pocketfit.search.doubt import doubtful
 from pocketfit.search.ladder import awaiting
 from pocketfit.search.pace import LADDER_SHARE, Pace, grid_seconds, measured_pace, steps_for
 from pocketfit.search.propose import Share, best_recipes, propose, ratios
@@ -48,6 +51,8 @@ from pocketfit.search.task import (
 from pocketfit.search.verdict import read_verdict
 
 GRID_RATE = 0.006  # of training on the grid, in its own steps; 80 at 0.002 left a 4-bit network's accuracy as it was
+ALMOST = 0.8  # of the time that a trial is expected to take is enough to begin it
+AGAIN_S = 45.0  # that a latency takes to be measured with care
 EXPECTED_DISAGREEMENT = (
     0.05  # share of samples on which a compressed network's score differs, where nothing is known yet
 )
@@ -149,10 +154,10 @@ def _too_few(task: Task) -> Iterator[str]:
     if allowed is None or allowed <= 0:
         return
     need = needed_n(allowed, EXPECTED_DISAGREEMENT)
-    if have < need:
+    if need is None or have < need:
+        wanted = f"more than {MAX_NEEDED:,}" if need is None else f"about {need:,}"
         yield (
-            f"The verdict split has {have} samples; to certify a drop of at most {allowed:g} points about {need} are"
-            f" needed"
+            f"The verdict split has {have} samples; to certify a drop of at most {allowed:g} points {wanted} are needed"
             f" (if one answer in {round(1 / EXPECTED_DISAGREEMENT)} changes and nothing is lost), so the result will"
             f" hardly be certified."
         )
@@ -192,6 +197,12 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
             clock.note()
             continue
         proposal = _next(task, space, record, clock)
+        if proposal is None or proposal.stage == "control":
+            doubt = doubtful(record.trials, task.budget, record.measured_again)
+            if doubt is not None and clock.left_s() > AGAIN_S:
+                journal.append(path, _measured_again(task, doubt, baselines(record.trials)[doubt.runtime], watch))
+                clock.note()
+                continue
         if proposal is None:
             return
         if proposal.stage == "pruned" and record.allocation is None and task.allocation != "uniform":
@@ -270,23 +281,39 @@ def _next(task: Task, space: Space, record: journal.Record, clock: _Clock) -> Pr
     left_s = clock.left_s() - verdict_s
     export_s = median([t.seconds for t in record.trials if t.stage == "recipe"] or [30.0])
     per_step_s = 0.0 if pace is None else 1 / pace.steps_per_s
+    control_s = export_s + (space.short_steps + space.long_steps) * per_step_s
     without: list[str] = []
     while (proposal := propose(space, record.trials, task.budget, without=without)) is not None:
-        if proposal.stage == "baseline":
-            return proposal
         grid_s = grid_seconds(proposal.plan, record.trials, per_step_s / task.batch_size)
-        needed_s = export_s + grid_s + _steps_of(proposal.stage, space) * per_step_s
-        match proposal.stage:
+        needed_s = export_s + grid_s + proposal.steps * per_step_s
+        match proposal.row:
+            case "baselines":
+                fits = True
             case "ladder":
                 fits = _time_to_climb(task, record, left_s, needed_s)
-            case "pruned":
+            case "pruned" | "forms":
                 fits = left_s >= needed_s + export_s + grid_s + space.long_steps * per_step_s
+            case "extension" | "forms of the chosen":
+                fits = left_s >= needed_s + control_s
             case _:
-                return proposal if left_s > 0.8 * needed_s else None
+                fits = left_s > ALMOST * needed_s
         if fits:
             return proposal
-        without.append(proposal.stage)
+        without.append(proposal.row)
     return None
+
+
+def _measured_again(task: Task, trial: Trial, baseline: Trial, watch: Watch) -> dict[str, Any]:
+    """The journal's "timing" line: the latency of a trial as the verdict measures it."""
+    assert trial.artifact is not None and baseline.artifact is not None
+    watch.step(f"timing {trial.plan.code} again: the limit lies inside its interval")
+    reference, path = task.out / baseline.artifact.path, task.out / trial.artifact.path
+    measured = timing(trial.runtime, reference, path, task.threads, cost.CAREFUL)
+    return {
+        "kind": "timing",
+        "trial": trial.number,
+        "measurements": {name: m.to_json() for name, m in measured.items()},
+    }
 
 
 def _time_to_climb(task: Task, record: journal.Record, left_s: float, needed_s: float) -> bool:
@@ -295,11 +322,6 @@ def _time_to_climb(task: Task, record: journal.Record, left_s: float, needed_s: 
         return True
     used_s = sum(t.seconds for t in record.trials if t.stage == "ladder")
     return needed_s <= left_s and used_s + needed_s <= LADDER_SHARE * task.budget.max_time_s
-
-
-def _steps_of(stage: str, space: Space) -> int:
-    """Steps of training in float that a new plan of this stage asks for."""
-    return {"pruned": space.short_steps, "finalist": space.long_steps}.get(stage, 0)
 
 
 def _known_pace(record: journal.Record) -> Pace | None:
@@ -328,7 +350,8 @@ def _verdict(task: Task, path: Path, clock: _Clock, watch: Watch) -> None:
         raise UserError(f"No plan has given a file ({errors or 'nothing was tried'})")
     reading = record.readings + 1
     journal.append(path, {"kind": "reading", "trial": choice.trial.number, "reading": reading})
-    line = read_verdict(task, choice.trial, baselines(record.trials)[choice.trial.runtime], reading, watch)
+    control = control_of(choice.trial, record.trials)
+    line = read_verdict(task, choice.trial, choice.baseline, control, reading, watch)
     from pocketfit.search.layers import layers_line
 
     journal.append(path, {**layers_line(task, choice.trial, choice.baseline, watch), "reading": reading})

@@ -5,6 +5,7 @@ kinds  "start"    what this run is about: inputs, budget, environment, findings 
        "pace"     how many steps the plans train, and how fast training goes here if a time limit asked for it (once)
        "sensitivity"  which layers cost how much when quantized, and why (once a runtime and its weights' bits)
        "allocation"  how many channels each group keeps at each ratio of pruning (once)
+       "timing"   the latency of a trial, measured again with more care; it takes the place of the trial's own
        "time"     seconds that one working session has used (they add up over resumes)
        "layers"   the per-layer table of the chosen trial
        "reading"  the verdict split is about to be read for a trial
@@ -17,12 +18,13 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
+from pocketfit.core.measurement import Measurement
 from pocketfit.core.trial import Trial
 
 Line = dict[str, Any]
@@ -41,6 +43,7 @@ class Record:
     pace: Line | None = None
     sensitivity: Mapping[tuple[str, bool], Line] = field(default_factory=dict)  # by runtime and "4-bit weights"
     allocation: Line | None = None
+    measured_again: frozenset[int] = frozenset()  # numbers of trials whose latency was
 
     @property
     def budget(self) -> Budget:
@@ -83,6 +86,7 @@ def digest(lines: Iterable[Line]) -> Record:
     start, verdict, layers, pace, allocation = None, None, None, None, None
     trials: dict[int, Trial] = {}
     sensitivity: dict[tuple[str, bool], Line] = {}
+    again: dict[int, Line] = {}
     seconds: list[float] = []
     readings = 0
     for line in lines:
@@ -104,16 +108,37 @@ def digest(lines: Iterable[Line]) -> Record:
                 pace = line
             case "allocation":
                 allocation = line
+            case "timing":
+                again[line["trial"]] = line
             case "sensitivity":
                 sensitivity[line["runtime"], line.get("weights") == "int4"] = line
     total_s = math.fsum(seconds)  # exact, so that the order of the lines does not show in the last digit
-    ordered = tuple(trials[n] for n in sorted(trials))
-    return Record(start, ordered, total_s, readings, verdict, layers, pace, sensitivity, allocation)
+    ordered = tuple(_timed(trials[n], again.get(n)) for n in sorted(trials))
+    return Record(
+        start,
+        ordered,
+        total_s,
+        readings,
+        verdict,
+        layers,
+        pace,
+        sensitivity,
+        allocation,
+        frozenset(again.keys() & trials.keys()),
+    )
 
 
 def read(path: Path) -> Record:
     """The record of the journal at `path`."""
     return digest(read_lines(path))
+
+
+def _timed(trial: Trial, again: Line | None) -> Trial:
+    """The trial with the latency that was measured again."""
+    if again is None:
+        return trial
+    read = {name: Measurement.from_json(m) for name, m in again["measurements"].items()}
+    return replace(trial, measurements={**trial.measurements, **read})
 
 
 def _trial(line: Line) -> Trial:

@@ -3,7 +3,8 @@
     with 8-bit weights, where no static int8 file of a runtime keeps the accuracy
         a  ranges of the activations by least squared error
         b  channels equalized, weights rounded by learning
-        c  b, and in float the layers that make half of the noise, then two thirds, then five sixths of it
+        c  b, and in float the layers that make half of the noise, then two thirds, then five sixths of it; a in the
+           place of b from here on, where b lost more: a few calibration samples can mislead it
         d  b, then training on the grid
         e  d, and in float the most layers of c whose file cost no more than it may
     with 4-bit weights, where every export is larger than allowed and half of the weights' bytes would be enough
@@ -30,6 +31,7 @@ from pocketfit.search.space import Space
 
 OF_THE_NOISE = (1 / 2, 2 / 3, 5 / 6)  # what the layers in float have made, one rung after the other
 FREE = 0.05  # share of the cost below which what a layer costs does not count
+SAME_DB = 0.5  # by which two files' noise may differ without one of them being called better
 NEAR = 0.05  # a file that is this much beyond the cost of the cheapest is as cheap
 REPAIRS = (Equalize(), Round())
 # Behind shifted channels training did worse than without equalization: MobileNetV2 11.7 and 11.5 dB against 12.1 twice.
@@ -78,11 +80,11 @@ def awaiting(space: Space, trials: Sequence[Trial], budget: Budget, most: int | 
         if start is None:
             continue
         left = rungs(space, trials, budget, runtime)
-        repaired, rounded = _repaired(space, start), _rounded(space, start)
+        repaired, rounded = _better(space, start, trials), _rounded(space, start)
         more = any(plan.export.weights == "int4" and plan != rounded for plan in left)
         for plan, unknown in (
             (rounded, more and runtime not in space.sensitive_4),
-            (repaired, repaired in left and runtime not in space.sensitive),
+            (repaired, _repaired(space, start) in left and runtime not in space.sensitive),
         ):
             done = _trial_of(plan, trials)
             if unknown and done is not None and done.status == "ok":
@@ -140,11 +142,10 @@ def _repaired(space: Space, start: Trial) -> Plan:
 
 
 def _ladder(space: Space, trials: Sequence[Trial], budget: Budget, start: Trial, base: Trial, sets: int) -> list[Plan]:
-    """Rungs a to e; where b could not be carried out, the others do without its passes."""
+    """Rungs a to e; where b could not be carried out, or lost more than a, the others do without its passes."""
     repaired = _repaired(space, start)
     plain = space.plain(repaired.export)
-    done = _trial_of(repaired, trials)
-    before = plain.passes if done is not None and done.status == "failed" else repaired.passes
+    before = _better(space, start, trials).passes
     found, widest = [plain, repaired], None
     for layers in space.sensitive.get(start.runtime, ())[:sets]:
         mixed = Plan(before, space.mixed(repaired.export, layers))
@@ -159,6 +160,25 @@ def _ladder(space: Space, trials: Sequence[Trial], budget: Budget, start: Trial,
     if widest is not None:
         found.append(Plan((*before, space.quant_train), widest))
     return found
+
+
+def _better(space: Space, start: Trial, trials: Sequence[Trial]) -> Plan:
+    """Rung a or b: the one that the later ones build on."""
+    repaired = _repaired(space, start)
+    plain = space.plain(repaired.export)
+    done, before = _trial_of(repaired, trials), _trial_of(plain, trials)
+    if done is not None and (done.status == "failed" or (before is not None and _loses_more(done, before))):
+        return plain
+    return repaired
+
+
+def _loses_more(trial: Trial, other: Trial) -> bool:
+    """By the noise in the outputs, which tells files apart where their accuracy can't; else by the drop."""
+    ours, theirs = trial.value("sqnr_db"), other.value("sqnr_db")
+    if ours is not None and theirs is not None:
+        return ours < theirs - SAME_DB
+    ours, theirs = trial.value("drop_points"), other.value("drop_points")
+    return other.status == "ok" and ours is not None and theirs is not None and ours > theirs
 
 
 def _rounded(space: Space, start: Trial) -> Plan:

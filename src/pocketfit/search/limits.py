@@ -31,6 +31,7 @@ class Check:
     value: float | None
     worst: float | None
     reason: str = ""
+    measured: Measurement | None = None  # of latency: what the check stands on
 
     @property
     def met(self) -> bool:
@@ -124,7 +125,7 @@ def _latency(limit: Limit, trial: Trial) -> Check:
     measurement = trial.measurements.get(name)
     if measurement is None or measurement.value is None:
         return Check(limit, None, None, measurement.reason if measurement else "it was not measured")
-    return Check(limit, measurement.value, _worst(measurement, limit))
+    return Check(limit, measurement.value, _worst(measurement, limit), measured=measurement)
 
 
 def _worst(measurement: Measurement, limit: Limit) -> float | None:

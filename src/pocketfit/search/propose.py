@@ -6,23 +6,28 @@
     ladder      what makes up for quantization, where static int8 loses too much (see ladder.py)
     pruned      a ladder of pruning ratios, each trained briefly, exported with the best recipe of each runtime, which
                 may have passes of its own
-    finalists   the best pruned ones, trained longer from where they stopped; while nothing meets the limits, the best
-                of them longer still
+    finalists   the best pruned ones, trained longer from where they stopped
+    forms       behind each of the two: what was trained, in every other form that could win (see forms.py)
+    extension   while nothing meets the limits, the best finalist trained longer still
+    control     as much training without pruning: what the chosen network is compared with (see control.py)
 
 Nothing here looks at a clock: with the same measurements the same plans come in the same order, so that a run that was
 killed and started again tries what an undisturbed one tries. Only `without` (time is running out) skips ahead.
+The control belongs to the verdict, so that a limit on trials does not count it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.plan import PassSettings, Plan, Resolution, Train
-from pocketfit.core.trial import Trial
+from pocketfit.core.trial import Stage, Trial
 from pocketfit.search.allocate import cubic
 from pocketfit.search.choose import Choice, baselines, choose, halves, latency_ms
+from pocketfit.search.control import control_plan, steps
+from pocketfit.search.forms import forms, forms_of_the_chosen
 from pocketfit.search.ladder import climb
 from pocketfit.search.limits import cost_excess
 from pocketfit.search.space import Proposal, Space
@@ -40,23 +45,54 @@ RESOLUTION_MULTIPLE = 32
 
 
 def propose(space: Space, trials: Sequence[Trial], budget: Budget, *, without: Collection[str] = ()) -> Proposal | None:
-    """The next thing to try; None when there is nothing left. `without`: stages that there is no time for."""
-    if budget.max_trials is not None and len(trials) >= budget.max_trials:
-        return None
+    """The next thing to try; None when there is nothing left. `without`: rows that there is no time for."""
     tried = {trial.plan.hash for trial in trials}
-    share = Share.of(space, budget)
-    rungs = sum(trial.stage == "ladder" for trial in trials)
-    for stage, plans in (
-        ("baseline", _baselines(space)),
-        ("recipe", _recipes(space, trials, budget, share.recipes)),
-        ("ladder", climb(space, trials, budget, share.ladder)),
-        ("pruned", _pruned(space, trials, budget, share.pruned - (0 if share.ladder is None else rungs))),
-        ("finalist", _finalists(space, trials, budget)),
-    ):
-        for plan in () if stage in without else plans:
+    full = budget.max_trials is not None and sum(t.stage != "control" for t in trials) >= budget.max_trials
+    for row in _rows(space, trials, budget):
+        if row.name in without or (full and row.stage != "control"):
+            continue
+        for plan in row.plans:
             if plan.hash not in tried:
-                return Proposal(plan, stage)
+                return Proposal(plan, row.stage, row.name, steps(plan) if row.stage == "control" else row.steps)
     return None
+
+
+@dataclass(frozen=True)
+class Row:
+    """Plans of one kind, in order, those that have been tried included. steps: of training that each asks for."""
+
+    name: str
+    stage: Stage
+    plans: Iterable[Plan]
+    steps: int = 0
+
+
+def _rows(space: Space, trials: Sequence[Trial], budget: Budget) -> list[Row]:
+    """All that there is to try, in the order in which it is tried."""
+    share = Share.of(space, budget)
+    rungs = 0 if share.ladder is None else sum(trial.stage == "ladder" for trial in trials)
+    pruned = _pruned(space, trials, budget, share.pruned - rungs)
+    rows = [
+        Row("baselines", "baseline", _baselines(space)),
+        Row("recipes", "recipe", _recipes(space, trials, budget, share.recipes)),
+        Row("ladder", "ladder", climb(space, trials, budget, share.ladder)),
+        Row("pruned", "pruned", pruned, space.short_steps),
+        Row("forms", "pruned", forms(trials, budget, "pruned")),
+        Row("finalists", "finalist", _finalists(space, trials, budget), space.long_steps),
+        Row("forms of finalists", "finalist", forms(trials, budget, "finalist")),
+        Row("extension", "finalist", _extension(space, trials, budget), space.long_steps),
+        Row("forms of the chosen", "finalist", forms_of_the_chosen(trials, budget)),
+        Row("control", "control", _control(trials, budget)),
+    ]
+    if budget.max_trials is not None:  # few trials go to more networks first
+        rows[4:6] = rows[5:6] + rows[4:5]
+    return rows
+
+
+def _control(trials: Sequence[Trial], budget: Budget) -> Iterator[Plan]:
+    choice = choose(trials, budget)
+    if choice is not None and (plan := control_plan(choice.trial, trials)) is not None:
+        yield plan
 
 
 @dataclass(frozen=True)
@@ -207,7 +243,8 @@ def _smaller(space: Space) -> Resolution | None:
 
 
 def _finalists(space: Space, trials: Sequence[Trial], budget: Budget) -> Iterator[Plan]:
-    """A safe one (least lost) and an ambitious one (cheapest that is expected to recover), then the next by loss."""
+    """A safe one (least lost) and an ambitious one (cheapest that is expected to recover), then the next by loss; each
+    of another network."""
     base = baselines(trials)
     pruned = [t for t in trials if t.stage == "pruned" and t.status == "ok" and t.value("drop_points") is not None]
     ranked = sorted(pruned, key=lambda t: (cost_excess(t, base[t.runtime], budget), t.value("drop_points"), t.number))
@@ -225,11 +262,19 @@ def _finalists(space: Space, trials: Sequence[Trial], budget: Budget) -> Iterato
     if hopeful:
         order.append(min(hopeful, key=lambda t: (_expense(t, base, budget), t.number)))
     order += [t for t in ranked if t not in order and cost_excess(t, base[t.runtime], budget) <= least]
-    chosen = list(dict.fromkeys(t.number for t in order))[:FINALISTS]
-    for number in chosen:
-        trial = next(t for t in ranked if t.number == number)
-        yield _longer(space, trial)
-    finalists = [t for t in trials if t.stage == "finalist" and t.status == "ok"]
+    of_network: dict[object, Trial] = {}
+    for trial in order:
+        of_network.setdefault(halves(trial.plan.passes)[0], trial)
+    trained = {halves(t.plan.passes)[0] for t in trials if t.stage == "finalist"}
+    longer = [_longer(space, trial) for trial in of_network.values()]
+    new = [plan for plan in longer if halves(plan.passes)[0] not in trained]
+    yield from new[: max(0, FINALISTS - len(trained))]
+
+
+def _extension(space: Space, trials: Sequence[Trial], budget: Budget) -> Iterator[Plan]:
+    """The nearest finalist trained longer still, while nothing meets the limits."""
+    base = baselines(trials)
+    finalists = [t for t in trials if t.stage == "finalist" and t.status == "ok" and t.runtime in base]
     best = choose(trials, budget)
     if finalists and best is not None and not best.feasible:
         nearest = min(

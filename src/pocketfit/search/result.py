@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pocketfit.core.budget import Budget
+from pocketfit.core.budget import Budget, Prefer
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.plan import Sparsify
 from pocketfit.core.trial import Trial
 from pocketfit.search.choose import Choice, baselines, choose
+from pocketfit.search.control import control_plan
+from pocketfit.search.forms import same_network
 from pocketfit.search.journal import Record
 from pocketfit.search.limits import Check, check
 from pocketfit.search.shortfall import explain_shortfall, say
@@ -121,7 +123,17 @@ def _comparison(choice: Choice, record: Record, verdict_read: bool) -> dict[str,
             "n": drop.n,
             "split": "verdict" if verdict_read else "search",
         },
+        "control": _control(record, verdict_read),
     }
+
+
+def _control(record: Record, verdict_read: bool) -> dict[str, Any] | None:
+    """The chosen file against as much training without pruning; None without a verdict, or without that training."""
+    control = (record.verdict or {}).get("control") if verdict_read else None
+    if control is None:
+        return None
+    sides = {side: {k: control[side][k] for k in ("points", "low", "high")} for side in ("gain", "loss")}
+    return {"trial": control["trial"], "steps": control["steps"], **sides}
 
 
 def _ratio(trial: Trial, baseline: Trial, quantity: str) -> float | None:
@@ -143,6 +155,8 @@ def _explanation(
             " tried on the verdict split, because picking the winner there would flatter it."
         )
     sentences += [f"{c.limit.quantity} could not be checked: {c.reason}." for c in choice.checks if c.value is None]
+    sentences += _more_training(record, choice, verdict_read)
+    sentences += _other_forms(record.trials, choice, budget)
     if record.readings > 1:
         sentences.append(f"The verdict split was read {record.readings} times, because a reading was interrupted.")
     sentences += _not_faster(record.trials, choice)
@@ -178,6 +192,58 @@ def _verdict_sentence(choice: Choice, status: str, verdict_read: bool, certified
     if status == "met":
         return f"{name} meets every limit on the verdict split; the 95 % bound of at least one is outside or unknown."
     return f"No plan meets every limit; {name} comes nearest, its accuracy measured {where}."
+
+
+def _more_training(record: Record, choice: Choice, verdict_read: bool) -> list[str]:
+    """What training alone has brought, where the chosen network was trained on after it was pruned."""
+    if not verdict_read or control_plan(choice.trial, record.trials) is None:
+        return []
+    control = (record.verdict or {}).get("control")
+    if control is None:
+        return [
+            "Whether more training alone would have gained as much is not known: no control, a network trained as long"
+            " without pruning, was made (it failed, or there was no time left for it)."
+        ]
+    gain, loss = control["gain"], control["loss"]
+    return [
+        f"The same {control['steps']:,} steps of training without pruning {_moved(gain['points'])} points"
+        f" ({gain['low']:.2f} to {gain['high']:.2f} gained, 95 %); against that control, the chosen file"
+        f" {'loses' if loss['points'] >= 0 else 'gains'} {abs(loss['points']):.2f} points"
+        f" ({loss['low']:.2f} to {loss['high']:.2f} lost)."
+    ]
+
+
+def _moved(points: float) -> str:
+    return f"gain {points:.2f}" if points >= 0 else f"lose {-points:.2f}"
+
+
+def _other_forms(trials: Sequence[Trial], choice: Choice, budget: Budget) -> list[str]:
+    """What the chosen network costs in each of the other forms that were measured, and which preference takes them."""
+    if choice.trial.stage not in ("pruned", "finalist"):
+        return []
+    base = baselines(trials)
+    sentences = []
+    for trial in same_network(choice.trial, trials):
+        if trial.number == choice.trial.number or trial.runtime not in base:
+            continue
+        ratio, lost = trial.value("latency_ratio"), trial.value("drop_points")
+        costs = [f"{(trial.value('size_bytes') or 0) / 1e6:.3g} MB"]
+        costs += [] if ratio is None else [f"{ratio:.2f}x of float32's latency"]
+        costs += [] if lost is None else [f"{lost:.2f} points lost"]
+        missed = [c for c in check(trial, base[trial.runtime], budget) if not c.met]
+        why = " and ".join(f"{c.limit.quantity} {_quoted(c)} misses {c.limit.text}" for c in missed)
+        liked = [p for p in get_args(Prefer) if p != budget.prefer and _picks(trial, trials, replace(budget, prefer=p))]
+        why = why or (f"--prefer {liked[0]} would take it" if liked else "the chosen form is preferred")
+        sentences.append(
+            f"The chosen network as {trial.plan.export.code} in {trial.runtime}: {', '.join(costs)} (search split);"
+            f" it was left, as {why}."
+        )
+    return sentences
+
+
+def _picks(trial: Trial, trials: Sequence[Trial], budget: Budget) -> bool:
+    picked = choose(trials, budget)
+    return picked is not None and picked.trial.number == trial.number
 
 
 def _not_faster(trials: Sequence[Trial], choice: Choice) -> list[str]:

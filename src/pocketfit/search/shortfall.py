@@ -38,7 +38,7 @@ def explain_shortfall(trials: Sequence[Trial], budget: Budget) -> Shortfall | No
     choices = [
         Choice(t, base[t.runtime], check(t, base[t.runtime], budget))
         for t in sorted(trials, key=lambda t: t.number)
-        if t.status == "ok" and t.runtime in base
+        if t.status == "ok" and t.stage != "control" and t.runtime in base
     ]
     if not choices or any(c.feasible for c in choices):
         return None

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from pocketfit.core.plan import ExportSettings, PassSettings, Plan, Prune, QuantTrain, Train
+from pocketfit.core.trial import Stage
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,14 @@ class Space:
 
 @dataclass(frozen=True)
 class Proposal:
-    """The next plan and the stage that it belongs to."""
+    """The next plan.
+
+    stage  that its trial belongs to
+    row    of the list of what there is to try (propose.py), by which it is skipped when time runs out
+    steps  of training in float that it asks for beyond what has been done
+    """
 
     plan: Plan
-    stage: str
+    stage: Stage
+    row: str = ""
+    steps: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,31 +16,35 @@ from pocketfit.core.watch import Watch
 from pocketfit.measure import accuracy, cost, footprint
 from pocketfit.search.attempt import drop, mean_score, timing
 from pocketfit.search.carry import carried_out
+from pocketfit.search.control import steps
 from pocketfit.search.task import Task
 
 PICTURES_SHOWN = 12
 FOOTPRINT_PROCESSES = 3
 
 
-def read_verdict(task: Task, chosen: Trial, baseline: Trial, reading: int, watch: Watch) -> dict[str, Any]:
-    """The journal's verdict line. Each side is fed by its own preprocessing, on the same pictures in the same order."""
-    assert chosen.artifact is not None and baseline.artifact is not None
+def read_verdict(
+    task: Task, chosen: Trial, baseline: Trial, control: Trial | None, reading: int, watch: Watch
+) -> dict[str, Any]:
+    """The journal's verdict line. Each side is fed by its own preprocessing, on the same pictures in the same order.
+
+    control  the network trained as long as the chosen one and not pruned, where that was made
+    """
     runtime, threads = chosen.runtime, task.threads
-    paths = {"baseline": task.out / baseline.artifact.path, "chosen": task.out / chosen.artifact.path}
+    sides = {"baseline": baseline, "chosen": chosen} | ({} if control is None else {"control": control})
+    paths = {side: task.out / t.artifact.path for side, t in sides.items() if t.artifact is not None}
     model = carried_out(task, chosen.plan, watch)
-    samples = {
-        "baseline": task.samples("verdict", task.model.preprocess, watch),
-        "chosen": task.samples("verdict", model.preprocess, watch),
-    }
-    scores = {}
-    for side in ("baseline", "chosen"):
+    own = task.samples("verdict", task.model.preprocess, watch)
+    samples = {"baseline": own, "control": own, "chosen": task.samples("verdict", model.preprocess, watch)}
+    scores: dict[str, accuracy.Scores] = {}
+    for side in sides:
+        if side == "chosen" and chosen.number == baseline.number:
+            scores[side] = scores["baseline"]
+            continue
         tick = watch.step(f"verdict: the {side} file on {len(samples[side])} pictures in {runtime}")
         scores[side] = accuracy.score(
             runtime, paths[side], samples[side], threads=threads, metric=task.metric, work=task.cache, progress=tick
         )
-        if chosen.number == baseline.number:
-            scores["chosen"] = scores["baseline"]
-            break
     watch.step("verdict: latency and memory")
     measured = {
         **timing(runtime, paths["baseline"], paths["chosen"], threads, cost.CAREFUL),
@@ -65,8 +69,20 @@ def read_verdict(task: Task, chosen: Trial, baseline: Trial, reading: int, watch
         "latency_ratio": measured["latency_ratio"].to_json(),
         "measurements": {name: m.to_json() for name, m in measured.items()},
         "baseline_measurements": {name: m.to_json() for name, m in reference.items()},
+        "control": None if control is None else _against(control, scores),
         "per_class": _class_rows(scores["baseline"], scores["chosen"], samples["chosen"], task.model.labels),
         "disagreements": disagreements(scores["baseline"], scores["chosen"], samples["chosen"], task.model.labels),
+    }
+
+
+def _against(control: Trial, scores: Mapping[str, accuracy.Scores]) -> dict[str, Any]:
+    """What the control gained over the baseline by its training, and what the chosen file loses against it."""
+    return {
+        "trial": control.number,
+        "steps": steps(control.plan),
+        "accuracy": mean_score(scores["control"].values).value,
+        "gain": _drop_json(drop(scores["control"].values, scores["baseline"].values)),
+        "loss": _drop_json(drop(scores["control"].values, scores["chosen"].values)),
     }
 
 
