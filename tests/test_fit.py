@@ -162,7 +162,8 @@ def test_the_result_is_what_was_asked_for(finished: Path, verdict_samples: int) 
 
 def test_the_journal_holds_every_stage_of_both_runtimes_and_one_reading(finished: Path, verdict_samples: int) -> None:
     trials = lines(finished)
-    assert [t["stage"] for t in trials] == [*["baseline"] * 2, *["recipe"] * 3, "ladder", "pruned", "finalist", "control"]
+    assert [t["stage"] for t in trials[:5]] == [*["baseline"] * 2, *["recipe"] * 3]
+    assert [t["stage"] for t in trials[5:]] == ["ladder", "pruned", "finalist", "control"]
     assert all(t["status"] == "ok" for t in trials), [t["error"] for t in trials]
     for runtime in ("litert", "onnxruntime"):
         mine = [t for t in trials if t["plan"]["export"]["runtime"] == runtime]
