@@ -31,6 +31,11 @@ class Measurement:
     samples: tuple[float, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def disturbed(self) -> tuple[str, ...]:
+        """Why the value is not to be believed, what else ran while it was taken; () where nothing speaks against it."""
+        return tuple(self.environment.get("disturbed", ()))
+
     @classmethod
     def not_possible(cls, quantity: str, unit: str, reason: str) -> Measurement:
         return cls(quantity, unit, None, n=0, how="not_possible_here", reason=reason)

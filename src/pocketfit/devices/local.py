@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from pocketfit.core import cpus
 from pocketfit.core.device import Device, u8s8_saturates
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -78,9 +79,7 @@ def cpu_model(cpuinfo: str) -> str:
 
 def usable_cores() -> tuple[int, ...]:
     """Logical cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
+    return cpus.affinity()
 
 
 @contextmanager

@@ -6,8 +6,14 @@ differ by more than the noise inside them explains; so several are taken, and th
 loaded first is at a disadvantage of a few per cent (seen with one file against itself), so that every other session
 loads the files in the opposite order; the number of sessions is even for that.
 
+A load that lasts hits all files, and not all alike: one whose weights don't fit the caches is slowed down by whoever
+uses the memory, a small one is not. So each session says what else ran, and how fast small fixed works were in turns
+with the files; quiet.py decides which sessions are to be believed.
+
 An invocation of under 20 ms during which the kernel gave the core to other work is taken again (up to three times): its
-time would tell about the other work. Percentiles are therefore those of the network, not of a busy machine; how many
+time would tell about the other work. On a busy machine that is of no help to longer networks, which don't fit between
+two such interruptions while smaller ones do: so one that stays interrupted, or takes longer than that, counts by its
+processor time where one thread works. Percentiles are therefore those of the network, not of a busy machine; how many
 were taken again stands in the environment.
 """
 
@@ -15,9 +21,10 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +36,10 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.runtime import Session
 from pocketfit.core.signature import Signature
-from pocketfit.devices import local
+from pocketfit.devices import load, local
+from pocketfit.devices.load import Load
+from pocketfit.measure import quiet
+from pocketfit.measure.canary import Canary
 from pocketfit.measure.environment import environment
 from pocketfit.numerics import statistics
 from pocketfit.numerics.statistics import OverSessions
@@ -46,21 +56,26 @@ MAX_CALLS = 64
 WARM_UP_S = 0.05
 STEADY_BELOW_MS = 20.0  # shorter networks run once untimed first (the one before has taken the caches), and again
 TRIES = 4  # when they were interrupted; longer ones are hardly ever not interrupted on a busy machine
+SONGS = 4  # of the canary, in the course of a session; one more, and another after it, frame them
 PROCESS_S = 300.0  # for starting, loading and compiling, before a session counts as hung
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to look: `sessions` processes, each for about `seconds` or `max_rounds`, never under `min_rounds`."""
+    """How long to look: `sessions` processes, each for about `seconds` or `max_rounds`, never under `min_rounds`.
+
+    patience_s  how long, in all, to wait for a quiet machine and to take disturbed sessions again
+    """
 
     sessions: int
     seconds: float
     min_rounds: int
     max_rounds: int
+    patience_s: float = 0.0
 
 
-QUICK = Effort(sessions=4, seconds=0.4, min_rounds=5, max_rounds=60)  # to rank trials while searching
-CAREFUL = Effort(sessions=6, seconds=3.0, min_rounds=8, max_rounds=400)  # for verdicts
+QUICK = Effort(sessions=4, seconds=0.4, min_rounds=5, max_rounds=60, patience_s=2.0)  # to rank trials while searching
+CAREFUL = Effort(sessions=6, seconds=3.0, min_rounds=8, max_rounds=400, patience_s=60.0)  # for verdicts
 
 
 @dataclass(frozen=True)
@@ -114,17 +129,21 @@ def compare_latency(
     threads: int = 1,
     effort: Effort = CAREFUL,
     seed: int = 0,
+    best: Mapping[str, float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[LatencyComparison]:
     """Time files of one runtime against a baseline, all interleaved; one comparison a candidate, in their order.
 
+    best      best_ms in the environment of earlier measurements of the same run: what slow sessions are told by
     progress  called with (sessions done, sessions in all)
+
+    Where too few sessions were quiet, all measurements say so: Measurement.disturbed.
 
     Raises UserError for a file that is not there, CannotRunHere for one that the runtime refuses, and ExportFailed
     when the process dies or hangs.
     """
     paths = [baseline, *candidates]
-    sessions, where, how = _take(runtime_name, paths, threads=threads, effort=effort, seed=seed, progress=progress)
+    sessions, where, how = _take(runtime_name, paths, threads, effort, seed, best, progress)
     theirs = [session[0] for session in sessions]
     baseline_ms, _ = _latencies(theirs, where, how, seed)
     comparisons = []
@@ -163,10 +182,14 @@ def latency(
     threads: int = 1,
     effort: Effort = CAREFUL,
     seed: int = 0,
+    best: Mapping[str, float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Measurement]:
-    """latency_ms (p50), latency_p90_ms, latency_p95_ms and latency_p99_ms of one file, per invocation at batch 1."""
-    sessions, where, how = _take(runtime_name, [path], threads=threads, effort=effort, seed=seed, progress=progress)
+    """latency_ms (p50), latency_p90_ms, latency_p95_ms and latency_p99_ms of one file, per invocation at batch 1.
+
+    best, progress: see compare_latency; the file is its own baseline.
+    """
+    sessions, where, how = _take(runtime_name, [path], threads, effort, seed, best, progress)
     return _latencies([session[0] for session in sessions], where, how, seed)[0]
 
 
@@ -193,34 +216,58 @@ def random_inputs(signature: Signature, seed: int) -> dict[str, NDArray[np.gener
 
 
 def session(
-    *, runtime: str, paths: list[str], threads: int, seed: int, seconds: float, min_rounds: int, max_rounds: int
+    *, runtime: str, paths: list[str], threads: int, seed: int, effort: dict[str, Any], root: int
 ) -> dict[str, Any]:
-    """One session, in the process that calls it: {"calls_ms": by file [rounds][calls], "cores", "taken_again"}."""
+    """One session, in the process that calls it: {"calls_ms": by file [rounds][calls], "cores", "taken_again", "load",
+    "times_ms": of the canary's works}. `root` is the process id of the pocketfit that the user started."""
     with local.pin(threads) as cores:
+        canary = Canary()
         module = runtimes.get(runtime)
-        files = [_File(module.load(Path(path), threads=threads), seed) for path in paths]
-        calls_ms: list[list[list[float]]] = [[] for _ in files]
-        random = np.random.default_rng(seed)
+        files = [_File(module.load(Path(path), threads=threads), seed, threads) for path in paths]
         gc.collect()
         gc.disable()
         try:
-            begin = time.monotonic()
-            for done in range(max_rounds):
-                if done >= min_rounds and time.monotonic() - begin > seconds:
-                    break
-                for index in random.permutation(len(files)):
-                    calls_ms[index].append(files[index].round())
+            before = load.snapshot(root)
+            calls_ms = _rounds(files, canary, np.random.default_rng(seed), Effort(**effort))
+            ran = load.between(before, load.snapshot(root))
         finally:
             gc.enable()
         for file in files:
             file.loaded.close()
-    return {"calls_ms": calls_ms, "cores": list(cores), "taken_again": sum(file.taken_again for file in files)}
+    return {
+        "calls_ms": calls_ms,
+        "cores": list(cores),
+        "taken_again": sum(file.taken_again for file in files),
+        "load": asdict(ran),
+        "times_ms": canary.medians_ms(),
+    }
+
+
+def _rounds(
+    files: Sequence[_File], canary: Canary, random: np.random.Generator, effort: Effort
+) -> list[list[list[float]]]:
+    """By file [rounds][calls], in ms; the canary sings before, after, and between rounds."""
+    calls_ms: list[list[list[float]]] = [[] for _ in files]
+    begin, songs = time.monotonic(), 1
+    canary.sing()
+    for done in range(effort.max_rounds):
+        spent = time.monotonic() - begin
+        if done >= effort.min_rounds and spent > effort.seconds:
+            break
+        if spent > songs * effort.seconds / (SONGS + 1) and songs <= SONGS:
+            canary.sing()
+            songs += 1
+        for index in random.permutation(len(files)):
+            calls_ms[index].append(files[index].round())
+    canary.sing()
+    return calls_ms
 
 
 class _File:
     """A loaded file that has been warmed up, with how many invocations it takes to fill its share of a round."""
 
-    def __init__(self, loaded: Session, seed: int) -> None:
+    def __init__(self, loaded: Session, seed: int, threads: int = 1) -> None:
+        self._alone = threads == 1
         self.loaded, self.inputs, self.taken_again = loaded, random_inputs(loaded.signature, seed), 0
         times: list[float] = []
         begin = time.monotonic()
@@ -232,7 +279,7 @@ class _File:
     def round(self) -> list[float]:
         """ms of each of `calls` invocations."""
         if not self.short:
-            return [self._invoke() for _ in range(self.calls)]
+            return [self._by_work() for _ in range(self.calls)]
         self.loaded.run(self.inputs)
         return [self._undisturbed() for _ in range(self.calls)]
 
@@ -243,7 +290,15 @@ class _File:
             if _interruptions() == before:
                 return taken_ms
             self.taken_again += 1
-        return self._invoke()
+        return self._by_work()
+
+    def _by_work(self) -> float:
+        """By the clock or, where one thread does all of the work and was interrupted, by its processor time."""
+        before, begin = _interruptions(), time.process_time_ns()
+        taken_ms = self._invoke()
+        if not self._alone or _interruptions() == before:
+            return taken_ms
+        return min(taken_ms, (time.process_time_ns() - begin) / 1e6)
 
     def _invoke(self) -> float:
         start = time.perf_counter_ns()
@@ -259,22 +314,21 @@ def _interruptions() -> int:
 def _take(
     runtime_name: str,
     paths: Sequence[Path],
-    *,
     threads: int,
     effort: Effort,
     seed: int,
+    best: Mapping[str, float] | None,
     progress: Callable[[int, int], None] | None,
-) -> tuple[list[list[NDArray[np.float64]]], dict[str, Any], str]:
-    """All sessions: by session and file [rounds, calls] in ms; the environment; "measured" or "estimated"."""
+) -> tuple[list[tuple[NDArray[np.float64], ...]], dict[str, Any], str]:
+    """The sessions that count: by file [rounds, calls] in ms; the environment; "measured" or "estimated"."""
     how = runtimes.get(runtime_name).HOW
     for path in paths:
         if not path.is_file():
             raise UserError(f"The file '{path}' is not there")
     where = environment(threads)
-    sessions, cores, again = [], [], 0
     resolved = [str(path.resolve()) for path in paths]
-    for number in range(effort.sessions):
-        turn = -1 if number % 2 else 1
+
+    def take(number: int, turn: int) -> quiet.Session:
         found = child.call(
             "pocketfit.measure.cost:session",
             {
@@ -282,19 +336,18 @@ def _take(
                 "paths": resolved[::turn],
                 "threads": threads,
                 "seed": seed + number,
-                "seconds": effort.seconds,
-                "min_rounds": effort.min_rounds,
-                "max_rounds": effort.max_rounds,
+                "effort": asdict(effort),
+                "root": os.getpid(),
             },
             timeout_s=PROCESS_S + 10 * effort.seconds,
         )
-        sessions.append([np.asarray(calls, np.float64) for calls in found["calls_ms"][::turn]])
-        cores.append(found["cores"])
-        again += found["taken_again"]
-        if progress is not None:
-            progress(number + 1, effort.sessions)
-    where |= {"sessions": effort.sessions, "pinned_to_cores": cores, "batch": 1, "interrupted_and_taken_again": again}
-    return sessions, where, how
+        calls_ms = tuple(np.asarray(calls, np.float64) for calls in found["calls_ms"][::turn])
+        times_ms = {**found["times_ms"], quiet.BASELINE: float(np.median(calls_ms[0]))}
+        ran = Load(**found["load"])
+        return quiet.Session(calls_ms, ran, times_ms, turn, tuple(found["cores"]), found["taken_again"])
+
+    kept = quiet.collect(take, effort.sessions, quiet.Patience(effort.patience_s), best or {}, progress)
+    return [each.calls_ms for each in kept.sessions], {**where, "batch": 1, **kept.to_json()}, how
 
 
 def _latencies(
@@ -314,9 +367,11 @@ def _measurement(
 ) -> Measurement:
     """`samples` holds the sessions' values, `n` counts the invocations behind them.
 
-    The whole environment stands with the two headline quantities only; a journal holds many lines of these.
+    The whole environment stands with the two headline quantities only; a journal holds many lines of these. What
+    disturbed the sessions stands with all.
     """
-    full = dict(where) if name in ("latency_ms", "latency_ratio") else {"threads": where["threads"]}
+    brief = {key: where[key] for key in ("threads", "disturbed") if key in where}
+    full = dict(where) if name in ("latency_ms", "latency_ratio") else brief
     if name == "latency_ms":
         full |= {"rounds": [each.shape[0] for each in sessions], "calls_a_round": [each.shape[1] for each in sessions]}
     return Measurement(

@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 
+from pocketfit.core import cpus
 from pocketfit.devices import local
 
 PACKAGES = (
@@ -26,10 +27,11 @@ PACKAGES = (
 def environment(threads: int = 1) -> dict[str, Any]:
     """Processor, cores, instruction sets, load, system and versions, as JSON. Imports none of the packages.
 
+    cpu_quota_cores  what the container may use of them, where there is a quota
     load_average  runnable processes over the last minute, None where the system has no such figure: more than a core
                   or two says that other work was running
     """
-    device = local.describe(threads)
+    device, quota = local.describe(threads), cpus.quota()
     return {
         "cpu": device.name,
         "machine": platform.machine(),
@@ -37,6 +39,7 @@ def environment(threads: int = 1) -> dict[str, Any]:
         "cores_physical": psutil.cpu_count(logical=False),
         "cores_logical": psutil.cpu_count(logical=True),
         "cores_usable": len(local.usable_cores()),
+        **({} if quota is None else {"cpu_quota_cores": round(quota, 3)}),
         "threads": threads,
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "memory_bytes": psutil.virtual_memory().total,
