@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pocketfit.core.budget import Budget
+from pocketfit.core.cpus import check_threads, usable
 from pocketfit.core.errors import UserError
 from pocketfit.core.launch import check_alone
 from pocketfit.core.model import Model
@@ -100,6 +101,8 @@ def fit(
 def run(task: Task, watch: Watch | None = None) -> Result:
     """`fit_task` with what stands above the search: the bundle and the report are written as results come in."""
     check_alone("fit")
+    check_threads(task.threads)
+    stay_in_quota()
     watch = watch or Silent()
     check_teacher(task)
     return fit_task(replace(task, model=with_labels(task.model)), Delivery(watch), watch)
@@ -116,6 +119,14 @@ def run_without_data(task: Task, watch: Watch | None = None) -> dict[str, Any]:
     measurements = data["trials"][data["chosen"]]["measurements"]
     write_bundle(task.out / "bundle", made.artifact, made.model, golden=golden, measurements=measurements, result=None)
     return data
+
+
+def stay_in_quota() -> None:
+    """Let PyTorch use no more threads than the container's CPU quota lets run; without a quota nothing changes."""
+    import torch
+
+    if (most := usable()) < torch.get_num_threads():
+        torch.set_num_threads(most)
 
 
 class Delivery:

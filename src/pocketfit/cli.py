@@ -32,12 +32,14 @@ from pocketfit.cli_options import (
     teacher_options,
     threads_option,
 )
+from pocketfit.core.cpus import limit_threads
 from pocketfit.core.errors import UserError
 from pocketfit.core.launch import rank
 
 # Threads of PyTorch's OpenMP library that wait for each other burn their core for milliseconds by default. On two cores
 # with a second busy process that made training three to five times slower; short waits cost little on an idle machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+limit_threads()
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 

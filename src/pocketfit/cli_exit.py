@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from pocketfit import __version__
+from pocketfit.core.cpus import check_threads
 from pocketfit.core.errors import PocketfitError, Stopped
 from pocketfit.core.launch import check_alone
 
@@ -29,6 +30,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     def called(*args: Any, json_: bool, **kwargs: Any) -> None:
         try:
             check_alone(command.__name__)
+            check_threads(kwargs.get("threads") or 1)
             code = command(*args, as_json=json_, **kwargs)
         except Stopped as stop:
             _fail(str(stop), INTERRUPTED, json_)

@@ -60,7 +60,7 @@ def result(data: Mapping[str, Any], out: Path) -> None:
             (
                 limit_words(limit),
                 "unknown" if check["value"] is None else format_value(check["value"], check["unit"]),
-                "met, certified" if check["certified"] else "met" if check["met"] else "missed",
+                "met, certified" if check["certified"] else "met, not certified" if check["met"] else "missed",
             )
             for limit, check in zip(data["budget"]["limits"], data["limits"], strict=True)
         ]
@@ -90,9 +90,10 @@ def made_without_data(data: Mapping[str, Any], out: Path) -> None:
         rows.append((trial["artifact"]["runtime"], trial["code"], *(_value(found.get(name)) for name in quantities)))
     console.print(table(("runtime", "plan", "size", "download", "latency", "ratio", "memory"), rows, left=2))
     for limit in data["limits"]:
-        console.print(f"limit on {limit['quantity']}, {escape(limit['text'])}: {'met' if limit['met'] else 'missed'}")
+        word = "missed" if not limit["met"] else "met" if limit["certified"] else "met, not certified"
+        console.print(f"limit on {limit['quantity']}, {escape(limit['text'])}: {word}")
     chosen = data["trials"][data["chosen"]]
-    for sentence in chosen["details"]["findings"]:
+    for sentence in (*data["doubts"], *chosen["details"]["findings"]):
         console.print(f"• {escape(sentence)}")
     console.print(f"\nfile    {escape(str(out / chosen['artifact']['path']))}")
     for name in ("bundle", "plan.json", "result.json"):
@@ -125,6 +126,8 @@ def measured(data: Mapping[str, Any]) -> None:
         )
         rows.append((name, _value(m), interval, m["n"]))
     console.print(table(("quantity", "value", "95 % interval", "n"), rows))
+    if data["disturbed"]:
+        console.print(f"\nNot to be trusted, other work ran beside the timing: {escape('; '.join(data['disturbed']))}")
     if data["operators"]:
         console.print("\n[bold]Most expensive operators[/bold]")
         total = sum(op["time_us"] for op in data["operators"]) or 1.0

@@ -70,6 +70,8 @@ def costs(data: Mapping[str, Any], out: Path | None) -> None:
         f"Latency predicted for sub-networks that were not fitted on ({errors['n']}, each left out once): median error"
         f" {errors['median']:.1%}, within 10 % for {errors['share_within']:.0%}, rank correlation {errors['rank']:.3f}"
     )
+    if data["disturbed"]:
+        console.print(f"Not to be trusted: {escape(data['disturbed'])}")
     blocks = [f"{kind} {inputs} in, {outputs} out" for kind, (inputs, outputs) in data["steps"].items()]
     console.print(f"Kernels work in blocks of channels: {', '.join(blocks)}")
     console.print("\nThe network with one group alone made narrower, predicted latency of the whole")

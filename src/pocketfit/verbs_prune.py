@@ -39,7 +39,7 @@ def sensitivity(
         latency         null without a target for the latency, or runtime, threads, precision, environment, full_ms (of
                         the whole network, measured), networks (sub-networks measured), held_out (errors of predictions
                         for sub-networks that were not fitted on: n, median, worst, share_within, rank), how =
-                        "estimated"
+                        "estimated", disturbed (a sentence where other work ran beside the timing)
         curves          one object a group, in the order of the network: group, layers, pattern (for Prune.layers),
                         channels, edge ("first", "last", ""), why_not, points
                         a point: ratio, kept, loss, loss_rise, loss_rise_se, accuracy, drop_points, drop_points_se,
@@ -102,6 +102,7 @@ def costs(
 
     schema_version  1
     model, runtime, threads, precision, environment (where it was measured; load_average as of the start)
+    disturbed       a sentence where other work ran beside the timing, ""
     full_ms         latency of the whole network
     networks        how many sub-networks the table holds
     steps           by kind of layer the blocks of channels in which its kernels work: [inputs, outputs]
@@ -143,6 +144,7 @@ def costs(
         "threads": threads,
         "precision": precision,
         "environment": dict(table.environment),
+        "disturbed": table.disturbed,
         "full_ms": table.full_ms,
         "networks": len(table.measured),
         "steps": {kind: list(steps) for kind, steps in fitted.steps.items()},

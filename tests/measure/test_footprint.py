@@ -5,6 +5,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.measure import footprint
 
 LINUX = footprint.STATUS.exists()
+QUIET = {"seconds": 1.0, "others_cores": 0.0, "own_cores": 0.0}
 
 
 def test_footprint_of_a_file(conv_file):
@@ -28,14 +29,26 @@ def test_bigger_activations_take_more_memory_net_of_the_import(conv_file):
 
 
 def test_memory_that_cannot_be_read_is_said_not_guessed(conv_file, monkeypatch):
-    monkeypatch.setattr(
-        footprint.child, "call", lambda *_: {"cold_start_ms": 1.0, "memory_bytes": None, "memory_gross_bytes": None}
-    )
+    unknown = {"cold_start_ms": 1.0, "memory_bytes": None, "memory_gross_bytes": None, "load": QUIET}
+    monkeypatch.setattr(footprint.child, "call", lambda *_: unknown)
     found = footprint.footprint("onnxruntime", conv_file())
     assert found["memory_bytes"].how == "not_possible_here"
     assert found["memory_bytes"].value is None
     assert "/proc" in found["memory_gross_bytes"].reason
     assert found["cold_start_ms"].value == 1.0
+
+
+def test_a_cold_start_beside_other_work_says_so_and_memory_is_believed(conv_file, monkeypatch):
+    loads = iter([QUIET, {**QUIET, "others_cores": 0.9}, QUIET])
+    monkeypatch.setattr(
+        footprint.child,
+        "call",
+        lambda *_: {"cold_start_ms": 1.0, "memory_bytes": 5.0, "memory_gross_bytes": 9.0, "load": next(loads)},
+    )
+    monkeypatch.setattr(footprint.quiet.Machine, "here", lambda: footprint.quiet.Machine(2))
+    found = footprint.footprint("onnxruntime", conv_file())
+    assert found["cold_start_ms"].disturbed == ("other processes used up to 0.90 of 2 cores (in 1 of 3 sessions)",)
+    assert found["memory_bytes"].disturbed == ()
 
 
 def test_a_missing_file_is_named(tmp_path):

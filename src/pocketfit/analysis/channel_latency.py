@@ -37,6 +37,7 @@ class ChannelLatency:
     fitted: Predictor
     groups: tuple[tuple[str, int], ...]
     how: Literal["estimated"] = "estimated"
+    disturbed: str = ""  # a sentence where other work ran beside the timing
 
     def ratio(self, removed: Mapping[int, int]) -> float:
         """Predicted latency over the whole network's, after each group, by its number, has lost so many channels.
@@ -69,4 +70,5 @@ def measured(
     table = cost_table.measure(model, graph, settings, folder, threads=threads, watch=watch)
     groups = tuple((group.name, len(group.ids)) for group in graph.groups)
     about = (table.runtime, threads, table.precision, table.environment, table.full_ms, len(table.measured))
-    return ChannelLatency(*about, predictor.held_out(table), predictor.fit(table), groups)
+    held_out, fitted = predictor.held_out(table), predictor.fit(table)
+    return ChannelLatency(*about, held_out, fitted, groups, disturbed=table.disturbed)

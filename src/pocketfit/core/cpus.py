@@ -84,8 +84,8 @@ def check_threads(threads: int) -> None:
         )
         cores = "1 core" if most == 1 else f"{most} cores"
         raise UserError(
-            f"--threads {threads} can't be measured here: this process may use {cores}{why}, and more threads than that"
-            f" would wait for each other; give at most {most}"
+            f"A file can't be timed with {threads} threads here: this process may use {cores}{why}, and more threads"
+            f" than that would wait for each other; give at most {most}"
         )
 
 

@@ -6,7 +6,7 @@ runtime chose), and one export says something of every layer. A layer's time is 
 latency measured in turns: whatever slows the machine down for minutes cancels out.
 
 A table is a folder: table.json says what it belongs to, 0000.json, 0001.json, … hold one sub-network each. What is
-there is not measured again.
+there is not measured again, but for what other work ran beside (once the machine is quiet).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.skeleton import Skeleton, Widths
 from pocketfit.core.watch import Silent, Watch
 from pocketfit.devices import local
-from pocketfit.measure import cost
+from pocketfit.measure import cost, quiet
 from pocketfit.measure.environment import environment
 from pocketfit.passes import widths as forms
 from pocketfit.sources.fingerprint import fingerprint
@@ -54,12 +54,14 @@ class SubNetwork:
     """One measured network: its widths, its latency, and how that is spread over layers (microseconds; REST: others).
 
     latency_ms is the latency ratio to the whole network, measured in turns, times the whole network's latency.
+    disturbed: Measurement.disturbed of that ratio.
     """
 
     widths: Mapping[str, int]
     ratio: float
     latency_ms: float
     layer_us: Mapping[str, float]
+    disturbed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,18 @@ class CostTable:
     full_ms: float
     environment: Mapping[str, Any]
     measured: tuple[SubNetwork, ...]
+
+    @property
+    def disturbed(self) -> str:
+        """A sentence where other work ran beside the timing, "" where none did."""
+        doubted = [one for one in self.measured if one.disturbed]
+        reasons = dict.fromkeys(why for one in doubted for why in one.disturbed[:1])
+        if not doubted:
+            return ""
+        return (
+            f"{len(doubted)} of {len(self.measured)} sub-networks were timed beside other work ({next(iter(reasons))}):"
+            " on a quiet machine the same command times them again"
+        )
 
 
 def measure(
@@ -98,7 +112,9 @@ def measure(
     watch = watch or Silent()
     tick = watch.step(f"measuring {count} sub-networks in {settings.runtime}")
     wanted = draw(skeleton, count, seed)
-    missing = [number for number, widths in enumerate(wanted) if _read(home, number, widths) is None]
+    known = [_read(home, number, widths) for number, widths in enumerate(wanted)]
+    again = any(one is not None and one.disturbed for one in known) and quiet.calm_now()
+    missing = [number for number, one in enumerate(known) if one is None or (again and one.disturbed)]
     with tempfile.TemporaryDirectory(prefix="pocketfit-") as work:
         baseline: Path | None = None
         for start in range(0, len(missing), BATCH):
@@ -106,7 +122,7 @@ def measure(
             numbers = missing[start : start + BATCH]
             if baseline is None:
                 baseline = _export(model, settings, Path(work))
-            if not (home / "table.json").is_file():
+            if not (home / "table.json").is_file() or (again and start == 0 and "disturbed" in _about(home)):
                 _begin(home, settings, threads, baseline, effort)
             files = [_export(_narrowed(model, graph, wanted[number]), settings, Path(work)) for number in numbers]
             compared = cost.compare_latency(
@@ -117,14 +133,13 @@ def measure(
                 ratio = latency.ratio.value
                 assert ratio is not None
                 found = _spread(settings.runtime, file, skeleton, threads, ratio, full_ms, wanted[number])
-                _write(home / f"{number:04d}.json", asdict(found))
+                _write(home / f"{number:04d}.json", asdict(replace(found, disturbed=latency.ratio.disturbed)))
                 file.unlink()
         tick(count, count)
-    about = _table(home)
-    measured = tuple(one for number, widths in enumerate(wanted) if (one := _read(home, number, widths)) is not None)
-    return CostTable(
-        settings.runtime, threads, settings.precision, skeleton, about["full_ms"], about["environment"], measured
-    )
+    full_ms = _table(home)["full_ms"]
+    read = (_read(home, number, widths) for number, widths in enumerate(wanted))
+    measured = tuple(_at(one, full_ms) for one in read if one is not None)
+    return CostTable(settings.runtime, threads, settings.precision, skeleton, full_ms, _about(home), measured)
 
 
 def draw(skeleton: Skeleton, count: int, seed: int) -> list[dict[str, int]]:
@@ -232,6 +247,19 @@ def _table(home: Path) -> dict[str, Any]:
     return dict(json.loads((home / "table.json").read_text(encoding="utf-8")))
 
 
+def _about(home: Path) -> dict[str, Any]:
+    return dict(_table(home)["environment"])
+
+
+def _at(one: SubNetwork, full_ms: float) -> SubNetwork:
+    """The same ratio, of a whole network whose latency was taken again."""
+    scale = one.ratio * full_ms / one.latency_ms
+    if scale == 1:
+        return one
+    layer_us = {name: scale * time for name, time in one.layer_us.items()}
+    return replace(one, latency_ms=one.ratio * full_ms, layer_us=layer_us)
+
+
 def _read(home: Path, number: int, widths: Widths) -> SubNetwork | None:
     """What was measured before, if it is of these very widths."""
     path = home / f"{number:04d}.json"
@@ -239,6 +267,7 @@ def _read(home: Path, number: int, widths: Widths) -> SubNetwork | None:
         return None
     try:
         found = SubNetwork(**json.loads(path.read_text(encoding="utf-8")))
+        found = replace(found, disturbed=tuple(found.disturbed))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is no measured sub-network; remove it and start again") from error
     return found if dict(found.widths) == dict(widths) else None

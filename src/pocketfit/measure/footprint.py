@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pocketfit import runtimes
 from pocketfit.core.errors import UserError
 from pocketfit.core.measurement import Measurement
-from pocketfit.devices import local
+from pocketfit.devices import load, local
+from pocketfit.devices.load import Load
+from pocketfit.measure import quiet
 from pocketfit.measure.cost import random_inputs
 from pocketfit.measure.environment import environment
 from pocketfit.runtimes import child
@@ -40,16 +44,21 @@ def footprint(runtime_name: str, path: Path, *, threads: int = 1, processes: int
     memory_gross_bytes  peak resident memory of the whole process, interpreter and libraries included
 
     low and high are the smallest and the largest of the processes. Where the system doesn't tell a process its peak
-    (it takes Linux's /proc), the two memory quantities are "not_possible_here".
+    (it takes Linux's /proc), the two memory quantities are "not_possible_here". Other work slows a cold start and takes
+    no memory of this process, so that cold_start_ms alone says what ran beside it (Measurement.disturbed).
     """
     how = runtimes.get(runtime_name).HOW
     if not path.is_file():
         raise UserError(f"The file '{path}' is not there")
-    where = environment(threads)
-    payload = {"runtime": runtime_name, "path": str(path.resolve()), "threads": threads}
+    where, machine = environment(threads), quiet.Machine.here()
+    payload = {"runtime": runtime_name, "path": str(path.resolve()), "threads": threads, "root": os.getpid()}
     found: list[dict[str, Any]] = [
         child.call("pocketfit.measure.footprint:load_and_run", payload) for _ in range(processes)
     ]
+    loads = [Load(**one["load"]) for one in found]
+    where |= {"load": [each.to_json() for each in loads]}
+    if why := quiet.sentences([quiet.of_load(each, machine) for each in loads], machine):
+        where["disturbed"] = list(why)
     measurements = {
         "cold_start_ms": _median("cold_start_ms", "ms", [one["cold_start_ms"] for one in found], where, how)
     }
@@ -63,12 +72,14 @@ def footprint(runtime_name: str, path: Path, *, threads: int = 1, processes: int
     return measurements
 
 
-def load_and_run(*, runtime: str, path: str, threads: int) -> dict[str, float | None]:
-    """In a fresh process: load, run, and read what it took. The answers are in ms and bytes."""
+def load_and_run(*, runtime: str, path: str, threads: int, root: int) -> dict[str, Any]:
+    """In a fresh process: load, run, and read what it took, in ms and bytes; and what ran meanwhile. `root`: see
+    load.snapshot."""
     module, file = runtimes.get(runtime), Path(path)
     for library in LIBRARIES[runtime]:
         importlib.import_module(library)
     with local.pin(threads):
+        earlier = load.snapshot(root)
         before = _resident_bytes("VmRSS")
         peak_is_reset = _reset_peak()
         start = time.perf_counter_ns()
@@ -81,11 +92,17 @@ def load_and_run(*, runtime: str, path: str, threads: int) -> dict[str, float | 
         for _ in range(WARM_RUNS):
             loaded.run(inputs)
         peak = _resident_bytes("VmHWM")
+        ran = load.between(earlier, load.snapshot(root))
         loaded.close()
     net = None
     if before is not None and peak is not None and peak_is_reset:
         net = float(max(0, peak - before - sum(value.nbytes for value in inputs.values())))
-    return {"cold_start_ms": cold_start_ms, "memory_bytes": net, "memory_gross_bytes": peak}
+    return {
+        "cold_start_ms": cold_start_ms,
+        "memory_bytes": net,
+        "memory_gross_bytes": peak,
+        "load": asdict(ran),
+    }
 
 
 def _reset_peak() -> bool:

@@ -176,7 +176,12 @@ def wait(most_s: float, patience: Patience) -> float:
 
 def calm(seen: Load, machine: Machine) -> bool:
     """Whether nothing else runs that would disturb a session."""
-    return not _of_load(seen, machine)
+    return not of_load(seen, machine)
+
+
+def calm_now() -> bool:
+    """Whether nothing else runs at this moment."""
+    return calm(load.over(LOOK_S), Machine.here())
 
 
 def sentences(found: Sequence[Reasons], machine: Machine) -> tuple[str, ...]:
@@ -197,10 +202,11 @@ def _reasons(session: Session, best: Mapping[str, float], machine: Machine) -> R
         for name, limit in SLOWER.items()
         if name in session.times_ms and session.times_ms[name] > limit * best[name]
     }
-    return {**_of_load(session.load, machine), **slower}
+    return {**of_load(session.load, machine), **slower}
 
 
-def _of_load(seen: Load, machine: Machine) -> Reasons:
+def of_load(seen: Load, machine: Machine) -> Reasons:
+    """What disturbed, by what ran alone."""
     limits = {
         "others": (seen.others_cores, max(OTHERS_LEAST, OTHERS_SHARE * machine.cores)),
         "own": (seen.own_cores, OWN_CORES),

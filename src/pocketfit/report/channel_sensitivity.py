@@ -276,11 +276,12 @@ def latency_words(result: Json) -> str:
     latency = result.get("latency")
     if not latency:
         return ""
+    disturbed = f" Not to be trusted: {latency['disturbed']}." if latency.get("disturbed") else ""
     threads = f"{latency['threads']} thread" + ("" if latency["threads"] == 1 else "s")
     where = f"{latency['precision']}, {threads}, {latency['environment'].get('cpu', 'this machine')}"
     return (
         f"In {latency['runtime']} the whole network takes {latency['full_ms']:.3g} ms, measured ({where}); other"
-        f" latencies are estimated: {_error(latency)}."
+        f" latencies are estimated: {_error(latency)}.{disturbed}"
     )
 
 

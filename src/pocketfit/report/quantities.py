@@ -179,7 +179,8 @@ def _judgement(limit: Json, said: Json | None, split: str) -> dict[str, Any]:
     elif said["met"] and split != "verdict":
         state, text = "met", "met so far, before the verdict"
     elif said["met"]:
-        state, text = "met", "met, certified" if said["certified"] else "met, not certified"
+        why = f" ({said['reason']})" if said.get("reason") else ""
+        state, text = "met", "met, certified" if said["certified"] else f"met, not certified{why}"
     else:
         state, text = "missed", "not met"
     return {

@@ -278,7 +278,11 @@ def _unchanged(status: str, name: str, size: str, counted: str) -> str:
 def _latency_clause(ratio: Mapping[str, Any] | None) -> Sequence[str]:
     if not ratio or ratio.get("value") is None:
         return ()
-    return (f"runs in {format_ratio(ratio['value'])} the time",)
+    low, high = ratio.get("low"), ratio.get("high")
+    if low is not None and high is not None and low <= 1 <= high:
+        return (f"runs in about the same time ({format_ratio(ratio['value'])})",)
+    doubted = " (measured beside other work)" if ratio.get("disturbed") else ""
+    return (f"runs in {format_ratio(ratio['value'])} the time{doubted}",)
 
 
 def _drop_clause(drop: Mapping[str, Any] | None) -> Sequence[str]:

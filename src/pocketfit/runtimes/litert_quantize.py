@@ -7,7 +7,6 @@ max|w| / (2^(bits - 1) - 1), zero point 0, for 8 and for 4 bits.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketfit.core.cpus import usable
 from pocketfit.core.errors import ExportFailed
 from pocketfit.numerics import affine
 from pocketfit.numerics import ranges as numerics
@@ -82,7 +82,7 @@ def _limits(file: TfliteFile, rows: list[dict[str, NDArray[np.float32]]]) -> Lim
 
     observer = calibrator.Calibrator(
         str(file.path),
-        num_threads=os.cpu_count() or 1,
+        num_threads=usable(),
         mode=calibrator.CalibrationMode.CALIBRATION_PROFILER_BASED,
         qsv_update_func=append,
     )
@@ -97,7 +97,7 @@ def _tensors(file: TfliteFile, rows: list[dict[str, NDArray[np.float32]]]) -> It
 
     session = Interpreter(
         model_path=str(file.path),
-        num_threads=os.cpu_count() or 1,
+        num_threads=usable(),
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
         experimental_preserve_all_tensors=True,
     )

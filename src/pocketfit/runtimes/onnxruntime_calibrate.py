@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketfit.core.cpus import usable
 from pocketfit.core.errors import ExportFailed
 from pocketfit.numerics import ranges
 from pocketfit.runtimes.onnxruntime_convert import open_session
@@ -77,7 +77,7 @@ def _with_all_tensors(source: str) -> tuple[list[str], Any]:
     ends = {value.name for value in graph.output} | set(given)
     graph.output.extend(known[name] for name in floats if name not in ends)
     level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    threads = os.cpu_count() or 1
+    threads = usable()
     return floats, open_session(model.SerializeToString(), graph_optimization_level=level, intra_op_num_threads=threads)
 
 

@@ -64,6 +64,9 @@ def allocation_line(
             )
             terms = predictor.fit(table).terms()
             line["held_out"] = vars(predictor.held_out(table))
+            if table.disturbed:
+                line["disturbed"] = table.disturbed
+                watch.say(f"widths by latency are not to be trusted: {table.disturbed}")
     except PocketfitError as error:
         return {**line, "error": str(error)}
     fixed = {

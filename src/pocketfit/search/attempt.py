@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from pocketfit.core.watch import Watch
 from pocketfit.measure import accuracy, cost, footprint
 from pocketfit.numerics.fidelity import sqnr_db
 from pocketfit.numerics.statistics import mean_interval, paired_drop
+from pocketfit.search.again import best_times, measurements, patient
 from pocketfit.search.carry import carried_out
 from pocketfit.search.space import Proposal
 from pocketfit.search.task import CALIBRATION_SAMPLES, Task, why_these_weights
@@ -52,12 +53,13 @@ def attempt(task: Task, proposal: Proposal, number: int, trials: Sequence[Trial]
     try:
         exported = export(task, plan, watch)
         baseline = next((t for t in trials if t.stage == "baseline" and t.runtime == plan.export.runtime), None)
-        measurements, findings = measure(task, exported, baseline, watch)
+        best = best_times(trials, plan.export.runtime)
+        measured, findings = measure(task, exported, baseline, watch, best)
         trial = replace(
             trial,
             status="ok",
             artifact=replace(exported.artifact, path=f"models/{Path(exported.artifact.path).name}"),
-            measurements=measurements,
+            measurements=measured,
             details={"findings": [*exported.model.findings, *why_these_weights(plan.export), *findings]},
         )
     except PocketfitError as error:
@@ -93,15 +95,18 @@ def prepared(task: Task, plan: Plan, watch: Watch) -> Model:
 
 
 def measure(
-    task: Task, exported: Exported, baseline: Trial | None, watch: Watch
+    task: Task, exported: Exported, baseline: Trial | None, watch: Watch, best: Mapping[str, float] | None = None
 ) -> tuple[dict[str, Measurement], list[str]]:
-    """Size, latency against the baseline, footprint, and accuracy on the search split; and what is odd about it."""
+    """Size, latency against the baseline, footprint, and accuracy on the search split; and what is odd about it.
+
+    best  see cost.compare_latency
+    """
     artifact, name = exported.artifact, exported.artifact.runtime
     path = Path(artifact.path)
     found = file_sizes(artifact)
     watch.step(f"timing {artifact.plan.code} in {name}")
     reference = path if baseline is None or baseline.artifact is None else task.out / baseline.artifact.path
-    found |= timing(name, reference, path, task.threads, cost.QUICK)
+    found |= timing(name, reference, path, task.threads, patient(cost.QUICK, task.budget), best)[0]
     found |= footprint.footprint(name, path, threads=task.threads, processes=1)
     samples = search_samples(task, exported.model, watch)
     tick = watch.step(f"scoring {artifact.plan.code} on {len(samples)} pictures in {name}")
@@ -153,24 +158,24 @@ def file_sizes(artifact: Artifact) -> dict[str, Measurement]:
     }
 
 
-def timing(runtime: str, reference: Path, path: Path, threads: int, effort: cost.Effort) -> dict[str, Measurement]:
-    """Latency percentiles of `path`, and its ratios to `reference`, interleaved with it.
+def timing(
+    runtime: str,
+    reference: Path,
+    path: Path,
+    threads: int,
+    effort: cost.Effort,
+    best: Mapping[str, float] | None = None,
+) -> tuple[dict[str, Measurement], dict[str, Measurement]]:
+    """Latency percentiles of `path`, and its ratios to `reference`, interleaved with it; and those of `reference`.
 
     One-sided 95 % bounds stand in `environment`. The reference against itself has the ratio 1 by definition.
     """
     if reference == path:
-        found = cost.latency(runtime, path, threads=threads, effort=effort)
+        found = cost.latency(runtime, path, threads=threads, effort=effort, best=best)
         exact = Measurement("latency_ratio", "x", 1.0, n=found["latency_ms"].n, low=1.0, high=1.0)
-        return {**found, "latency_ratio": exact}
-    (compared,) = cost.compare_latency(runtime, reference, [path], threads=threads, effort=effort)
-    found = {**compared.candidate, **compared.ratios}
-    bounds = compared.upper_one_sided
-    found = {k: replace(m, environment={**m.environment, "one_sided": bounds[k]}) for k, m in found.items()}
-    spread = {"between_sessions": compared.between, "within_sessions": compared.within}
-    found["latency_ratio"] = replace(
-        found["latency_ratio"], environment={**found["latency_ratio"].environment, **spread}
-    )
-    return found
+        return {**found, "latency_ratio": exact}, found
+    (compared,) = cost.compare_latency(runtime, reference, [path], threads=threads, effort=effort, best=best)
+    return measurements(compared), dict(compared.baseline)
 
 
 def search_samples(task: Task, model: Model, watch: Watch) -> Samples:

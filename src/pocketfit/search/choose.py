@@ -113,9 +113,9 @@ def _trained_on(passes: tuple[PassSettings, ...], longer: tuple[PassSettings, ..
 
 
 def _tier(choice: Choice) -> int:
-    if all(c.certified and c.sure for c in choice.checks):
+    if all(c.bounded and c.sure for c in choice.checks):
         return 0
-    if all(c.certified for c in choice.checks):
+    if all(c.bounded for c in choice.checks):
         return 1
     drops = [c for c in choice.checks if c.limit.quantity == "drop"]
     if all(c.value is not None and c.value <= HARMLESS_DROP_SHARE * c.limit.value for c in drops):

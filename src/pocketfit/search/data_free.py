@@ -7,6 +7,7 @@ latency and memory are measured in the runtime, and the accuracy stays unknown.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Silent, Watch
 from pocketfit.measure import cost, footprint
 from pocketfit.measure.environment import environment
+from pocketfit.search.again import best_times, patient
 from pocketfit.search.attempt import Exported, export, file_sizes, timing
 from pocketfit.search.choose import choose
+from pocketfit.search.disturbance import doubts
 from pocketfit.search.files import write_json
 from pocketfit.search.limits import check
 from pocketfit.search.task import Task, baseline_export, check_layers, check_runtimes, prelude, recipes
@@ -44,7 +47,7 @@ def fit_without_data(task: Task, watch: Watch | None = None) -> tuple[dict[str, 
         after = export(task, plan_without_data(task, runtime), watch)
         for stage, exported in (("baseline", before), ("recipe", after)):
             made[len(trials)] = exported
-            trials.append(_measured(task, len(trials), stage, exported, Path(before.artifact.path), watch))
+            trials.append(_measured(task, trials, stage, exported, Path(before.artifact.path), watch))
     chosen = choose(
         [t for t in trials if t.stage == "recipe"] + [t for t in trials if t.stage == "baseline"], task.budget
     )
@@ -56,6 +59,7 @@ def fit_without_data(task: Task, watch: Watch | None = None) -> tuple[dict[str, 
         "status": "met" if all(c.met for c in check(trial, baseline, task.budget)) else "not met",
         "limits": [c.to_json() for c in check(trial, baseline, task.budget)],
         "chosen": trial.number,
+        "doubts": doubts(chosen, None),
         "trials": [t.to_json() for t in trials],
         "accuracy": {"value": None, "how": "not_possible_here", "reason": "No data was given"},
         "environment": environment(task.threads),
@@ -88,13 +92,16 @@ def _refuse(task: Task) -> None:
     check_layers(task)
 
 
-def _measured(task: Task, number: int, stage: Any, exported: Exported, reference: Path, watch: Watch) -> Trial:
+def _measured(
+    task: Task, before: Sequence[Trial], stage: Any, exported: Exported, reference: Path, watch: Watch
+) -> Trial:
     artifact = exported.artifact
     path = Path(artifact.path)
     watch.step(f"timing {artifact.plan.code} in {artifact.runtime}")
     found = file_sizes(artifact)
-    found |= timing(artifact.runtime, reference, path, task.threads, cost.QUICK)
+    best = best_times(before, artifact.runtime)
+    found |= timing(artifact.runtime, reference, path, task.threads, patient(cost.QUICK, task.budget), best)[0]
     found |= footprint.footprint(artifact.runtime, path, threads=task.threads, processes=1)
     findings = {"findings": [*exported.model.findings, *artifact.notes]}
     placed = replace(artifact, path=f"models/{path.name}")
-    return Trial(number, stage, artifact.plan, "ok", placed, found, details=findings)
+    return Trial(len(before), stage, artifact.plan, "ok", placed, found, details=findings)

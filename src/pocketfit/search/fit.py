@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from pocketfit.measure import cost
 from pocketfit.measure.environment import environment
 from pocketfit.numerics.statistics import MAX_NEEDED, needed_n
 from pocketfit.search import journal
+from pocketfit.search.again import best_times, patient, timing_lines
 from pocketfit.search.allocate import cubic
 from pocketfit.search.allocation import allocation_line, allocations
 from pocketfit.search.attempt import attempt, timing
@@ -198,9 +199,11 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
             continue
         proposal = _next(task, space, record, clock)
         if proposal is None or proposal.stage == "control":
+            if _timed_again(task, path, record, clock, watch):
+                continue
             doubt = doubtful(record.trials, task.budget, record.measured_again)
             if doubt is not None and clock.left_s() > AGAIN_S:
-                journal.append(path, _measured_again(task, doubt, baselines(record.trials)[doubt.runtime], watch))
+                journal.append(path, _measured_again(task, doubt, record.trials, clock, watch))
                 clock.note()
                 continue
         if proposal is None:
@@ -303,12 +306,14 @@ def _next(task: Task, space: Space, record: journal.Record, clock: _Clock) -> Pr
     return None
 
 
-def _measured_again(task: Task, trial: Trial, baseline: Trial, watch: Watch) -> dict[str, Any]:
+def _measured_again(task: Task, trial: Trial, trials: Sequence[Trial], clock: _Clock, watch: Watch) -> dict[str, Any]:
     """The journal's "timing" line: the latency of a trial as the verdict measures it."""
+    baseline, best = baselines(trials)[trial.runtime], best_times(trials, trial.runtime)
     assert trial.artifact is not None and baseline.artifact is not None
     watch.step(f"timing {trial.plan.code} again: the limit lies inside its interval")
     reference, path = task.out / baseline.artifact.path, task.out / trial.artifact.path
-    measured = timing(trial.runtime, reference, path, task.threads, cost.CAREFUL)
+    effort = patient(cost.CAREFUL, task.budget, clock.left_s())
+    measured, _ = timing(trial.runtime, reference, path, task.threads, effort, best)
     return {
         "kind": "timing",
         "trial": trial.number,
@@ -339,6 +344,16 @@ def _speak(trial: Trial, task: Task, watch: Watch) -> None:
             watch.say(sentence)
 
 
+def _timed_again(task: Task, path: Path, record: journal.Record, clock: _Clock, watch: Watch) -> bool:
+    """Whether latencies that were taken beside other work have been taken again, each once, before the choice."""
+    lines = timing_lines(task, record, watch, clock.left_s()) if clock.left_s() > 0 else ()
+    for line in lines:
+        journal.append(path, line)
+    if lines:
+        clock.note()
+    return bool(lines)
+
+
 def _verdict(task: Task, path: Path, clock: _Clock, watch: Watch) -> None:
     """Read the verdict split for the chosen trial, once; a reading is written down before it begins."""
     record = journal.read(path)
@@ -351,7 +366,8 @@ def _verdict(task: Task, path: Path, clock: _Clock, watch: Watch) -> None:
     reading = record.readings + 1
     journal.append(path, {"kind": "reading", "trial": choice.trial.number, "reading": reading})
     control = control_of(choice.trial, record.trials)
-    line = read_verdict(task, choice.trial, choice.baseline, control, reading, watch)
+    best = best_times(record.trials, choice.trial.runtime)
+    line = read_verdict(task, choice.trial, choice.baseline, control, reading, watch, best=best, left_s=clock.left_s)
     from pocketfit.search.layers import layers_line
 
     journal.append(path, {**layers_line(task, choice.trial, choice.baseline, watch), "reading": reading})

@@ -5,7 +5,8 @@ kinds  "start"    what this run is about: inputs, budget, environment, findings 
        "pace"     how many steps the plans train, and how fast training goes here if a time limit asked for it (once)
        "sensitivity"  which layers cost how much when quantized, and why (once a runtime and its weights' bits)
        "allocation"  how many channels each group keeps at each ratio of pruning (once)
-       "timing"   the latency of a trial, measured again with more care; it takes the place of the trial's own
+       "timing"   the latency of a trial, measured again with more care, or (because: "disturbed") as other work ran
+                  beside it; it takes the place of the trial's own
        "time"     seconds that one working session has used (they add up over resumes)
        "layers"   the per-layer table of the chosen trial
        "reading"  the verdict split is about to be read for a trial
@@ -43,7 +44,8 @@ class Record:
     pace: Line | None = None
     sensitivity: Mapping[tuple[str, bool], Line] = field(default_factory=dict)  # by runtime and "4-bit weights"
     allocation: Line | None = None
-    measured_again: frozenset[int] = frozenset()  # numbers of trials whose latency was
+    measured_again: frozenset[int] = frozenset()  # numbers of trials whose latency was, with care
+    calmer: frozenset[int] = frozenset()  # numbers of trials whose latency was, because other work ran beside it
 
     @property
     def budget(self) -> Budget:
@@ -87,6 +89,7 @@ def digest(lines: Iterable[Line]) -> Record:
     trials: dict[int, Trial] = {}
     sensitivity: dict[tuple[str, bool], Line] = {}
     again: dict[int, Line] = {}
+    calmer: dict[int, Line] = {}
     seconds: list[float] = []
     readings = 0
     for line in lines:
@@ -109,11 +112,11 @@ def digest(lines: Iterable[Line]) -> Record:
             case "allocation":
                 allocation = line
             case "timing":
-                again[line["trial"]] = line
+                (calmer if line.get("because") == "disturbed" else again)[line["trial"]] = line
             case "sensitivity":
                 sensitivity[line["runtime"], line.get("weights") == "int4"] = line
     total_s = math.fsum(seconds)  # exact, so that the order of the lines does not show in the last digit
-    ordered = tuple(_timed(trials[n], again.get(n)) for n in sorted(trials))
+    ordered = tuple(_timed(_timed(trials[n], calmer.get(n)), again.get(n)) for n in sorted(trials))
     return Record(
         start,
         ordered,
@@ -125,6 +128,7 @@ def digest(lines: Iterable[Line]) -> Record:
         sensitivity,
         allocation,
         frozenset(again.keys() & trials.keys()),
+        frozenset(calmer.keys() & trials.keys()),
     )
 
 
@@ -137,7 +141,10 @@ def _timed(trial: Trial, again: Line | None) -> Trial:
     """The trial with the latency that was measured again."""
     if again is None:
         return trial
-    read = {name: Measurement.from_json(m) for name, m in again["measurements"].items()}
+    try:
+        read = {name: Measurement.from_json(m) for name, m in again["measurements"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _changed(f"The journal's timing of trial {trial.number} cannot be read ({error!r})") from error
     return replace(trial, measurements={**trial.measurements, **read})
 
 

@@ -34,12 +34,23 @@ class Check:
     measured: Measurement | None = None  # of latency: what the check stands on
 
     @property
+    def disturbed(self) -> str:
+        """Why the value is not to be believed, "": nothing speaks against it."""
+        return "" if self.measured is None else "; ".join(self.measured.disturbed)
+
+    @property
     def met(self) -> bool:
         return self.value is not None and self._inside(self.value)
 
     @property
-    def certified(self) -> bool:
+    def bounded(self) -> bool:
+        """Whether the bound is inside the limit, as it was measured."""
         return self.met and self.worst is not None and self._inside(self.worst)
+
+    @property
+    def certified(self) -> bool:
+        """Whether the bound is inside the limit, and nothing speaks against the measurement."""
+        return self.bounded and not self.disturbed
 
     @property
     def sure(self) -> bool:
@@ -48,7 +59,7 @@ class Check:
         if self.value is None or self.worst is None:
             return False
         if self.limit.quantity not in ("drop", "accuracy"):
-            return self.certified
+            return self.bounded
         return self._inside(self.worst + (self.worst - self.value))
 
     @property
@@ -75,7 +86,7 @@ class Check:
             "unit": unit,
             "met": self.met,
             "certified": self.certified,
-            "reason": self.reason,
+            "reason": self.reason or self.disturbed,
         }
 
 

@@ -13,6 +13,7 @@ from pocketfit.core.plan import Sparsify
 from pocketfit.core.trial import Trial
 from pocketfit.search.choose import Choice, baselines, choose
 from pocketfit.search.control import control_plan
+from pocketfit.search.disturbance import doubts
 from pocketfit.search.forms import same_network
 from pocketfit.search.journal import Record
 from pocketfit.search.limits import Check, check
@@ -109,9 +110,7 @@ def _comparison(choice: Choice, record: Record, verdict_read: bool) -> dict[str,
     return {
         "size_ratio": _ratio(trial, baseline, "size_bytes"),
         "download_ratio": _ratio(trial, baseline, "download_bytes"),
-        "latency_ratio": None
-        if latency is None
-        else {"value": latency.value, "low": latency.low, "high": latency.high},
+        "latency_ratio": None if latency is None else _latency_json(latency),
         "memory_ratio": _ratio(trial, baseline, "memory_bytes"),
         "drop": None
         if drop is None
@@ -134,6 +133,11 @@ def _control(record: Record, verdict_read: bool) -> dict[str, Any] | None:
         return None
     sides = {side: {k: control[side][k] for k in ("points", "low", "high")} for side in ("gain", "loss")}
     return {"trial": control["trial"], "steps": control["steps"], **sides}
+
+
+def _latency_json(latency: Measurement) -> dict[str, Any]:
+    data: dict[str, Any] = {"value": latency.value, "low": latency.low, "high": latency.high}
+    return data | ({"disturbed": list(latency.disturbed)} if latency.disturbed else {})
 
 
 def _ratio(trial: Trial, baseline: Trial, quantity: str) -> float | None:
@@ -159,6 +163,7 @@ def _explanation(
     sentences += _other_forms(record.trials, choice, budget)
     if record.readings > 1:
         sentences.append(f"The verdict split was read {record.readings} times, because a reading was interrupted.")
+    sentences += doubts(choice, record.trial(choice.trial.number) if verdict_read else None)
     sentences += _not_faster(record.trials, choice)
     sentences += _zeros(record.trials, choice.trial)
     sentences += _left_out(record.trials, choice, budget)
@@ -190,7 +195,13 @@ def _verdict_sentence(choice: Choice, status: str, verdict_read: bool, certified
     if status == "met" and certified:
         return f"{name} meets every limit on the verdict split, and the 95 % bounds are inside them too."
     if status == "met":
-        return f"{name} meets every limit on the verdict split; the 95 % bound of at least one is outside or unknown."
+        only_doubted = all(c.bounded for c in choice.checks)
+        why = (
+            "its latency was taken beside other work"
+            if only_doubted
+            else "the 95 % bound of at least one is outside or unknown"
+        )
+        return f"{name} meets every limit on the verdict split by its value, which is not certified: {why}."
     return f"No plan meets every limit; {name} comes nearest, its accuracy measured {where}."
 
 
@@ -307,7 +318,7 @@ def _left_out(trials: Sequence[Trial], choice: Choice, budget: Budget) -> list[s
         missed = [c for c in check(trial, base[trial.runtime], budget) if not c.met]
         ratio = trial.value("latency_ratio")
         reasons = [f"{c.limit.quantity} {_quoted(c)} misses {c.limit.text}" for c in missed]
-        if ratio is not None and ratio > SLOWER_WORTH_A_WORD:
+        if ratio is not None and ratio > SLOWER_WORTH_A_WORD and (trial.measurements["latency_ratio"].low or 2.0) > 1:
             reasons.append(f"it is slower than float32 ({ratio:.2f}x)")
         if not reasons:
             reasons.append("it meets the limits, but the chosen plan is preferred")

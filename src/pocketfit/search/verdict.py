@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Watch
 from pocketfit.measure import accuracy, cost, footprint
+from pocketfit.search.again import patient
 from pocketfit.search.attempt import drop, mean_score, timing
 from pocketfit.search.carry import carried_out
 from pocketfit.search.control import steps
@@ -24,11 +26,21 @@ FOOTPRINT_PROCESSES = 3
 
 
 def read_verdict(
-    task: Task, chosen: Trial, baseline: Trial, control: Trial | None, reading: int, watch: Watch
+    task: Task,
+    chosen: Trial,
+    baseline: Trial,
+    control: Trial | None,
+    reading: int,
+    watch: Watch,
+    *,
+    best: Mapping[str, float] | None = None,
+    left_s: Callable[[], float] = lambda: math.inf,
 ) -> dict[str, Any]:
     """The journal's verdict line. Each side is fed by its own preprocessing, on the same pictures in the same order.
 
     control  the network trained as long as the chosen one and not pruned, where that was made
+    best     see cost.compare_latency
+    left_s   how many seconds of the time limit are left: the timing waits no longer for a quiet machine
     """
     runtime, threads = chosen.runtime, task.threads
     sides = {"baseline": baseline, "chosen": chosen} | ({} if control is None else {"control": control})
@@ -46,13 +58,16 @@ def read_verdict(
             runtime, paths[side], samples[side], threads=threads, metric=task.metric, work=task.cache, progress=tick
         )
     watch.step("verdict: latency and memory")
+    effort = patient(cost.CAREFUL, task.budget, left_s())
+    times, reference_times = timing(runtime, paths["baseline"], paths["chosen"], threads, effort, best)
     measured = {
-        **timing(runtime, paths["baseline"], paths["chosen"], threads, cost.CAREFUL),
+        **times,
         **footprint.footprint(runtime, paths["chosen"], threads=threads, processes=FOOTPRINT_PROCESSES),
         "accuracy": mean_score(scores["chosen"].values),
         "drop_points": drop(scores["baseline"].values, scores["chosen"].values),
     }
     reference: dict[str, Measurement] = {
+        **reference_times,
         **footprint.footprint(runtime, paths["baseline"], threads=threads, processes=FOOTPRINT_PROCESSES),
         "accuracy": mean_score(scores["baseline"].values),
     }

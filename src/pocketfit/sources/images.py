@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketfit.core.cpus import usable
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.sources.cache import FileHashes
@@ -51,7 +52,7 @@ class Pictures:
             except BadPicture as error:
                 raise UserError(f"{error}; it could be read when the data was opened: start again") from error
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable()) as pool:
             for start in range(0, len(rows), ROWS_PER_CHUNK):
                 yield np.stack(list(pool.map(picture, rows[start : start + ROWS_PER_CHUNK].tolist())))
 
@@ -194,7 +195,7 @@ def _checked(
         return stat, *(hashes.get(path, stat) or _check(root / path, stat.st_size))
 
     checked: dict[str, tuple[os.stat_result, str, str]] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable()) as pool:
         for path, result in zip(paths, pool.map(check, paths), strict=True):
             checked[path] = result
             if progress is not None:
