@@ -58,6 +58,19 @@ def test_judgements_come_from_the_result() -> None:
     assert (size["state"], size["text"], size["label"]) == ("missed", "not met", "limit 0.05x")
 
 
+def test_a_latency_beside_other_work_is_not_certified_and_the_reason_stands_beside_it() -> None:
+    result = sample_run.result("met")
+    why = "other processes used up to 0.97 of 2 cores (in 6 of 6 sessions)"
+    latency = next(entry for entry in result["limits"] if entry["quantity"] == "latency")
+    latency.update(certified=False, reason=why)
+    result["certified"] = False
+    data = report_data(sample_run.lines(), result)
+    assert bar(data, "latency")["limit"]["text"] == f"met, not certified ({why})"
+    assert data["status"]["tag"] == "Met, not certified"
+    assert "the latency was taken beside other work" in data["status"]["meaning"]
+    assert "bound lies outside" in made("uncertified")["status"]["meaning"]
+
+
 def test_without_limits_in_the_result_the_trial_is_judged_by_its_own_measurements() -> None:
     result = sample_run.result("met")
     del result["limits"]

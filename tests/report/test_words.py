@@ -27,6 +27,14 @@ def test_verdict_when_the_limits_are_met() -> None:
     )
 
 
+def test_a_ratio_that_holds_one_is_no_gain_and_one_beside_other_work_says_so() -> None:
+    result = sample_run.result("met")
+    result["comparison"]["latency_ratio"] = {"value": 0.97, "low": 0.93, "high": 1.01}
+    assert "runs in about the same time (0.97x)" in words.verdict_sentence(result)
+    result["comparison"]["latency_ratio"] = {"value": 0.34, "low": 0.33, "high": 0.36, "disturbed": ["others ran"]}
+    assert "runs in 0.34x the time (measured beside other work)" in words.verdict_sentence(result)
+
+
 def test_a_gain_turns_its_interval_round() -> None:
     result = sample_run.result("met")
     result["comparison"]["drop"].update(points=-0.3, low=-0.6, high=0.1)

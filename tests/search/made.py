@@ -38,24 +38,30 @@ def trial(
     stage: str = "recipe",
     passes: tuple[PassSettings, ...] = (),
     memory: float | None = 20e6,
+    disturbed: tuple[str, ...] = (),
     **settings: Any,
 ) -> Trial:
-    """size, latency: ratios to the baseline; spread: of latency's interval; sure: from a drop to its bound."""
+    """size, latency: ratios to the baseline; spread: of latency's interval; sure: from a drop to its bound;
+    disturbed: what ran beside the timing."""
     settings = {"runtime": "litert", **settings}
     plan = Plan(passes, ExportSettings(**settings))
     exact = stage == "baseline"
+    where: dict[str, Any] = {"disturbed": list(disturbed)} if disturbed else {}
     size_bytes, ms = SIZE * size, LATENCY_MS * latency
     found = {
         "size_bytes": Measurement("size_bytes", "B", size_bytes),
         "download_bytes": Measurement("download_bytes", "B", size_bytes * 0.9),
-        "latency_ms": Measurement("latency_ms", "ms", ms, low=ms * (1 - spread), high=ms * (1 + spread)),
-        "latency_p95_ms": Measurement("latency_p95_ms", "ms", 2 * ms, environment={"one_sided": 2.5 * ms}),
+        "latency_ms": Measurement(
+            "latency_ms", "ms", ms, low=ms * (1 - spread), high=ms * (1 + spread), environment=where
+        ),
+        "latency_p95_ms": Measurement("latency_p95_ms", "ms", 2 * ms, environment={"one_sided": 2.5 * ms, **where}),
         "latency_ratio": Measurement(
             "latency_ratio",
             "x",
             latency,
             low=latency * (1 if exact else 1 - spread),
             high=latency * (1 if exact else 1 + spread),
+            environment=where,
         ),
         "memory_bytes": Measurement.not_possible("memory_bytes", "B", "there is no /proc here")
         if memory is None
@@ -129,7 +135,20 @@ def tried(proposal: Proposal, number: int, *, int8_drop: float = 0.2) -> Trial:
     )
 
 
-def verdict(chosen: Trial, *, drop: float = 0.3, sure: float = 0.2, reading: int = 1) -> Line:
+def verdict(
+    chosen: Trial,
+    *,
+    drop: float = 0.3,
+    sure: float = 0.2,
+    reading: int = 1,
+    disturbed: tuple[str, ...] = (),
+    baseline_ms: float = LATENCY_MS,
+    best_ms: float = LATENCY_MS,
+) -> Line:
+    """disturbed: what ran beside the timing; best_ms: the baseline's at its best in the run."""
+    where = {"disturbed": list(disturbed)} if disturbed else {}
+    told = {"best_ms": {"baseline": best_ms}, **where}
+    reference = Measurement("latency_ms", "ms", baseline_ms, low=baseline_ms * 0.98, environment=told)
     bounds = {"low": drop - 0.4, "high": drop + 0.4}
     return {
         "kind": "verdict",
@@ -138,12 +157,15 @@ def verdict(chosen: Trial, *, drop: float = 0.3, sure: float = 0.2, reading: int
         "baseline": 0,
         "metric": "accuracy",
         "measurements": {
-            "latency_ratio": Measurement("latency_ratio", "x", 0.5, low=0.45, high=0.55).to_json(),
+            "latency_ratio": Measurement("latency_ratio", "x", 0.5, low=0.45, high=0.55, environment=where).to_json(),
             "drop_points": Measurement(
                 "drop_points", "pt", drop, n=3000, environment={"one_sided": drop + sure}, **bounds
             ).to_json(),
         },
-        "baseline_measurements": {"accuracy": Measurement("accuracy", "", 0.9, n=3000).to_json()},
+        "baseline_measurements": {
+            "accuracy": Measurement("accuracy", "", 0.9, n=3000).to_json(),
+            "latency_ms": reference.to_json(),
+        },
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.measurement import Measurement
+from pocketfit.core.trial import Trial
 from pocketfit.search import journal
 
 from . import made
 
 LIMITS = made.budget(max_size="0.4x", max_drop="1pt", max_time="10min", max_trials=9)
 TRIALS = [made.baseline(), made.trial(1, precision="int8"), made.failed(2), made.trial(3, precision="float16")]
+AGAIN = Measurement("latency_ratio", "x", 0.44, environment={"again": 1})
 LINES: list[journal.Line] = [
     made.start(LIMITS),
     *map(made.line, TRIALS),
@@ -26,9 +30,14 @@ LINES: list[journal.Line] = [
     {"kind": "reading", "trial": 1, "reading": 2},
     {"kind": "layers", "trial": 1, "reading": 1, "rows": [{"name": "a"}], "not_possible": []},
     {"kind": "layers", "trial": 1, "reading": 2, "rows": [{"name": "b"}], "not_possible": []},
+    {"kind": "timing", "trial": 1, "again": 1, "measurements": {"latency_ratio": AGAIN.to_json()}},
     made.verdict(TRIALS[1], reading=2),
     {"kind": "what a later version writes", "x": 1},
 ]
+
+
+def timed_again(trial: Trial) -> Trial:
+    return replace(trial, measurements={**trial.measurements, "latency_ratio": AGAIN})
 
 
 def test_lines_come_back(tmp_path: Path) -> None:
@@ -38,7 +47,7 @@ def test_lines_come_back(tmp_path: Path) -> None:
         journal.append(path, line)
     assert journal.read_lines(path) == LINES
     record = journal.read(path)
-    assert record.trials == tuple(TRIALS)
+    assert record.trials == (TRIALS[0], timed_again(TRIALS[1]), *TRIALS[2:])
     assert record.start == LINES[0] and record.budget == LIMITS
     assert record.readings == 2 and record.verdict is not None and record.verdict["reading"] == 2
     assert record.seconds == pytest.approx(413.246)
@@ -89,6 +98,16 @@ def test_a_trial_that_makes_no_sense_is_refused(tmp_path: Path, change: dict[str
     path = tmp_path / "journal.jsonl"
     journal.append(path, {**LINES[2], **change})
     with pytest.raises(UserError, match="journal"):
+        journal.read(path)
+
+
+@pytest.mark.parametrize("change", [{"measurements": 3}, {"measurements": {"latency_ms": {"n": 1}}}])
+def test_a_timing_that_makes_no_sense_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "journal.jsonl"
+    timing = next(line for line in LINES if line["kind"] == "timing")
+    for line in (LINES[2], {**timing, **change}):
+        journal.append(path, line)
+    with pytest.raises(UserError, match="timing of trial 1 cannot be read"):
         journal.read(path)
 
 

@@ -80,6 +80,14 @@ def test_excess_is_a_share_of_the_limit_or_points(words: dict[str, str], excess:
     assert found.excess == pytest.approx(excess)
 
 
+@pytest.mark.parametrize("words", [{"max_latency": "0.9x"}, {"max_latency": "9ms"}, {"max_latency": "p95:20ms"}])
+def test_what_other_work_ran_beside_is_met_and_bounded_but_not_certified(words: dict[str, str]) -> None:
+    found = checked(made.trial(1, latency=0.5, disturbed=("others used 1 core", "memory was slow")), **words)
+    assert found.met and found.bounded and not found.certified
+    assert found.to_json()["reason"] == "others used 1 core; memory was slow"
+    assert checked(TRIAL, **words).certified
+
+
 def test_what_could_not_be_measured_is_not_met_and_says_why() -> None:
     unknown = made.trial(1, memory=None)
     found = checked(unknown, max_memory="30MB")

@@ -53,6 +53,7 @@ def test_met_on_the_verdict_split() -> None:
     text = " ".join(data["explanation"])
     assert "dynamic" not in text and f"{SLOW.plan.code} (litert) was left: latency 1.6x misses 0.7x" in text
     assert "slower than float32 (1.60x)" in text
+    assert "beside it" not in text and "in its best" not in text and "while searching" not in text
     assert "failed: It died." in text
 
 
@@ -63,6 +64,42 @@ def test_certified_needs_every_bound() -> None:
     assert composed([BASE, CHOSEN], reading(sure=0.8), budget=made.budget(**limits))["certified"] is False
     assert composed([BASE, CHOSEN], budget=made.budget(**limits))["certified"] is False, "the verdict was not read"
     assert composed([BASE, CHOSEN], reading(), finished=False, budget=made.budget(**limits))["certified"] is False
+
+
+BESIDE = ("other processes used up to 0.97 of 2 cores (in 6 of 6 sessions)", "the baseline took up to 3.00x")
+
+
+def test_a_latency_beside_other_work_is_met_by_its_value_and_never_certified() -> None:
+    limits = made.budget(max_size="0.4x", max_latency="0.7x", max_drop="1pt")
+    data = composed([BASE, CHOSEN], reading(disturbed=BESIDE), budget=limits)
+    assert (data["status"], data["certified"]) == ("met", False)
+    size, latency, drop = data["limits"]
+    assert size["certified"] and drop["certified"] and latency["met"] and not latency["certified"]
+    assert latency["worst"] <= latency["limit"] and "0.97 of 2 cores" in latency["reason"]
+    assert data["comparison"]["latency_ratio"]["disturbed"] == list(BESIDE)
+    assert "not certified: its latency was taken beside other work." in data["explanation"][0]
+    assert data["explanation"][1].startswith("The latency is not certified, because other work ran beside it: other")
+    assert data["explanation"][1].endswith(f"measure {CHOSEN.artifact.path} --against {BASE.artifact.path}")  # type: ignore[union-attr]
+
+
+def test_without_a_limit_on_latency_the_rest_is_certified_and_the_doubt_is_said() -> None:
+    data = composed([BASE, CHOSEN], reading(disturbed=BESIDE), budget=made.budget(max_size="0.4x"))
+    assert data["certified"] is True
+    assert any("The latency is not certified" in sentence for sentence in data["explanation"])
+
+
+def test_two_figures_that_do_not_agree_are_both_said() -> None:
+    searched = made.trial(1, size=0.3, latency=0.072, precision="int8")
+    data = composed([BASE, searched], reading(baseline_ms=12.1, best_ms=4.0))
+    text = " ".join(data["explanation"])
+    assert "The latency ratio was 0.072x (0.0706 to 0.0734) while searching, and 0.5x (0.45 to 0.55) in" in text
+    assert "The baseline took 12.10 ms in these sessions and 4.00 ms in its best ones of this run (3.02x)" in text
+
+
+def test_what_cannot_be_told_from_the_same_time_is_not_called_slower() -> None:
+    vague = made.trial(2, size=0.35, latency=1.1, spread=0.15, precision="float16")
+    (sentence,) = (s for s in composed([BASE, CHOSEN, vague])["explanation"] if s.startswith(vague.plan.code))
+    assert "slower" not in sentence
 
 
 def test_a_miss_on_the_verdict_split_is_infeasible_and_no_second_is_tried() -> None:

@@ -74,7 +74,7 @@ class Effort:
     patience_s: float = 0.0
 
 
-QUICK = Effort(sessions=4, seconds=0.4, min_rounds=5, max_rounds=60, patience_s=2.0)  # to rank trials while searching
+QUICK = Effort(sessions=4, seconds=0.4, min_rounds=5, max_rounds=60, patience_s=1.0)  # to rank trials while searching
 CAREFUL = Effort(sessions=6, seconds=3.0, min_rounds=8, max_rounds=400, patience_s=60.0)  # for verdicts
 
 

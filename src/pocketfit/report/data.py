@@ -122,7 +122,7 @@ def _status(result: Json) -> dict[str, str]:
 
 def _why_uncertified(result: Json) -> str:
     open_ = [entry for entry in result.get("limits", ()) if not entry["certified"]]
-    if open_ and all(entry.get("reason") for entry in open_):
+    if open_ and all(entry["met"] and entry.get("reason") for entry in open_):
         return "Every limit is met by the value itself; the latency was taken beside other work, so it proves nothing."
     return "Every limit is met by the value itself; for at least one, the one-sided 95 % bound lies outside."
 
