@@ -19,7 +19,7 @@ from pocketfit.search.limits import check
 from pocketfit.search.task import Task
 
 MOST_AGAIN = 6  # trials of one runtime that are timed again, those that look fastest
-PATIENCE_S = 20.0  # before a choice; it is made once
+MORE_PATIENCE = 20  # times that of a trial, before a choice: it is made once
 PATIENCE_SHARE = 0.1  # of the time limit, for one timing at most
 
 
@@ -80,7 +80,8 @@ def timing_lines(task: Task, record: Record, watch: Watch, left_s: float) -> lis
         files = [_file(task, trial) for trial in (baseline, *ours)]
         watch.say(f"timing {len(ours)} plans again in {runtime}: other work ran beside them")
         tick = watch.step(f"timing again in {runtime}")
-        effort = patient(replace(cost.QUICK, patience_s=max(PATIENCE_S, cost.QUICK.patience_s)), task.budget, left_s)
+        waiting = replace(cost.QUICK, patience_s=MORE_PATIENCE * cost.QUICK.patience_s)
+        effort = patient(waiting, task.budget, left_s)
         best = best_times(trials, runtime)
         compared = cost.compare_latency(
             runtime, files[0], files[1:], threads=task.threads, effort=effort, best=best, progress=tick
