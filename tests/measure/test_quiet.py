@@ -57,6 +57,12 @@ def test_a_load_that_lasts_is_told_by_the_best_of_the_run(kind):
     assert quiet.judge([*slow, session()], {}, TWO)[0] == {kind: 2.0}, "a later session can show it, too"
 
 
+def test_a_lower_clock_slows_all_alike_and_is_no_disturbance():
+    lower = {"core": 1.25, "cache": 1.3, "memory": 1.2, "baseline": 1.25}
+    assert quiet.judge([session(**lower)], TIMES, TWO) == [{}]
+    assert quiet.judge([session(**{**lower, "baseline": 1.6})], TIMES, TWO) == [{"baseline": 1.6}]
+
+
 def test_what_others_may_use_grows_with_the_machine():
     ran = Load(1, 0.9, 0)
     assert quiet.of_load(ran, Machine(2)) == quiet.of_load(ran, Machine(16)) == {"others": 0.9}

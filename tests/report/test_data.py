@@ -71,6 +71,18 @@ def test_a_latency_beside_other_work_is_not_certified_and_the_reason_stands_besi
     assert "bound lies outside" in made("uncertified")["status"]["meaning"]
 
 
+def test_a_trial_that_was_timed_beside_other_work_says_so_in_its_row() -> None:
+    lines = sample_run.lines()
+    trial = next(line for line in lines if line.get("number") == 4)
+    before = row(report_data(lines, sample_run.result()), 4)["ratio"]["interval"]
+    trial["measurements"]["latency_ratio"]["environment"] = {"disturbed": ["other processes used 1 core"]}
+    assert row(report_data(lines, sample_run.result()), 4)["ratio"]["interval"] == f"{before}, beside other work"
+
+
+def row(data: dict[str, Any], number: int) -> dict[str, Any]:
+    return next(entry for entry in data["trials"] if entry["number"] == number)
+
+
 def test_without_limits_in_the_result_the_trial_is_judged_by_its_own_measurements() -> None:
     result = sample_run.result("met")
     del result["limits"]

@@ -148,7 +148,7 @@ def _trial_row(trial: Trial, chosen: int | None, missed: Sequence[str], limited:
         "chosen": trial.number == chosen,
         "size": cell(measured.get("size_bytes")),
         "latency": cell(measured.get("latency_ms")),
-        "ratio": cell(measured.get("latency_ratio")),
+        "ratio": _doubted(cell(measured.get("latency_ratio")), trial),
         "drop": cell(measured.get("drop_points")),
         "memory": {**cell(measured.get("memory_bytes")), "interval": ""},  # the range of a few runs, not a 95 % one
         "seconds": {"text": words.format_seconds(trial.seconds), "sort": trial.seconds},
@@ -156,6 +156,14 @@ def _trial_row(trial: Trial, chosen: int | None, missed: Sequence[str], limited:
         "error": trial.error,
         "log_tail": trial.log_tail,
     }
+
+
+def _doubted(shown: dict[str, Any], trial: Trial) -> dict[str, Any]:
+    """A latency ratio's cell, with a word where other work ran beside it."""
+    ratio = trial.measurements.get("latency_ratio")
+    if ratio is None or not ratio.disturbed:
+        return shown
+    return {**shown, "interval": f"{shown['interval']}, beside other work".removeprefix(", ")}
 
 
 def _outcome(trial: Trial, missed: Sequence[str], limited: bool) -> str:
