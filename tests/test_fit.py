@@ -186,6 +186,21 @@ def test_the_journal_holds_every_stage_of_both_runtimes_and_one_reading(finished
     assert mean == pytest.approx(verdict["measurements"]["accuracy"]["value"])
 
 
+def test_the_run_itself_is_idle_while_files_are_timed_and_a_disturbed_latency_is_said(finished: Path) -> None:
+    measured = [t["measurements"]["latency_ms"] for t in lines(finished)]
+    (verdict,) = lines(finished, "verdict")
+    measured.append(verdict["measurements"]["latency_ms"])
+    for session in (each for m in measured for each in m["environment"]["load"]):
+        assert session["own_cores"] < 0.2, "neither training threads nor prefetching go on"
+    first, last = (m["environment"]["best_ms"] for m in (measured[0], measured[-1]))
+    assert last["memory"] <= first["memory"], "what was best in the run is known to its end"
+    baseline = verdict["baseline_measurements"]["latency_ms"]["environment"]
+    assert baseline["load"] == measured[-1]["environment"]["load"], "both files in the same sessions"
+    result = json.loads((finished / "result.json").read_text())
+    said = any("not certified, because other work ran beside it" in sentence for sentence in result["explanation"])
+    assert said == ("disturbed" in result["comparison"]["latency_ratio"])
+
+
 def test_the_report_and_the_bundle_are_there_and_work(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert page.startswith("<!doctype html>") and "blue square" in page

@@ -63,6 +63,8 @@ def test_a_file_a_bundle_and_no_claim(model: Model, tmp_path: Path) -> None:
     base, chosen = data["trials"]
     assert data["chosen"] == 1 and chosen["code"].startswith("eqbn-biasbn-") and chosen["code"].endswith("-bn")
     assert base["measurements"]["latency_ratio"]["value"] == 1.0
+    disturbed = "disturbed" in chosen["measurements"]["latency_ratio"]["environment"]
+    assert any("The latency is not certified" in sentence for sentence in data["doubts"]) == disturbed
     assert {"size_bytes", "latency_ratio", "memory_bytes"} <= set(chosen["measurements"])
     assert not {"accuracy", "drop_points"} & set(chosen["measurements"])
     assert Plan.from_json(json.loads((out / "plan.json").read_text())).code == chosen["code"]
