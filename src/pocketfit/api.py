@@ -180,6 +180,7 @@ def apply(
 ) -> Exported:
     """Make the artifact of a plan again, as `out/<code>-<hash>.<ext>`; trained prefixes are kept in out/cache."""
     watch = watch or Silent()
+    stay_in_quota()
     task = Task(with_labels(model), data, out, (plan.export.runtime,), Budget(), threads=threads, teacher=teacher)
     check_teacher(task)
     return export(task, plan, watch, folder=out)

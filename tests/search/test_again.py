@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pocketfit.core.errors import ExportFailed
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Silent
@@ -37,13 +38,16 @@ def compared(baseline: Path, candidate: Path, ratio: float) -> LatencyComparison
     return LatencyComparison("litert", str(baseline), str(candidate), base, ms, ratios, bounds, (ratio,), 0.0, 0.01)
 
 
-def test_those_that_could_be_chosen_and_were_disturbed_are_doubted() -> None:
-    assert again.doubtful([BASE, SLOW, QUIET, LOSSY], LIMITS) == [SLOW]
-    assert again.doubtful([BASE, SLOW, QUIET, LOSSY], made.budget(max_latency="0.6x")) == [LOSSY, SLOW]
-    assert again.doubtful([BASE, SLOW], made.budget(max_size="0.5x", prefer="size")) == []
-    assert again.doubtful([SLOW, made.failed(4)], LIMITS) == [], "without a baseline there is nothing to time against"
+def test_those_that_could_be_chosen_count() -> None:
+    assert again.disturbed([BASE, SLOW, QUIET, LOSSY], LIMITS) == [SLOW]
+    assert again.disturbed([BASE, SLOW, QUIET, LOSSY], made.budget(max_latency="0.6x")) == [LOSSY, SLOW]
+    assert again.disturbed([BASE, SLOW], made.budget(max_size="0.5x", prefer="size")) == []
+    assert again.disturbed([BASE, SLOW], LIMITS, {1}) == [], "once is enough, whatever came of it"
+    control = made.trial(5, latency=0.5, stage="control", disturbed=BESIDE)
+    assert again.disturbed([BASE, control], LIMITS) == [], "it is compared with, never handed over"
+    assert again.disturbed([SLOW, made.failed(4)], LIMITS) == [], "without a baseline there is nothing to time against"
     many = [made.trial(n, latency=1 - n / 100, precision="int8", disturbed=BESIDE) for n in range(1, 20)]
-    assert [t.number for t in again.doubtful([BASE, *many], LIMITS)] == [19, 18, 17, 16, 15, 14]
+    assert [t.number for t in again.disturbed([BASE, *many], LIMITS)] == [19, 18, 17, 16, 15, 14]
 
 
 def test_they_are_timed_in_turns_with_the_baseline_and_the_choice_goes_by_that(
@@ -58,20 +62,31 @@ def test_they_are_timed_in_turns_with_the_baseline_and_the_choice_goes_by_that(
     monkeypatch.setattr(cost, "compare_latency", compare)
     budget = replace(LIMITS, max_time_s=100.0)
     task: Any = SimpleNamespace(out=tmp_path, budget=budget, threads=1)
-    lines = again.timing_lines(task, [BASE, SLOW, QUIET, LOSSY], Silent(), left_s=7.0)
+    before = [made.start(LIMITS), *map(made.line, [BASE, SLOW, QUIET, LOSSY])]
+    lines = again.timing_lines(task, journal.digest(before), Silent(), left_s=7.0)
     ((runtime, baseline, files, effort, best),) = asked
     assert (runtime, baseline, best) == ("litert", tmp_path / BASE.artifact.path, {})  # type: ignore[union-attr]
     assert files == [tmp_path / SLOW.artifact.path]  # type: ignore[union-attr]
     assert effort == replace(cost.QUICK, patience_s=7.0)
     assert [(line["kind"], line["trial"]) for line in lines] == [("timing", 0), ("timing", 1)]
 
-    before = [made.start(LIMITS), *map(made.line, [BASE, SLOW, QUIET, LOSSY])]
     record = journal.digest([*before, *lines])
     assert compose(journal.digest(before), LIMITS, finished=True)["status"] == "infeasible"
     data = compose(record, LIMITS, finished=True)
     assert (data["status"], data["chosen"]["trial"]) == ("met", 1)
     assert record.trial(1).value("latency_p95_ms") == 5.0 and record.trial(1).value("size_bytes") == 300_000
-    assert again.doubtful(record.trials, LIMITS) == [], "once is enough, whatever came of it"
+    assert record.calmer == {0, 1} and record.measured_again == set()
+    assert again.timing_lines(task, record, Silent(), left_s=7.0) == [] and len(asked) == 1
+
+
+def test_a_timing_that_fails_leaves_the_first_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: Any, **__: Any) -> None:
+        raise ExportFailed("The step measure.cost.session died with exit status -9", "")
+
+    monkeypatch.setattr(cost, "compare_latency", dies)
+    task: Any = SimpleNamespace(out=tmp_path, budget=LIMITS, threads=1)
+    record = journal.digest([made.start(LIMITS), *map(made.line, [BASE, SLOW])])
+    assert again.timing_lines(task, record, Silent(), left_s=7.0) == []
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from . import made
 
 LIMITS = made.budget(max_size="0.4x", max_drop="1pt", max_time="10min", max_trials=9)
 TRIALS = [made.baseline(), made.trial(1, precision="int8"), made.failed(2), made.trial(3, precision="float16")]
-AGAIN = Measurement("latency_ratio", "x", 0.44, environment={"again": 1})
+AGAIN, BESIDE = Measurement("latency_ratio", "x", 0.44), Measurement("latency_ratio", "x", 0.5)
 LINES: list[journal.Line] = [
     made.start(LIMITS),
     *map(made.line, TRIALS),
@@ -30,7 +30,8 @@ LINES: list[journal.Line] = [
     {"kind": "reading", "trial": 1, "reading": 2},
     {"kind": "layers", "trial": 1, "reading": 1, "rows": [{"name": "a"}], "not_possible": []},
     {"kind": "layers", "trial": 1, "reading": 2, "rows": [{"name": "b"}], "not_possible": []},
-    {"kind": "timing", "trial": 1, "again": 1, "measurements": {"latency_ratio": AGAIN.to_json()}},
+    {"kind": "timing", "trial": 1, "measurements": {"latency_ratio": AGAIN.to_json()}},
+    {"kind": "timing", "trial": 1, "because": "disturbed", "measurements": {"latency_ratio": BESIDE.to_json()}},
     made.verdict(TRIALS[1], reading=2),
     {"kind": "what a later version writes", "x": 1},
 ]
@@ -47,7 +48,8 @@ def test_lines_come_back(tmp_path: Path) -> None:
         journal.append(path, line)
     assert journal.read_lines(path) == LINES
     record = journal.read(path)
-    assert record.trials == (TRIALS[0], timed_again(TRIALS[1]), *TRIALS[2:])
+    assert record.trials == (TRIALS[0], timed_again(TRIALS[1]), *TRIALS[2:]), "what was measured with care counts"
+    assert record.measured_again == record.calmer == {1}
     assert record.start == LINES[0] and record.budget == LIMITS
     assert record.readings == 2 and record.verdict is not None and record.verdict["reading"] == 2
     assert record.seconds == pytest.approx(413.246)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pocketfit.core.budget import Budget
+from pocketfit.core.errors import PocketfitError
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Watch
@@ -83,9 +84,13 @@ def timing_lines(task: Task, record: Record, watch: Watch, left_s: float) -> lis
         waiting = replace(cost.QUICK, patience_s=MORE_PATIENCE * cost.QUICK.patience_s)
         effort = patient(waiting, task.budget, left_s)
         best = best_times(trials, runtime)
-        compared = cost.compare_latency(
-            runtime, files[0], files[1:], threads=task.threads, effort=effort, best=best, progress=tick
-        )
+        try:
+            compared = cost.compare_latency(
+                runtime, files[0], files[1:], threads=task.threads, effort=effort, best=best, progress=tick
+            )
+        except PocketfitError as error:  # the first figures stand, with what speaks against them
+            watch.say(f"timing again in {runtime} failed: {error}")
+            continue
         lines.append(_line(baseline, compared[0].baseline))
         lines += [_line(trial, measurements(found)) for trial, found in zip(ours, compared, strict=True)]
     return lines
