@@ -37,10 +37,10 @@ def best_times(trials: Sequence[Trial], runtime: str) -> dict[str, float]:
     return found
 
 
-def patient(effort: Effort, budget: Budget, left_s: float = float("inf")) -> Effort:
-    """The effort with no more patience than the time limit allows, and than there is time left."""
+def patient(effort: Effort, budget: Budget, left_s: float = float("inf"), times: float = 1.0) -> Effort:
+    """The effort with its patience `times` as long, but no longer than the time limit allows and than is left of it."""
     most_s = min(left_s, PATIENCE_SHARE * (budget.max_time_s or float("inf")))
-    return replace(effort, patience_s=max(0.0, min(effort.patience_s, most_s)))
+    return replace(effort, patience_s=max(0.0, min(times * effort.patience_s, most_s)))
 
 
 def measurements(compared: LatencyComparison) -> dict[str, Measurement]:
@@ -81,8 +81,7 @@ def timing_lines(task: Task, record: Record, watch: Watch, left_s: float) -> lis
         files = [_file(task, trial) for trial in (baseline, *ours)]
         watch.say(f"timing {len(ours)} plans again in {runtime}: other work ran beside them")
         tick = watch.step(f"timing again in {runtime}")
-        waiting = replace(cost.QUICK, patience_s=MORE_PATIENCE * cost.QUICK.patience_s)
-        effort = patient(waiting, task.budget, left_s)
+        effort = patient(cost.QUICK, task.budget, left_s, MORE_PATIENCE)
         best = best_times(trials, runtime)
         try:
             compared = cost.compare_latency(

@@ -54,6 +54,7 @@ from pocketfit.search.verdict import read_verdict
 GRID_RATE = 0.006  # of training on the grid, in its own steps; 80 at 0.002 left a 4-bit network's accuracy as it was
 ALMOST = 0.8  # of the time that a trial is expected to take is enough to begin it
 AGAIN_S = 45.0  # that a latency takes to be measured with care
+LESS_PATIENCE = 0.25  # of the verdict's: several trials can be measured so, one is handed over
 EXPECTED_DISAGREEMENT = (
     0.05  # share of samples on which a compressed network's score differs, where nothing is known yet
 )
@@ -312,7 +313,7 @@ def _measured_again(task: Task, trial: Trial, trials: Sequence[Trial], clock: _C
     assert trial.artifact is not None and baseline.artifact is not None
     watch.step(f"timing {trial.plan.code} again: the limit lies inside its interval")
     reference, path = task.out / baseline.artifact.path, task.out / trial.artifact.path
-    effort = patient(cost.CAREFUL, task.budget, clock.left_s())
+    effort = patient(cost.CAREFUL, task.budget, clock.left_s(), LESS_PATIENCE)
     measured, _ = timing(trial.runtime, reference, path, task.threads, effort, best)
     return {
         "kind": "timing",
