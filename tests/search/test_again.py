@@ -63,6 +63,7 @@ def test_they_are_timed_in_turns_with_the_baseline_and_the_choice_goes_by_that(
     budget = replace(LIMITS, max_time_s=100.0)
     task: Any = SimpleNamespace(out=tmp_path, budget=budget, threads=1)
     before = [made.start(LIMITS), *map(made.line, [BASE, SLOW, QUIET, LOSSY])]
+    assert again.timing_lines(task, journal.digest(before), Silent(), left_s=0.0) == [] == asked
     lines = again.timing_lines(task, journal.digest(before), Silent(), left_s=7.0)
     ((runtime, baseline, files, effort, best),) = asked
     assert (runtime, baseline, best) == ("litert", tmp_path / BASE.artifact.path, {})  # type: ignore[union-attr]

@@ -73,9 +73,10 @@ def disturbed(trials: Sequence[Trial], budget: Budget, taken_again: Collection[i
 
 
 def timing_lines(task: Task, record: Record, watch: Watch, left_s: float) -> list[Line]:
-    """The journal's "timing" lines: the disturbed trials of each runtime and its baseline, all in turns."""
+    """The journal's "timing" lines: the disturbed trials of each runtime and its baseline, all in turns; [] where there
+    are none, or no time is left."""
     lines, trials = list[Line](), record.trials
-    doubted = disturbed(trials, task.budget, record.calmer | record.measured_again)
+    doubted = disturbed(trials, task.budget, record.calmer | record.measured_again) if left_s > 0 else []
     for runtime in dict.fromkeys(trial.runtime for trial in doubted):
         baseline, ours = baselines(trials)[runtime], [t for t in doubted if t.runtime == runtime]
         files = [_file(task, trial) for trial in (baseline, *ours)]

@@ -200,7 +200,10 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
             continue
         proposal = _next(task, space, record, clock)
         if proposal is None or proposal.stage == "control":
-            if _timed_again(task, path, record, clock, watch):
+            if lines := timing_lines(task, record, watch, clock.left_s()):
+                for again in lines:
+                    journal.append(path, again)
+                clock.note()
                 continue
             doubt = doubtful(record.trials, task.budget, record.measured_again)
             if doubt is not None and clock.left_s() > AGAIN_S:
@@ -343,16 +346,6 @@ def _speak(trial: Trial, task: Task, watch: Watch) -> None:
     if trial.stage == "baseline":
         for sentence in trial.details["findings"]:
             watch.say(sentence)
-
-
-def _timed_again(task: Task, path: Path, record: journal.Record, clock: _Clock, watch: Watch) -> bool:
-    """Whether latencies that were taken beside other work have been taken again, each once, before the choice."""
-    lines = timing_lines(task, record, watch, clock.left_s()) if clock.left_s() > 0 else ()
-    for line in lines:
-        journal.append(path, line)
-    if lines:
-        clock.note()
-    return bool(lines)
 
 
 def _verdict(task: Task, path: Path, clock: _Clock, watch: Watch) -> None:
