@@ -6,6 +6,7 @@ import shutil
 import threading
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import SPLITS
+from pocketfit.core.signature import TensorSpec
 from pocketfit.sources import data, images
 from pocketfit.sources.preprocess import decode, geometry
 
@@ -166,8 +168,8 @@ def test_what_is_skipped_is_said_with_its_name(tmp_path):
     assert "b/text.jpg (it is damaged, or of no known picture format)" in broken
     assert finding(dataset, "ignored") == "1 file is no picture and ignored: b/notes.txt"
     assert finding(dataset, "loose") == "1 picture lies outside the class folders and cannot be used: loose.png"
-    assert finding(dataset, "no samples") == "1 class has no samples to train on: empty"
-    assert dataset.class_names == ("a", "b", "empty")
+    assert finding(dataset, "no class") == "1 folder holds no picture and is no class: empty"
+    assert dataset.class_names == ("a", "b")
     assert sum(dataset.split_counts(0).values()) == 10
 
 
@@ -189,16 +191,95 @@ def test_classes_that_only_one_part_has(tmp_path):
     assert dataset.split_counts(0)["verdict"] == 4
 
 
-def test_links_do_not_lead_out_of_the_folder(tmp_path):
+def test_links_to_pictures_and_to_class_folders_are_read_and_said(tmp_path):
+    """People make subsets of links. No link inside a class folder is walked into: no walk goes in a circle."""
     root = folder(tmp_path / "data", {"a": 3, "b": 3})
-    picture(tmp_path / "secret.png", 7)
-    (root / "a/out.png").symlink_to(tmp_path / "secret.png")
-    (root / "a/circle.png").symlink_to(root / "a/circle.png")
-    (root / "b/up").symlink_to(root)
+    folder(tmp_path / "elsewhere", {"fox": 4}, seed=500)
+    picture(tmp_path / "other.png", 7)
+    (root / "fox").symlink_to(tmp_path / "elsewhere" / "fox")
+    (root / "a/out.png").symlink_to(tmp_path / "other.png")
     (root / "b/in.png").symlink_to(root / "a/0.png")
+    (root / "a/circle.png").symlink_to(root / "a/circle.png")
+    (root / "a/nowhere.png").symlink_to(root / "a/no.png")
+    (root / "b/up").symlink_to(root)
+    (root / "all").symlink_to(tmp_path)
     dataset = data.open_data(root)
-    assert finding(dataset, "not followed").startswith("3 links are not followed")
-    assert [name for name in dataset.listing.names if len(name) != 7] == ["b/in.png"]
+    assert dataset.class_names == ("a", "b", "fox")
+    assert np.bincount(dataset.listing.labels).tolist() == [4, 4, 4]
+    assert finding(dataset, "folder is a link").endswith(f"read where it leads: fox -> {tmp_path / 'elsewhere/fox'}")
+    assert f"1 picture is a link to a file elsewhere, which is read: a/out.png -> {tmp_path}" in finding(
+        dataset, "out.png"
+    )
+    assert finding(dataset, "not followed").startswith(
+        "4 links are not followed (all, a/circle.png, a/nowhere.png and 1"
+    )
+    dataset.split("train", SMALL, split_seed=0)
+
+
+def test_folders_without_pictures_are_no_classes(tmp_path):
+    folder(tmp_path, {"a": 3, "b": 3, "__MACOSX/a": 1, ".ipynb_checkpoints": 2})
+    (tmp_path / "a/Thumbs.db").touch()
+    picture(tmp_path / "a/._0.png", 1)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.pth").touch()
+    for number in range(50):
+        (tmp_path / f"later{number}").mkdir()
+    dataset = data.open_data(tmp_path)
+    assert (dataset.class_names, len(dataset.listing.names)) == (("a", "b"), 6)
+    assert finding(dataset, "no class") == (
+        "51 folders hold no picture and are no classes: checkpoints, later0, later1 and 48 more"
+    )
+    assert finding(dataset, "ignored") == "1 file is no picture and ignored: checkpoints/last.pth"
+
+
+def test_a_folder_as_people_have_it(tmp_path):
+    """CMYK, palette, alpha, 16 bit and turned pictures are read as their plain twins are."""
+    folder(tmp_path, {"a": 3, "b": 3})
+    plain = Image.fromarray(np.random.default_rng(99).integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    grey = np.asarray(plain.convert("L"))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    quarter = plain.transpose(Image.Transpose.ROTATE_90)
+    quarter.save(tmp_path / "a/turned.png", exif=exif)
+    plain.save(tmp_path / "a/plain.png")
+    Image.fromarray(grey).save(tmp_path / "a/grey8.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "a/grey16.PNG")
+    plain.convert("CMYK").save(tmp_path / "b/cmyk.jpg")
+    plain.quantize(16).save(tmp_path / "b/palette.png")
+    plain.convert("RGBA").save(tmp_path / "b/alpha.webp", lossless=True)
+    dataset = data.open_data(tmp_path)
+    assert (dataset.findings, len(dataset.listing.names)) == ((), 13)
+    rows = np.arange(13)
+    read = dict(zip(dataset.listing.names, np.concatenate(list(dataset.listing.reader.read(rows, SMALL))), strict=True))
+    assert np.array_equal(read["a/turned.png"], read["a/plain.png"])
+    assert np.array_equal(read["a/grey16.PNG"], read["a/grey8.png"])
+    assert np.array_equal(read["b/alpha.webp"], read["a/plain.png"])
+
+
+def test_parts_in_capitals_and_a_folder_too_much(tmp_path):
+    counts = {"Training/a": 20, "Training/b": 20, "Testing/a": 4, "Testing/b": 5}
+    assert data.open_data(folder(tmp_path / "parts", counts)).split_counts(0)["verdict"] == 9
+    folder(tmp_path / "twice", {"photos/a": 3, "photos/b": 3})
+    with pytest.raises(UserError, match=r"one class folder photos/, and folders in it .*: give .*twice/photos where"):
+        data.open_data(tmp_path / "twice")
+
+
+def test_names_that_are_not_utf8_and_names_of_two_forms(tmp_path):
+    """A name is printable, and the same whether macOS or an editor wrote it."""
+    folder(tmp_path, {"cafe\u0301": 4, "b": 4})
+    strange = os.fsencode(tmp_path) + b"/na\xefve"
+    Path(os.fsdecode(strange)).mkdir()
+    for seed in range(3):
+        Image.new("RGB", (4, 4), (seed, 9, 9)).save(os.fsdecode(strange + b"/\xff%d.png" % seed))
+    Image.new("RGB", (4, 4)).save(os.fsdecode(strange + b"/0.png"))
+    Path(os.fsdecode(strange + b"/\xfe.png")).write_bytes(b"broken")
+    dataset = data.open_data(tmp_path, cache=tmp_path / "b")
+    assert dataset.class_names == ("b", "caf\u00e9", "na\\xefve")
+    assert r"na\xefve/\xfe.png (" in finding(dataset, "cannot be read")
+    for text in (*dataset.findings, *dataset.listing.names, *dataset.class_names):
+        text.encode("utf-8")
+    assert r"na\xefve/\xff0.png" in dataset.listing.names
+    dataset.split("train", SMALL, split_seed=0)
 
 
 def test_a_changed_picture_is_an_error_with_its_name(tmp_path):
@@ -339,6 +420,16 @@ X, Y = grey(20)
         ({"x_test": X, "y_test": Y}, "expected are"),
         ({"x": X, "y": Y[:5]}, "x has 20 rows and y has 5"),
         ({"x": X[:0], "y": Y[:0]}, "x holds no rows"),
+        ({"x": X[:, :, :0], "y": Y}, r"x has the shape \[20, 6, 0\]: its rows are empty"),
+        ({"x": np.zeros((20, 3, 0, 4), np.float32), "y": Y}, "its rows are empty"),
+        ({"x": X[..., None] * 1e300, "y": Y}, r"x\[\d+\] holds NaN or infinite numbers"),
+        (
+            {"x": X, "y": Y.astype(np.uint64) + np.uint64(2**63)},
+            r"y holds 9223372036854775\d+: number the classes from 0",
+        ),
+        ({"x": X, "y": np.where(Y == 3, 10**9, Y)}, r"y\[3\] is 1000000000: that would be 1,000,000,001 classes"),
+        ({"x": X, "y": np.arange(20) * 5000}, r"95,001 classes, and the 20 rows have 20 different labels; number"),
+        ({"x": X, "y": Y, "class_names": ["a", "b", "", "c"]}, r"class_names\[2\] is empty"),
         ({"x": X.reshape(20, 36), "y": Y}, r"x has the shape \[20, 36\]; pictures are \[N, H, W\]"),
         ({"x": grey(20, shape=(3, 6, 6))[0], "y": Y}, r"turn it with x\.transpose\(0, 2, 3, 1\)"),
         ({"x": X.astype(np.int64), "y": Y}, r"x is int64 \[20, 6, 6\]; expected is uint8"),
@@ -356,6 +447,92 @@ def test_wrong_arrays_are_sentences_with_the_files_name(tmp_path, arrays, senten
     np.savez(tmp_path / "d.npz", **arrays)
     with pytest.raises(UserError, match=rf"d\.npz.*{sentence}"):
         data.open_data(tmp_path / "d.npz")
+
+
+def test_a_few_rows_may_show_a_few_of_a_thousand_classes():
+    assert len(data.from_arrays(X, Y * 333).class_names) == 1000
+    names = [f"n{number}" for number in range(21_841)]
+    assert len(data.from_arrays(X, Y * 7000, class_names=names).class_names) == 21_841
+
+
+def test_class_names_in_bytes_and_of_two_forms():
+    names = np.array([b"a", "\u00e9".encode(), b"caf\xe9", b"d"])
+    assert data.from_arrays(X, Y, class_names=names).class_names == ("a", "\u00e9", "caf\\xe9", "d")
+    assert data.from_arrays(X, Y, class_names=["a", "e\u0301", "c ", "d"]).class_names == ("a", "\u00e9", "c", "d")
+
+
+def test_an_array_that_says_to_be_larger_than_it_is_takes_no_memory(tmp_path):
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 1000, 1000), }"
+    header += b" " * (117 - len(header)) + b"\n"
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"few bytes")
+    with pytest.raises(UserError, match=r"d\.npz holds an array that cannot be read \(x\.npy says that it is uint8"):
+        data.open_data(tmp_path / "d.npz")
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    """Nobody writes into this pipe: who opened it would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.npz")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe.npz", tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(UserError, match=r"is neither a folder of pictures by class nor an \.npz file"):
+            data.open_data(path)
+    folder(tmp_path / "data", {"a": 3, "b": 3})
+    os.mkfifo(tmp_path / "data/a/pipe.png")
+    assert finding(data.open_data(tmp_path / "data"), "ignored") == "1 file is no picture and ignored: a/pipe.png"
+
+
+def test_copies_are_called_copies():
+    """The cause of an empty split is said: sixty rows are enough, one picture is not."""
+    x = np.zeros((60, 6, 6), np.uint8)
+    dataset = data.from_arrays(x, np.arange(60) % 2)
+    with pytest.raises(
+        UserError, match=r"split is empty: of 60 samples only 1 is different from all others, and copies"
+    ):
+        for name in SPLITS:
+            dataset.split(name, SMALL, split_seed=0)
+
+
+def spec(*shape, layout="NCHW"):
+    return TensorSpec("image", (None, *shape), "float32", layout)
+
+
+def floats(*shape):
+    return data.from_arrays(np.random.default_rng(0).normal(size=(20, *shape)), np.arange(20) % 2)
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted", "mend"),
+    [
+        ((8, 9, 3), (3, 8, 9), r"turn them with x\.transpose\(0, 3, 1, 2\)"),
+        ((8, 9), (1, 8, 9), r"add the channel with x\[:, None\]"),
+        ((1, 8), (8,), r"drop the side of 1 with x\.reshape\(-1, 8\)"),
+        ((3, 8, 8), (3, 9, 9), "give arrays of that size, or say with --input-shape"),
+        (
+            (40,),
+            (3, 9, 9),
+            r"have \[40\] a sample, and the network takes \[3, 9, 9\] a sample: give arrays of",
+        ),
+    ],
+)
+def test_float_arrays_of_another_shape_get_their_mend(row, wanted, mend):
+    with pytest.raises(UserError, match=mend):
+        floats(*row).check_fits(spec(*wanted), SMALL)
+
+
+def test_samples_that_fit_pass():
+    floats(3, 8, 9).check_fits(spec(3, 8, 9), SMALL)
+    floats(3, 8, 9).check_fits(spec(8, 9, 3, layout="NHWC"), SMALL)  # a file's own layout is our care
+    floats(8, 9, 3).check_fits(spec(8, 9, 3, layout="NHWC"), SMALL)
+    floats(40).check_fits(TensorSpec("input", (None, 40)), SMALL)
+    data.from_arrays(X, Y).check_fits(spec(3, 8, 8), SMALL)
+    data.from_arrays(X, Y).check_fits(spec(8, 8, 3, layout="NHWC"), SMALL)
+    data.no_data().check_fits(spec(3, 8, 8), SMALL)
+
+
+def test_pictures_for_a_network_that_takes_none():
+    with pytest.raises(UserError, match=r"makes \[3, 8, 8\] \(channels, height, width\), and the network takes \[40\]"):
+        data.from_arrays(X, Y).check_fits(TensorSpec("input", (None, 40)), SMALL)
 
 
 def test_pickles_are_refused_unread(tmp_path):

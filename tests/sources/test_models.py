@@ -206,6 +206,28 @@ def test_labels_and_preprocess_from_files(project, tmp_path):
             open_model(f"{project}:plain", preprocess=tmp_path / "p.json")
 
 
+def test_labels_as_editors_save_them(project, tmp_path):
+    """A byte order mark is dropped, names come in Unicode's composed form, other encodings get a sentence."""
+    names, wanted = "cafe\u0301\nchat noir \n\ntwo\nthree\n", ("caf\u00e9", "chat noir", "two", "three")
+    prep = json.dumps({"mean": [0, 0, 0], "std": [1, 1, 1], "height": 20, "width": 20})
+    (tmp_path / "p.json").write_text(prep, encoding="utf-8-sig")
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "labels.txt").write_text(names, encoding=encoding)
+        model = open_model(f"{project}:plain", labels=tmp_path / "labels.txt", preprocess=tmp_path / "p.json")
+        assert model.labels == wanted
+    (tmp_path / "labels.json").write_text(json.dumps(["cafe\u0301", "chat noir ", "two", "three"]), encoding="utf-8-sig")
+    assert (
+        open_model(f"{project}:plain", labels=tmp_path / "labels.json", preprocess=tmp_path / "p.json").labels == wanted
+    )
+    for encoding, sentence in (
+        ("utf-16", "UTF-16 or UTF-32: save the labels as UTF-8"),
+        ("latin-1", "no text in UTF-8"),
+    ):
+        (tmp_path / "labels.txt").write_text(wanted[0], encoding=encoding)
+        with pytest.raises(UserError, match=rf"labels\.txt is .*{sentence}"):
+            open_model(f"{project}:plain", labels=tmp_path / "labels.txt", preprocess=tmp_path / "p.json")
+
+
 @pytest.mark.parametrize("name", [NAME, "shufflenet_v2", "resnet18"])
 def test_pruned_network_comes_back_from_its_folder(name, tmp_path):
     network = zoo.build(name, width=0.5, classes=6).eval()

@@ -11,9 +11,10 @@ to be fed. y: whole numbers [N] from 0.
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.text import comparable, readable
 from pocketfit.sources.listing import Listing, Part, some
 from pocketfit.sources.preprocess import geometry, recolour
 
@@ -30,6 +32,9 @@ PARTS: dict[str, Part] = {"": "train", "_train": "train", "_val": "val", "_test"
 KEYS = "x and y, or x_train, y_train and optionally x_val, y_val, x_test, y_test, class_names"
 MAX_BYTES = 2**34  # of an .npz after decompression
 ROWS_PER_CHUNK = 256
+# Labels may leave classes out (ImageNet's thousand in a few hundred rows), but a number of a product or a person is no
+# class: more classes than this, and than so many times the different labels, are refused without class_names.
+MOST_UNSEEN, CLASSES_PER_LABEL = 1000, 10
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,10 @@ def _shaped(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uin
 def read_npz(path: Path) -> Listing:
     """The arrays of an .npz file; nothing in it is unpickled. Raises UserError."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            size_bytes = sum(info.file_size for info in archive.infolist())
-        if size_bytes > MAX_BYTES:
-            raise UserError(f"{path} holds {size_bytes / 1e9:.0f} GB, more than {MAX_BYTES / 1e9:.0f} GB, the limit")
+        _check_sizes(path)
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path} is no whole .npz file ({error}): save it again with numpy.savez") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -94,6 +96,26 @@ def read_npz(path: Path) -> Listing:
         return from_mapping(arrays)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuse, before anything is allocated, more than MAX_BYTES, and an array that says to be larger than it is."""
+    with zipfile.ZipFile(path) as archive:
+        size_bytes = sum(info.file_size for info in archive.infolist())
+        if size_bytes > MAX_BYTES:
+            raise UserError(f"{path} holds {size_bytes / 1e9:.0f} GB, more than {MAX_BYTES / 1e9:.0f} GB, the limit")
+        for info in archive.infolist():
+            with archive.open(info) as file:
+                if file.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+                    continue  # no array: said later
+            with archive.open(info) as file:
+                version = np.lib.format.read_magic(file)
+                header = (
+                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = header(file)
+            if not dtype.hasobject and math.prod(shape) * dtype.itemsize > info.file_size:
+                raise ValueError(f"{info.filename} says that it is {dtype} {list(shape)} and has {info.file_size:,} B")
 
 
 def from_mapping(arrays: Mapping[str, NDArray[Any]]) -> Listing:
@@ -144,6 +166,8 @@ def _pictures(name: str, x: NDArray[Any]) -> NDArray[Any]:
     """uint8 [N, h, w, C], or float32 [N, ...]."""
     if not len(x.shape) or not len(x):
         raise UserError(f"{name} holds no rows")
+    if not x.size:
+        raise UserError(f"{name} has the shape {list(x.shape)}: its rows are empty, every side needs one or more")
     if x.dtype == np.uint8 and x.ndim == 3:
         return x[..., np.newaxis]
     if x.dtype == np.uint8 and x.ndim == 4 and x.shape[-1] in (1, 3, 4):
@@ -154,7 +178,8 @@ def _pictures(name: str, x: NDArray[Any]) -> NDArray[Any]:
         raise UserError(f"{name} has the shape {list(x.shape)}; pictures are [N, H, W] or [N, H, W, channels]: {mend}")
     if not np.issubdtype(x.dtype, np.floating) or x.ndim < 2:
         raise UserError(f"{name} is {x.dtype} {list(x.shape)}; expected is uint8 [N, H, W, C] or float32 [N, ...]")
-    values = x.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused
+        values = x.astype(np.float32, copy=False)
     finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     if not finite.all():
         raise UserError(f"{name}[{int(np.argmin(finite))}] holds NaN or infinite numbers: leave such rows out")
@@ -165,25 +190,46 @@ def _labels(name: str, y: NDArray[Any]) -> NDArray[np.int64]:
     flat = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if flat.ndim != 1 or not np.issubdtype(flat.dtype, np.integer):
         raise UserError(f"{name} is {y.dtype} {list(y.shape)}; expected are whole numbers [N], one class a row")
+    if len(flat) and int(flat.max()) > np.iinfo(np.int64).max:
+        raise UserError(f"{name} holds {int(flat.max())}: number the classes from 0")
     return flat.astype(np.int64)
 
 
 def _class_names(given: NDArray[Any] | None, suffixes: list[str], labels: list[NDArray[np.int64]]) -> tuple[str, ...]:
     if given is not None and (given.ndim != 1 or given.dtype.kind not in "US"):
         raise UserError(f"class_names is {given.dtype} {list(given.shape)}; expected is a list of strings")
-    highest = max(int(y.max()) for y in labels if len(y))
-    names: Sequence[str] = [str(n) for n in range(highest + 1)] if given is None else [_text(n) for n in given]
+    classes = 1 + max(int(y.max()) for y in labels) if given is None else len(given)
     for suffix, y in zip(suffixes, labels, strict=True):
-        wrong = (y < 0) | (y >= len(names))
+        wrong = (y < 0) | (y >= classes)
         if wrong.any():
             row = int(np.argmax(wrong))
-            raise UserError(
-                f"y{suffix}[{row}] is {y[row]}; labels of {len(names)} classes go from 0 to {len(names) - 1}"
-            )
+            raise UserError(f"y{suffix}[{row}] is {y[row]}; labels of {classes} classes go from 0 to {classes - 1}")
+    if given is None:
+        _check_number(classes, suffixes, labels)
+        return tuple(str(n) for n in range(classes))
+    names = tuple(_text(name) for name in given)
+    if "" in names:
+        raise UserError(f"class_names[{names.index('')}] is empty: every class needs a name")
     if len(set(names)) != len(names):
         raise UserError("class_names holds a name twice: every class needs its own")
-    return tuple(names)
+    return names
+
+
+def _check_number(classes: int, suffixes: list[str], labels: list[NDArray[np.int64]]) -> None:
+    """Refuse labels that are no class numbers, before anything is made for each class."""
+    if classes <= MOST_UNSEEN:
+        return
+    rows, seen = sum(map(len, labels)), len(np.unique(np.concatenate(labels)))
+    if classes > CLASSES_PER_LABEL * seen:
+        part = max(range(len(labels)), key=lambda part: int(labels[part].max()))
+        row = int(np.argmax(labels[part]))
+        raise UserError(
+            f"y{suffixes[part]}[{row}] is {int(labels[part][row])}: that would be {classes:,} classes, and the {rows:,}"
+            f" rows have {seen:,} different labels; number the classes from 0 without gaps (numpy.unique(y,"
+            " return_inverse=True) does), or add class_names"
+        )
 
 
 def _text(name: str | bytes) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)
+    text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
+    return comparable(readable(text))

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Colour, Filter, Preprocess, ResizeRule
+from pocketfit.core.text import comparable, decoded
 
 MAX_TEXT_BYTES = 10**7
 MAX_SIDE = 16_384  # pixels
@@ -41,8 +42,8 @@ def read_labels(given: Sequence[str] | str | Path) -> tuple[str, ...]:
         names = _parse_json(text, path)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f'{path} holds no list of names: write ["first", "second", …] or one name a line')
-        return tuple(names)
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+        return tuple(map(comparable, names))
+    return tuple(comparable(line) for line in text.splitlines() if line.strip())
 
 
 def read_preprocess(
@@ -111,13 +112,13 @@ def _read_text(path: Path, what: str) -> str:
     if path.stat().st_size > MAX_TEXT_BYTES:
         raise UserError(f"{path} is too large to be {what}")
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8, so no {what} can be read from it") from error
+        return decoded(path.read_bytes(), path, what)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _parse_json(text: str, path: Path) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON: {error}") from error

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import SPLITS, Samples
+from pocketfit.core.signature import TensorSpec
 from pocketfit.sources import arrays, images, splits
 from pocketfit.sources.cache import stored_array
 from pocketfit.sources.listing import Listing, counted, some, without_leaks
@@ -27,6 +30,7 @@ from pocketfit.sources.listing import Listing, counted, some, without_leaks
 Progress = Callable[[int, int], None]
 
 GEOMETRY = ("height", "width", "resize", "resize_px", "filter", "colour", "background")
+MOST_COPIES = 2  # samples for each different one, beyond which an empty split is due to copies
 GEOMETRY_VERSION = 1  # to be raised when the pixels that preprocess.geometry gives change
 
 
@@ -72,8 +76,7 @@ class Dataset:
         if self.listing.reader is NOTHING:
             raise UserError(f"This asks for the {name} split of the data, and no data were given: give --data")
         if not len(members):
-            total = counted(len(self.listing.names), "sample")
-            raise UserError(f"The {name} split is empty: {total} are too few to be split, give a hundred or more")
+            raise UserError(self.why_empty(name))
         contents = [self.listing.contents[row] for row in members]
         rows = members[splits.order(contents, self.listing.labels[members], split_seed)[:limit]]
         return Samples(
@@ -85,6 +88,45 @@ class Dataset:
             preprocess=preprocess,
             class_names=self.class_names,
         )
+
+    def check_splits(self, split_seed: int, names: Sequence[str] = SPLITS) -> None:
+        """Raises UserError where one of these splits would be empty."""
+        counts = self.split_counts(split_seed)
+        for name in names:
+            if not counts[name]:
+                raise UserError(self.why_empty(name))
+
+    def why_empty(self, split: str) -> str:
+        """Why a split has no sample, with the mend."""
+        total, different = len(self.listing.names), len(set(self.listing.contents))
+        if different * MOST_COPIES < total:
+            only = "only 1 is different from all others" if different == 1 else f"only {different:,} are different"
+            return (
+                f"The {split} split is empty: of {counted(total, 'sample')} {only}, and copies always go to the same"
+                " split: give a hundred or more different samples"
+            )
+        number = f"{counted(total, 'sample')} {'is' if total == 1 else 'are'}"
+        return f"The {split} split is empty: {number} too few to be split, give a hundred or more"
+
+    def check_fits(self, spec: TensorSpec, preprocess: Preprocess) -> None:
+        """Raises UserError, with the mend, where a network or a file with this input can't take the samples.
+
+        Pictures take the shape that `preprocess` gives them. Float tensors are fed as they are: they need the input's
+        own shape, pictures channels first, whatever the layout of a file.
+        """
+        reader = self.listing.reader
+        if reader is NOTHING:
+            return
+        own, row, pictures = spec.shape[1:], reader.row_shape(preprocess), reader.row_dtype() is np.uint8
+        wanted = (own[2], *own[:2]) if spec.layout == "NHWC" and len(own) == 3 else own
+        takes = f"the network takes {list(wanted)} a sample"
+        if pictures and not _same((row[2], *row[:2]), wanted):
+            raise UserError(
+                f"The data are pictures, which the preprocessing makes {[row[2], *row[:2]]} (channels, height, width),"
+                f" and {takes}: make --preprocess and --input-shape agree, or give float arrays of its shape"
+            )
+        if not pictures and not _same(row, wanted) and not _same(row, own):
+            raise UserError(f"The data's float arrays have {list(row)} a sample, and {takes}: {_mend(row, wanted)}")
 
     def _splits(self, split_seed: int) -> list[str]:
         """The split of each row; "left out" for those that would leak."""
@@ -119,6 +161,24 @@ class Dataset:
         return array
 
 
+def _same(shape: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
+    return len(shape) == len(wanted) and all(b is None or a == b for a, b in zip(shape, wanted, strict=True))
+
+
+def _mend(row: tuple[int, ...], wanted: Sequence[int | None]) -> str:
+    """How arrays of one row shape become those of another, for a sentence."""
+    for order in permutations(range(len(row))) if len(row) == 3 else ():
+        if _same([row[axis] for axis in order], wanted):
+            return f"turn them with x.transpose(0, {', '.join(str(axis + 1) for axis in order)})"
+    if _same((1, *row), wanted):
+        return "add the channel with x[:, None]"
+    if _same(row, (1, *wanted)) or _same(row, (*wanted, 1)):
+        return f"drop the side of 1 with x.reshape({', '.join(map(str, (-1, *wanted)))})"
+    if len(row) == len(wanted) == 3:
+        return "give arrays of that size, or say with --input-shape what the network shall take"
+    return "give arrays of that shape"
+
+
 def open_data(path: str | Path, *, cache: Path | None = None, progress: Progress | None = None) -> Dataset:
     """A folder of pictures by class, with train/, val/ and test/ inside or not, or an .npz file of arrays.
 
@@ -129,9 +189,10 @@ def open_data(path: str | Path, *, cache: Path | None = None, progress: Progress
     path = Path(path)
     if path.is_dir():
         return _dataset(images.read_folder(path, cache=cache, progress=progress), str(path))
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(f"The data {path} does not exist: give a folder of pictures by class, or an .npz file")
-    if path.suffix == ".npz" or zipfile.is_zipfile(path):
+    # Others, such as pipes, may wait for ever when they are opened.
+    if path.is_file() and (path.suffix == ".npz" or zipfile.is_zipfile(path)):
         return _dataset(arrays.read_npz(path), str(path))
     raise UserError(f"The data {path} is neither a folder of pictures by class nor an .npz file")
 
@@ -151,7 +212,7 @@ def from_arrays(
     given: dict[str, Any] = {"x_train": x, "y_train": y} if x_test is not None else {"x": x, "y": y}
     given |= {"x_test": x_test} if x_test is not None else {}
     given |= {"y_test": y_test} if y_test is not None else {}
-    given |= {"class_names": list(class_names)} if class_names else {}
+    given |= {"class_names": list(class_names)} if len(class_names) else {}
     return _dataset(arrays.from_mapping({key: np.asarray(value) for key, value in given.items()}), "the arrays")
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pocketfit.core.cpus import usable
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.text import comparable, readable
 from pocketfit.sources.cache import FileHashes
 from pocketfit.sources.listing import Listing, Part, counted, some
 from pocketfit.sources.preprocess import BadPicture, decode, geometry, open_picture
@@ -31,7 +32,12 @@ from pocketfit.sources.preprocess import BadPicture, decode, geometry, open_pict
 Progress = Callable[[int, int], None]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-PART_FOLDERS: dict[str, Part] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SYSTEM_NAMES = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
+PART_FOLDERS: dict[str, Part] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 LAYOUT = "expected are folders by class (cat/1.jpg, dog/2.jpg), or train/, val/ and test/ with such folders inside"
 MAX_FILE_BYTES = 2**28
 ROWS_PER_CHUNK = 128
@@ -80,13 +86,19 @@ def read_folder(root: Path, *, cache: Path | None = None, progress: Progress | N
     except OSError as error:
         raise UserError(f"{error.filename or root} cannot be read: {error.strerror or error}") from error
     broken = {path: why for path, (_, _, why) in checked.items() if why}
-    class_names = tuple(sorted(name for part, name in walk.class_folders if part == "train"))
-    good = [path for path in checked if path not in broken and walk.found[path][1] in class_names]
+    class_names = tuple(sorted(walk.class_names("train")))
+    index = {name: place for place, name in enumerate(class_names)}
+    if len(class_names) == 1 and (below := sorted(walk.inner)):
+        raise UserError(
+            f"The folder {root} has the one class folder {class_names[0]}/, and folders in it ({some(below)}): give"
+            f" {root / below[0].partition('/')[0]} where those are the classes"
+        )
+    good = [path for path in checked if path not in broken and walk.found[path][1] in index]
     listing = Listing(
         class_names=class_names,
-        names=good,
+        names=[readable(path) for path in good],
         contents=[checked[path][1] for path in good],
-        labels=np.array([class_names.index(walk.found[path][1]) for path in good], np.int64),
+        labels=np.array([index[walk.found[path][1]] for path in good], np.int64),
         parts=[walk.found[path][0] for path in good],
         reader=Pictures(root, tuple(good)),
     )
@@ -96,93 +108,142 @@ def read_folder(root: Path, *, cache: Path | None = None, progress: Progress | N
 
 @dataclass
 class _Walk:
-    """What lies below the root, found without opening a file."""
+    """What lies below the root, found without opening a file. A class is a folder with a picture somewhere in it."""
 
     root: Path
     found: dict[str, tuple[Part, str]] = field(default_factory=dict)  # relative path -> part, class
-    class_folders: list[tuple[Part, str]] = field(default_factory=list)
+    inner: set[str] = field(default_factory=set)  # folders with pictures inside class folders
+    bare: list[str] = field(default_factory=list)  # where a class folder is expected, without a picture
     no_pictures: list[str] = field(default_factory=list)
     outside_classes: list[str] = field(default_factory=list)
-    links: list[str] = field(default_factory=list)
+    linked: list[str] = field(default_factory=list)  # class folders that are links, with where they lead
+    outward: list[str] = field(default_factory=list)  # links to pictures that lie elsewhere
+    links: list[str] = field(default_factory=list)  # that aren't followed
 
-    def entries(self, folder: Path) -> tuple[list[Path], list[str]]:
-        """The folders and the picture files in a folder, sorted; hidden ones and bad links are passed over."""
+    def entries(self, folder: Path, *, of_classes: bool = False) -> tuple[list[Path], list[str]]:
+        """The folders and the picture files in a folder, sorted; hidden ones and bad links are passed over.
+
+        Links to pictures count as pictures. Links to folders are followed where classes are expected, and only there:
+        so no walk can go in a circle.
+        """
         folders, files = [], []
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            name = Path(entry.path).relative_to(self.root).as_posix()
-            if entry.name.startswith("."):
+            path = Path(entry.path)
+            name = path.relative_to(self.root).as_posix()
+            if is_hidden(entry.name):
                 continue
-            if entry.is_symlink() and not _leads_inside(Path(entry.path), self.root):
+            if entry.is_symlink() and not self._follows(path, name, of_classes):
                 self.links.append(name)
             elif entry.is_dir():
-                folders.append(Path(entry.path))
-            elif entry.is_file() and Path(entry.name).suffix.lower() in SUFFIXES:
+                folders.append(path)
+            elif entry.is_file() and path.suffix.lower() in SUFFIXES:
                 files.append(name)
             else:
                 self.no_pictures.append(name)
         return folders, files
 
+    def _follows(self, link: Path, name: str, of_classes: bool) -> bool:
+        try:
+            target = link.resolve(strict=True)
+        except (OSError, RuntimeError):  # to nothing, or (RuntimeError up to Python 3.12) in a circle
+            return False
+        if target.is_dir():
+            if not of_classes or self.root.is_relative_to(target):
+                return False
+            self.linked.append(f"{name} -> {target}")
+            return True
+        if not target.is_file() or link.suffix.lower() not in SUFFIXES:
+            return False
+        if not target.is_relative_to(self.root):
+            self.outward.append(f"{name} -> {target}")
+        return True
+
     def classes(self, part: Part, folder: Path) -> None:
-        class_folders, strays = self.entries(folder)
+        class_folders, strays = self.entries(folder, of_classes=True)
         self.outside_classes += strays
         for class_folder in class_folders:
-            self.class_folders.append((part, class_folder.name))
-            below = [class_folder]
+            label, below, empty = class_name(class_folder.name), [class_folder], True
             while below:
-                folders, files = self.entries(below.pop())
+                here = below.pop()
+                folders, files = self.entries(here)
                 below += folders
-                self.found.update((name, (part, class_folder.name)) for name in files)
+                self.found.update((name, (part, label)) for name in files)
+                empty = empty and not files
+                if files and here != class_folder:
+                    self.inner.add(here.relative_to(self.root).as_posix())
+            if empty:
+                self.bare.append(class_folder.relative_to(self.root).as_posix())
+
+    def class_names(self, part: Part) -> set[str]:
+        return {label for own, label in self.found.values() if own == part}
 
     def hint(self) -> str:
         if self.outside_classes:
             return f" (pictures outside of such folders have no class: {some(self.outside_classes)})"
         if self.links:
-            return f" (links to folders and out of the folder are not followed: {some(self.links)})"
+            return f" (these links lead to no picture, or to a folder inside a class: {some(self.links)})"
         return f" (found instead: {some(self.no_pictures)})" if self.no_pictures else " (it is empty)"
 
     def findings(self) -> Iterator[str]:
+        if self.linked:
+            number = counted(len(self.linked), "folder is a link and is", "folders are links and are")
+            yield f"{number} read where it leads: {some(self.linked)}"
+        if self.outward:
+            number = counted(len(self.outward), "picture is a link", "pictures are links")
+            yield f"{number} to a file elsewhere, which is read: {some(self.outward)}"
+        if self.links:
+            number = counted(len(self.links), "link is", "links are")
+            yield (
+                f"{number} not followed ({some(self.links)}): links to pictures are, and links in the place of a class"
+                " folder"
+            )
         if self.no_pictures:
             number = counted(len(self.no_pictures), "file is no picture", "files are no pictures")
             yield f"{number} and ignored: {some(self.no_pictures)}"
         if self.outside_classes:
             number = counted(len(self.outside_classes), "picture lies", "pictures lie")
             yield f"{number} outside the class folders and cannot be used: {some(self.outside_classes)}"
-        if self.links:
-            number = counted(len(self.links), "link is", "links are")
-            yield f"{number} not followed, only links to files inside the folder are: {some(self.links)}"
+        classes = self.class_names("train")
+        if bare := [name for name in self.bare if class_name(name.rpartition("/")[2]) not in classes]:
+            number = counted(
+                len(bare), "folder holds no picture and is no class", "folders hold no picture and are no classes"
+            )
+            yield f"{number}: {some(bare)}"
 
 
-def _leads_inside(link: Path, root: Path) -> bool:
-    """Whether a link leads to a file below the root."""
-    try:
-        target = link.resolve(strict=True)
-    except (OSError, RuntimeError):  # to nothing, or (RuntimeError up to Python 3.12) in a circle
-        return False
-    return target.is_relative_to(root) and target.is_file()
+def is_hidden(name: str) -> bool:
+    """Whether an entry is a system's own and no part of the data: ".DS_Store", "._1.jpg", "__MACOSX", "Thumbs.db"."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def class_name(folder_name: str) -> str:
+    """What the class of a folder is called: its name in Unicode's composed form, printable."""
+    return comparable(readable(folder_name)) or repr(folder_name)
 
 
 def _parts(root: Path, walk: _Walk) -> list[tuple[Part, Path]]:
     """[("train", root)] for a folder by class; else the parts' folders."""
-    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    parts = [path for path in folders if path.name in PART_FOLDERS and _holds_folders(path)]
-    if not any(path.name == "train" for path in parts):
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not is_hidden(path.name)]
+    parts = [(PART_FOLDERS[path.name.lower()], path) for path in folders if _is_part(path)]
+    if not any(part == "train" for part, _ in parts):
         if parts and len(parts) == len(folders):
-            raise UserError(f"The folder {root} has {some([f'{p.name}/' for p in parts])} but no train/: {LAYOUT}")
+            raise UserError(f"The folder {root} has {some([f'{p.name}/' for _, p in parts])} but no train/: {LAYOUT}")
         return [("train", root)]
-    twice = [path.name for path in parts if PART_FOLDERS[path.name] == "val"]
-    if len(twice) > 1:
-        raise UserError(f"The folder {root} has both {' and '.join(f'{n}/' for n in twice)}: keep one of them")
-    outside = [path for path in parts if path.is_symlink()]
-    if outside:
-        raise UserError(f"{outside[0]} is a link: give a folder in which train/, val/ and test/ are real folders")
+    for part in PART_FOLDERS.values():
+        twice = [path.name for own, path in parts if own == part]
+        if len(twice) > 1:
+            raise UserError(f"The folder {root} has both {' and '.join(f'{n}/' for n in twice)}: keep one of them")
     for path in folders:
-        if path not in parts:
+        if path not in [own for _, own in parts]:
             walk.outside_classes += walk.entries(path)[1] or [f"{path.name}/"]
-    return [(PART_FOLDERS[path.name], path) for path in parts]
+    return parts
 
 
-def _holds_folders(path: Path) -> bool:
-    return any(entry.is_dir() and not entry.name.startswith(".") for entry in list(os.scandir(path)))
+def _is_part(path: Path) -> bool:
+    """Whether a folder is train/, val/ or test/ with class folders inside; a class may be called so, too."""
+    if path.name.lower() not in PART_FOLDERS:
+        return False
+    return any(entry.is_dir() and not is_hidden(entry.name) for entry in path.iterdir())
 
 
 def _checked(
@@ -232,15 +293,16 @@ def _about_broken(broken: dict[str, str], total: int) -> Iterator[str]:
 
 
 def _about_classes(walk: _Walk, listing: Listing) -> Iterator[str]:
-    unknown = sorted({name for part, name in walk.class_folders if part != "train"} - set(listing.class_names))
+    known = set(listing.class_names)
+    unknown = sorted({label for part, label in walk.found.values() if part != "train" and label not in known})
     if unknown:
-        pictures = sum(part != "train" and name in unknown for part, name in walk.found.values())
+        pictures = sum(part != "train" and label not in known for part, label in walk.found.values())
         yield (
             f"{counted(len(unknown), 'class is', 'classes are')} missing in train/ but not beside it: {some(unknown)};"
             f" {counted(pictures, 'picture is', 'pictures are')} left out"
         )
     for part in dict.fromkeys(listing.parts):
-        rows = [label for label, other in zip(listing.labels.tolist(), listing.parts, strict=True) if other == part]
-        empty = [name for index, name in enumerate(listing.class_names) if not Counter(rows)[index]]
+        rows = Counter(label for label, own in zip(listing.labels.tolist(), listing.parts, strict=True) if own == part)
+        empty = [name for index, name in enumerate(listing.class_names) if not rows[index]]
         if empty and part != "train":
             yield f"The {part} part has no pictures of {counted(len(empty), 'class', 'classes')}: {some(empty)}"

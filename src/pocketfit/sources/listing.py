@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.text import readable
 
 Part = Literal["train", "val", "test", "left out"]
 
@@ -53,7 +54,7 @@ def some(names: Sequence[str], shown: int = 3) -> str:
     'a, b, c and 2 more'
     """
     rest = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(map(readable, names[:shown])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def counted(number: int, one: str, many: str = "") -> str:

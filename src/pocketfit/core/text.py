@@ -1,0 +1,62 @@
+"""Text from outside, which need not be UTF-8: names of files, and what stands in a text file."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+
+from pocketfit.core.errors import UserError
+
+# Python gives each byte of a file name that it cannot decode as one of U+DC80 to U+DCFF (PEP 383); other surrogates
+# can only come out of a file that was written so.
+STRANGE = re.compile("[\ud800-\udc7f\udd00-\udfff\x00-\x1f\x7f]")
+UTF16, UTF32 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+
+
+def readable(name: str) -> str:
+    r"""A name that can be printed and stored as UTF-8: what isn't is shown as an escape, and so are control characters.
+
+    >>> print(readable("caf\udce9.jpg"), readable("\udcc3\udca9cureuil"), readable("two\nlines"))
+    caf\xe9.jpg écureuil two\x0alines
+    """
+    if name.isascii() and name.isprintable():
+        return name
+    plain = STRANGE.sub(_escape, name)
+    return plain.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def comparable(name: str) -> str:
+    r"""What two names of the same class have in common: Unicode's composed form (NFC), without spaces around it.
+
+    macOS stores "é" in a file name as two code points, editors write it as one.
+
+    >>> comparable("e\u0301cureuil ") == comparable("\u00e9cureuil")
+    True
+    """
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def decoded(data: bytes, path: object, what: str) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark. Raises UserError naming the file and the mend."""
+    if data.startswith((*UTF32, *UTF16)):
+        raise UserError(f"{path} is in UTF-16 or UTF-32: save the {what} as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8 (byte {error.start}), so no {what} can be read from it") from error
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def _readable_error(error: UnicodeError) -> tuple[str | bytes, int]:
+    """For streams and files: what cannot be encoded is written as `readable` shows it, and never raises."""
+    assert isinstance(error, UnicodeEncodeError)
+    part = readable(error.object[error.start : error.end])
+    return part.encode(error.encoding, "backslashreplace"), error.end
+
+
+codecs.register_error("readable", _readable_error)  # as in open(…, errors="readable")
