@@ -256,7 +256,7 @@ def test_too_little_data(here: Path) -> None:
         for i in range(2):
             Image.new("RGB", (8, 8), (i, len(name), 9 * i)).save(f"few/{name}/{i}.png")
     Path("names").write_text("a\nb\n")
-    refused(fit("--labels", "names", data="few"), "few", "give more")
+    refused(fit("--labels", "names", data="few"), "few", "4 samples are too few", "give a hundred or more")
 
 
 def test_classes_that_the_model_does_not_know(here: Path) -> None:
@@ -265,7 +265,8 @@ def test_classes_that_the_model_does_not_know(here: Path) -> None:
     pixels = rng.integers(0, 256, (200, 8, 8, 3), np.uint8)
     np.savez("birds.npz", x=pixels, y=np.arange(200) % 2, class_names=["cat", "owl"])
     refused(fit("--labels", "names", data="birds.npz"), "'owl'", "cat, dog", "--labels")
-    refused(fit(data="birds.npz"), "'cat'", "2 labels (0, 1", "--labels")
+    np.savez("three.npz", x=pixels, y=np.arange(200) % 3, class_names=["cat", "owl", "fox"])
+    refused(fit(data="three.npz"), "'cat'", "2 labels (0, 1", "--labels")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,50 @@
-"""`python -m pocketfit` is the command line."""
+"""`python -m pocketfit` and the script `pocketfit`: what has to hold before the command line is loaded."""
 
-from pocketfit.cli import main
+from __future__ import annotations
 
-main(prog_name="pocketfit")
+import _signal  # `signal` itself imports for some 20 ms, in which Ctrl-C would still end in a traceback
+import os
+import sys
+
+
+def run() -> None:
+    """The command line, in UTF-8 whatever the locale says; Ctrl-C while it loads ends it with 130."""
+    # Whoever starts a background job has Ctrl-C ignored: that stays so.
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _stopped)
+    _use_utf8()
+
+    from pocketfit.core.text import READABLE
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # None where it is closed
+            stream.reconfigure(errors=READABLE)
+
+    from pocketfit.cli import main
+
+    main(prog_name="pocketfit")
+
+
+def _stopped(number: int, frame: object) -> None:
+    """Nothing has been written yet, and the imports of others turn KeyboardInterrupt into errors of their own."""
+    os.write(2, b"Stopped.\n")
+    os._exit(130)
+
+
+_stopped.while_loading = True  # type: ignore[attr-defined]  # until the verb begins: see cli_exit.guarded
+
+
+def _use_utf8() -> None:
+    """Start again in Python's UTF-8 mode (PEP 540) where names of files are decoded as something else.
+
+    In the C locale without that mode, a name with an accent is no text: torch, safetensors and the runtimes, which are
+    handed names as UTF-8, could not open it.
+    """
+    if os.name != "posix" or sys.getfilesystemencoding().lower() in ("utf-8", "utf8") or not sys.executable:
+        return
+    os.environ["PYTHONUTF8"] = "1"  # for the processes that this one starts
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+if __name__ == "__main__":
+    run()

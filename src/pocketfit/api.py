@@ -16,14 +16,16 @@ from pocketfit.core.pass_settings import Criterion
 from pocketfit.core.plan import ExportSettings, Plan, Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
+from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Silent, Watch
 from pocketfit.measure.accuracy import check_metric
 from pocketfit.search.attempt import Exported, export
-from pocketfit.search.files import write_json
+from pocketfit.search.files import OF_APPLY, check_folder, held, write_json
 from pocketfit.search.fit import fit_task
 from pocketfit.search.result import Result
-from pocketfit.search.task import Task, check_teacher, with_labels
+from pocketfit.search.task import Task, check_teacher, order_of_numbers, with_labels
+from pocketfit.sources.cache import forget_arrays
 from pocketfit.sources.data import Dataset, from_arrays, open_data
 from pocketfit.sources.models import model_from_module, open_model
 
@@ -72,7 +74,7 @@ def fit(
     """
     check_metric(metric)
     data = as_dataset(samples)
-    network = as_model(model, data, preprocess, labels)
+    network = as_model(model, preprocess, labels)
     task = Task(
         network,
         data,
@@ -93,7 +95,7 @@ def fit(
         criterion=criterion,
         rounds=rounds,
         layer_ratios=tuple(layer_ratios),
-        teacher=None if teacher is None else as_model(teacher, data, preprocess, labels),
+        teacher=None if teacher is None else as_model(teacher, preprocess, labels),
     )
     return run(task, watch)
 
@@ -105,7 +107,7 @@ def run(task: Task, watch: Watch | None = None) -> Result:
     stay_in_quota()
     watch = watch or Silent()
     check_teacher(task)
-    return fit_task(replace(task, model=with_labels(task.model)), Delivery(watch), watch)
+    return fit_task(replace(task, model=with_labels(task.model, task.data.class_names)), Delivery(watch), watch)
 
 
 def run_without_data(task: Task, watch: Watch | None = None) -> dict[str, Any]:
@@ -180,10 +182,15 @@ def apply(
 ) -> Exported:
     """Make the artifact of a plan again, as `out/<code>-<hash>.<ext>`; trained prefixes are kept in out/cache."""
     watch = watch or Silent()
-    stay_in_quota()
-    task = Task(with_labels(model), data, out, (plan.export.runtime,), Budget(), threads=threads, teacher=teacher)
+    check_folder(out, OF_APPLY)
+    named = with_labels(model, data.class_names)
+    task = Task(named, data, out, (plan.export.runtime,), Budget(), threads=threads, teacher=teacher)
     check_teacher(task)
-    return export(task, plan, watch, folder=out)
+    data.check_fits(model.signature.inputs[0], model.preprocess)
+    with held(out):
+        made = export(task, plan, watch, folder=out)
+        forget_arrays(task.cache)
+    return made
 
 
 def take_part(plan: Plan, model: Model, data: Dataset, *, teacher: Model | None = None) -> None:
@@ -191,12 +198,12 @@ def take_part(plan: Plan, model: Model, data: Dataset, *, teacher: Model | None 
 
     What they keep on the way is in a folder of their own, and gone in the end.
     """
-    import tempfile
-
     from pocketfit.search.attempt import prepared
 
-    with tempfile.TemporaryDirectory(prefix="pocketfit-") as own:
-        task = Task(with_labels(model), data, Path(own), (plan.export.runtime,), Budget(), teacher=teacher)
+    with temporary_folder() as own:
+        task = Task(
+            with_labels(model, data.class_names), data, Path(own), (plan.export.runtime,), Budget(), teacher=teacher
+        )
         check_teacher(task)
         prepared(task, plan, Silent())
 
@@ -226,8 +233,6 @@ def sensitivity(
     runtime, threads  where a target for the latency counts; its table of costs is measured, in float32, or taken from
             cost_table.cache_folder()
     """
-    import tempfile
-
     from pocketfit.analysis import channel_latency
     from pocketfit.analysis.channel_plan import check_reachable
     from pocketfit.analysis.channel_sensitivity import channel_sensitivity, checked_ratios
@@ -239,11 +244,15 @@ def sensitivity(
     shares, asked = checked_ratios(ratios), Prune(0.0, criterion, multiple)
     watch = watch or Silent()
     data = as_dataset(samples)
-    network, latency = with_labels(as_model(model, data, preprocess, labels)), None
+    network, latency = with_labels(as_model(model, preprocess, labels), data.class_names), None
+    data.check_fits(network.signature.inputs[0], network.preprocess)
+    for sentence in order_of_numbers(data.class_names, network.labels):
+        watch.say(sentence)
     if target is not None and target.name == "latency":
         graph, settings = trace(network.network, network.signature), ExportSettings(runtime)
-        latency = channel_latency.measured(network, graph, settings, cache_folder(), threads=threads, watch=watch)
-    with tempfile.TemporaryDirectory(prefix="pocketfit-") as work:
+        tables = cache_folder(watch)
+        latency = channel_latency.measured(network, graph, settings, tables, threads=threads, watch=watch)
+    with temporary_folder() as work:
 
         def split(name: str, most: int) -> Samples:
             tick = watch.step(f"reading the {name} split")
@@ -280,7 +289,7 @@ def as_dataset(samples: Any) -> Dataset:
     raise UserError("samples must be a Dataset, a folder, an .npz file, or a pair of arrays (x, y)")
 
 
-def as_model(model: Any, data: Dataset, preprocess: Preprocess | None, labels: Sequence[str]) -> Model:
+def as_model(model: Any, preprocess: Preprocess | None, labels: Sequence[str]) -> Model:
     """A Model from what `fit` takes."""
     if isinstance(model, Model):
         return model
@@ -291,5 +300,5 @@ def as_model(model: Any, data: Dataset, preprocess: Preprocess | None, labels: S
     return model_from_module(
         model,
         preprocess=preprocess,
-        labels=tuple(labels) or data.class_names,
+        labels=tuple(labels),
     )

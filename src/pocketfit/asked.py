@@ -123,12 +123,6 @@ def dataset(data: Path | None, watch: Watch, *, labels: Sequence[str] = (), cach
     return open_data(data, cache=cache, progress=watch.step("looking at the data"))
 
 
-def check_folder(out: Path | None) -> None:
-    """Refuse an output folder that is a file."""
-    if out is not None and out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; nothing was changed: give a folder")
-
-
 def _layer_ratio(text: str) -> tuple[str, float]:
     pattern, _, share = text.rpartition("=")
     try:

@@ -17,9 +17,10 @@ from typing import Any
 import click
 
 from pocketfit import __version__
-from pocketfit.cli_exit import LIMITS_NOT_MET, guarded
+from pocketfit.cli_exit import LIMITS_NOT_MET, guarded, printed
 from pocketfit.cli_options import (
     CRITERIA,
+    METRICS,
     PATH,
     PREPROCESS,
     data_option,
@@ -45,12 +46,8 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 def _print(data: Any, as_json: bool, show: Callable[[Any], None]) -> None:
-    if not rank().first:
-        return
-    if as_json:
-        click.echo(json.dumps(data, allow_nan=False))
-    else:
-        show(data)
+    if rank().first:
+        printed(lambda: click.echo(json.dumps(data, allow_nan=False)) if as_json else show(data))
 
 
 @click.group(context_settings=CONTEXT)
@@ -116,7 +113,7 @@ def train(as_json: bool, **options: Any) -> int:
 @limit_options
 @click.option("--max-time", metavar="TIME", help="Time for the whole run, over all resumes: 10min.")
 @click.option("--max-trials", type=int, help="Number of plans to try, baselines included.")
-@click.option("--metric", default="accuracy", show_default=True, help="accuracy, top5, or package.module:function.")
+@click.option("--metric", default="accuracy", show_default=True, help=f"{METRICS}.")
 @file_options
 @pruning_options
 @click.option(
@@ -189,7 +186,7 @@ def apply(as_json: bool, **options: Any) -> int:
 @data_option("Adds the accuracy on this data's verdict split.", required=False)
 @click.option("--model", help="Model folder or bundle that says how pictures are prepared (with --data).")
 @click.option("--preprocess", help=f"{PREPROCESS}; with --data, without --model.")
-@click.option("--metric", default="accuracy", show_default=True)
+@click.option("--metric", default="accuracy", show_default=True, help=f"{METRICS}; with --data.")
 @threads_option
 @seed_option
 @guarded

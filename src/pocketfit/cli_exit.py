@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -15,11 +18,18 @@ from typing import Any, NoReturn
 import click
 
 from pocketfit import __version__
-from pocketfit.core.cpus import check_threads
-from pocketfit.core.errors import PocketfitError, Stopped
+from pocketfit.core.errors import PocketfitError, Stopped, UserError
 from pocketfit.core.launch import check_alone
+from pocketfit.core.text import READABLE, readable
 
 GRACE_S = 10.0
+# What the system says of its disks, rights and tables: nothing that a change of pocketfit could mend.
+SYSTEM_SAYS = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENFILE", "ENAMETOOLONG",
+                 "ENOMEM", "ESTALE")
+    if hasattr(errno, name)
+}  # fmt: skip
 LIMITS_NOT_MET, BAD_INPUT, OUR_FAULT, INTERRUPTED = 1, 2, 3, 130
 
 
@@ -28,6 +38,8 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def called(*args: Any, json_: bool, **kwargs: Any) -> None:
+        if hasattr(signal.getsignal(signal.SIGINT), "while_loading"):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             check_alone(command.__name__)
             check_threads(kwargs.get("threads") or 1)
@@ -39,10 +51,13 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except PocketfitError as error:
             _let_the_first_speak()
             _fail(str(error), BAD_INPUT, json_)
-        except (BrokenPipeError, click.exceptions.Exit, click.ClickException):
+        except (click.exceptions.Exit, click.ClickException):
             raise
-        except Exception:  # anything else is our own fault: keep what is needed to mend it
+        except Exception as error:  # anything else is our own fault: keep what is needed to mend it
             _let_the_first_speak()
+            if isinstance(error, OSError) and error.errno in SYSTEM_SAYS:
+                named = f"{readable(str(error.filename))}: " if error.filename else ""
+                _fail(f"The system refuses: {named}{error.strerror}", BAD_INPUT, json_)
             _fail(
                 f"This is a fault of pocketfit itself. Please send the file {_crash_file()} with your report.",
                 OUR_FAULT,
@@ -61,10 +76,33 @@ def _let_the_first_speak() -> None:
         time.sleep(GRACE_S)
 
 
+def printed(show: Callable[[], object]) -> None:
+    """Print a result. Whoever reads it may stop early, as `head` does: that is no error of ours.
+
+    Raises UserError where it can't be written.
+    """
+    try:
+        show()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _to_nowhere()
+    except OSError as error:
+        _to_nowhere()
+        raise UserError(f"The result can't be written to stdout: {error.strerror or error}") from error
+
+
+def _to_nowhere() -> None:
+    """What is still to be flushed when Python ends goes nowhere."""
+    with contextlib.suppress(OSError, ValueError):  # stdout may be no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fail(sentence: str, code: int, as_json: bool) -> NoReturn:
-    click.echo(sentence, err=True)
+    with contextlib.suppress(OSError):  # a log that is full or closed must not change the exit code
+        click.echo(sentence, err=True)
     if as_json:
-        click.echo(json.dumps({"error": sentence, "exit_code": code}))
+        with contextlib.suppress(UserError):
+            printed(lambda: click.echo(json.dumps({"error": sentence, "exit_code": code})))
     sys.exit(code)
 
 
@@ -73,10 +111,10 @@ def _crash_file() -> Path:
     facts = [f"pocketfit {__version__}", f"python {sys.version}", f"{sys.platform}, arguments {sys.argv[1:]}", ""]
     text = "\n".join([*facts, traceback.format_exc()])
     try:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8", errors=READABLE)
     except OSError:  # the current folder may be read-only
         import tempfile
 
         path = Path(tempfile.gettempdir()) / path
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8", errors=READABLE)
     return path

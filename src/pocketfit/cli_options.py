@@ -15,6 +15,7 @@ from pocketfit.core.pass_settings import Criterion
 Command = Callable[..., Any]
 CRITERIA = get_args(Criterion)
 PATH = click.Path(path_type=Path)
+METRICS = "accuracy, balanced-accuracy (classes count alike), top5, or package.module:function"
 PREPROCESS = "What the network expects: 'imagenet', or a JSON file (see the README)"
 
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+import click
 
 from pocketfit.core.launch import rank
 from pocketfit.core.watch import Tick
@@ -32,7 +35,8 @@ class PlainWatch:
 
     def say(self, sentence: str) -> None:
         if not self._quiet:
-            print(sentence, file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # a run outlives the log that it writes to
+                click.echo(sentence, err=True)
 
     def step(self, what: str) -> Tick:
         return lambda done, total: None

@@ -17,8 +17,15 @@ from pocketfit.search import journal
 MOST_ROWS = 400
 
 
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+class _Plain(Console):
+    def on_broken_pipe(self) -> None:
+        """rich ends the program with exit code 1 here, which means something else."""
+        raise BrokenPipeError
+
+
+def console() -> Console:
+    """Where results are printed."""
+    return _Plain(highlight=False, soft_wrap=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1) -> Table:
@@ -41,8 +48,8 @@ def _value(measurement: Mapping[str, Any] | None) -> str:
 
 
 def trained(data: Mapping[str, Any]) -> None:
-    console = _console()
-    console.print(
+    to = console()
+    to.print(
         f"{escape(data['model'])}: {data['architecture']} for {len(data['labels'])} classes,"
         f" {format_share(data['search_accuracy'])} right on the search split"
         f" (n = {format_count(data['search_samples'])}, in PyTorch; trained on {format_count(data['train_samples'])})"
@@ -50,12 +57,12 @@ def trained(data: Mapping[str, Any]) -> None:
 
 
 def result(data: Mapping[str, Any], out: Path) -> None:
-    console = _console()
+    to = console()
     start = journal.read(out / "journal.jsonl").start
     name = start["inputs"]["model"] if start else "the network"
-    console.print(f"[bold]{escape(verdict_sentence(data, name))}[/bold]")
+    to.print(f"[bold]{escape(verdict_sentence(data, name))}[/bold]")
     if data["limits"]:
-        console.print()
+        to.print()
         rows = [
             (
                 limit_words(limit),
@@ -64,59 +71,61 @@ def result(data: Mapping[str, Any], out: Path) -> None:
             )
             for limit, check in zip(data["budget"]["limits"], data["limits"], strict=True)
         ]
-        console.print(table(("limit", "reached", ""), rows))
-    console.print()
+        to.print(table(("limit", "reached", ""), rows))
+    to.print()
     for sentence in data["explanation"]:
-        console.print(f"• {escape(sentence)}")
+        to.print(f"• {escape(sentence)}")
     if data["shortfall"]:
-        console.print("\n[bold]Why the limits are not met[/bold]")
+        to.print("\n[bold]Why the limits are not met[/bold]")
         for sentence in data["shortfall"]["sentences"]:
-            console.print(f"• {escape(sentence)}")
+            to.print(f"• {escape(sentence)}")
     if data["chosen"]:
-        console.print(f"\nfile    {escape(str(out / data['chosen']['artifact']['path']))}")
+        to.print(f"\nfile    {escape(str(out / data['chosen']['artifact']['path']))}")
         for name in ("bundle", "report.html", "plan.json") if _is_delivered(data, out) else ("report.html",):
             if (out / name).exists():
-                console.print(f"{name.split('.')[0]:7} {escape(str(out / name))}")
+                to.print(f"{name.split('.')[0]:7} {escape(str(out / name))}")
 
 
 def made_without_data(data: Mapping[str, Any], out: Path) -> None:
     """What `fit --no-data` made."""
-    console = _console()
-    console.print(f"[bold]{escape(data['warning'])}[/bold]\n")
+    to = console()
+    to.print(f"[bold]{escape(data['warning'])}[/bold]\n")
     rows = []
     for trial in data["trials"]:
         found = trial["measurements"]
         quantities = ("size_bytes", "download_bytes", "latency_ms", "latency_ratio", "memory_bytes")
         rows.append((trial["artifact"]["runtime"], trial["code"], *(_value(found.get(name)) for name in quantities)))
-    console.print(table(("runtime", "plan", "size", "download", "latency", "ratio", "memory"), rows, left=2))
+    to.print(table(("runtime", "plan", "size", "download", "latency", "ratio", "memory"), rows, left=2))
     for limit in data["limits"]:
-        word = "missed" if not limit["met"] else "met" if limit["certified"] else "met, not certified"
-        console.print(f"limit on {limit['quantity']}, {escape(limit['text'])}: {word}")
+        to.print(f"limit on {limit['quantity']}, {escape(limit['text'])}: {'met' if limit['met'] else 'missed'}")
     chosen = data["trials"][data["chosen"]]
-    for sentence in (*data["doubts"], *chosen["details"]["findings"]):
-        console.print(f"• {escape(sentence)}")
-    console.print(f"\nfile    {escape(str(out / chosen['artifact']['path']))}")
+    for sentence in chosen["details"]["findings"]:
+        to.print(f"• {escape(sentence)}")
+    to.print(f"\nfile    {escape(str(out / chosen['artifact']['path']))}")
     for name in ("bundle", "plan.json", "result.json"):
-        console.print(f"{name.split('.')[0]:7} {escape(str(out / name))}")
+        to.print(f"{name.split('.')[0]:7} {escape(str(out / name))}")
 
 
 def _is_delivered(data: Mapping[str, Any], out: Path) -> bool:
     """Whether OUT's plan.json and bundle are those of the chosen plan; `choose` may have picked another one."""
-    path = out / "plan.json"
-    return path.is_file() and json.loads(path.read_text()) == json.loads(json.dumps(data["chosen"]["plan"]))
+    try:
+        plan = json.loads((out / "plan.json").read_bytes())
+    except (OSError, ValueError):  # not there, or not written by us
+        return False
+    return bool(plan == json.loads(json.dumps(data["chosen"]["plan"])))
 
 
 def applied(data: Mapping[str, Any]) -> None:
-    console = _console()
-    console.print(f"{escape(data['path'])}  {format_bytes(data['bytes'])}  sha256 {data['sha256']}")
+    to = console()
+    to.print(f"{escape(data['path'])}  {format_bytes(data['bytes'])}  sha256 {data['sha256']}")
     for sentence in (*data["notes"], *data["findings"]):
-        console.print(f"• {escape(sentence)}")
+        to.print(f"• {escape(sentence)}")
 
 
 def measured(data: Mapping[str, Any]) -> None:
-    console = _console()
-    console.print(f"{escape(data['file'])}  ({data['runtime']})")
-    console.print(f"size {format_bytes(data['size_bytes'])}, download {format_bytes(data['download_bytes'])}\n")
+    to = console()
+    to.print(f"{escape(data['file'])}  ({data['runtime']})")
+    to.print(f"size {format_bytes(data['size_bytes'])}, download {format_bytes(data['download_bytes'])}\n")
     rows = []
     for name, m in data["measurements"].items():
         interval = (
@@ -125,35 +134,33 @@ def measured(data: Mapping[str, Any]) -> None:
             else ""
         )
         rows.append((name, _value(m), interval, m["n"]))
-    console.print(table(("quantity", "value", "95 % interval", "n"), rows))
-    if data["disturbed"]:
-        console.print(f"\nNot to be trusted, other work ran beside the timing: {escape('; '.join(data['disturbed']))}")
+    to.print(table(("quantity", "value", "95 % interval", "n"), rows))
     if data["operators"]:
-        console.print("\n[bold]Most expensive operators[/bold]")
+        to.print("\n[bold]Most expensive operators[/bold]")
         total = sum(op["time_us"] for op in data["operators"]) or 1.0
         top = sorted(data["operators"], key=lambda op: -op["time_us"])[:15]
         rows_ = [
             (op["name"][-60:], op["type"], op["ran_on"], f"{op['time_us']:.0f} µs", f"{op['time_us'] / total:.0%}")
             for op in top
         ]
-        console.print(table(("operator", "type", "ran on", "time", "share"), rows_, left=3))
+        to.print(table(("operator", "type", "ran on", "time", "share"), rows_, left=3))
     elif "operators_not_possible_here" in data:
-        console.print(f"\nper-operator times: not possible here: {escape(data['operators_not_possible_here'])}")
+        to.print(f"\nper-operator times: not possible here: {escape(data['operators_not_possible_here'])}")
 
 
 def compared(data: Mapping[str, Any]) -> None:
-    console = _console()
+    to = console()
     for key, value in data.items():
         if isinstance(value, list):
             if value and isinstance(value[0], dict):
                 columns = list(value[0])
-                console.print(f"\n[bold]{escape(key)}[/bold]")
-                console.print(table(columns, [[_short(row.get(c)) for c in columns] for row in value]))
+                to.print(f"\n[bold]{escape(key)}[/bold]")
+                to.print(table(columns, [[_short(row.get(c)) for c in columns] for row in value]))
         elif isinstance(value, dict):
             inside = ", ".join(f"{k} {_short(v)}" for k, v in value.items())
-            console.print(f"{escape(key):22} {escape(inside)}")
+            to.print(f"{escape(key):22} {escape(inside)}")
         else:
-            console.print(f"{escape(key):22} {escape(_short(value))}")
+            to.print(f"{escape(key):22} {escape(_short(value))}")
 
 
 def _short(value: object) -> str:
@@ -163,10 +170,10 @@ def _short(value: object) -> str:
 
 
 def inspected(data: Mapping[str, Any]) -> None:
-    console = _console()
+    to = console()
     if "layers" in data:
         totals = data["totals"]
-        console.print(f"{escape(data['model'])}: {escape(data['architecture'])}, {data['labels']} classes")
+        to.print(f"{escape(data['model'])}: {escape(data['architecture'])}, {data['labels']} classes")
         rows = [
             (
                 r["name"],
@@ -179,19 +186,19 @@ def inspected(data: Mapping[str, Any]) -> None:
             )
             for r in data["layers"]
         ]
-        console.print(table(("layer", "type", "input", "output", "params", "MACs", "float32"), rows, left=2))
-        console.print(
+        to.print(table(("layer", "type", "input", "output", "params", "MACs", "float32"), rows, left=2))
+        to.print(
             f"\n{totals['layers']} layers, {format_count(totals['params'])} parameters,"
             f" {format_count(totals['macs'])} MACs, {format_bytes(totals['size_bytes'])} in float32"
         )
     else:
-        console.print(
+        to.print(
             f"{escape(data['file'])}: {data['format']}, {format_bytes(data['bytes'])}, {format_count(data['macs'])}"
             f" MACs"
         )
         for side in ("inputs", "outputs"):
             for tensor in data[side]:
-                console.print(
+                to.print(
                     f"{side[:-1]:6} {escape(tensor['name'])} {tensor['dtype']} {_shape(tensor['shape'])}"
                     f" {tensor['layout']}"
                 )
@@ -207,11 +214,11 @@ def inspected(data: Mapping[str, Any]) -> None:
             )
             for op in data["ops"]
         ]
-        console.print(table(("#", "type", "layer or name", "output", "weights", "computes in", "MACs"), rows, left=3))
+        to.print(table(("#", "type", "layer or name", "output", "weights", "computes in", "MACs"), rows, left=3))
         for sentence in data["not_taken"]:
-            console.print(f"• {escape(sentence)}")
+            to.print(f"• {escape(sentence)}")
     for sentence in data.get("findings", ()):
-        console.print(f"• {escape(sentence)}")
+        to.print(f"• {escape(sentence)}")
 
 
 def _shape(shape: Sequence[int | None]) -> str:
@@ -219,10 +226,8 @@ def _shape(shape: Sequence[int | None]) -> str:
 
 
 def doctored(data: Mapping[str, Any]) -> None:
-    console = _console()
+    to = console()
     for runtime in data["runtimes"]:
         mark = "[green]PASS[/green]" if runtime["ok"] else "[red]FAIL[/red]"
-        console.print(f"{mark}  {runtime['name']:12} {runtime['version']:10} {escape(runtime['detail'])}")
-    console.print(
-        f"\n{escape(', '.join(f'{k} {v}' for k, v in data['environment'].items() if isinstance(v, str | int)))}"
-    )
+        to.print(f"{mark}  {runtime['name']:12} {runtime['version']:10} {escape(runtime['detail'])}")
+    to.print(f"\n{escape(', '.join(f'{k} {v}' for k, v in data['environment'].items() if isinstance(v, str | int)))}")

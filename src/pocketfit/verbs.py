@@ -11,9 +11,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from pocketfit.asked import Files, Pruning, Source, Teacher, check_folder, dataset, listed
+from pocketfit.asked import Files, Pruning, Source, Teacher, dataset, listed
 from pocketfit.core.budget import SECONDS, Budget, parse_unit
-from pocketfit.core.errors import UserError
+from pocketfit.core.errors import PocketfitError, UserError
 from pocketfit.core.launch import rank
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Plan, Prune
@@ -37,18 +37,21 @@ def train(
     from pocketfit.passes import resolution
     from pocketfit.passes import train as training
     from pocketfit.progress import watch_for_terminal
+    from pocketfit.search.files import check_folder
     from pocketfit.sources.data import open_data
     from pocketfit.sources.models import save_model
 
     seconds = None if max_time is None else parse_unit(max_time, SECONDS, "--max-time", "10min")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already; nothing was changed: give another output folder")
+    if rank().first:
+        check_folder(out)
     dataset = open_data(data)
     start = _starting_point(model, weights, width, len(dataset.class_names), seed)
     if image_size is not None:
         start = resolution.apply(start, Resolution(image_size, image_size))
         # A size of one's own: the whole picture is seen, without the margin that ImageNet's evaluation cuts off.
         start = replace(start, preprocess=replace(start.preprocess, resize="shorter", resize_px=image_size))
+    dataset.check_splits(start.split_seed, ("train", "search"))
+    dataset.check_fits(start.signature.inputs[0], start.preprocess)
     with watch_for_terminal() as watch:
         for sentence in (*start.findings, *dataset.findings):
             watch.say(sentence)
@@ -63,16 +66,19 @@ def train(
                 cache=cache,
                 progress=watch.step("reading the train split"),
             )
+            held_out = dataset.split("search", start.preprocess, split_seed=start.split_seed, cache=cache)
             trained = training.transfer(
                 start, samples, epochs=epochs, max_time_s=seconds, seed=seed, progress=watch.step("training")
             )
             if not rank().first:
                 return {}
-            held_out = dataset.split("search", start.preprocess, split_seed=start.split_seed, cache=cache)
-            accuracy = training.accuracy(trained, held_out, progress=watch.step("checking"))
+            save_model(trained, out)
+            try:
+                accuracy = training.accuracy(trained, held_out, progress=watch.step("checking"))
+            except PocketfitError as error:
+                raise UserError(f"The model is in {out}, but its accuracy could not be measured: {error}") from error
         finally:
             _remove_cache(cache)
-        save_model(trained, out)
     return {
         "model": str(out),
         "architecture": trained.origin.name,
@@ -123,13 +129,17 @@ def fit(
     budget = Budget.parse(max_time=max_time, max_trials=max_trials, prefer=prefer or "balanced", **limits)
     names = files.runtime_names()
 
+    layer_ratios = pruning.layer_ratios()
+
     from pocketfit import api
     from pocketfit.measure.accuracy import check_metric
     from pocketfit.progress import watch_for_terminal
+    from pocketfit.search.files import check_folder
+    from pocketfit.search.fit import check_out
     from pocketfit.search.task import Task
 
+    check_folder(out) if data is None else check_out(out)
     check_metric(metric)
-    layer_ratios = pruning.layer_ratios()
     network = source.open()
     taught_by = teacher.open(network)
     with watch_for_terminal(quiet) as watch:
@@ -189,14 +199,16 @@ def apply(
     """Make a plan's artifact again."""
     from pocketfit import api
     from pocketfit.progress import watch_for_terminal
+    from pocketfit.search.files import OF_APPLY, check_folder
 
+    if rank().first:
+        check_folder(out, OF_APPLY)
     wanted = Plan.from_json(read_json(plan, "plan"))
     called = [p.criterion for p in wanted.passes if isinstance(p, Prune) and p.calls_code]
     if called and not allow_code:
         raise UserError(f"The plan {plan} calls {called[0]} of your Python environment: add --allow-code to let it")
     network = source.open()
     taught_by = teacher.open(network)
-    check_folder(out)
     with watch_for_terminal(quiet) as watch:
         samples = dataset(data, watch)
         if not rank().first:
@@ -213,9 +225,16 @@ def apply(
 
 def report(out: Path) -> Path:
     """Write report.html from the journal."""
-    from pocketfit.report.render import write_report
+    from pocketfit.report.render import read_result, write_report
+    from pocketfit.search.files import check_writable, write_json
+    from pocketfit.search.result import compose
 
-    _record(out)
+    record = _record(out)
+    check_writable(out)
+    try:
+        read_result(out)
+    except UserError:  # what it holds follows from the journal
+        write_json(out / "result.json", compose(record, record.budget, finished=record.verdict is not None))
     return write_report(out)
 
 

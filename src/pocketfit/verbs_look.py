@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from pocketfit.asked import Source, check_folder, dataset, listed
+from pocketfit.asked import Source, dataset, listed
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
+from pocketfit.core.scratch import temporary_folder
+from pocketfit.core.signature import TensorSpec
+from pocketfit.core.text import readable
 from pocketfit.core.watch import Watch
 from pocketfit.verbs import read_json
 
 PROFILE_RUNS = 30
+TRIED = 32  # samples that a metric is tried on
 TRAINING_LOOKED_AT = 256  # samples, to see whether those for calibration are like them
 
 
@@ -38,6 +42,7 @@ def measure(
     from pocketfit.progress import watch_for_terminal
     from pocketfit.runtimes.artifact import artifact_of
 
+    accuracy.check_metric(metric)
     _check_files(file, against)
     runtime = runtimes.for_file(file)
     if against is not None and runtimes.for_file(against).NAME != runtime.NAME:
@@ -46,6 +51,10 @@ def measure(
         )
     contract = None if data is None else _contract(model, preprocess, file)
     with watch_for_terminal() as watch:
+        samples = None
+        if data is not None and contract is not None:
+            samples = _samples(data, contract, "verdict", None, watch, _input(file))
+            accuracy.try_metric(metric, samples.labels[:TRIED], max(1, len(samples.class_names)))
         described = artifact_of(file, Plan((), ExportSettings(runtime.NAME)), runtime.NAME)
         result: dict[str, Any] = {
             "file": str(file),
@@ -70,19 +79,15 @@ def measure(
             }
         watch.step("memory and cold start")
         found = {**found, **footprint.footprint(runtime.NAME, file, threads=threads)}
-        if data is not None and contract is not None:
-            import tempfile
-
-            samples = _samples(data, contract, "verdict", None, watch)
-            with tempfile.TemporaryDirectory(prefix="pocketfit-") as work:
+        if samples is not None:
+            with temporary_folder() as work:
                 tick = watch.step(f"scoring {len(samples)} pictures")
                 scores = accuracy.score(
                     runtime.NAME, file, samples, threads=threads, metric=metric, work=Path(work), progress=tick
                 )
             from pocketfit.search.attempt import mean_score
 
-            found["accuracy"] = mean_score(scores.values)
-        result["disturbed"] = list(found["latency_ms"].disturbed)
+            found["accuracy"] = mean_score(scores.centred)
         result["measurements"] = {name: m.to_json() for name, m in found.items()}
         watch.step("per-operator cost")
         session = runtime.load(file, threads=threads)
@@ -108,15 +113,14 @@ def compare(
     threads: int,
 ) -> dict[str, Any]:
     """Where two files differ."""
-    import tempfile
-
     from pocketfit.measure import fidelity
     from pocketfit.progress import watch_for_terminal
 
     _check_files(a, b)
     contract = _contract(model, preprocess, a)
-    with watch_for_terminal() as watch, tempfile.TemporaryDirectory(prefix="pocketfit-") as work:
-        samples = _samples(data, contract, split, limit, watch)
+    fed = _input(a), _input(b)
+    with watch_for_terminal() as watch, temporary_folder() as work:
+        samples = _samples(data, contract, split, limit, watch, *fed)
         watch.step(f"comparing on {len(samples)} pictures")
         found = fidelity.compare(a, b, samples, threads=threads, work=Path(work))
     return {"a": str(a), "b": str(b), "split": split, **found.to_json()}
@@ -182,18 +186,22 @@ def explain(
     quiet: bool,
 ) -> dict[str, Any]:
     """Which layers cost a plain int8 file its accuracy; with `out`, explain.json and explain.html are written there."""
-    import tempfile
-
     from pocketfit.analysis import explain as analysis
     from pocketfit.progress import watch_for_terminal
     from pocketfit.report.explain import write_explanation
-    from pocketfit.search.task import aligned, with_labels
+    from pocketfit.search.files import OF_A_RUN, OF_LOOKS, check_folder
+    from pocketfit.search.task import aligned, order_of_numbers, with_labels
 
-    check_folder(out)
+    if out is not None:
+        check_folder(out, (*OF_LOOKS, *OF_A_RUN))
     ask = analysis.Ask(runtime, weight_bits, listed(keep_float), threads=threads)
-    network = with_labels(source.open())
-    with watch_for_terminal(quiet) as watch, tempfile.TemporaryDirectory(prefix="pocketfit-") as work:
+    opened = source.open()
+    with watch_for_terminal(quiet) as watch, temporary_folder() as work:
         given = dataset(data, watch)
+        network = with_labels(opened, given.class_names)
+        given.check_fits(network.signature.inputs[0], network.preprocess)
+        for sentence in order_of_numbers(given.class_names, network.labels):
+            watch.say(sentence)
 
         def split(name: str, limit: int) -> Samples:
             tick = watch.step(f"reading the {name} split")
@@ -220,7 +228,10 @@ def explain(
 def _check_files(*paths: Path | None) -> None:
     for path in paths:
         if path is not None and not path.is_file():
-            raise UserError(f"The file {path} does not exist")
+            there = "is not a file" if path.exists() else "does not exist"
+            raise UserError(f"The file {path} {there}")
+        if path is not None and readable(str(path)) != str(path):
+            raise UserError(f"The name {readable(str(path))} is not UTF-8, and runtimes open no such files: rename it")
 
 
 def _contract(model: str | None, preprocess: str | None, file: Path) -> tuple[Preprocess, tuple[str, ...], int]:
@@ -242,13 +253,32 @@ def _contract(model: str | None, preprocess: str | None, file: Path) -> tuple[Pr
     return read_preprocess(preprocess, None)[0], (), 0
 
 
+def _input(file: Path) -> TensorSpec:
+    """What a file takes."""
+    from pocketfit import runtimes
+
+    session = runtimes.for_file(file).load(file, threads=1)
+    session.close()
+    return session.signature.inputs[0]
+
+
 def _samples(
-    data: Path, contract: tuple[Preprocess, tuple[str, ...], int], split: str, limit: int | None, watch: Watch
+    data: Path,
+    contract: tuple[Preprocess, tuple[str, ...], int],
+    split: str,
+    limit: int | None,
+    watch: Watch,
+    *fed: TensorSpec,
 ) -> Samples:
-    from pocketfit.search.task import aligned
+    """The samples of a split, which all of these inputs take."""
+    from pocketfit.search.task import aligned, order_of_numbers
 
     preprocess, labels, split_seed = contract
     given = dataset(data, watch)
+    for spec in fed:
+        given.check_fits(spec, preprocess)
+    for sentence in order_of_numbers(given.class_names, labels) if labels else ():
+        watch.say(sentence)
     tick = watch.step(f"reading the {split} split")
     samples = given.split(split, preprocess, split_seed=split_seed, limit=limit, progress=tick)
     return aligned(samples, given.class_names, labels) if labels else samples

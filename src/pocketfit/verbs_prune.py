@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketfit.asked import Source, check_folder, dataset
+from pocketfit.asked import Source, dataset
 from pocketfit.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,8 +57,10 @@ def sensitivity(
     from pocketfit.analysis.channel_sensitivity import checked_ratios
     from pocketfit.progress import watch_for_terminal
     from pocketfit.report.channel_sensitivity import sentences, write_sensitivity
+    from pocketfit.search.files import OF_A_RUN, OF_LOOKS, check_folder
 
-    check_folder(out)
+    if out is not None:
+        check_folder(out, (*OF_LOOKS, *OF_A_RUN))
     shares = checked_ratios(_numbers(ratios))
     aim = None if target is None else Target.parse(target)
     if (aim is None or aim.name != "latency") and (runtime is not None or threads is not None):
@@ -119,10 +121,12 @@ def costs(
     from pocketfit.measure import cost_table
     from pocketfit.passes.graph import trace
     from pocketfit.progress import watch_for_terminal
-    from pocketfit.search.files import write_json
+    from pocketfit.search.files import check_file, check_writable, write_json
 
-    if out is not None and out.is_dir():
-        raise UserError(f"{out} is a folder; nothing was changed: give a file")
+    if out is not None:
+        check_file(out, ("full_ms", "held_out"))
+    if cache is not None:
+        check_writable(cache)
     network = source.open()
     with watch_for_terminal(quiet) as watch:
         graph = trace(network.network, network.signature)
@@ -130,7 +134,7 @@ def costs(
             network,
             graph,
             ExportSettings(runtime, precision=precision),
-            cache or cost_table.cache_folder(),
+            cache or cost_table.cache_folder(watch),
             threads=threads,
             count=networks,
             seed=seed,

@@ -10,6 +10,7 @@ from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
 from pocketfit.core.signature import TensorSpec
 from pocketfit.measure import accuracy
 from pocketfit.measure.accuracy import Scores
+from pocketfit.numerics.statistics import paired_drop
 
 
 def scores_of(predictions, labels, metric="accuracy"):
@@ -163,21 +164,32 @@ def test_per_class_puts_the_classes_that_lost_most_on_top():
     ]
 
 
-def test_a_network_that_guesses_is_suspicious_and_one_that_knows_is_not():
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 10, 500)
-    guessing = accuracy.suspicious(scores_of(random.integers(0, 10, 500), labels), labels, 10)
-    assert "hardly above chance (10.0%)" in guessing
-    assert "preprocessing is probably not the one" in guessing
-    knowing = np.where(random.random(500) < 0.5, labels, random.integers(0, 10, 500))
-    assert accuracy.suspicious(scores_of(knowing, labels), labels, 10) == ""
+def test_balanced_accuracy_counts_classes_alike():
+    """Its mean is the mean of the classes' shares; its spread that of a stratified sample; a drop is a paired one."""
+    labels = np.array([0] * 98 + [1] * 2)
+    right = np.ones(100)
+    right[[3, 99]] = 0
+    scores = Scores(right * accuracy.alike(labels), np.zeros(100, np.int64), "balanced-accuracy", 0, None, labels)
+    assert scores.mean == pytest.approx((97 / 98 + 1 / 2) / 2)
+    assert scores.of_each.tolist() == right.tolist()
+    assert scores.centred.mean() == pytest.approx(scores.mean)
+    stratified = sum(p * (1 - p) / n for p, n in ((97 / 98, 98), (1 / 2, 2))) / 4
+    assert scores.centred.var() / 100 == pytest.approx(stratified)
+    sure = replace(scores, values=accuracy.alike(labels))
+    assert sure.centred.tolist() == [1.0] * 100
+    assert paired_drop(sure.values, scores.values).points == pytest.approx(100 * (1 - scores.mean))
 
 
-def test_always_the_same_answer_is_suspicious():
-    labels = np.array([0] * 90 + [1] * 10)
-    constant = accuracy.suspicious(scores_of(np.zeros(100), labels), labels, 2)
-    assert "always naming the commonest class (90.0%)" in constant
-    many = np.arange(300) % 3
-    lopsided = np.where(np.arange(300) % 7 == 0, many, 1)
-    words = accuracy.suspicious(scores_of(lopsided, many, metric="my:metric"), many, 3)
-    assert "name class 1, which 33% of the samples are" in words
+def test_a_metric_is_tried_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "metrics_to_try.py").write_text(
+        "def one(outputs, labels):\n    return 0.5\n"
+        "def typo(outputs, labels):\n    return outputs.argmx(1) == labels\n"
+        "def fine(outputs, labels):\n    return outputs.argmax(1) == labels\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    labels = np.arange(8) % 4
+    for name, sentence in (("one", r"gave scores \[\]; one a sample, \[8\]"), ("typo", "failed with AttributeError")):
+        with pytest.raises(UserError, match=f"The metric 'metrics_to_try:{name}' {sentence}"):
+            accuracy.try_metric(f"metrics_to_try:{name}", labels, 4)
+    for name in ("metrics_to_try:fine", *accuracy.BUILT_IN):
+        accuracy.try_metric(name, labels, 4)

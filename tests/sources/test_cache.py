@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pocketfit.core.errors import UserError
-from pocketfit.sources.cache import FileHashes, stored_array
+from pocketfit.sources.cache import FileHashes, forget_arrays, stored_array
 
 
 def chunks(calls):
@@ -77,3 +77,29 @@ def test_a_damaged_index_counts_as_none(tmp_path):
     for content in ("{", "[]", '{"version": 0, "files": {}}'):
         hashes.path.write_text(content)
         assert FileHashes(tmp_path / "c", tmp_path).get("1.jpg", file.stat()) is None
+
+
+def test_the_longest_unused_arrays_make_room(tmp_path, monkeypatch):
+    monkeypatch.setattr("pocketfit.sources.cache.MOST_BYTES", 3 * (128 + 3))
+
+    def use(name):
+        return stored_array(tmp_path / f"pixels-{name}.npy", (1, 3), np.uint8, lambda: [np.full((1, 3), 7, np.uint8)])
+
+    (tmp_path / "search-scores-litert.npy").write_bytes(b"0" * 500)
+    first = use("a")
+    use("b")
+    for age, name in ((9, "a"), (5, "b")):
+        os.utime(tmp_path / f"pixels-{name}.npy", ns=(0, 10**18 - age))
+    use("a")
+    use("c")
+    use("d")
+    assert sorted(path.stem for path in tmp_path.iterdir()) == [
+        "pixels-a",
+        "pixels-c",
+        "pixels-d",
+        "search-scores-litert",
+    ]
+    use("e")
+    assert first.tolist() == [[7, 7, 7]], "a map that is in use stays readable"
+    forget_arrays(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["search-scores-litert.npy"]

@@ -215,7 +215,9 @@ def test_labels_as_editors_save_them(project, tmp_path):
         (tmp_path / "labels.txt").write_text(names, encoding=encoding)
         model = open_model(f"{project}:plain", labels=tmp_path / "labels.txt", preprocess=tmp_path / "p.json")
         assert model.labels == wanted
-    (tmp_path / "labels.json").write_text(json.dumps(["cafe\u0301", "chat noir ", "two", "three"]), encoding="utf-8-sig")
+    (tmp_path / "labels.json").write_text(
+        json.dumps(["cafe\u0301", "chat noir ", "two", "three"]), encoding="utf-8-sig"
+    )
     assert (
         open_model(f"{project}:plain", labels=tmp_path / "labels.json", preprocess=tmp_path / "p.json").labels == wanted
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from pocketfit.analysis.channel_trials import Answers, Job, Row
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.samples import Samples
+from pocketfit.core.scratch import temporary_folder
 from pocketfit.passes.graph import ChannelGraph
 from pocketfit.runtimes import child
 
@@ -43,7 +43,7 @@ def evaluated(
     rows = {} if store is None else _stored(store, key)
     missing = [job for job in jobs if (job.group, job.kept) not in rows]
     if missing:
-        with tempfile.TemporaryDirectory(prefix="pocketfit-") as temporary:
+        with temporary_folder() as temporary:
             lines = Path(temporary) if store is None else store
             lines.mkdir(parents=True, exist_ok=True)
             names = [lines / f"{key}-{os.getpid()}-{number}.jsonl" for number in range(min(workers, len(missing)))]

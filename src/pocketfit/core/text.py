@@ -59,4 +59,5 @@ def _readable_error(error: UnicodeError) -> tuple[str | bytes, int]:
     return part.encode(error.encoding, "backslashreplace"), error.end
 
 
-codecs.register_error("readable", _readable_error)  # as in open(…, errors="readable")
+READABLE = "pocketfit.readable"  # as in open(…, errors=READABLE)
+codecs.register_error(READABLE, _readable_error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,22 +19,23 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import answer
 from pocketfit.core.samples import Samples
+from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import TensorSpec
 from pocketfit.runtimes import child
 
 Progress = Callable[[int, int], None]
-BUILT_IN = ("accuracy", "top5")
+BUILT_IN = ("accuracy", "top5", "balanced-accuracy")
 BATCH_SIZE = 16
 POLL_S = 0.1
 SECONDS_A_SAMPLE, SECONDS_AT_LEAST = 2.0, 600.0  # before a run counts as hung
-ONE_CLASS_SHARE = 0.8
 
 
 @dataclass(frozen=True)
 class Scores:
     """What a file scored.
 
-    values       float64 [n], one score a sample: 1 or 0 for right or wrong, or what the metric's function gave
+    values       float64 [n], one score a sample, whose mean is the metric: 1 or 0 for right or wrong, those times
+                 the weights of `alike`, or what the metric's function gave
     predictions  int64 [n], the top class; -1 where the outputs hold a NaN, or aren't [n, classes]
     outputs      float32 [n, ...], where they were asked for
     nan          how many samples got a NaN somewhere in their outputs
@@ -46,6 +46,26 @@ class Scores:
     metric: str
     nan: int
     outputs: NDArray[np.float32] | None = None
+    strata: NDArray[np.int64] | None = None  # [n], the classes, where these count alike
+
+    @property
+    def of_each(self) -> NDArray[np.float64]:
+        """The score of each sample on its own, [n]."""
+        return self.values if self.strata is None else self.values / alike(self.strata)
+
+    @property
+    def centred(self) -> NDArray[np.float64]:
+        """Values [n] of the same mean, whose spread is that of the mean over draws of as many samples of each class.
+
+        With r of a sample, R the mean r of its class and w its weight: mean + w (r - R). The sum of squares about the
+        mean is then that of a stratified sample (Cochran 1977, section 5.3).
+        """
+        if self.strata is None:
+            return self.values
+        _, place, counts = np.unique(self.strata, return_inverse=True, return_counts=True)
+        recall = np.bincount(place, self.of_each) / counts
+        centred: NDArray[np.float64] = self.mean + alike(self.strata) * (self.of_each - recall[place])
+        return centred
 
     @property
     def mean(self) -> float:
@@ -84,8 +104,9 @@ def score(
 ) -> Scores:
     """Run all samples through a file in a child process, and score its answers.
 
-    metric    "accuracy" (top class right), "top5", or "package.module:function" that takes (outputs float32
-              [n, classes], labels int64 [n]) and returns scores [n]
+    metric    "accuracy" (top class right), "top5", "balanced-accuracy" (the mean over classes), or
+              "package.module:function" that takes (outputs float32 [n, classes], labels int64 [n]) and returns scores
+              [n]
     work      a folder for the samples on their way to the child (the system's temporary folder without one)
     progress  called with (samples done, samples in all), from another thread
 
@@ -99,12 +120,10 @@ def score(
     predictions = np.full(len(outputs), -1, np.int64)
     if outputs.ndim == 2:
         predictions[~nan_rows] = outputs[~nan_rows].argmax(axis=1)
-    if function is None:
-        values = _top(outputs, samples.labels, 1 if metric == "accuracy" else 5)
-    else:
-        values = _custom(metric, function, outputs, samples.labels)
+    values = _graded(metric, function, outputs, samples.labels)
     values[nan_rows] = 0.0
-    return Scores(values, predictions, metric, int(nan_rows.sum()), outputs if keep_outputs else None)
+    strata = samples.labels if metric == "balanced-accuracy" else None
+    return Scores(values, predictions, metric, int(nan_rows.sum()), outputs if keep_outputs else None, strata)
 
 
 def run_all(
@@ -124,7 +143,7 @@ def run_all(
         raise UserError(f"There is no sample in the split '{samples.split}' to run '{path.name}' on")
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="scores-", dir=work) as folder:
+    with temporary_folder(work) as folder:
         done, results = Path(folder, "done"), Path(folder, "outputs.npy")
         payload = {
             "runtime": runtime_name,
@@ -146,11 +165,12 @@ def run_all(
 def array_file(samples: Samples, folder: Path) -> Path:
     """An .npy file of the samples' array: the one behind its memory map where that is all of it, else a copy."""
     array = samples.array
-    if isinstance(array, np.memmap) and array.filename is not None and str(array.filename).endswith(".npy"):
-        stored = np.load(array.filename, mmap_mode="r", allow_pickle=False)
+    name = str(array.filename) if isinstance(array, np.memmap) else ""
+    if name.endswith(".npy") and Path(name).is_file():  # the cache may have made room for newer arrays
+        stored = np.load(name, mmap_mode="r", allow_pickle=False)
         same = (stored.shape, stored.dtype, stored.strides) == (array.shape, array.dtype, array.strides)
         if same and stored.offset == array.offset:
-            return Path(array.filename)
+            return Path(name)
     path = folder / "samples.npy"
     np.save(path, np.asarray(array), allow_pickle=False)
     return path
@@ -209,6 +229,24 @@ def fed(samples: Samples, rows: slice, spec: TensorSpec) -> NDArray[np.float32]:
     )
 
 
+def alike(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weights [n] of mean 1 by which every class that is there counts alike: n / (classes * samples of its class).
+
+    >>> alike(np.array([0, 0, 0, 1])).round(3).tolist()
+    [0.667, 0.667, 0.667, 2.0]
+    """
+    _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    weights: NDArray[np.float64] = len(labels) / (len(counts) * counts[place])
+    return weights
+
+
+def try_metric(metric: str, labels: NDArray[np.int64], classes: int) -> None:
+    """Refuse, before any work, a metric of the user's own that can't score answers [n, classes] to these labels [n]."""
+    if metric not in BUILT_IN:
+        outputs = np.random.default_rng(0).normal(size=(len(labels), classes)).astype(np.float32)
+        _custom(metric, load_metric(metric), outputs, labels)
+
+
 def check_metric(metric: str) -> None:
     """Refuse, before any work, a metric that is neither built in nor can be imported."""
     if metric not in BUILT_IN:
@@ -260,31 +298,13 @@ def per_class(
     return rows if candidate is None else sorted(rows, key=lambda row: -(row.drop_points or 0.0))
 
 
-def suspicious(scores: Scores, labels: NDArray[np.int64], classes: int) -> str:
-    """A sentence where a network's answers look like those of one that is fed wrongly, else "".
-
-    Near chance: the share of right answers is not clearly (two standard errors) above 1 / classes, or above what
-    always naming the commonest class would give. One-sided: one class takes at least 80 % of the answers and less
-    than half as much of the labels.
-    """
-    n = len(labels)
-    advice = (
-        "the preprocessing is probably not the one that the network was trained with:"
-        " check mean, std, scale, colour order and the order of the labels"
-    )
-    if scores.metric == "accuracy" and n:
-        commonest = float(np.bincount(labels[labels >= 0]).max()) / n
-        for chance, words in ((1 / classes, "chance"), (commonest, "always naming the commonest class")):
-            if scores.mean <= chance + 2 * np.sqrt(chance * (1 - chance) / n):
-                return f"The accuracy of {scores.mean:.1%} is hardly above {words} ({chance:.1%}): {advice}"
-    answered = scores.predictions[scores.predictions >= 0]
-    if len(answered):
-        counts = np.bincount(answered)
-        top = int(counts.argmax())
-        share, labelled = counts[top] / len(answered), float(np.mean(labels == top))
-        if share >= ONE_CLASS_SHARE and labelled < share / 2:
-            return f"{share:.0%} of the answers name class {top}, which {labelled:.0%} of the samples are: {advice}"
-    return ""
+def _graded(
+    metric: str, function: Callable[..., Any] | None, outputs: NDArray[np.float32], labels: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    if function is not None:
+        return _custom(metric, function, outputs, labels)
+    top = _top(outputs, labels, 5 if metric == "top5" else 1)
+    return top * alike(labels) if metric == "balanced-accuracy" else top
 
 
 def _top(outputs: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> NDArray[np.float64]:

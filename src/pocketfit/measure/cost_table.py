@@ -11,6 +11,7 @@ there is not measured again, but for what other work ran beside (once the machin
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from pocketfit import runtimes
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.skeleton import Skeleton, Widths
 from pocketfit.core.watch import Silent, Watch
 from pocketfit.devices import local
@@ -112,10 +114,8 @@ def measure(
     watch = watch or Silent()
     tick = watch.step(f"measuring {count} sub-networks in {settings.runtime}")
     wanted = draw(skeleton, count, seed)
-    known = [_read(home, number, widths) for number, widths in enumerate(wanted)]
-    again = any(one is not None and one.disturbed for one in known) and quiet.calm_now()
-    missing = [number for number, one in enumerate(known) if one is None or (again and one.disturbed)]
-    with tempfile.TemporaryDirectory(prefix="pocketfit-") as work:
+    missing = [number for number, widths in enumerate(wanted) if _read(home, number, widths) is None]
+    with temporary_folder() as work:
         baseline: Path | None = None
         for start in range(0, len(missing), BATCH):
             tick(count - len(missing) + start, count)
@@ -187,9 +187,21 @@ def key(model: Model, graph: ChannelGraph, settings: ExportSettings, threads: in
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def cache_folder() -> Path:
-    """Where tables are kept unless another folder is given."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pocketfit" / "costs"
+def cache_folder(watch: Watch | None = None) -> Path:
+    """Where tables are kept unless another folder is given.
+
+    A user of a container may have no home, or none that can be written: then it is in the temporary folder, which is
+    said.
+    """
+    with contextlib.suppress(RuntimeError):  # there is no HOME, and no user of this number
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pocketfit" / "costs"
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+            return folder
+    folder = Path(tempfile.gettempdir(), f"pocketfit-costs-{os.getuid() if hasattr(os, 'getuid') else 'user'}")
+    if watch is not None:
+        watch.say(f"The home folder can't be written: tables of costs are kept in {folder}.")
+    return folder
 
 
 def per_layer(runtime: str, path: Path, layers: Sequence[str], threads: int) -> dict[str, float]:

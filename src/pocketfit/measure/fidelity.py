@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from pocketfit import runtimes
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.samples import Samples
+from pocketfit.core.scratch import temporary_folder
 from pocketfit.measure import layers
 from pocketfit.measure.accuracy import array_file, run_all, score
 from pocketfit.numerics import fidelity
@@ -163,7 +163,7 @@ def _layers(
     if reason := layers.why_not(*names):
         return (), reason
     some = samples.take(range(min(count, len(samples))))
-    with tempfile.TemporaryDirectory(prefix="layers-") as folder:
+    with temporary_folder() as folder:
         payload = {
             "runtime": names[0],
             "a": str(paths[0].resolve()),

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.text import READABLE
 from pocketfit.report import svg
 from pocketfit.report.data import report_data
 from pocketfit.search import journal
@@ -27,19 +28,24 @@ def write_report(out: Path) -> Path:
     Raises UserError where one of the two is missing or is not what it should be.
     """
     out = Path(out)
-    lines_path, result_path = out / "journal.jsonl", out / "result.json"
-    for path in (lines_path, result_path):
-        if not path.is_file():
-            raise UserError(f"{path} does not exist: a report is made from the output folder of `pocketfit fit`")
+    lines_path = out / "journal.jsonl"
+    if not lines_path.is_file():
+        raise UserError(f"{lines_path} does not exist: a report is made from the output folder of `pocketfit fit`")
+    return write_whole(out / "report.html", render(report_data(journal.read_lines(lines_path), read_result(out))))
+
+
+def read_result(out: Path) -> dict[str, Any]:
+    """What `out/result.json` holds. Raises UserError, with the mend, where it is missing or something else."""
+    path, again = out / "result.json", f"`pocketfit report {out}` writes it again from the journal"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: {again}")
     try:
-        result = json.loads(result_path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{result_path} is not JSON ({error}): run `pocketfit choose {out}` to write it again"
-        ) from error
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}): {again}") from error
     if not isinstance(result, dict) or result.get("schema_version") != 1:
-        raise UserError(f"{result_path} is not a result that this pocketfit reads: it needs schema_version 1")
-    return write_whole(out / "report.html", render(report_data(journal.read_lines(lines_path), result)))
+        raise UserError(f"{path} is not a result that this pocketfit reads (schema_version 1): {again}")
+    return result
 
 
 def render(data: dict[str, Any]) -> str:
@@ -110,7 +116,7 @@ def write_whole(path: Path, text: str) -> Path:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
     partial = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors=READABLE) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

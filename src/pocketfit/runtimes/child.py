@@ -14,7 +14,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from typing import Any
 import psutil
 
 from pocketfit.core import errors
+from pocketfit.core.scratch import temporary_folder
 
 LOG_LINES = 30
 POLL_S = 0.05
@@ -43,7 +43,7 @@ def call(
     Both travel as JSON. `memory_bytes` limits the resident memory of the child. Errors of pocketfit's own tree that
     the function raises are raised here again; any other end of the child is ExportFailed, with the log's tail.
     """
-    with tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
+    with temporary_folder() as folder:
         result_path, log_path = Path(folder, "result.json"), Path(folder, "log")
         Path(folder, "payload.json").write_text(json.dumps(payload))
         with log_path.open("wb") as log:

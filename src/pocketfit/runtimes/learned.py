@@ -7,7 +7,6 @@ samples, torch's and the file's have the same size, mean, deviation and ends.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from pocketfit.core.artifact import FileTensor
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings
 from pocketfit.core.samples import Samples
+from pocketfit.core.scratch import temporary_folder
 from pocketfit.runtimes import child
 from pocketfit.runtimes.ranges import Ranges, fitting
 
@@ -53,7 +53,7 @@ def ranges_for(
 
     few = slice(0, SAMPLES)
     ours = fingerprints_of(model, grid, samples.inputs(few))
-    with tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
+    with temporary_folder() as folder:
         data, target = Path(folder, "samples.npz"), Path(folder, "fingerprints.json")
         np.savez(data, allow_pickle=False, **{given.name: fitting(samples, few, given)})
         child.call(

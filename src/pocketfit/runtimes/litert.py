@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
+from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.runtimes import child, litert_file, litert_verify, ranges, require
 from pocketfit.runtimes.artifact import artifact_of, whole_or_not
@@ -216,7 +216,7 @@ def _try_out() -> tuple[bool, str]:
     with torch.no_grad():
         expected = network(torch.from_numpy(samples.inputs(slice(None)))).numpy()
     worst = {}
-    with tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
+    with temporary_folder() as folder:
         for precision in ("float32", "int8"):
             plan = Plan((), ExportSettings(NAME, precision))
             artifact = export(model, plan, samples, Path(folder, f"{precision}{EXTENSION}"), work=Path(folder))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import statistics
-import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from ctypes import c_char_p, c_int, c_int64, c_size_t, c_uint64, c_void_p
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from pocketfit.core.artifact import Contents, OpCost
 from pocketfit.core.errors import CannotRunHere, UserError
 from pocketfit.core.runtime import Arrays
+from pocketfit.core.scratch import temporary_folder
 from pocketfit.runtimes import child, litert_file
 
 CHECKED_VERSION = "2.3.0"
@@ -114,7 +114,7 @@ def profile(path: Path, inputs: Arrays, *, threads: int = 1, runs: int = 30) -> 
         )
     if runs < 1 or threads < 1:
         raise UserError(f"A profile needs at least one run and one thread, not {runs} and {threads}")
-    with tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
+    with temporary_folder() as folder:
         data = Path(folder, "inputs.npz")
         np.savez(data, **{str(i): _first_row(t.name, t.shape, inputs) for i, t in enumerate(contents.inputs)})
         measured = child.call(

@@ -10,7 +10,6 @@ import platform
 import re
 import shutil
 import statistics
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
+from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.runtimes import child, onnx_file, require
 from pocketfit.runtimes.artifact import artifact_of, whole_or_not
@@ -116,7 +116,7 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
     if calibration is not None and settings.precision == "int8":
         source = _prepared_file(source)
         found = _ranges(model, source, calibration, settings, work)
-    with whole_or_not(path) as partial, tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
+    with whole_or_not(path) as partial, temporary_folder() as folder:
         if settings == ExportSettings(NAME) or settings == ExportSettings(NAME, layout="NCHW"):
             shutil.copyfile(source, partial)
         else:
@@ -319,7 +319,7 @@ def profile(path: Path, inputs: Arrays, *, threads: int = 1, runs: int = 30) -> 
     """
     require("onnxruntime", EXTRA)
     contents, kernels = onnx_file.contents(path), onnx_file.op_of_kernel(path)
-    with tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
+    with temporary_folder() as folder:
         archive = Path(folder, "inputs.npz")
         np.savez(archive, allow_pickle=False, **inputs)
         payload = {"path": str(path), "inputs": str(archive), "folder": folder, "threads": threads, "runs": runs}

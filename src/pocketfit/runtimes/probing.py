@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from pocketfit.core.model import Model, Origin
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import RuntimeInfo, answer
+from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.runtimes import get
 
@@ -58,7 +58,7 @@ def probe_by_export(
         values = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
         with torch.no_grad():
             wanted = model.network(torch.from_numpy(values)).numpy()
-        with tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
+        with temporary_folder() as folder:
             path = Path(folder, f"tiny{runtime.EXTENSION}")
             runtime.export(model, Plan((), ExportSettings(name)), None, path, work=Path(folder))
             session = runtime.load(path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from pocketfit.core.artifact import FileTensor
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.plan import ExportSettings
 from pocketfit.core.samples import Samples, value_range
+from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature
 from pocketfit.numerics import ranges as numerics
 from pocketfit.runtimes import child
@@ -94,7 +94,7 @@ def summaries(
     digest = hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()[:16]
     target = work / f"{source.stem}-{digest}.{'histograms' if histograms else 'limits'}.npz"
     if not target.exists():
-        with tempfile.TemporaryDirectory(prefix=".calibration-", dir=work) as folder, whole_or_not(target) as partial:
+        with temporary_folder(work) as folder, whole_or_not(target) as partial:
             data = Path(folder, "samples.npz")
             np.savez(data, allow_pickle=False, **{given.name: values})
             payload = {

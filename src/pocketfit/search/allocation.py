@@ -57,7 +57,7 @@ def allocation_line(
                 task.model,
                 graph,
                 settings,
-                cost_table.cache_folder(),
+                cost_table.cache_folder(watch),
                 threads=task.threads,
                 count=NETWORKS,
                 watch=watch,

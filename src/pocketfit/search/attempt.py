@@ -21,7 +21,7 @@ from pocketfit.core.plan import Plan
 from pocketfit.core.samples import Samples
 from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Watch
-from pocketfit.measure import accuracy, cost, footprint
+from pocketfit.measure import accuracy, cost, footprint, suspicion
 from pocketfit.numerics.fidelity import sqnr_db
 from pocketfit.numerics.statistics import mean_interval, paired_drop
 from pocketfit.search.again import best_times, measurements, patient
@@ -120,13 +120,13 @@ def measure(
         keep_outputs=True,
         progress=tick,
     )
-    found["accuracy"] = mean_score(scores.values)
+    found["accuracy"] = mean_score(scores.centred)
     findings = [scores.finding] if scores.finding else []
     stored, logits = task.cache / f"search-scores-{name}.npy", task.cache / f"search-outputs-{name}.npy"
     if baseline is None:
         _keep_scores(scores, stored, logits)
         exact = Measurement("drop_points", "pt", 0.0, n=len(samples), low=0.0, high=0.0, environment={"one_sided": 0.0})
-        odd = accuracy.suspicious(scores, samples.labels, len(task.model.labels))
+        odd = suspicion.suspicious(scores, samples.labels, len(task.model.labels))
         return {**found, "drop_points": exact}, [*findings, odd] if odd else findings
     if not (stored.exists() and logits.exists()):  # somebody has emptied the cache
         unpruned = search_samples(task, task.model, watch)

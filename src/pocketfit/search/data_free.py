@@ -21,8 +21,7 @@ from pocketfit.measure.environment import environment
 from pocketfit.search.again import best_times, patient
 from pocketfit.search.attempt import Exported, export, file_sizes, timing
 from pocketfit.search.choose import choose
-from pocketfit.search.disturbance import doubts
-from pocketfit.search.files import write_json
+from pocketfit.search.files import check_folder, write_json
 from pocketfit.search.limits import check
 from pocketfit.search.task import Task, baseline_export, check_layers, check_runtimes, prelude, recipes
 
@@ -86,8 +85,7 @@ def _refuse(task: Task) -> None:
                 f"The limit '{limit.text}' on {limit.quantity} cannot be checked without data: leave it out, or give"
                 " --data"
             )
-    if task.out.exists() and (not task.out.is_dir() or any(task.out.iterdir())):
-        raise UserError(f"{task.out} is there already; nothing was changed: give another output folder")
+    check_folder(task.out)
     check_runtimes(task)
     check_layers(task)
 

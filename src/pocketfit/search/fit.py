@@ -6,10 +6,8 @@ moment and started again on the same folder it goes on with the journal that is 
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -31,25 +29,29 @@ from pocketfit.search.attempt import attempt, timing
 from pocketfit.search.choose import baselines, choose
 from pocketfit.search.control import control_of
 from pocketfit.search.doubt import doubtful
+from pocketfit.search.files import check_folder, check_writable, held
 from pocketfit.search.ladder import awaiting
 from pocketfit.search.pace import LADDER_SHARE, Pace, grid_seconds, measured_pace, steps_for
 from pocketfit.search.propose import Share, best_recipes, propose, ratios
 from pocketfit.search.result import Result, compose
+from pocketfit.search.scores_once import was_read
 from pocketfit.search.sensitive import sensitive_layers, sensitive_to_four_bits, sensitivity_line
 from pocketfit.search.space import Proposal, Space
 from pocketfit.search.task import (
     Task,
+    about_data,
     baseline_export,
     check_criterion,
     check_data,
     check_layers,
+    check_metric,
     check_runtimes,
     differences,
-    label_mapping,
     prelude,
     recipes,
 )
 from pocketfit.search.verdict import read_verdict
+from pocketfit.sources.cache import forget_arrays
 
 GRID_RATE = 0.006  # of training on the grid, in its own steps; 80 at 0.002 left a 4-bit network's accuracy as it was
 ALMOST = 0.8  # of the time that a trial is expected to take is enough to begin it
@@ -73,12 +75,13 @@ def fit_task(task: Task, deliver: Deliver, watch: Watch | None = None) -> Result
     """
     watch = watch or Silent()
     path = task.out / "journal.jsonl"
+    check_out(task.out)
     record = journal.read(path)
     if record.start is None:
         _check(task)
     else:
         _refuse_others(task, record)
-    with _locked(task.out):
+    with held(task.out):
         if record.start is None:
             _begin(task, path, watch)
         clock = _Clock(path, journal.read(path).seconds, task.budget.max_time_s)
@@ -92,6 +95,7 @@ def fit_task(task: Task, deliver: Deliver, watch: Watch | None = None) -> Result
                 f"Stopped; the best so far is in {task.out}, and the same command goes on from here"
             ) from None
         data = _deliver(task, path, deliver, finished=True)
+        forget_arrays(task.cache)
     return Result(data["status"], data["certified"], task.out, data)
 
 
@@ -115,24 +119,27 @@ class _Clock:
 
 def _check(task: Task) -> None:
     """Refuse bad input before anything is written."""
-    if task.out.exists() and (not task.out.is_dir() or any(not _nothing_yet(f) for f in task.out.iterdir())):
-        raise UserError(
-            f"{task.out} holds something else than a run of pocketfit; nothing was changed: give another output folder"
-        )
     check_runtimes(task)
     check_data(task)
     check_layers(task)
+    check_metric(task)
     check_criterion(task)
-    label_mapping(task.data.class_names, task.model.labels)
 
 
-def _nothing_yet(path: Path) -> bool:
-    """What a run that was killed before its first whole line may have left."""
-    return path.name in (".lock", "cache") or (path.name == "journal.jsonl" and not journal.read_lines(path))
+def check_out(out: Path) -> None:
+    """Refuse, before anything is read, an output folder that can't be written or that holds no run of pocketfit.
+
+    A run that was killed before its first whole line may have left a lock, a cache and a torn line.
+    """
+    path = out / "journal.jsonl"
+    if path.is_file() and journal.read_lines(path):
+        check_writable(out)
+    else:
+        check_folder(out, (".lock", "cache", *(("journal.jsonl",) if path.is_file() else ())))
 
 
 def _begin(task: Task, path: Path, watch: Watch) -> None:
-    findings = [*task.model.findings, *task.data.findings, *_too_few(task)]
+    findings = [*task.model.findings, *task.data.findings, *about_data(task), *_too_few(task)]
     for sentence in findings:
         watch.say(sentence)
     journal.append(
@@ -349,7 +356,8 @@ def _speak(trial: Trial, task: Task, watch: Watch) -> None:
 
 
 def _verdict(task: Task, path: Path, clock: _Clock, watch: Watch) -> None:
-    """Read the verdict split for the chosen trial, once; a reading is written down before it begins."""
+    """Read the verdict split for the chosen trial, once; a reading is written down before it begins, and what it gave
+    is kept as soon as it ends."""
     record = journal.read(path)
     choice = choose(record.trials, task.budget)
     if record.verdict is not None:
@@ -357,11 +365,12 @@ def _verdict(task: Task, path: Path, clock: _Clock, watch: Watch) -> None:
     if choice is None:
         errors = "; ".join(f"{t.runtime}: {t.error}" for t in record.trials if t.status == "failed")
         raise UserError(f"No plan has given a file ({errors or 'nothing was tried'})")
-    reading = record.readings + 1
-    journal.append(path, {"kind": "reading", "trial": choice.trial.number, "reading": reading})
-    control = control_of(choice.trial, record.trials)
-    best = best_times(record.trials, choice.trial.runtime)
-    line = read_verdict(task, choice.trial, choice.baseline, control, reading, watch, best=best, left_s=clock.left_s)
+    control, reading = control_of(choice.trial, record.trials), record.readings
+    if not was_read(task, choice.baseline, choice.trial, control):
+        reading += 1
+        journal.append(path, {"kind": "reading", "trial": choice.trial.number, "reading": reading})
+    reading = max(reading, 1)
+    line = read_verdict(task, choice.trial, choice.baseline, control, reading, watch)
     from pocketfit.search.layers import layers_line
 
     journal.append(path, {**layers_line(task, choice.trial, choice.baseline, watch), "reading": reading})
@@ -377,20 +386,3 @@ def _deliver(task: Task, path: Path, deliver: Deliver, *, finished: bool, watch:
     if watch is not None and chosen is not None:
         watch.best(chosen.plan.code)
     return data
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """One run a folder: a second one is refused, and a lock that a kill left behind does not count."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a+") as file:
-        if sys.platform != "win32":  # Windows has no flock; there, two runs in one folder are the user's care
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(
-                    f"Another run is working in {out}: wait for it, or give another output folder"
-                ) from None
-        yield

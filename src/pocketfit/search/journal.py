@@ -69,7 +69,7 @@ def read_lines(path: Path) -> list[Line]:
 
     Raises UserError where another line is not JSON: somebody edited the file.
     """
-    if not path.exists():
+    if not path.is_file():
         return []
     lines = []
     for number, raw in enumerate(path.read_bytes().split(b"\n")[:-1], 1):

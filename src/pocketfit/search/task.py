@@ -19,12 +19,16 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, PassSettings, Piecewise, Plan, Prune, Weights
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.samples import SPLITS, Samples
+from pocketfit.core.samples import Samples
+from pocketfit.core.text import comparable
 from pocketfit.core.watch import Watch
 from pocketfit.devices import local
 from pocketfit.sources.data import Dataset
+from pocketfit.sources.listing import some
 
 CALIBRATION_SAMPLES = 200
+UNEVEN = 10  # times as many samples of one class as of another
+NUMBER, WORDNET_ID = re.compile("[0-9]{1,9}"), re.compile("n[0-9]{8}")
 PROBED = 32  # samples, by a criterion that nobody knows yet
 
 
@@ -177,6 +181,14 @@ def check_criterion(task: Task) -> None:
         criteria.group_scores(task.model, trace(task.model.network, task.model.signature), asked, samples)
 
 
+def check_metric(task: Task) -> None:
+    """Refuse a metric of the user's own that gives no scores, before anything is written."""
+    from pocketfit.measure.accuracy import try_metric
+
+    mapping = np.array(label_mapping(task.data.class_names, task.model.labels))
+    try_metric(task.metric, mapping[task.data.listing.labels[:PROBED]], len(task.model.labels))
+
+
 def check_layers(task: Task) -> None:
     """Refuse a name to keep in float that is no layer with weights, with the nearest ones, and a pattern with a ratio
     that matches none."""
@@ -206,15 +218,28 @@ def check_teacher(task: Task) -> None:
 
 
 def check_data(task: Task) -> None:
-    """Refuse data that cannot carry a run; see Dataset.findings for what is only said."""
-    counts = task.data.split_counts(task.model.split_seed)
-    for split in SPLITS:
-        if counts.get(split, 0) == 0:
-            raise UserError(
-                f"The {split} split of {task.data_name} is empty ({sum(counts.values())} samples in all): give more"
-                f" samples,"
-                " so that training, calibration, search and verdict each have some"
-            )
+    """Refuse data that cannot carry a run; see Dataset.findings and `about_data` for what is only said."""
+    try:
+        task.data.check_splits(task.model.split_seed)
+    except UserError as error:
+        raise UserError(f"{task.data_name}: {error}") from error
+    task.data.check_fits(task.model.signature.inputs[0], task.model.preprocess)
+    label_mapping(task.data.class_names, task.model.labels)
+
+
+def about_data(task: Task) -> list[str]:
+    """Sentences about how the data and the network belong together."""
+    shares = np.bincount(task.data.listing.labels, minlength=1)
+    seen = shares[shares > 0]
+    said = order_of_numbers(task.data.class_names, task.model.labels)
+    if task.metric == "accuracy" and len(seen) > 1 and seen.max() >= UNEVEN * seen.min():
+        most, least = int(shares.argmax()), int(np.flatnonzero(shares == seen.min())[0])
+        said.append(
+            f"Classes are very uneven: '{task.data.class_names[most]}' has {seen.max():,} samples and"
+            f" '{task.data.class_names[least]}' {seen.min():,}. A plain accuracy hardly sees the rare ones;"
+            " --metric balanced-accuracy counts every class alike."
+        )
+    return said
 
 
 def aligned(samples: Samples, class_names: Sequence[str], labels: Sequence[str]) -> Samples:
@@ -228,10 +253,23 @@ def aligned(samples: Samples, class_names: Sequence[str], labels: Sequence[str])
     return replace(samples, labels=table[samples.labels], class_names=tuple(labels))
 
 
-def with_labels(model: Model) -> Model:
-    """The model with the numbers of its outputs as labels, where nobody has said what they are called."""
+def with_labels(model: Model, class_names: Sequence[str] = ()) -> Model:
+    """The model with labels, where nobody has said what its outputs are called.
+
+    As many classes as outputs are taken for them in their own order, which is said; else outputs have their numbers.
+    """
     outputs = model.signature.outputs[0].shape[-1]
-    return model if model.labels or outputs is None else replace(model, labels=tuple(map(str, range(outputs))))
+    if model.labels or outputs is None:
+        return model
+    numbers = tuple(map(str, range(outputs)))
+    if len(class_names) != outputs or all(name in numbers for name in class_names):
+        return replace(model, labels=numbers)
+    said = (
+        f"Nobody has said which output of the network is which class: the order of the outputs is assumed to be"
+        f" {some(class_names, 5)} (names sorted as text, as torchvision's ImageFolder does); give --labels where it is"
+        " another."
+    )
+    return replace(model, labels=tuple(class_names), findings=(*model.findings, said))
 
 
 def label_mapping(class_names: Sequence[str], labels: Sequence[str]) -> list[int]:
@@ -240,17 +278,41 @@ def label_mapping(class_names: Sequence[str], labels: Sequence[str]) -> list[int
     >>> label_mapping(["cat", "dog"], ["bird", "dog", "cat"])
     [2, 1]
     """
-    known = {name: index for index, name in enumerate(labels)}
-    missing = [name for name in class_names if name not in known]
+    known = {comparable(name): index for index, name in enumerate(labels)}
+    missing = [name for name in class_names if comparable(name) not in known]
     if not missing:
-        return [known[name] for name in class_names]
-    if all(re.fullmatch(r"\d+", name) and int(name) < len(labels) for name in class_names):
+        return [known[comparable(name)] for name in class_names]
+    if _are_numbers(class_names, len(labels)):
         return [int(name) for name in class_names]
+    mend = "name the class folders as the model does, or give --labels"
+    if all(WORDNET_ID.fullmatch(name) for name in class_names):
+        mend = "these are WordNet ids: give --labels with a file of the ids, in the order of the network's outputs"
+    elif _are_numbers(class_names, len(labels) + 1):
+        mend = "outputs count from 0, and these numbers seem to count from 1: give --labels with the folders' names"
     raise UserError(
         f"The data's class '{missing[0]}' ({len(missing)} of {len(class_names)} in all) is none of the model's"
-        f" {len(labels)} labels"
-        f" ({', '.join(labels[:3])}, …): name the class folders as the model does, or give --labels"
+        f" {len(labels)} labels ({some(labels)}): {mend}"
     )
+
+
+def order_of_numbers(class_names: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """A sentence where classes are numbers that are taken for those of the outputs, and might mean something else."""
+    if not _are_numbers(class_names, len(labels)):
+        return []
+    if not {comparable(name) for name in class_names} <= {comparable(name) for name in labels}:
+        return [f"The data's classes {some(class_names)} are taken for the numbers of the outputs, counted from 0."]
+    by_number = sorted(class_names, key=int)
+    if list(labels) != list(map(str, range(len(labels)))) or by_number == sorted(class_names):
+        return []
+    return [
+        f"The data's classes are taken for the numbers of the outputs: {some(by_number)}. A network that was trained on"
+        f" such folders with torchvision's ImageFolder has them in another order ({some(sorted(class_names), 4)}): then"
+        " give --labels."
+    ]
+
+
+def _are_numbers(names: Sequence[str], outputs: int) -> bool:
+    return all(NUMBER.fullmatch(name) and int(name) < outputs for name in names)
 
 
 def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Watch
 from pocketfit.measure import accuracy, cost, footprint
-from pocketfit.search.again import patient
+from pocketfit.search import scores_once
 from pocketfit.search.attempt import drop, mean_score, timing
 from pocketfit.search.carry import carried_out
 from pocketfit.search.control import steps
@@ -49,27 +49,27 @@ def read_verdict(
     own = task.samples("verdict", task.model.preprocess, watch)
     samples = {"baseline": own, "control": own, "chosen": task.samples("verdict", model.preprocess, watch)}
     scores: dict[str, accuracy.Scores] = {}
-    for side in sides:
-        if side == "chosen" and chosen.number == baseline.number:
-            scores[side] = scores["baseline"]
-            continue
-        tick = watch.step(f"verdict: the {side} file on {len(samples[side])} pictures in {runtime}")
-        scores[side] = accuracy.score(
-            runtime, paths[side], samples[side], threads=threads, metric=task.metric, work=task.cache, progress=tick
-        )
+    for side, trial in sides.items():
+        if (known := scores_once.kept(task, trial)) is None:
+            tick = watch.step(f"verdict: the {side} file on {len(samples[side])} pictures in {runtime}")
+            known = accuracy.score(
+                runtime, paths[side], samples[side], threads=threads, metric=task.metric, work=task.cache, progress=tick
+            )
+            scores_once.keep(task, trial, known)
+        scores[side] = known
     watch.step("verdict: latency and memory")
     effort = patient(cost.CAREFUL, task.budget, left_s())
     times, reference_times = timing(runtime, paths["baseline"], paths["chosen"], threads, effort, best)
     measured = {
         **times,
         **footprint.footprint(runtime, paths["chosen"], threads=threads, processes=FOOTPRINT_PROCESSES),
-        "accuracy": mean_score(scores["chosen"].values),
+        "accuracy": mean_score(scores["chosen"].centred),
         "drop_points": drop(scores["baseline"].values, scores["chosen"].values),
     }
     reference: dict[str, Measurement] = {
         **reference_times,
         **footprint.footprint(runtime, paths["baseline"], threads=threads, processes=FOOTPRINT_PROCESSES),
-        "accuracy": mean_score(scores["baseline"].values),
+        "accuracy": mean_score(scores["baseline"].centred),
     }
     return {
         "kind": "verdict",
@@ -95,7 +95,7 @@ def _against(control: Trial, scores: Mapping[str, accuracy.Scores]) -> dict[str,
     return {
         "trial": control.number,
         "steps": steps(control.plan),
-        "accuracy": mean_score(scores["control"].values).value,
+        "accuracy": mean_score(scores["control"].centred).value,
         "gain": _drop_json(drop(scores["control"].values, scores["baseline"].values)),
         "loss": _drop_json(drop(scores["control"].values, scores["chosen"].values)),
     }
@@ -104,7 +104,7 @@ def _against(control: Trial, scores: Mapping[str, accuracy.Scores]) -> dict[str,
 def _class_rows(
     before: accuracy.Scores, after: accuracy.Scores, samples: Samples, labels: Sequence[str]
 ) -> list[dict[str, Any]]:
-    rows = accuracy.per_class(samples.labels, labels, before.values, after.values)
+    rows = accuracy.per_class(samples.labels, labels, before.of_each, after.of_each)
     return [{"label": row.name, "n": row.n, "before": row.baseline, "after": row.candidate} for row in rows]
 
 
@@ -113,7 +113,7 @@ def disagreements(
 ) -> list[dict[str, Any]]:
     """Pictures on which the two files answer differently: those that became wrong first, then those mended."""
     rows = np.flatnonzero(before.predictions != after.predictions)
-    rows = rows[np.argsort(after.values[rows] - before.values[rows], kind="stable")][:PICTURES_SHOWN]
+    rows = rows[np.argsort(after.of_each[rows] - before.of_each[rows], kind="stable")][:PICTURES_SHOWN]
     return [
         {
             "name": str(samples.names[int(row)]),

@@ -1,6 +1,7 @@
 """What is kept between starts: decoded pictures by content, and hashes of files by size and time.
 
-Everything here may be deleted at any time. Files appear whole or not at all, also after kill -9 or on a full disk.
+Everything here may be deleted at any time. Files appear whole or not at all, also after kill -9 or on a full disk. All
+arrays of a folder together take no more than MOST_BYTES, or the newest alone where that is larger.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -19,17 +21,25 @@ from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
 
+ARRAYS = ("pixels-*.npy", "answers-*.npy")  # pictures, and what a teacher says to them
+HEADER_BYTES = 128  # of a small .npy file
+MOST_BYTES = 4 * 2**30  # of the arrays in one folder
+
 
 def stored_array(
     path: Path, shape: tuple[int, ...], dtype: type[np.generic], make: Callable[[], Iterable[NDArray[np.generic]]]
 ) -> NDArray[np.generic]:
     """The array at `path` as a memory map; where it is not there yet, its rows come from `make`, some at a time.
 
+    Those in the folder that were used longest ago make room for it: a map that is still in use stays readable.
     Raises UserError where the folder cannot be written.
     """
     found = _mapped(path, shape, dtype)
     if found is not None:
+        with contextlib.suppress(OSError):  # a cache of somebody else's may be read, too
+            os.utime(path)
         return found
+    _make_room(path.parent, HEADER_BYTES + math.prod(shape) * np.dtype(dtype).itemsize)
     with _whole_file(path) as file:
         # Written, not mapped: on a full disk a write raises an error, a mapped page ends the process (SIGBUS).
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
@@ -40,6 +50,23 @@ def stored_array(
     if written is None:
         raise UserError(f"The cache file {path} cannot be read back: is its disk full or damaged?")
     return written
+
+
+def forget_arrays(folder: Path) -> None:
+    """Remove all arrays of a folder, for who is done with it."""
+    _make_room(folder, MOST_BYTES)
+
+
+def _make_room(folder: Path, needed_bytes: int) -> None:
+    """Remove arrays, the longest unused first, until so many bytes fit."""
+    with contextlib.suppress(OSError):  # Windows keeps files that are in use
+        stats = {path: path.stat() for kind in ARRAYS for path in folder.glob(kind)}
+        total = sum(stat.st_size for stat in stats.values())
+        for path in sorted(stats, key=lambda path: stats[path].st_mtime_ns):
+            if total + needed_bytes <= MOST_BYTES:
+                return
+            path.unlink(missing_ok=True)
+            total -= stats[path].st_size
 
 
 def _mapped(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[np.generic] | None:
@@ -81,7 +108,7 @@ class FileHashes:
         if self.path is None:
             return
         with contextlib.suppress(OSError, ValueError):  # not there, or damaged: a cache is made again
-            data = json.loads(self.path.read_text())
+            data = json.loads(self.path.read_text(encoding="utf-8"))
             if isinstance(data, dict) and data.get("version") == self.VERSION:
                 self.known = data["files"]
 
