@@ -15,8 +15,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pocketfit.core.budget import Budget
@@ -25,6 +24,8 @@ from pocketfit.core.trial import Trial
 from pocketfit.search.limits import Check, check
 
 HARMLESS_DROP_SHARE = 0.5
+Numbers = tuple[int, ...]
+Beginning = tuple[ExportSettings, Numbers, Numbers]
 
 
 @dataclass(frozen=True)
@@ -78,20 +79,40 @@ def latency_ms(choice: Choice) -> tuple[float, float, float]:
 
 
 def _outgrown(trials: Sequence[Trial]) -> set[int]:
-    """Numbers of the trials that another one has gone on from: the same network trained on, with no more lost."""
-    alike: dict[ExportSettings, list[Trial]] = defaultdict(list)
+    """Numbers of the trials of which another one is the same trained on, with no more lost.
+
+    A plan goes on from each beginning of its two halves. Whoever looks up its own plan finds the least that any plan
+    that goes on from it has lost: time grows with the trials, not with their square.
+    """
+    settings: dict[PassSettings, int] = {}  # a number for each, as these are hashed often
+    least: dict[Beginning, float] = {}
+    own: dict[int, tuple[Beginning, float]] = {}
     for trial in trials:
-        if trial.status == "ok" and trial.stage != "control" and trial.value("drop_points") is not None:
-            alike[trial.plan.export].append(trial)
-    return {
-        trial.number
-        for group in alike.values()
-        for trial in group
-        if trial.plan.passes
-        for other in group
-        if (other.value("drop_points") or 0.0) <= (trial.value("drop_points") or 0.0)
-        and _trained_on(trial.plan.passes, other.plan.passes)
-    }
+        lost = trial.value("drop_points")
+        if trial.status != "ok" or trial.stage == "control" or lost is None:
+            continue
+        before, behind = (
+            tuple(settings.setdefault(one, len(settings)) for one in half) for half in halves(trial.plan.passes)
+        )
+        export = trial.plan.export
+        for beginning in _beginnings(before, behind):
+            key = (export, *beginning)
+            least[key] = min(lost, least.get(key, math.inf))
+        if before or behind:
+            own[trial.number] = (export, before, behind), lost
+    return {number for number, (key, lost) in own.items() if least.get(key, math.inf) <= lost}
+
+
+def _beginnings(before: Numbers, behind: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
+    """The halves of the plans from which one with these halves goes on: in float, for the quantized file, or both.
+
+    >>> list(_beginnings((1, 2), (3,)))
+    [((1, 2), ()), ((1,), (3,)), ((1,), ())]
+    """
+    for cut in range(len(before), 0 if before else -1, -1):
+        for rest in range(len(behind), -1, -1):
+            if (cut, rest) != (len(before), len(behind)):
+                yield before[:cut], behind[:rest]
 
 
 def halves(passes: tuple[PassSettings, ...]) -> tuple[tuple[PassSettings, ...], tuple[PassSettings, ...]]:
@@ -103,13 +124,6 @@ def halves(passes: tuple[PassSettings, ...]) -> tuple[tuple[PassSettings, ...], 
     """
     cut = next((i for i, settings in enumerate(passes) if settings.FACTS.for_file), len(passes))
     return passes[:cut], passes[cut:]
-
-
-def _trained_on(passes: tuple[PassSettings, ...], longer: tuple[PassSettings, ...]) -> bool:
-    """Whether `longer` goes on from `passes`: in float, for the quantized file, or both."""
-    (before, behind), (longer_before, longer_behind) = halves(passes), halves(longer)
-    same = before == longer_before or (len(before) > 0 and longer_before[: len(before)] == before)
-    return len(passes) > 0 and passes != longer and same and longer_behind[: len(behind)] == behind
 
 
 def _tier(choice: Choice) -> int:
