@@ -58,7 +58,8 @@ def trained(data: Mapping[str, Any]) -> None:
 
 def result(data: Mapping[str, Any], out: Path) -> None:
     to = console()
-    start = journal.read(out / "journal.jsonl").start
+    starts = (line for line in journal.read_lines(out / "journal.jsonl") if line.get("kind") == "start")
+    start = next(starts, None)
     name = start["inputs"]["model"] if start else "the network"
     to.print(f"[bold]{escape(verdict_sentence(data, name))}[/bold]")
     if data["limits"]:

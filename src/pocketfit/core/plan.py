@@ -19,7 +19,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pocketfit.core.errors import UserError
@@ -271,7 +271,7 @@ def _build(kind: type[Any], data: dict[str, Any]) -> Any:
             f"Unknown setting {sorted(unknown)[0]!r} for {kind.__name__} in the plan: known are"
             f" {', '.join(sorted(known))}"
         )
-    settings, hints = {name: _tuples(value) for name, value in data.items()}, get_type_hints(kind)
+    settings, hints = {name: _tuples(value) for name, value in data.items()}, _hints(kind)
     for name, value in settings.items():
         if not _fits(value, hints[name]):
             raise UserError(f"The plan's setting {name!r} for {kind.__name__} cannot be {json.dumps(value)[:80]}")
@@ -279,6 +279,12 @@ def _build(kind: type[Any], data: dict[str, Any]) -> Any:
         return kind(**settings)
     except TypeError as error:
         raise UserError(f"The plan's settings for {kind.__name__} cannot be read: {error}") from error
+
+
+@cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    """A journal has thousands of plans, and Python compiles the words of every hint anew."""
+    return get_type_hints(kind)
 
 
 def _fits(value: Any, hint: Any) -> bool:

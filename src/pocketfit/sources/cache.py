@@ -12,6 +12,7 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,7 +38,7 @@ def stored_array(
     found = _mapped(path, shape, dtype)
     if found is not None:
         with contextlib.suppress(OSError):  # a cache of somebody else's may be read, too
-            os.utime(path)
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         return found
     _make_room(path.parent, HEADER_BYTES + math.prod(shape) * np.dtype(dtype).itemsize)
     with _whole_file(path) as file:
@@ -62,7 +63,7 @@ def _make_room(folder: Path, needed_bytes: int) -> None:
     with contextlib.suppress(OSError):  # Windows keeps files that are in use
         stats = {path: path.stat() for kind in ARRAYS for path in folder.glob(kind)}
         total = sum(stat.st_size for stat in stats.values())
-        for path in sorted(stats, key=lambda path: stats[path].st_mtime_ns):
+        for path in sorted(stats, key=lambda path: stats[path].st_atime_ns):
             if total + needed_bytes <= MOST_BYTES:
                 return
             path.unlink(missing_ok=True)
