@@ -23,6 +23,7 @@ from pocketfit.cli_options import (
     METRICS,
     PATH,
     PREPROCESS,
+    Finite,
     data_option,
     file_options,
     limit_options,
@@ -66,7 +67,7 @@ def main() -> None:
 @click.argument("model")
 @data_option(required=True)
 @click.option("-o", "--out", required=True, type=PATH, help="Model folder to write.")
-@click.option("--weights", type=PATH, help="Published weights: .safetensors or a state dict.")
+@source_options("labels")
 @click.option(
     "--image-size",
     type=click.IntRange(16, 2048),
@@ -74,7 +75,7 @@ def main() -> None:
 )
 @click.option(
     "--epochs",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(10**6),
     default=3.0,
     show_default=True,
     help="Passes over the training split.",
@@ -82,7 +83,7 @@ def main() -> None:
 @click.option("--max-time", metavar="TIME", help="Stop in time, with the learning rate at its end: 10min.")
 @click.option(
     "--width",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(10),
     default=1.0,
     show_default=True,
     help="Width multiplier of a zoo network without weights.",

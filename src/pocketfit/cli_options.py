@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -14,12 +15,37 @@ from pocketfit.core.pass_settings import Criterion
 
 Command = Callable[..., Any]
 CRITERIA = get_args(Criterion)
-PATH = click.Path(path_type=Path)
+MOST_SEED = 2**32 - 1  # what numpy, torch and the C libraries behind them all take
+
+
+class _Named(click.Path):
+    """A path; an empty one, as an unset variable of a shell gives it, would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the name is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Finite(click.FloatRange):
+    """A number above 0, and no more than a most: neither infinite nor nan, which no range refuses."""
+
+    def __init__(self, most: float) -> None:
+        super().__init__(min=0, min_open=True, max=most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number", param, ctx)
+        return number
+
+
+PATH = _Named(path_type=Path)
 METRICS = "accuracy, balanced-accuracy (classes count alike), top5, or package.module:function"
 PREPROCESS = "What the network expects: 'imagenet', or a JSON file (see the README)"
 
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
-seed_option = click.option("--seed", type=int, default=0, show_default=True)
+seed_option = click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default="0")
 threads_option = click.option(
     "--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads of the runtime."
 )

@@ -22,10 +22,9 @@ MOST_JSON_BYTES = 10 * 2**20
 
 
 def train(
-    model: str,
+    source: Source,
     data: Path,
     out: Path,
-    weights: Path | None,
     image_size: int | None,
     epochs: float,
     max_time: str | None,
@@ -45,7 +44,7 @@ def train(
     if rank().first:
         check_folder(out)
     dataset = open_data(data)
-    start = _starting_point(model, weights, width, len(dataset.class_names), seed)
+    start = _starting_point(source, width, len(dataset.class_names), seed)
     if image_size is not None:
         start = resolution.apply(start, Resolution(image_size, image_size))
         # A size of one's own: the whole picture is seen, without the margin that ImageNet's evaluation cuts off.
@@ -90,22 +89,23 @@ def train(
     }
 
 
-def _starting_point(model: str, weights: Path | None, width: float, classes: int, seed: int) -> Model:
+def _starting_point(source: Source, width: float, classes: int, seed: int) -> Model:
     """The network before transfer: a zoo name without weights starts from random ones, drawn by `seed`."""
     from pocketfit import zoo
     from pocketfit.core.model import Origin
-    from pocketfit.sources.models import model_from_module, open_model
+    from pocketfit.sources.models import model_from_module
 
-    if model not in zoo.ARCHITECTURES or weights is not None:
+    name = source.model
+    if name not in zoo.ARCHITECTURES or source.weights is not None:
         if width != 1.0:
             raise UserError("--width is for zoo names without --weights: published weights have their own width")
-        return open_model(model, weights=weights)
+        return source.open()
     import torch
 
     torch.manual_seed(seed)
-    network = zoo.build(model, width=width, classes=classes)
-    published = open_model(model, classes=classes)
-    origin = Origin("zoo", model, {"width": width, "classes": classes})
+    network = zoo.build(name, width=width, classes=classes)
+    origin = Origin("zoo", name, {"width": width, "classes": classes})
+    published = source.open()
     return model_from_module(network, preprocess=published.preprocess, origin=origin)
 
 

@@ -168,8 +168,9 @@ def _loaded(name: str) -> Criterion:
     module_name, _, function_name = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name, None)
-    except ImportError as error:
-        raise UserError(f"The criterion's module '{module_name}' cannot be imported: {error}") from error
+    except Exception as error:  # whatever a user's module raises is told to that user
+        cause = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"The criterion's module '{module_name}' cannot be imported: {cause}") from error
     if not callable(function):
         raise UserError(f"The module '{module_name}' has no function '{function_name}' to score channels with")
     found: Criterion = function

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -90,7 +91,7 @@ def write_json(path: Path, data: Any) -> None:
 def held(out: Path) -> Iterator[None]:
     """One run a folder: a second one is refused, and a lock that a kill left behind does not count.
 
-    What a killed run left half written is swept.
+    What a killed run left half written is swept. Where nothing came of it the folder is gone again.
     """
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("a+") as file:
@@ -98,7 +99,12 @@ def held(out: Path) -> Iterator[None]:
             if not locked(file.fileno()):
                 raise UserError(f"Another run is working in {out}: wait for it, or give another output folder")
             sweep(out)
-        yield
+        try:
+            yield
+        except BaseException:
+            if {path.name for path in out.rglob("*")} <= {".lock", "cache"}:
+                shutil.rmtree(out, ignore_errors=True)
+            raise
 
 
 def _is_own(name: str, own: Collection[str]) -> bool:

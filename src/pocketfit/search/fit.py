@@ -6,6 +6,7 @@ moment and started again on the same folder it goes on with the journal that is 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -132,10 +133,11 @@ def check_out(out: Path) -> None:
     A run that was killed before its first whole line may have left a lock, a cache and a torn line.
     """
     path = out / "journal.jsonl"
-    if path.is_file() and journal.read_lines(path):
+    begun = os.path.lexists(path) and path.is_file()  # False, and no error, for a name that can't be
+    if begun and journal.read_lines(path):
         check_writable(out)
     else:
-        check_folder(out, (".lock", "cache", *(("journal.jsonl",) if path.is_file() else ())))
+        check_folder(out, (".lock", "cache", *(("journal.jsonl",) if begun else ())))
 
 
 def _begin(task: Task, path: Path, watch: Watch) -> None:

@@ -37,7 +37,7 @@ def keep(task: Task, trial: Trial, scores: Scores) -> None:
 def kept(task: Task, trial: Trial) -> Scores | None:
     """None where the split has not been read for this file, or where what was kept is damaged."""
     try:
-        with np.load(_place(task, trial), allow_pickle=False) as found:
+        with _place(task, trial).open("rb") as file, np.load(file, allow_pickle=False) as found:
             strata = found["strata"] if "strata" in found.files else None
             return Scores(found["values"], found["predictions"], task.metric, int(found["nan"]), strata=strata)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -281,6 +282,9 @@ def label_mapping(class_names: Sequence[str], labels: Sequence[str]) -> list[int
     known = {comparable(name): index for index, name in enumerate(labels)}
     missing = [name for name in class_names if comparable(name) not in known]
     if not missing:
+        counts = Counter(map(comparable, labels))
+        if twice := [name for name in class_names if counts[comparable(name)] > 1]:
+            raise UserError(f"The label '{twice[0]}' stands for several outputs of the network: give each its own name")
         return [known[comparable(name)] for name in class_names]
     if _are_numbers(class_names, len(labels)):
         return [int(name) for name in class_names]

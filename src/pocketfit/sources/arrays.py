@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.text import comparable, readable
-from pocketfit.sources.listing import Listing, Part, some
+from pocketfit.sources.listing import Listing, Part, counted, some
 from pocketfit.sources.preprocess import geometry, recolour
 
 PARTS: dict[str, Part] = {"": "train", "_train": "train", "_val": "val", "_test": "test"}
@@ -125,7 +125,8 @@ def from_mapping(arrays: Mapping[str, NDArray[Any]]) -> Listing:
     unknown = [name for name in arrays if name not in known]
     missing = [f"y{suffix}" for suffix in suffixes if f"y{suffix}" not in arrays]
     if unknown or missing or ("" in suffixes) == ("_train" in suffixes):
-        raise UserError(f"it holds the arrays {some(list(arrays), 8)}; expected are {KEYS}")
+        held = f"the arrays {some(list(arrays), 8)}" if arrays else "no arrays"
+        raise UserError(f"it holds {held}; expected are {KEYS}")
     blocks: list[NDArray[Any]] = []
     labels: list[NDArray[np.int64]] = []
     names: list[str] = []
@@ -189,7 +190,12 @@ def _pictures(name: str, x: NDArray[Any]) -> NDArray[Any]:
 def _labels(name: str, y: NDArray[Any]) -> NDArray[np.int64]:
     flat = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if flat.ndim != 1 or not np.issubdtype(flat.dtype, np.integer):
-        raise UserError(f"{name} is {y.dtype} {list(y.shape)}; expected are whole numbers [N], one class a row")
+        mend = ""
+        if flat.ndim == 1 and flat.dtype.kind in "US":
+            mend = f": make them with class_names, {name} = numpy.unique({name}, return_inverse=True), and keep both"
+        elif y.ndim == 2:
+            mend = f": {name}.argmax(1) makes them of one column a class"
+        raise UserError(f"{name} is {y.dtype} {list(y.shape)}; expected are whole numbers [N], one class a row{mend}")
     if len(flat) and int(flat.max()) > np.iinfo(np.int64).max:
         raise UserError(f"{name} holds {int(flat.max())}: number the classes from 0")
     return flat.astype(np.int64)
@@ -203,7 +209,8 @@ def _class_names(given: NDArray[Any] | None, suffixes: list[str], labels: list[N
         wrong = (y < 0) | (y >= classes)
         if wrong.any():
             row = int(np.argmax(wrong))
-            raise UserError(f"y{suffix}[{row}] is {y[row]}; labels of {classes} classes go from 0 to {classes - 1}")
+            number = counted(max(classes, 1), "class", "classes")
+            raise UserError(f"y{suffix}[{row}] is {y[row]}; labels of {number} go from 0 to {max(classes, 1) - 1}")
     if given is None:
         _check_number(classes, suffixes, labels)
         return tuple(str(n) for n in range(classes))

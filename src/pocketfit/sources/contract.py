@@ -42,8 +42,12 @@ def read_labels(given: Sequence[str] | str | Path) -> tuple[str, ...]:
         names = _parse_json(text, path)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f'{path} holds no list of names: write ["first", "second", …] or one name a line')
-        return tuple(map(comparable, names))
-    return tuple(comparable(line) for line in text.splitlines() if line.strip())
+        found = tuple(map(comparable, names))
+    else:
+        found = tuple(comparable(line) for line in text.splitlines() if line.strip())
+    if not found:
+        raise UserError(f"{path} holds no label: write one name a line, in the order of the network's outputs")
+    return found
 
 
 def read_preprocess(

@@ -123,7 +123,7 @@ class Dataset:
         if pictures and not _same((row[2], *row[:2]), wanted):
             raise UserError(
                 f"The data are pictures, which the preprocessing makes {[row[2], *row[:2]]} (channels, height, width),"
-                f" and {takes}: make --preprocess and --input-shape agree, or give float arrays of its shape"
+                f" and {takes}: make the two agree (--preprocess, --input-shape), or give float arrays of its shape"
             )
         if not pictures and not _same(row, wanted) and not _same(row, own):
             raise UserError(f"The data's float arrays have {list(row)} a sample, and {takes}: {_mend(row, wanted)}")
@@ -194,7 +194,8 @@ def open_data(path: str | Path, *, cache: Path | None = None, progress: Progress
     # Others, such as pipes, may wait for ever when they are opened.
     if path.is_file() and (path.suffix == ".npz" or zipfile.is_zipfile(path)):
         return _dataset(arrays.read_npz(path), str(path))
-    raise UserError(f"The data {path} is neither a folder of pictures by class nor an .npz file")
+    mend = ": numpy.savez('data.npz', x=x, y=y) packs x with its labels" if path.suffix == ".npy" else ""
+    raise UserError(f"The data {path} is neither a folder of pictures by class nor an .npz file{mend}")
 
 
 def from_arrays(
