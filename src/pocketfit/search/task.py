@@ -280,11 +280,11 @@ def label_mapping(class_names: Sequence[str], labels: Sequence[str]) -> list[int
     [2, 1]
     """
     known = {comparable(name): index for index, name in enumerate(labels)}
+    counts = Counter(map(comparable, labels))
+    if twice := [name for name in class_names if counts[comparable(name)] > 1]:
+        raise UserError(f"The label '{twice[0]}' stands for several outputs of the network: give each its own name")
     missing = [name for name in class_names if comparable(name) not in known]
     if not missing:
-        counts = Counter(map(comparable, labels))
-        if twice := [name for name in class_names if counts[comparable(name)] > 1]:
-            raise UserError(f"The label '{twice[0]}' stands for several outputs of the network: give each its own name")
         return [known[comparable(name)] for name in class_names]
     if _are_numbers(class_names, len(labels)):
         return [int(name) for name in class_names]

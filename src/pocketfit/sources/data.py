@@ -98,7 +98,8 @@ class Dataset:
 
     def why_empty(self, split: str) -> str:
         """Why a split has no sample, with the mend."""
-        total, different = len(self.listing.names), len(set(self.listing.contents))
+        parted = [c for c, part in zip(self.listing.contents, self.listing.parts, strict=True) if part == "train"]
+        total, different = len(parted), len(set(parted))
         if different * MOST_COPIES < total:
             only = "only 1 is different from all others" if different == 1 else f"only {different:,} are different"
             return (

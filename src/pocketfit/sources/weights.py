@@ -81,21 +81,21 @@ def _check_file(path: Path) -> None:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load, load_file
 
     try:
-        return load_file(path)
+        return load_file(path) if _is_utf8(path) else load(path.read_bytes())
     except SafetensorError as error:
         raise UserError(f"{path} is no whole safetensors file ({error}): download or save it again") from error
 
 
 def _read_torch(path: Path) -> Any:
     """What torch.save wrote, if that is tensors and plain containers; argparse's options are let through as data."""
-    zipped = _is_zip(path)
+    mapped = _is_zip(path) and _is_utf8(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # torch's words about a pickle's protocol, beside our own sentence
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         if named := re.search(r"GLOBAL ([\w.]+)|global ([\w.]+)", str(error)):
             raise UserError(
@@ -113,6 +113,15 @@ def _read_torch(path: Path) -> Any:
                 "torch.save(model.state_dict(), 'weights.pth')"
             ) from error
         raise UserError(f"{path} is damaged or cut off: download or save it again") from error
+
+
+def _is_utf8(path: Path) -> bool:
+    """Whether the name of the file is UTF-8: torch's and safetensors' own readers open no other."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_zip(path: Path) -> bool:
