@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from pocketfit.asked import Files, Pruning, Source, Teacher, dataset, listed
@@ -17,6 +17,7 @@ from pocketfit.core.errors import PocketfitError, UserError
 from pocketfit.core.launch import rank
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Plan, Prune
+from pocketfit.core.scratch import temporary_folder
 
 MOST_JSON_BYTES = 10 * 2**20
 
@@ -56,16 +57,12 @@ def train(
             watch.say(sentence)
         if start.labels != dataset.class_names:
             start = training.replace_head(start, dataset.class_names, seed=seed)
-        cache = out.parent / f".{out.name}-cache" if rank().first else Path(mkdtemp(prefix="pocketfit-"))
-        try:
-            samples = dataset.split(
-                "train",
-                start.preprocess,
-                split_seed=start.split_seed,
-                cache=cache,
-                progress=watch.step("reading the train split"),
-            )
-            held_out = dataset.split("search", start.preprocess, split_seed=start.split_seed, cache=cache)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # The pixels may not fit into the system's temporary folder, which is in memory here and there.
+        with temporary_folder(out.parent if rank().first else None) as cache:
+            read = partial(dataset.split, split_seed=start.split_seed, cache=Path(cache))
+            samples = read("train", start.preprocess, progress=watch.step("reading the train split"))
+            held_out = read("search", start.preprocess)
             trained = training.transfer(
                 start, samples, epochs=epochs, max_time_s=seconds, seed=seed, progress=watch.step("training")
             )
@@ -76,8 +73,6 @@ def train(
                 accuracy = training.accuracy(trained, held_out, progress=watch.step("checking"))
             except PocketfitError as error:
                 raise UserError(f"The model is in {out}, but its accuracy could not be measured: {error}") from error
-        finally:
-            _remove_cache(cache)
     return {
         "model": str(out),
         "architecture": trained.origin.name,
@@ -256,9 +251,3 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"The {what} file {path} is not JSON: {error}") from error
-
-
-def _remove_cache(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-PREFIX = "pocketfit-scratch-"
+PREFIX = ".pocketfit-scratch-"
 HALVES = (".partial-*", "*.partial", "*.partial[0-9]*")  # files that a killed process may leave half written
 
 _swept: set[str] = set()

@@ -78,12 +78,14 @@ def fit_task(task: Task, deliver: Deliver, watch: Watch | None = None) -> Result
     path = task.out / "journal.jsonl"
     check_out(task.out)
     record = journal.read(path)
-    if record.start is None:
+    anew = record.start is None or _is_fruitless(task, record)
+    if anew:
         _check(task)
     else:
         _refuse_others(task, record)
     with held(task.out):
-        if record.start is None:
+        if anew:
+            path.unlink(missing_ok=True)
             _begin(task, path, watch)
         clock = _Clock(path, journal.read(path).seconds, task.budget.max_time_s)
         try:
@@ -174,6 +176,12 @@ def _too_few(task: Task) -> Iterator[str]:
         )
 
 
+def _is_fruitless(task: Task, record: journal.Record) -> bool:
+    """Whether a run of other inputs, in which nothing has worked, may make room: with a metric that failed, say."""
+    assert record.start is not None
+    return bool(differences(record.start["inputs"], task.identity())) and all(t.status != "ok" for t in record.trials)
+
+
 def _refuse_others(task: Task, record: journal.Record) -> None:
     assert record.start is not None
     changed = differences(record.start["inputs"], task.identity())
@@ -238,7 +246,7 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
         _speak(trial, task, watch)
         if proposal.stage == "baseline" and trial.status == "failed" and len(task.runtimes) == 1:
             cause = trial.error.splitlines()[0].rstrip(".")
-            raise UserError(f"The network cannot be exported for {trial.runtime}: {cause} (its log is in {path})")
+            raise UserError(f"The float32 file in {trial.runtime} has failed: {cause} (its log is in {path})")
         _deliver(task, path, deliver, finished=False, watch=watch)
 
 

@@ -19,7 +19,7 @@ from pocketfit.search import scores_once
 from pocketfit.search.attempt import drop, mean_score, timing
 from pocketfit.search.carry import carried_out
 from pocketfit.search.control import steps
-from pocketfit.search.task import Task
+from pocketfit.search.task import Task, label_mapping
 
 PICTURES_SHOWN = 12
 FOOTPRINT_PROCESSES = 3
@@ -85,7 +85,7 @@ def read_verdict(
         "measurements": {name: m.to_json() for name, m in measured.items()},
         "baseline_measurements": {name: m.to_json() for name, m in reference.items()},
         "control": None if control is None else _against(control, scores),
-        "per_class": _class_rows(scores["baseline"], scores["chosen"], samples["chosen"], task.model.labels),
+        "per_class": _class_rows(task, scores["baseline"], scores["chosen"], samples["chosen"]),
         "disagreements": disagreements(scores["baseline"], scores["chosen"], samples["chosen"], task.model.labels),
     }
 
@@ -101,11 +101,13 @@ def _against(control: Trial, scores: Mapping[str, accuracy.Scores]) -> dict[str,
     }
 
 
-def _class_rows(
-    before: accuracy.Scores, after: accuracy.Scores, samples: Samples, labels: Sequence[str]
-) -> list[dict[str, Any]]:
+def _class_rows(task: Task, before: accuracy.Scores, after: accuracy.Scores, samples: Samples) -> list[dict[str, Any]]:
+    """One row a class of the data; without a share where the split has none of its samples."""
+    labels = task.model.labels
     rows = accuracy.per_class(samples.labels, labels, before.of_each, after.of_each)
-    return [{"label": row.name, "n": row.n, "before": row.baseline, "after": row.candidate} for row in rows]
+    known = [{"label": row.name, "n": row.n, "before": row.baseline, "after": row.candidate} for row in rows]
+    absent = set(label_mapping(task.data.class_names, labels)) - set(samples.labels.tolist())
+    return known + [{"label": labels[label], "n": 0, "before": None, "after": None} for label in sorted(absent)]
 
 
 def disagreements(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model, Origin
+from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature
 from pocketfit.sources.contract import check_preprocess
 from pocketfit.sources.fingerprint import fingerprint
@@ -40,7 +40,7 @@ def save_model(model: Model, folder: str | Path) -> None:
     if folder.exists() and not is_model_folder(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} exists and is no model folder: name another place, nothing was overwritten")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True) as work:
+    with temporary_folder(folder.parent) as work:
         partial = Path(work, "model")
         partial.mkdir()
         state = {name: tensor.detach().cpu().clone() for name, tensor in model.network.state_dict().items()}

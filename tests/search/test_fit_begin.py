@@ -1,0 +1,77 @@
+"""Where a run may begin: in an empty folder, one that a kill has left, or one in which nothing has worked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.watch import Silent
+from pocketfit.search import fit, journal
+from pocketfit.search.task import Task
+
+from . import made
+from .test_task import task
+
+
+def test_what_a_kill_has_left_is_no_foreign_folder(tmp_path: Path) -> None:
+    fit.check_out(tmp_path / "new")
+    for name in (".lock", "journal.jsonl"):
+        (tmp_path / name).touch()
+    (tmp_path / "journal.jsonl").write_bytes(b'{"kind": "sta')
+    (tmp_path / "cache").mkdir()
+    fit.check_out(tmp_path)
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match=r"holds something else .* \(thesis\.tex\); nothing was changed"):
+        fit.check_out(tmp_path)
+    journal.append(tmp_path / "journal.jsonl", {"kind": "start"})
+    fit.check_out(tmp_path)  # with a run in it the folder is the run's
+
+
+def begun(a_task: Task, *trials: Any) -> None:
+    path = a_task.out / "journal.jsonl"
+    fit._begin(a_task, path, Silent())
+    for trial in trials:
+        journal.append(path, {"kind": "trial", **trial.to_json()})
+
+
+def ended(a_task: Task, monkeypatch: pytest.MonkeyPatch) -> journal.Record:
+    """What the journal holds after a run whose search and verdict do nothing."""
+    for name in ("_search", "_verdict", "check_layers", "check_criterion"):
+        monkeypatch.setattr(fit, name, lambda *_: None)
+    fit.fit_task(a_task, lambda *_, **__: None)
+    return journal.read(a_task.out / "journal.jsonl")
+
+
+def test_a_run_of_other_inputs_makes_room_where_nothing_of_it_has_worked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a metric that fails on the first file, say: the folder must not refuse every other one."""
+    first = task(tmp_path, metric="top5")
+    begun(first, made.failed(0, stage="baseline"))
+    record = ended(replace(first, metric="accuracy"), monkeypatch)
+    assert record.start is not None and record.start["inputs"]["metric"] == "accuracy" and record.trials == ()
+
+
+def test_a_run_in_which_something_worked_belongs_to_its_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = task(tmp_path, metric="top5")
+    begun(first, made.baseline(), made.failed(1))
+    with pytest.raises(UserError, match=r"belongs to another run \(different: metric\)"):
+        ended(replace(first, metric="accuracy"), monkeypatch)
+    assert len(ended(first, monkeypatch).trials) == 2
+
+
+def test_the_pictures_that_were_kept_are_gone_when_the_run_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_task = task(tmp_path)
+    begun(a_task, made.baseline())
+    a_task.samples("search", a_task.model.preprocess, Silent())
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / ".partial-1.tflite").touch()
+    assert list(a_task.cache.glob("pixels-*.npy"))
+    ended(a_task, monkeypatch)
+    assert not list(a_task.cache.iterdir()) and not list((tmp_path / "models").iterdir())
