@@ -16,6 +16,7 @@ from pocketfit.core.text import comparable, decoded
 
 MAX_TEXT_BYTES = 10**7
 MAX_SIDE = 16_384  # pixels
+MAX_VALUES = 2**26  # of one sample: more would be seconds and gigabytes for a single answer
 
 
 def read_input_shape(given: Sequence[int] | str) -> tuple[int, ...]:
@@ -29,7 +30,12 @@ def read_input_shape(given: Sequence[int] | str) -> tuple[int, ...]:
         raise UserError(
             f"The input shape '{given}' cannot be read: write channels, height and width, such as 3x224x224"
         )
-    return tuple(int(part) for part in parts)
+    shape = tuple(int(part) for part in parts)
+    if math.prod(shape) > MAX_VALUES:
+        raise UserError(
+            f"The input shape '{given}' has {math.prod(shape):,} values, more than {MAX_VALUES:,}, the limit"
+        )
+    return shape
 
 
 def read_labels(given: Sequence[str] | str | Path) -> tuple[str, ...]:
@@ -93,6 +99,8 @@ def check_preprocess(data: Any, path: Path) -> Preprocess:
         if key in data and not (type(data[key]) is int and 0 < data[key] <= MAX_SIDE):
             raise UserError(f"'{key}' in {path} is {data[key]!r}: give a number of pixels from 1 to {MAX_SIDE}")
     contract = Preprocess.from_json(data)
+    if contract.height * contract.width * contract.channels > MAX_VALUES:
+        raise UserError(f"{path} makes pictures of {contract.height} x {contract.width} pixels: that is too large")
     colours = (("mean", contract.mean), ("std", contract.std))
     for key, values in colours:
         if not isinstance(values, tuple) or len(values) != contract.channels or not all(map(_is_number, values)):
