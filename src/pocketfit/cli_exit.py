@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -18,18 +17,11 @@ from typing import Any, NoReturn
 import click
 
 from pocketfit import __version__
-from pocketfit.core.errors import PocketfitError, Stopped, UserError
+from pocketfit.core.errors import PocketfitError, Stopped, UserError, is_systems
 from pocketfit.core.launch import check_alone
 from pocketfit.core.text import READABLE, readable
 
 GRACE_S = 10.0
-# What the system says of its disks, rights and tables: nothing that a change of pocketfit could mend.
-SYSTEM_SAYS = {
-    getattr(errno, name)
-    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENFILE", "ENAMETOOLONG",
-                 "ENOMEM", "ESTALE")
-    if hasattr(errno, name)
-}  # fmt: skip
 LIMITS_NOT_MET, BAD_INPUT, OUR_FAULT, INTERRUPTED = 1, 2, 3, 130
 
 
@@ -55,7 +47,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             raise
         except Exception as error:  # anything else is our own fault: keep what is needed to mend it
             _let_the_first_speak()
-            if isinstance(error, OSError) and error.errno in SYSTEM_SAYS:
+            if isinstance(error, OSError) and is_systems(error):
                 named = f"{readable(str(error.filename))}: " if error.filename else ""
                 _fail(f"The system refuses: {named}{error.strerror}", BAD_INPUT, json_)
             if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter is torch's

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.watch import Silent
+from pocketfit.search import attempt as attempts
 from pocketfit.search import fit, journal
+from pocketfit.search.space import Proposal
 from pocketfit.search.task import Task
+from pocketfit.sources.cache import stored_array
 
 from . import made
 from .test_task import task
@@ -75,3 +80,28 @@ def test_the_pictures_that_were_kept_are_gone_when_the_run_is_over(
     assert list(a_task.cache.glob("pixels-*.npy"))
     ended(a_task, monkeypatch)
     assert not list(a_task.cache.iterdir()) and not list((tmp_path / "models").iterdir())
+
+
+def test_a_full_disk_is_no_fault_of_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the run without a failed trial, also where it became a sentence on its way: the same command goes on."""
+    a_task, full = task(tmp_path), OSError(errno.ENOSPC, "No space left on device")
+    proposal = Proposal(made.baseline().plan, "baseline")
+
+    def fail(*words: Any) -> Any:
+        raise full
+
+    monkeypatch.setattr(attempts, "export", fail)
+    with pytest.raises(OSError, match="No space left"):
+        attempts.attempt(a_task, proposal, 0, (), Silent())
+    with pytest.raises(UserError, match="cannot be written: No space left"):
+        stored_array(tmp_path / "pixels-1.npy", (1,), np.uint8, fail)
+
+    def fail_in_words(*words: Any) -> Any:
+        stored_array(tmp_path / "pixels-1.npy", (1,), np.uint8, fail)
+
+    monkeypatch.setattr(attempts, "export", fail_in_words)
+    with pytest.raises(UserError, match="cannot be written"):
+        attempts.attempt(a_task, proposal, 0, (), Silent())
+    full = FileNotFoundError(errno.ENOENT, "ours")
+    monkeypatch.setattr(attempts, "export", fail)
+    assert attempts.attempt(a_task, proposal, 0, (), Silent()).error == "FileNotFoundError: [Errno 2] ours"

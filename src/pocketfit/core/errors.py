@@ -10,6 +10,11 @@ PocketfitError
 
 from __future__ import annotations
 
+import errno
+
+_SYSTEM = ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENFILE", "ENAMETOOLONG", "ENOMEM")
+_SYSTEM_SAYS = {getattr(errno, name) for name in _SYSTEM if hasattr(errno, name)}
+
 
 class PocketfitError(Exception):
     """Base of every error that pocketfit raises on purpose."""
@@ -41,6 +46,20 @@ class ExportFailed(PocketfitError):
 
 class CannotRunHere(PocketfitError):
     """The runtime or this machine cannot run the file or setting; the message is the reason."""
+
+
+def is_systems(error: BaseException | None) -> bool:
+    """Whether the system speaks of its disks, rights and tables, in this error or in what it was raised from: no change
+    of pocketfit, and no other plan, mends that.
+
+    >>> is_systems(OSError(errno.ENOSPC, "No space left on device")), is_systems(FileNotFoundError(errno.ENOENT, ""))
+    (True, False)
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _SYSTEM_SAYS:
+            return True
+        error = error.__cause__
+    return False
 
 
 class Stopped(PocketfitError):

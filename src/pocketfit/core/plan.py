@@ -271,7 +271,7 @@ def _build(kind: type[Any], data: dict[str, Any]) -> Any:
             f"Unknown setting {sorted(unknown)[0]!r} for {kind.__name__} in the plan: known are"
             f" {', '.join(sorted(known))}"
         )
-    settings, hints = {name: _tuples(value) for name, value in data.items()}, _hints(kind)
+    settings, hints = {name: _tuples(value) for name, value in data.items()}, _hints(kind)  # type: ignore[arg-type]
     for name, value in settings.items():
         if not _fits(value, hints[name]):
             raise UserError(f"The plan's setting {name!r} for {kind.__name__} cannot be {json.dumps(value)[:80]}")

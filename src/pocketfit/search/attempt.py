@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pocketfit import runtimes
 from pocketfit.core.artifact import Artifact
-from pocketfit.core.errors import ExportFailed, PocketfitError
+from pocketfit.core.errors import ExportFailed, PocketfitError, is_systems
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Plan
@@ -46,7 +46,7 @@ class Exported:
 
 
 def attempt(task: Task, proposal: Proposal, number: int, trials: Sequence[Trial], watch: Watch) -> Trial:
-    """Carry out, export and measure one plan; never raises for a plan that does not work."""
+    """Carry out, export and measure one plan; raises for a full disk, and never for a plan that does not work."""
     started = time.monotonic()
     plan = proposal.plan
     trial = Trial(number, proposal.stage, plan, "failed")
@@ -62,11 +62,14 @@ def attempt(task: Task, proposal: Proposal, number: int, trials: Sequence[Trial]
             measurements=measured,
             details={"findings": [*exported.model.findings, *why_these_weights(plan.export), *findings]},
         )
-    except PocketfitError as error:
-        trial = replace(trial, error=str(error), log_tail=getattr(error, "log_tail", ""))
     except Exception as error:  # a plan that breaks something must not end the search; the journal keeps the traceback
-        tail = "\n".join(traceback.format_exc().splitlines()[-LOG_LINES:])
-        trial = replace(trial, error=f"{type(error).__name__}: {error}", log_tail=tail)
+        if is_systems(error):  # a disk that is full says nothing of the plan: the same command tries it again
+            raise
+        if isinstance(error, PocketfitError):
+            trial = replace(trial, error=str(error), log_tail=getattr(error, "log_tail", ""))
+        else:
+            tail = "\n".join(traceback.format_exc().splitlines()[-LOG_LINES:])
+            trial = replace(trial, error=f"{type(error).__name__}: {error}", log_tail=tail)
     return replace(trial, seconds=time.monotonic() - started)
 
 
