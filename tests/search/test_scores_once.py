@@ -13,8 +13,10 @@ import pytest
 from pocketfit.core.samples import Samples
 from pocketfit.core.watch import Silent
 from pocketfit.measure.accuracy import Scores
+from pocketfit.report.data import _classes
 from pocketfit.search import fit, journal, layers, scores_once, verdict
 from pocketfit.search.task import Task
+from pocketfit.sources.data import from_arrays
 
 from . import made
 from .test_task import task
@@ -104,3 +106,23 @@ def test_scores_come_back_as_they_were_and_only_for_the_same_file(begun: tuple[T
     (path,) = a_task.cache.glob("verdict-*")
     path.write_bytes(path.read_bytes()[:50])
     assert scores_once.kept(balanced, made.trial(1)) is None, "damaged"
+
+
+def test_a_class_without_samples_has_no_share(begun: tuple[Task, Path, list[str]]) -> None:
+    """The test part lacks the class: 0 of 0 is nothing, and neither 0 % nor left out."""
+    a_task, path, _ = begun
+    pixels = np.random.default_rng(1).integers(0, 256, (90, 8, 8, 3), np.uint8)
+    data = from_arrays(
+        pixels,
+        np.arange(90) % 3,
+        class_names=("bird", "cat", "dog"),
+        x_test=255 - pixels[:40],
+        y_test=np.arange(40) % 2,
+    )
+    decide(replace(a_task, data=data), path)
+    record = journal.read(path)
+    assert record.verdict is not None
+    rows = {row["label"]: (row["n"], row["before"], row["after"]) for row in record.verdict["per_class"]}
+    assert rows["dog"] == (0, None, None) and rows["bird"][0] == rows["cat"][0] == 20
+    shown = {row["label"]: row["before"] for row in _classes(record.verdict)}
+    assert shown["dog"] == "no samples" and shown["bird"].endswith("%")
