@@ -22,9 +22,9 @@ from pocketfit.core.watch import Silent, Watch
 from pocketfit.measure.accuracy import check_metric
 from pocketfit.search.attempt import Exported, export
 from pocketfit.search.files import OF_APPLY, check_folder, held, write_json
-from pocketfit.search.fit import fit_task
+from pocketfit.search.fit import check_out, fit_task
 from pocketfit.search.result import Result
-from pocketfit.search.task import Task, check_teacher, order_of_numbers, with_labels
+from pocketfit.search.task import Task, about_order, check_teacher, with_labels
 from pocketfit.sources.cache import forget_arrays
 from pocketfit.sources.data import Dataset, from_arrays, open_data
 from pocketfit.sources.models import model_from_module, open_model
@@ -72,6 +72,7 @@ def fit(
 
     Raises UserError (bad input, in one sentence) and Stopped (Ctrl-C; the best so far has been delivered).
     """
+    check_out(Path(out))
     check_metric(metric)
     data = as_dataset(samples)
     network = as_model(model, preprocess, labels)
@@ -244,9 +245,10 @@ def sensitivity(
     shares, asked = checked_ratios(ratios), Prune(0.0, criterion, multiple)
     watch = watch or Silent()
     data = as_dataset(samples)
-    network, latency = with_labels(as_model(model, preprocess, labels), data.class_names), None
+    opened, latency = as_model(model, preprocess, labels), None
+    network = with_labels(opened, data.class_names)
     data.check_fits(network.signature.inputs[0], network.preprocess)
-    for sentence in order_of_numbers(data.class_names, network.labels):
+    for sentence in about_order(opened, network, data.class_names):
         watch.say(sentence)
     if target is not None and target.name == "latency":
         graph, settings = trace(network.network, network.signature), ExportSettings(runtime)

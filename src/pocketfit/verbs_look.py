@@ -190,7 +190,7 @@ def explain(
     from pocketfit.progress import watch_for_terminal
     from pocketfit.report.explain import write_explanation
     from pocketfit.search.files import OF_A_RUN, OF_LOOKS, check_folder
-    from pocketfit.search.task import aligned, order_of_numbers, with_labels
+    from pocketfit.search.task import about_order, aligned, with_labels
 
     if out is not None:
         check_folder(out, (*OF_LOOKS, *OF_A_RUN))
@@ -200,7 +200,7 @@ def explain(
         given = dataset(data, watch)
         network = with_labels(opened, given.class_names)
         given.check_fits(network.signature.inputs[0], network.preprocess)
-        for sentence in order_of_numbers(given.class_names, network.labels):
+        for sentence in about_order(opened, network, given.class_names):
             watch.say(sentence)
 
         def split(name: str, limit: int) -> Samples:

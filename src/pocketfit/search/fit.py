@@ -85,6 +85,8 @@ def fit_task(task: Task, deliver: Deliver, watch: Watch | None = None) -> Result
         _refuse_others(task, record)
     with held(task.out):
         if anew:
+            if journal.read(path) != record:
+                raise UserError(f"Another run has just been in {task.out}: give the same command again")
             path.unlink(missing_ok=True)
             _begin(task, path, watch)
         clock = _Clock(path, journal.read(path).seconds, task.budget.max_time_s)

@@ -273,6 +273,11 @@ def with_labels(model: Model, class_names: Sequence[str] = ()) -> Model:
     return replace(model, labels=tuple(class_names), findings=(*model.findings, said))
 
 
+def about_order(opened: Model, named: Model, class_names: Sequence[str]) -> list[str]:
+    """Sentences about the order of the classes that `with_labels` and `label_mapping` have assumed."""
+    return [*named.findings[len(opened.findings) :], *order_of_numbers(class_names, named.labels)]
+
+
 def label_mapping(class_names: Sequence[str], labels: Sequence[str]) -> list[int]:
     """For each class of the data, its index among the model's labels.
 
