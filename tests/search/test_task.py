@@ -98,6 +98,7 @@ def test_the_order_of_unnamed_outputs_is_said_where_it_is_assumed() -> None:
     (said,) = order_of_numbers(from_zero, model.labels)
     assert "taken for the numbers of the outputs: 0, 1, 2" in said and "(0, 1, 10, 11 and 8 more)" in said
     assert order_of_numbers(list("0123"), with_labels(unnamed(4), list("0123")).labels) == []
+    assert order_of_numbers([str(n) for n in range(12)], model.labels) == [], "the labels of arrays are numbers"
     (said,) = order_of_numbers(list("012"), ["cat", "dog", "owl"])
     assert "0, 1, 2 are taken for the numbers of the outputs, counted from 0" in said
     named = replace(unnamed(2), labels=("b", "a"))

@@ -51,10 +51,10 @@ def check_file(path: Path, keys: Collection[str]) -> None:
         if path.is_dir():
             raise UserError(f"{path} is a folder; nothing was changed: give a file")
         if os.path.lexists(path):
-            held = None
+            there = None
             with suppress(ValueError, RecursionError):
-                held = json.loads(path.read_bytes()) if path.is_file() else None
-            if not isinstance(held, dict) or not set(keys) <= held.keys():
+                there = json.loads(path.read_bytes()) if path.is_file() else None
+            if not isinstance(there, dict) or not set(keys) <= there.keys():
                 raise UserError(f"{path} is there already and something else; nothing was changed: give another file")
         check_writable(path.parent)
         with _removed(path.parent):

@@ -248,7 +248,7 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
         _speak(trial, task, watch)
         if proposal.stage == "baseline" and trial.status == "failed" and len(task.runtimes) == 1:
             cause = trial.error.splitlines()[0].rstrip(".")
-            raise UserError(f"The float32 file in {trial.runtime} has failed: {cause} (its log is in {path})")
+            raise UserError(f"There is no float32 file for {trial.runtime}: {cause} (its log is in {path})")
         _deliver(task, path, deliver, finished=False, watch=watch)
 
 

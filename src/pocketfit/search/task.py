@@ -311,8 +311,8 @@ def order_of_numbers(class_names: Sequence[str], labels: Sequence[str]) -> list[
     if not {comparable(name) for name in class_names} <= {comparable(name) for name in labels}:
         return [f"The data's classes {some(class_names)} are taken for the numbers of the outputs, counted from 0."]
     by_number = sorted(class_names, key=int)
-    if list(labels) != list(map(str, range(len(labels)))) or by_number == sorted(class_names):
-        return []
+    if list(labels) != list(map(str, range(len(labels)))) or by_number == list(class_names):
+        return []  # as labels of arrays, which are numbers from the start, or where both orders are the same
     return [
         f"The data's classes are taken for the numbers of the outputs: {some(by_number)}. A network that was trained on"
         f" such folders with torchvision's ImageFolder has them in another order ({some(sorted(class_names), 4)}): then"
