@@ -184,6 +184,7 @@ def apply(
     """Make the artifact of a plan again, as `out/<code>-<hash>.<ext>`; trained prefixes are kept in out/cache."""
     watch = watch or Silent()
     check_folder(out, OF_APPLY)
+    stay_in_quota()
     named = with_labels(model, data.class_names)
     task = Task(named, data, out, (plan.export.runtime,), Budget(), threads=threads, teacher=teacher)
     check_teacher(task)

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from pocketfit import __version__
+from pocketfit.core.cpus import check_threads
 from pocketfit.core.errors import PocketfitError, Stopped, UserError, is_systems
 from pocketfit.core.launch import check_alone
 from pocketfit.core.text import READABLE, readable

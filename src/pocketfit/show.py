@@ -23,7 +23,7 @@ class _Plain(Console):
         raise BrokenPipeError
 
 
-def console() -> Console:
+def plain() -> Console:
     """Where results are printed."""
     return _Plain(highlight=False, soft_wrap=True)
 
@@ -48,8 +48,8 @@ def _value(measurement: Mapping[str, Any] | None) -> str:
 
 
 def trained(data: Mapping[str, Any]) -> None:
-    to = console()
-    to.print(
+    console = plain()
+    console.print(
         f"{escape(data['model'])}: {data['architecture']} for {len(data['labels'])} classes,"
         f" {format_share(data['search_accuracy'])} right on the search split"
         f" (n = {format_count(data['search_samples'])}, in PyTorch; trained on {format_count(data['train_samples'])})"
@@ -57,13 +57,13 @@ def trained(data: Mapping[str, Any]) -> None:
 
 
 def result(data: Mapping[str, Any], out: Path) -> None:
-    to = console()
+    console = plain()
     starts = (line for line in journal.read_lines(out / "journal.jsonl") if line.get("kind") == "start")
     start = next(starts, None)
     name = start["inputs"]["model"] if start else "the network"
-    to.print(f"[bold]{escape(verdict_sentence(data, name))}[/bold]")
+    console.print(f"[bold]{escape(verdict_sentence(data, name))}[/bold]")
     if data["limits"]:
-        to.print()
+        console.print()
         rows = [
             (
                 limit_words(limit),
@@ -72,39 +72,40 @@ def result(data: Mapping[str, Any], out: Path) -> None:
             )
             for limit, check in zip(data["budget"]["limits"], data["limits"], strict=True)
         ]
-        to.print(table(("limit", "reached", ""), rows))
-    to.print()
+        console.print(table(("limit", "reached", ""), rows))
+    console.print()
     for sentence in data["explanation"]:
-        to.print(f"• {escape(sentence)}")
+        console.print(f"• {escape(sentence)}")
     if data["shortfall"]:
-        to.print("\n[bold]Why the limits are not met[/bold]")
+        console.print("\n[bold]Why the limits are not met[/bold]")
         for sentence in data["shortfall"]["sentences"]:
-            to.print(f"• {escape(sentence)}")
+            console.print(f"• {escape(sentence)}")
     if data["chosen"]:
-        to.print(f"\nfile    {escape(str(out / data['chosen']['artifact']['path']))}")
+        console.print(f"\nfile    {escape(str(out / data['chosen']['artifact']['path']))}")
         for name in ("bundle", "report.html", "plan.json") if _is_delivered(data, out) else ("report.html",):
             if (out / name).exists():
-                to.print(f"{name.split('.')[0]:7} {escape(str(out / name))}")
+                console.print(f"{name.split('.')[0]:7} {escape(str(out / name))}")
 
 
 def made_without_data(data: Mapping[str, Any], out: Path) -> None:
     """What `fit --no-data` made."""
-    to = console()
-    to.print(f"[bold]{escape(data['warning'])}[/bold]\n")
+    console = plain()
+    console.print(f"[bold]{escape(data['warning'])}[/bold]\n")
     rows = []
     for trial in data["trials"]:
         found = trial["measurements"]
         quantities = ("size_bytes", "download_bytes", "latency_ms", "latency_ratio", "memory_bytes")
         rows.append((trial["artifact"]["runtime"], trial["code"], *(_value(found.get(name)) for name in quantities)))
-    to.print(table(("runtime", "plan", "size", "download", "latency", "ratio", "memory"), rows, left=2))
+    console.print(table(("runtime", "plan", "size", "download", "latency", "ratio", "memory"), rows, left=2))
     for limit in data["limits"]:
-        to.print(f"limit on {limit['quantity']}, {escape(limit['text'])}: {'met' if limit['met'] else 'missed'}")
+        word = "missed" if not limit["met"] else "met" if limit["certified"] else "met, not certified"
+        console.print(f"limit on {limit['quantity']}, {escape(limit['text'])}: {word}")
     chosen = data["trials"][data["chosen"]]
-    for sentence in chosen["details"]["findings"]:
-        to.print(f"• {escape(sentence)}")
-    to.print(f"\nfile    {escape(str(out / chosen['artifact']['path']))}")
+    for sentence in (*data["doubts"], *chosen["details"]["findings"]):
+        console.print(f"• {escape(sentence)}")
+    console.print(f"\nfile    {escape(str(out / chosen['artifact']['path']))}")
     for name in ("bundle", "plan.json", "result.json"):
-        to.print(f"{name.split('.')[0]:7} {escape(str(out / name))}")
+        console.print(f"{name.split('.')[0]:7} {escape(str(out / name))}")
 
 
 def _is_delivered(data: Mapping[str, Any], out: Path) -> bool:
@@ -117,16 +118,16 @@ def _is_delivered(data: Mapping[str, Any], out: Path) -> bool:
 
 
 def applied(data: Mapping[str, Any]) -> None:
-    to = console()
-    to.print(f"{escape(data['path'])}  {format_bytes(data['bytes'])}  sha256 {data['sha256']}")
+    console = plain()
+    console.print(f"{escape(data['path'])}  {format_bytes(data['bytes'])}  sha256 {data['sha256']}")
     for sentence in (*data["notes"], *data["findings"]):
-        to.print(f"• {escape(sentence)}")
+        console.print(f"• {escape(sentence)}")
 
 
 def measured(data: Mapping[str, Any]) -> None:
-    to = console()
-    to.print(f"{escape(data['file'])}  ({data['runtime']})")
-    to.print(f"size {format_bytes(data['size_bytes'])}, download {format_bytes(data['download_bytes'])}\n")
+    console = plain()
+    console.print(f"{escape(data['file'])}  ({data['runtime']})")
+    console.print(f"size {format_bytes(data['size_bytes'])}, download {format_bytes(data['download_bytes'])}\n")
     rows = []
     for name, m in data["measurements"].items():
         interval = (
@@ -135,33 +136,35 @@ def measured(data: Mapping[str, Any]) -> None:
             else ""
         )
         rows.append((name, _value(m), interval, m["n"]))
-    to.print(table(("quantity", "value", "95 % interval", "n"), rows))
+    console.print(table(("quantity", "value", "95 % interval", "n"), rows))
+    if data["disturbed"]:
+        console.print(f"\nNot to be trusted, other work ran beside the timing: {escape('; '.join(data['disturbed']))}")
     if data["operators"]:
-        to.print("\n[bold]Most expensive operators[/bold]")
+        console.print("\n[bold]Most expensive operators[/bold]")
         total = sum(op["time_us"] for op in data["operators"]) or 1.0
         top = sorted(data["operators"], key=lambda op: -op["time_us"])[:15]
         rows_ = [
             (op["name"][-60:], op["type"], op["ran_on"], f"{op['time_us']:.0f} µs", f"{op['time_us'] / total:.0%}")
             for op in top
         ]
-        to.print(table(("operator", "type", "ran on", "time", "share"), rows_, left=3))
+        console.print(table(("operator", "type", "ran on", "time", "share"), rows_, left=3))
     elif "operators_not_possible_here" in data:
-        to.print(f"\nper-operator times: not possible here: {escape(data['operators_not_possible_here'])}")
+        console.print(f"\nper-operator times: not possible here: {escape(data['operators_not_possible_here'])}")
 
 
 def compared(data: Mapping[str, Any]) -> None:
-    to = console()
+    console = plain()
     for key, value in data.items():
         if isinstance(value, list):
             if value and isinstance(value[0], dict):
                 columns = list(value[0])
-                to.print(f"\n[bold]{escape(key)}[/bold]")
-                to.print(table(columns, [[_short(row.get(c)) for c in columns] for row in value]))
+                console.print(f"\n[bold]{escape(key)}[/bold]")
+                console.print(table(columns, [[_short(row.get(c)) for c in columns] for row in value]))
         elif isinstance(value, dict):
             inside = ", ".join(f"{k} {_short(v)}" for k, v in value.items())
-            to.print(f"{escape(key):22} {escape(inside)}")
+            console.print(f"{escape(key):22} {escape(inside)}")
         else:
-            to.print(f"{escape(key):22} {escape(_short(value))}")
+            console.print(f"{escape(key):22} {escape(_short(value))}")
 
 
 def _short(value: object) -> str:
@@ -171,10 +174,10 @@ def _short(value: object) -> str:
 
 
 def inspected(data: Mapping[str, Any]) -> None:
-    to = console()
+    console = plain()
     if "layers" in data:
         totals = data["totals"]
-        to.print(f"{escape(data['model'])}: {escape(data['architecture'])}, {data['labels']} classes")
+        console.print(f"{escape(data['model'])}: {escape(data['architecture'])}, {data['labels']} classes")
         rows = [
             (
                 r["name"],
@@ -187,19 +190,19 @@ def inspected(data: Mapping[str, Any]) -> None:
             )
             for r in data["layers"]
         ]
-        to.print(table(("layer", "type", "input", "output", "params", "MACs", "float32"), rows, left=2))
-        to.print(
+        console.print(table(("layer", "type", "input", "output", "params", "MACs", "float32"), rows, left=2))
+        console.print(
             f"\n{totals['layers']} layers, {format_count(totals['params'])} parameters,"
             f" {format_count(totals['macs'])} MACs, {format_bytes(totals['size_bytes'])} in float32"
         )
     else:
-        to.print(
+        console.print(
             f"{escape(data['file'])}: {data['format']}, {format_bytes(data['bytes'])}, {format_count(data['macs'])}"
             f" MACs"
         )
         for side in ("inputs", "outputs"):
             for tensor in data[side]:
-                to.print(
+                console.print(
                     f"{side[:-1]:6} {escape(tensor['name'])} {tensor['dtype']} {_shape(tensor['shape'])}"
                     f" {tensor['layout']}"
                 )
@@ -215,11 +218,11 @@ def inspected(data: Mapping[str, Any]) -> None:
             )
             for op in data["ops"]
         ]
-        to.print(table(("#", "type", "layer or name", "output", "weights", "computes in", "MACs"), rows, left=3))
+        console.print(table(("#", "type", "layer or name", "output", "weights", "computes in", "MACs"), rows, left=3))
         for sentence in data["not_taken"]:
-            to.print(f"• {escape(sentence)}")
+            console.print(f"• {escape(sentence)}")
     for sentence in data.get("findings", ()):
-        to.print(f"• {escape(sentence)}")
+        console.print(f"• {escape(sentence)}")
 
 
 def _shape(shape: Sequence[int | None]) -> str:
@@ -227,8 +230,10 @@ def _shape(shape: Sequence[int | None]) -> str:
 
 
 def doctored(data: Mapping[str, Any]) -> None:
-    to = console()
+    console = plain()
     for runtime in data["runtimes"]:
         mark = "[green]PASS[/green]" if runtime["ok"] else "[red]FAIL[/red]"
-        to.print(f"{mark}  {runtime['name']:12} {runtime['version']:10} {escape(runtime['detail'])}")
-    to.print(f"\n{escape(', '.join(f'{k} {v}' for k, v in data['environment'].items() if isinstance(v, str | int)))}")
+        console.print(f"{mark}  {runtime['name']:12} {runtime['version']:10} {escape(runtime['detail'])}")
+    console.print(
+        f"\n{escape(', '.join(f'{k} {v}' for k, v in data['environment'].items() if isinstance(v, str | int)))}"
+    )

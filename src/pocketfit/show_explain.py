@@ -9,33 +9,35 @@ from typing import Any
 from rich.markup import escape
 
 from pocketfit.report.words import format_bytes, format_points, format_share
-from pocketfit.show import console, table
+from pocketfit.show import plain, table
 
 MOST_LAYERS = 12
 
 
 def explained(data: Mapping[str, Any], out: Path | None) -> None:
-    to = console()
-    to.print(f"[bold]{escape(data['headline'])}[/bold]\n")
+    console = plain()
+    console.print(f"[bold]{escape(data['headline'])}[/bold]\n")
     of = f"{data['samples']} samples of the {data['split']} split, in {data['runtime']}"
-    to.print(f"Files, measured on {of}")
-    to.print(table(("file", "SQNR", "agreement", "drop", "95 % interval", "size"), [_file(f) for f in data["files"]]))
+    console.print(f"Files, measured on {of}")
+    console.print(
+        table(("file", "SQNR", "agreement", "drop", "95 % interval", "size"), [_file(f) for f in data["files"]])
+    )
     worst = sorted(data["table"]["layers"], key=lambda row: -row["share"])[:MOST_LAYERS]
-    to.print("\nLayers by their share of the noise (estimated; the last column is read from the deployed file)")
+    console.print("\nLayers by their share of the noise (estimated; the last column is read from the deployed file)")
     columns = ("layer", "share", "weights alone", "tensor alone", "gain in float", "widest channel", "tensor in file")
-    to.print(table(columns, [_layer(row, data["drift_db"]) for row in worst]))
-    to.print("\nGuilty layers alone, after each rung (estimated)")
+    console.print(table(columns, [_layer(row, data["drift_db"]) for row in worst]))
+    console.print("\nGuilty layers alone, after each rung (estimated)")
     rungs = list(data["after"])
     rows = [[one["layer"], *(_db(data["after"][rung].get(one["layer"])) for rung in rungs)] for one in data["culprits"]]
-    to.print(table(("layer", *rungs), rows))
-    to.print("\nRanges over three calibration seeds: SQNR of the network (estimated)")
+    console.print(table(("layer", *rungs), rows))
+    console.print("\nRanges over three calibration seeds: SQNR of the network (estimated)")
     methods = [(r["method"], _db(r["lowest_db"]), _db(r["median_db"]), _db(r["highest_db"])) for r in data["ranges"]]
-    to.print(table(("method", "lowest", "median", "highest"), methods))
+    console.print(table(("method", "lowest", "median", "highest"), methods))
     for sentence in data["findings"]:
-        to.print(f"• {escape(sentence)}")
-    to.print(f"\n{escape(excluding(data))}")
+        console.print(f"• {escape(sentence)}")
+    console.print(f"\n{escape(excluding(data))}")
     if out is not None:
-        to.print(f"page    {escape(str(out / 'explain.html'))}")
+        console.print(f"page    {escape(str(out / 'explain.html'))}")
 
 
 def excluding(data: Mapping[str, Any]) -> str:

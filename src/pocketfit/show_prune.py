@@ -11,40 +11,40 @@ from rich.markup import escape
 
 from pocketfit.report.channel_sensitivity import cost, latency_words, plan_words, reference
 from pocketfit.report.words import format_ratio
-from pocketfit.show import console, table
+from pocketfit.show import plain, table
 
 MOST_EDGES = 12
 
 
 def sensitivity(data: Mapping[str, Any], out: Path | None) -> None:
-    to = console()
+    console = plain()
     headline, *others = data["sentences"]
-    to.print(f"[bold]{escape(headline)}[/bold]")
+    console.print(f"[bold]{escape(headline)}[/bold]")
     for sentence in others:
-        to.print(f"• {escape(sentence)}")
+        console.print(f"• {escape(sentence)}")
     at = reference(data["curves"])
     ratios = [f"{100 * point['ratio']:g} %" for point in data["curves"][0]["points"]]
     lost = "points of accuracy lost" if data["labelled"] else "points of agreement lost"
-    to.print(
+    console.print(
         f"\nEach group alone, {lost} with that share of its channels removed ({data['samples']} samples of the"
         f" {data['split']} split, estimated)"
     )
     if data["latency"]:
-        to.print(escape(latency_words(data)))
+        console.print(escape(latency_words(data)))
     times = (f"latency at {ratios[at]}",) if data["latency"] else ()
     columns = ("group", "channels", *ratios, f"MACs at {ratios[at]}", *times)
-    to.print(table(columns, [_row(curve, data, at) for curve in data["curves"]]))
+    console.print(table(columns, [_row(curve, data, at) for curve in data["curves"]]))
     for sentence in data["findings"]:
-        to.print(f"• {escape(sentence)}")
+        console.print(f"• {escape(sentence)}")
     if data["plan"]:
-        to.print(f"\n[bold]A plan for {data['plan']['target']}[/bold]")
-        to.print(escape(plan_words(data)))
-        to.print("For the passes of a plan.json:")
-        to.print(escape(json.dumps(data["plan"]["pass"])))
+        console.print(f"\n[bold]A plan for {data['plan']['target']}[/bold]")
+        console.print(escape(plan_words(data)))
+        console.print("For the passes of a plan.json:")
+        console.print(escape(json.dumps(data["plan"]["pass"])))
     if out is not None:
-        to.print(f"\npage    {escape(str(out / 'sensitivity.html'))}")
+        console.print(f"\npage    {escape(str(out / 'sensitivity.html'))}")
         if data["plan"]:
-            to.print(f"pass    {escape(str(out / 'prune.json'))}")
+            console.print(f"pass    {escape(str(out / 'prune.json'))}")
 
 
 def _row(curve: Mapping[str, Any], data: Mapping[str, Any], at: int) -> list[object]:
@@ -58,26 +58,26 @@ def _row(curve: Mapping[str, Any], data: Mapping[str, Any], at: int) -> list[obj
 
 
 def costs(data: Mapping[str, Any], out: Path | None) -> None:
-    to = console()
+    console = plain()
     where, errors = data["environment"], data["held_out"]
     threads = f"{data['threads']} thread" + ("" if data["threads"] == 1 else "s")
-    to.print(
+    console.print(
         f"[bold]{escape(data['model'])} takes {data['full_ms']:.2f} ms in {data['runtime']}[/bold]"
         f" ({data['precision']}, {threads}, {escape(str(where.get('cpu', '')))}, load {where.get('load_average')})"
     )
-    to.print(
+    console.print(
         f"Latency predicted for sub-networks that were not fitted on ({errors['n']}, each left out once): median error"
         f" {errors['median']:.1%}, within 10 % for {errors['share_within']:.0%}, rank correlation {errors['rank']:.3f}"
     )
     if data["disturbed"]:
         console.print(f"Not to be trusted: {escape(data['disturbed'])}")
     blocks = [f"{kind} {inputs} in, {outputs} out" for kind, (inputs, outputs) in data["steps"].items()]
-    to.print(f"Kernels work in blocks of channels: {', '.join(blocks)}")
-    to.print("\nThe network with one group alone made narrower, predicted latency of the whole")
+    console.print(f"Kernels work in blocks of channels: {', '.join(blocks)}")
+    console.print("\nThe network with one group alone made narrower, predicted latency of the whole")
     columns = ("group", "channels", "at 3/4", "at 1/2", "at 1/4", "edges of steps")
-    to.print(table(columns, [_group_row(group) for group in data["groups"]]))
+    console.print(table(columns, [_group_row(group) for group in data["groups"]]))
     if out is not None:
-        to.print(f"table   {escape(str(out))}")
+        console.print(f"table   {escape(str(out))}")
 
 
 def _group_row(group: Mapping[str, Any]) -> tuple[str, ...]:

@@ -88,6 +88,7 @@ def measure(
             from pocketfit.search.attempt import mean_score
 
             found["accuracy"] = mean_score(scores.centred)
+        result["disturbed"] = list(found["latency_ms"].disturbed)
         result["measurements"] = {name: m.to_json() for name, m in found.items()}
         watch.step("per-operator cost")
         session = runtime.load(file, threads=threads)

@@ -114,7 +114,9 @@ def measure(
     watch = watch or Silent()
     tick = watch.step(f"measuring {count} sub-networks in {settings.runtime}")
     wanted = draw(skeleton, count, seed)
-    missing = [number for number, widths in enumerate(wanted) if _read(home, number, widths) is None]
+    known = [_read(home, number, widths) for number, widths in enumerate(wanted)]
+    again = any(one is not None and one.disturbed for one in known) and quiet.calm_now()
+    missing = [number for number, one in enumerate(known) if one is None or (again and one.disturbed)]
     with temporary_folder() as work:
         baseline: Path | None = None
         for start in range(0, len(missing), BATCH):

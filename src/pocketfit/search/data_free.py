@@ -21,6 +21,7 @@ from pocketfit.measure.environment import environment
 from pocketfit.search.again import best_times, patient
 from pocketfit.search.attempt import Exported, export, file_sizes, timing
 from pocketfit.search.choose import choose
+from pocketfit.search.disturbance import doubts
 from pocketfit.search.files import check_folder, write_json
 from pocketfit.search.limits import check
 from pocketfit.search.task import Task, baseline_export, check_layers, check_runtimes, prelude, recipes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -382,7 +382,8 @@ def _verdict(task: Task, path: Path, clock: _Clock, watch: Watch) -> None:
         reading += 1
         journal.append(path, {"kind": "reading", "trial": choice.trial.number, "reading": reading})
     reading = max(reading, 1)
-    line = read_verdict(task, choice.trial, choice.baseline, control, reading, watch)
+    best = best_times(record.trials, choice.trial.runtime)
+    line = read_verdict(task, choice.trial, choice.baseline, control, reading, watch, best=best, left_s=clock.left_s)
     from pocketfit.search.layers import layers_line
 
     journal.append(path, {**layers_line(task, choice.trial, choice.baseline, watch), "reading": reading})

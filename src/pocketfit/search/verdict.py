@@ -16,6 +16,7 @@ from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Watch
 from pocketfit.measure import accuracy, cost, footprint
 from pocketfit.search import scores_once
+from pocketfit.search.again import patient
 from pocketfit.search.attempt import drop, mean_score, timing
 from pocketfit.search.carry import carried_out
 from pocketfit.search.control import steps
