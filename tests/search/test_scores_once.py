@@ -43,7 +43,8 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Task, Path, 
     monkeypatch.setattr(verdict, "accuracy", SimpleNamespace(score=score, per_class=verdict.accuracy.per_class))
     monkeypatch.setattr(verdict, "carried_out", lambda *_: a_task.model)
     monkeypatch.setattr(verdict.footprint, "footprint", lambda *_, **__: {})
-    monkeypatch.setattr(verdict, "timing", lambda *_: {"latency_ratio": made.trial(1).measurements["latency_ratio"]})
+    ratio = made.trial(1).measurements["latency_ratio"]
+    monkeypatch.setattr(verdict, "timing", lambda *_: ({"latency_ratio": ratio}, {}))
     monkeypatch.setattr(layers, "layers_line", lambda *_: {"kind": "layers", "trial": 1, "rows": []})
     return a_task, path, read
 
