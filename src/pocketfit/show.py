@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pocketfit.core.errors import UserError
+from pocketfit.core.json_file import load
 from pocketfit.report.words import format_bytes, format_count, format_share, format_value, limit_words, verdict_sentence
 from pocketfit.search import journal
 
@@ -103,7 +105,10 @@ def made_without_data(data: Mapping[str, Any], out: Path) -> None:
 def _is_delivered(data: Mapping[str, Any], out: Path) -> bool:
     """Whether OUT's plan.json and bundle are those of the chosen plan; `choose` may have picked another one."""
     path = out / "plan.json"
-    return path.is_file() and json.loads(path.read_text()) == json.loads(json.dumps(data["chosen"]["plan"]))
+    try:
+        return bool(load(path, "plan") == json.loads(json.dumps(data["chosen"]["plan"])))
+    except UserError:  # none, or none that this pocketfit wrote
+        return False
 
 
 def applied(data: Mapping[str, Any]) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.report import svg
 from pocketfit.report.data import report_data
 from pocketfit.search import journal
+from pocketfit.search.result_file import read_result
 
 
 def write_report(out: Path) -> Path:
@@ -31,14 +31,7 @@ def write_report(out: Path) -> Path:
     for path in (lines_path, result_path):
         if not path.is_file():
             raise UserError(f"{path} does not exist: a report is made from the output folder of `pocketfit fit`")
-    try:
-        result = json.loads(result_path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{result_path} is not JSON ({error}): run `pocketfit choose {out}` to write it again"
-        ) from error
-    if not isinstance(result, dict) or result.get("schema_version") != 1:
-        raise UserError(f"{result_path} is not a result that this pocketfit reads: it needs schema_version 1")
+    result = read_result(result_path)
     return write_whole(out / "report.html", render(report_data(journal.read_lines(lines_path), result)))
 
 
@@ -107,14 +100,12 @@ def _bar(entry: dict[str, Any]) -> Markup:
 
 def write_whole(path: Path, text: str) -> Path:
     """Write beside the target and move it there, so that a reader never sees half a page."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-    partial = Path(name)
+    partial = path.with_name(f".{path.name}-{secrets.token_hex(8)}.partial")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with partial.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        partial.chmod(0o644)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
