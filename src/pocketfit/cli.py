@@ -22,6 +22,7 @@ from pocketfit.cli_options import (
     CRITERIA,
     PATH,
     PREPROCESS,
+    allow_code_option,
     data_option,
     file_options,
     limit_options,
@@ -90,6 +91,7 @@ def main() -> None:
     show_default=True,
     help="Width multiplier of a zoo network without weights.",
 )
+@allow_code_option
 @seed_option
 @guarded
 def train(as_json: bool, **options: Any) -> int:
@@ -169,7 +171,6 @@ def choose(out: Path, as_json: bool, **limits: Any) -> int:
 @click.option("-o", "--out", required=True, type=PATH, help="Folder for the file.")
 @source_options()
 @teacher_options
-@click.option("--allow-code", is_flag=True, help="Let the plan call a pruning criterion of your Python environment.")
 @quiet_option
 @guarded
 def apply(as_json: bool, **options: Any) -> int:

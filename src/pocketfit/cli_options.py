@@ -17,6 +17,12 @@ CRITERIA = get_args(Criterion)
 PATH = click.Path(path_type=Path)
 PREPROCESS = "What the network expects: 'imagenet', or a JSON file (see the README)"
 
+allow_code_option = click.option(
+    "--allow-code",
+    is_flag=True,
+    help="Import and call what files (a model folder, a plan) name as package.module:function. Without it only names"
+    " that stand on this command line are; never anything that lies in the folder of such a file.",
+)
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 seed_option = click.option("--seed", type=int, default=0, show_default=True)
 threads_option = click.option(
@@ -37,6 +43,7 @@ def source_options(*left_out: str) -> Callable[[Command], Command]:
         "input_shape": click.option(
             "--input-shape", metavar="CxHxW", help="For a factory: the shape of one input, e.g. 3x224x224."
         ),
+        "allow_code": allow_code_option,
     }
 
     def decorated(command: Command) -> Command:
@@ -48,9 +55,10 @@ def source_options(*left_out: str) -> Callable[[Command], Command]:
             preprocess: str | None = None,
             labels: Path | None = None,
             input_shape: str | None = None,
+            allow_code: bool = False,
             **more: Any,
         ) -> Any:
-            return command(*args, source=Source(model, weights, preprocess, labels, input_shape), **more)
+            return command(*args, source=Source(model, weights, preprocess, labels, input_shape, allow_code), **more)
 
         return _with(called, *(option for name, option in options.items() if name not in left_out))
 

@@ -5,20 +5,19 @@ Here are the verbs that make something; `verbs_look` has those that look at netw
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 from pocketfit.asked import Files, Pruning, Source, Teacher, check_folder, dataset, listed
+from pocketfit.core import user_code
 from pocketfit.core.budget import SECONDS, Budget, parse_unit
 from pocketfit.core.errors import UserError
+from pocketfit.core.json_file import load
 from pocketfit.core.launch import rank
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Plan, Prune
-
-MOST_JSON_BYTES = 10 * 2**20
+from pocketfit.core.plan import Plan
 
 
 def train(
@@ -31,6 +30,7 @@ def train(
     max_time: str | None,
     width: float,
     seed: int,
+    allow_code: bool,
 ) -> dict[str, Any]:
     """Transfer learning; see `pocketfit train --help`. The accuracy is measured on the search split, in PyTorch."""
     from pocketfit.core.plan import Resolution
@@ -44,7 +44,7 @@ def train(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; nothing was changed: give another output folder")
     dataset = open_data(data)
-    start = _starting_point(model, weights, width, len(dataset.class_names), seed)
+    start = _starting_point(Source(model, weights, allow_code=allow_code), width, len(dataset.class_names), seed)
     if image_size is not None:
         start = resolution.apply(start, Resolution(image_size, image_size))
         # A size of one's own: the whole picture is seen, without the margin that ImageNet's evaluation cuts off.
@@ -84,18 +84,21 @@ def train(
     }
 
 
-def _starting_point(model: str, weights: Path | None, width: float, classes: int, seed: int) -> Model:
+def _starting_point(source: Source, width: float, classes: int, seed: int) -> Model:
     """The network before transfer: a zoo name without weights starts from random ones, drawn by `seed`."""
     from pocketfit import zoo
     from pocketfit.core.model import Origin
     from pocketfit.sources.models import model_from_module, open_model
+    from pocketfit.sources.origins import check_size
 
-    if model not in zoo.ARCHITECTURES or weights is not None:
+    model = source.model
+    if model not in zoo.ARCHITECTURES or source.weights is not None:
         if width != 1.0:
             raise UserError("--width is for zoo names without --weights: published weights have their own width")
-        return open_model(model, weights=weights)
+        return source.open()
     import torch
 
+    check_size(model, {"width": width, "classes": classes})
     torch.manual_seed(seed)
     network = zoo.build(model, width=width, classes=classes)
     published = open_model(model, classes=classes)
@@ -130,8 +133,8 @@ def fit(
 
     check_metric(metric)
     layer_ratios = pruning.layer_ratios()
-    network = source.open()
-    taught_by = teacher.open(network)
+    network = source.open(teacher.model, pruning.criterion, metric)
+    taught_by = teacher.open(network, source.agreed(teacher.model, pruning.criterion, metric))
     with watch_for_terminal(quiet) as watch:
         kept = out / "cache" if (out / "journal.jsonl").exists() else None
         task = Task(
@@ -183,19 +186,16 @@ def _record(out: Path) -> Any:
     return record
 
 
-def apply(
-    plan: Path, source: Source, data: Path | None, out: Path, teacher: Teacher, allow_code: bool, quiet: bool
-) -> dict[str, Any]:
+def apply(plan: Path, source: Source, data: Path | None, out: Path, teacher: Teacher, quiet: bool) -> dict[str, Any]:
     """Make a plan's artifact again."""
     from pocketfit import api
     from pocketfit.progress import watch_for_terminal
 
-    wanted = Plan.from_json(read_json(plan, "plan"))
-    called = [p.criterion for p in wanted.passes if isinstance(p, Prune) and p.calls_code]
-    if called and not allow_code:
-        raise UserError(f"The plan {plan} calls {called[0]} of your Python environment: add --allow-code to let it")
-    network = source.open()
-    taught_by = teacher.open(network)
+    wanted, agreed = Plan.from_json(load(plan, "plan"), str(plan), allow_code=True), source.agreed(teacher.model)
+    for name in wanted.called:
+        user_code.function(name, "criterion", user_code.consent(agreed).check(name, plan, "criterion"))
+    network = source.open(teacher.model)
+    taught_by = teacher.open(network, agreed)
     check_folder(out)
     with watch_for_terminal(quiet) as watch:
         samples = dataset(data, watch)
@@ -226,17 +226,6 @@ def doctor() -> dict[str, Any]:
 
     found = [asdict(runtimes.get(name).probe()) for name in runtimes.NAMES]
     return {"runtimes": found, "environment": environment(1)}
-
-
-def read_json(path: Path, what: str) -> Any:
-    if not path.is_file():
-        raise UserError(f"The {what} file {path} does not exist")
-    if path.stat().st_size > MOST_JSON_BYTES:
-        raise UserError(f"The {what} file {path} is too large to be one")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"The {what} file {path} is not JSON: {error}") from error
 
 
 def _remove_cache(folder: Path) -> None:
