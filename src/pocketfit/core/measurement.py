@@ -19,11 +19,15 @@ class Environment(TypedDict):
 
     one_sided         the one-sided 95 % bound on the bad side
     between_sessions  spread of a latency ratio from session to session, and inside of them
+    disturbed         Measurement.disturbed
+    best_ms           the best times of what a session knows its machine by (measure/quiet.py)
     """
 
     one_sided: NotRequired[Number]
     between_sessions: NotRequired[Number | None]
     within_sessions: NotRequired[Number | None]
+    disturbed: NotRequired[list[str]]
+    best_ms: NotRequired[Mapping[str, Number]]
 
 
 @dataclass(frozen=True)

@@ -162,8 +162,8 @@ def _timed(trial: Trial, again: Line | None) -> Trial:
         return trial
     try:
         read = {name: Measurement.from_json(m) for name, m in again["measurements"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _changed(f"The journal's timing of trial {trial.number} cannot be read ({error!r})") from error
+    except UserError as error:
+        raise UserError(f"The journal's timing of trial {trial.number} can't be read: {error}; {CHANGED}") from error
     return replace(trial, measurements={**trial.measurements, **read})
 
 

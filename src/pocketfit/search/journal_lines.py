@@ -112,9 +112,10 @@ class LayerRow(TypedDict):
 
 
 class Timing(TypedDict):
-    """The latency of a trial, measured again."""
+    """The latency of a trial, measured again; because: "disturbed" where other work ran beside the first time."""
 
     trial: Count
+    because: NotRequired[str]
     measurements: Measurements
 
 

@@ -12,7 +12,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.json_file import load
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.plan import Plan, RuntimeName
-from pocketfit.core.rules import Between, Count, Positive, RelativePath, Sha256
+from pocketfit.core.rules import Between, Count, Positive, RelativePath, Sha256, Size
 from pocketfit.core.schema import check_rules, checked
 
 Number = Annotated[float, Between(-1e15, 1e15)]
@@ -47,6 +47,7 @@ class LatencyRatio:
     value: Number | None
     low: Number | None
     high: Number | None
+    disturbed: Annotated[tuple[str, ...], Size(1, 1000)] = ()
 
 
 @dataclass(frozen=True)
