@@ -158,13 +158,14 @@ def test_what_cannot_be_pruned_so(here: Path) -> None:
     refused(fit("--ratio", "nosuch.*=0.5"), "nosuch", "matches no")
     refused(fit("--ratio", "features.*=1"), "--ratio 'features.*=1'", "not including, 1")
     refused(fit("--ratio", "0.5"), "REGEX=SHARE")
-    refused(fit("--criterion", "l3"), "There is no pruning criterion 'l3'")
+    refused(fit("--criterion", "l3"), 'There is no pruning criterion "l3"')
     refused(fit("--criterion", "scores_of_cli_test:nothing"), "'scores_of_cli_test:nothing' gives NaN", "features.")
-    refused(fit("--criterion", "scores_of_cli_test:missing"), "has no function 'missing'")
+    refused(fit("--criterion", "scores_of_cli_test:missing"), "has no function missing")
     plan = {"plan_version": 3, "export": {"runtime": "onnxruntime"}}
     plan["passes"] = [{"pass": "prune", "ratio": 0.5, "criterion": "scores_of_cli_test:length"}]
-    Path("plan.json").write_text(json.dumps(plan))
-    given = ("apply", "plan.json", "mobilenet_v2", "--weights", "good.pth", "--data", "data.npz", "-o", "out")
+    Path("made").mkdir()  # beside the plan no code is looked for
+    Path("made/plan.json").write_text(json.dumps(plan))
+    given = ("apply", "made/plan.json", "mobilenet_v2", "--weights", "good.pth", "--data", "data.npz", "-o", "out")
     refused(invoked(*given), "scores_of_cli_test:length", "--allow-code")
     assert invoked(*given, "--allow-code").exit_code == 0
 

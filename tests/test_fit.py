@@ -59,7 +59,7 @@ def net(classes: int = 4):
 """
 NAMES = ["red disc", "red square", "blue disc", "blue square"]
 LIMITS = ("--max-size", "0.27x", "--max-drop", "8pt", "--prefer", "size", "--max-trials", "8")
-FIT = ("fit", "model", "--data", "shapes.npz", "--runtime", "litert,onnxruntime", *LIMITS)
+FIT = ("fit", "model", "--data", "shapes.npz", "--runtime", "litert,onnxruntime", "--allow-code", *LIMITS)
 
 
 def shapes(count: int = 600, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -233,7 +233,7 @@ def test_other_inputs_are_refused_and_nothing_is_changed(here: Path, finished: P
 
 def test_apply_makes_the_same_file_again(here: Path, finished: Path) -> None:
     result = json.loads((finished / "result.json").read_text())
-    arguments = ("apply", "out/plan.json", "model", "--data", "shapes.npz", "-o", "again", "--json")
+    arguments = ("apply", "out/plan.json", "model", "--data", "shapes.npz", "-o", "again", "--json", "--allow-code")
     code, out, err = run(here, *arguments)
     assert code == 0, err
     made = json.loads(out)
@@ -302,7 +302,7 @@ def test_an_exporter_that_dies_is_a_failed_trial_and_impossible_limits_are_expla
     monkeypatch.setattr(runtime, "export", breaking)
     monkeypatch.chdir(here)
     budget = Budget.parse(max_size="1kB", max_drop="8pt", max_trials=3)
-    result = api.fit("model", "shapes.npz", budget, out="impossible", runtimes=("onnxruntime",))
+    result = api.fit("model", "shapes.npz", budget, out="impossible", runtimes=("onnxruntime",), allow_code=True)
     assert torch.get_num_threads() == torch_threads
     ok, failed, later, control = lines(here / "impossible")
     assert (ok["status"], failed["status"], later["status"]) == ("ok", "failed", "ok")
@@ -324,11 +324,11 @@ def test_a_network_that_cannot_be_exported_is_one_sentence(here: Path, monkeypat
     monkeypatch.setattr(runtimes.get("litert"), "export", died)
     monkeypatch.chdir(here)
     with pytest.raises(UserError, match=r"for litert: .* exit status -11 \(its log is in broken.journal") as caught:
-        api.fit("model", "shapes.npz", Budget.parse(max_size="1kB"), out="broken")
+        api.fit("model", "shapes.npz", Budget.parse(max_size="1kB"), out="broken", allow_code=True)
     assert len(str(caught.value).splitlines()) == 1
     assert "Segmentation fault" in lines(here / "broken")[0]["log_tail"]
     with pytest.raises(UserError, match="No plan has given a file"):
-        api.fit("model", "shapes.npz", Budget.parse(max_size="1kB"), out="broken")
+        api.fit("model", "shapes.npz", Budget.parse(max_size="1kB"), out="broken", allow_code=True)
 
 
 def test_two_runs_in_one_folder_are_refused(here: Path, finished: Path) -> None:

@@ -18,6 +18,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.trial import Trial
+from pocketfit.core.user_code import Allowed
 from pocketfit.core.watch import Silent, Watch
 from pocketfit.measure.accuracy import check_metric
 from pocketfit.search.attempt import Exported, export
@@ -59,6 +60,7 @@ def fit(
     layer_ratios: Sequence[tuple[str, float]] = (),
     teacher: Any = None,
     watch: Watch | None = None,
+    allow_code: Allowed = False,
 ) -> Result:
     """Find, make and prove a file that meets the budget.
 
@@ -69,13 +71,14 @@ def fit(
     out      the folder for journal.jsonl, result.json, plan.json, models/, bundle/ and report.html; a run that was
              stopped goes on there
     teacher  what pruned networks learn from, in the words of `model`; None: the model itself, unpruned
+    allow_code  whether a factory that a model folder names may be called: True, or the names that may
 
     Raises UserError (bad input, in one sentence) and Stopped (Ctrl-C; the best so far has been delivered).
     """
     check_out(Path(out))
     check_metric(metric)
     data = as_dataset(samples)
-    network = as_model(model, preprocess, labels)
+    network = as_model(model, preprocess, labels, allow_code)
     task = Task(
         network,
         data,
@@ -96,7 +99,7 @@ def fit(
         criterion=criterion,
         rounds=rounds,
         layer_ratios=tuple(layer_ratios),
-        teacher=None if teacher is None else as_model(teacher, preprocess, labels),
+        teacher=None if teacher is None else as_model(teacher, preprocess, labels, allow_code),
     )
     return run(task, watch)
 
@@ -226,10 +229,11 @@ def sensitivity(
     runtime: str = "onnxruntime",
     threads: int = 1,
     watch: Watch | None = None,
+    allow_code: Allowed = False,
 ) -> ChannelTable:
     """What each group of coupled channels costs when it alone is pruned, estimated on the search split in PyTorch.
 
-    model, samples, preprocess, labels  as for `fit`; at most `limit` samples are looked at
+    model, samples, preprocess, labels, allow_code  as for `fit`; at most `limit` samples are looked at
     ratios, criterion, multiple, workers, store  as for analysis.channel_sensitivity
     target  what a plan shall reach: raises UserError, before anything is evaluated, where the ratios cannot reach it
     runtime, threads  where a target for the latency counts; its table of costs is measured, in float32, or taken from
@@ -246,7 +250,7 @@ def sensitivity(
     shares, asked = checked_ratios(ratios), Prune(0.0, criterion, multiple)
     watch = watch or Silent()
     data = as_dataset(samples)
-    opened, latency = as_model(model, preprocess, labels), None
+    opened, latency = as_model(model, preprocess, labels, allow_code), None
     network = with_labels(opened, data.class_names)
     data.check_fits(network.signature.inputs[0], network.preprocess)
     for sentence in about_order(opened, network, data.class_names):
@@ -292,12 +296,12 @@ def as_dataset(samples: Any) -> Dataset:
     raise UserError("samples must be a Dataset, a folder, an .npz file, or a pair of arrays (x, y)")
 
 
-def as_model(model: Any, preprocess: Preprocess | None, labels: Sequence[str]) -> Model:
+def as_model(model: Any, preprocess: Preprocess | None, labels: Sequence[str], allow_code: Allowed = False) -> Model:
     """A Model from what `fit` takes."""
     if isinstance(model, Model):
         return model
     if isinstance(model, str | Path):
-        return open_model(str(model), preprocess=preprocess, labels=tuple(labels) or None)
+        return open_model(str(model), preprocess=preprocess, labels=tuple(labels) or None, allow_code=allow_code)
     if preprocess is None:
         raise UserError("A bare module does not say how its pictures are prepared: give preprocess=Preprocess(...)")
     return model_from_module(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.user_code import Allowed, consent
 
 if TYPE_CHECKING:
     from pocketfit.core.model import Model
@@ -30,8 +31,14 @@ class Source:
     preprocess: str | None = None  # "imagenet", or a JSON file
     labels: Path | None = None
     input_shape: str | None = None
+    allow_code: bool = False
 
-    def open(self) -> Model:
+    def agreed(self, *typed: str | None) -> Allowed:
+        """What names that stand in files may be called: any with --allow-code, else those that were typed."""
+        return True if self.allow_code else consent(False, self.model, *typed).names
+
+    def open(self, *typed: str | None) -> Model:
+        """The network; `typed`: what else was given that may be a name."""
         from pocketfit.sources.models import open_model
 
         return open_model(
@@ -40,6 +47,7 @@ class Source:
             preprocess=self.preprocess,
             labels=self.labels,
             input_shape=self.input_shape,
+            allow_code=self.agreed(*typed),
         )
 
 
@@ -50,7 +58,7 @@ class Teacher:
     model: str | None = None
     weights: Path | None = None
 
-    def open(self, student: Model) -> Model | None:
+    def open(self, student: Model, agreed: Allowed = False) -> Model | None:
         """The teacher that was asked for, if any. A factory says nothing of its input: it is the student's."""
         from pocketfit import zoo
         from pocketfit.sources.models import open_model
@@ -63,7 +71,7 @@ class Teacher:
         if name in zoo.ARCHITECTURES and weights is None:
             raise UserError(f"A teacher that knows nothing teaches nothing: give --teacher-weights for {name}")
         if ":" not in name or Path(name).is_dir():
-            return open_model(name, weights=weights)
+            return open_model(name, weights=weights, allow_code=agreed)
         shape = [size or 1 for size in student.signature.inputs[0].shape[1:]]
         return open_model(name, weights=weights, preprocess=student.preprocess, input_shape=shape)
 

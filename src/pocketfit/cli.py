@@ -167,7 +167,6 @@ def choose(out: Path, as_json: bool, **limits: Any) -> int:
 @click.option("-o", "--out", required=True, type=PATH, help="Folder for the file.")
 @source_options()
 @teacher_options
-@click.option("--allow-code", is_flag=True, help="Let the plan call a pruning criterion of your Python environment.")
 @quiet_option
 @guarded
 def apply(as_json: bool, **options: Any) -> int:

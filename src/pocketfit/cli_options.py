@@ -44,6 +44,12 @@ PATH = _Named(path_type=Path)
 METRICS = "accuracy, balanced-accuracy (classes count alike), top5, or package.module:function"
 PREPROCESS = "What the network expects: 'imagenet', or a JSON file (see the README)"
 
+allow_code_option = click.option(
+    "--allow-code",
+    is_flag=True,
+    help="Import and call what files (a model folder, a plan) name as package.module:function. Without it only names"
+    " that stand on this command line are; never anything that lies in the folder of such a file.",
+)
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 seed_option = click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default="0")
 threads_option = click.option(
@@ -64,6 +70,7 @@ def source_options(*left_out: str) -> Callable[[Command], Command]:
         "input_shape": click.option(
             "--input-shape", metavar="CxHxW", help="For a factory: the shape of one input, e.g. 3x224x224."
         ),
+        "allow_code": allow_code_option,
     }
 
     def decorated(command: Command) -> Command:
@@ -75,9 +82,10 @@ def source_options(*left_out: str) -> Callable[[Command], Command]:
             preprocess: str | None = None,
             labels: Path | None = None,
             input_shape: str | None = None,
+            allow_code: bool = False,
             **more: Any,
         ) -> Any:
-            return command(*args, source=Source(model, weights, preprocess, labels, input_shape), **more)
+            return command(*args, source=Source(model, weights, preprocess, labels, input_shape, allow_code), **more)
 
         return _with(called, *(option for name, option in options.items() if name not in left_out))
 

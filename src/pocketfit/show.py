@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pocketfit.core.errors import UserError
+from pocketfit.core.json_file import load
 from pocketfit.report.words import format_bytes, format_count, format_share, format_value, limit_words, verdict_sentence
 from pocketfit.search import journal
 
@@ -110,11 +112,11 @@ def made_without_data(data: Mapping[str, Any], out: Path) -> None:
 
 def _is_delivered(data: Mapping[str, Any], out: Path) -> bool:
     """Whether OUT's plan.json and bundle are those of the chosen plan; `choose` may have picked another one."""
+    path = out / "plan.json"
     try:
-        plan = json.loads((out / "plan.json").read_bytes())
-    except (OSError, ValueError):  # not there, or not written by us
+        return bool(load(path, "plan") == json.loads(json.dumps(data["chosen"]["plan"])))
+    except UserError:  # none, or none that this pocketfit wrote
         return False
-    return bool(plan == json.loads(json.dumps(data["chosen"]["plan"])))
 
 
 def applied(data: Mapping[str, Any]) -> None:

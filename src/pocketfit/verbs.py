@@ -5,21 +5,20 @@ Here are the verbs that make something; `verbs_look` has those that look at netw
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pocketfit.asked import Files, Pruning, Source, Teacher, dataset, listed
+from pocketfit.core import user_code
 from pocketfit.core.budget import SECONDS, Budget, parse_unit
 from pocketfit.core.errors import PocketfitError, UserError
+from pocketfit.core.json_file import load
 from pocketfit.core.launch import rank
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Plan, Prune
+from pocketfit.core.plan import Plan
 from pocketfit.core.scratch import temporary_folder
-
-MOST_JSON_BYTES = 10 * 2**20
 
 
 def train(
@@ -89,6 +88,7 @@ def _starting_point(source: Source, width: float, classes: int, seed: int) -> Mo
     from pocketfit import zoo
     from pocketfit.core.model import Origin
     from pocketfit.sources.models import model_from_module
+    from pocketfit.sources.origins import check_size
 
     name = source.model
     if name not in zoo.ARCHITECTURES or source.weights is not None:
@@ -97,6 +97,7 @@ def _starting_point(source: Source, width: float, classes: int, seed: int) -> Mo
         return source.open()
     import torch
 
+    check_size(name, {"width": width, "classes": classes})
     torch.manual_seed(seed)
     network = zoo.build(name, width=width, classes=classes)
     origin = Origin("zoo", name, {"width": width, "classes": classes})
@@ -135,8 +136,9 @@ def fit(
 
     check_folder(out) if data is None else check_out(out)
     check_metric(metric)
-    network = source.open()
-    taught_by = teacher.open(network)
+    layer_ratios = pruning.layer_ratios()
+    network = source.open(teacher.model, pruning.criterion, metric)
+    taught_by = teacher.open(network, source.agreed(teacher.model, pruning.criterion, metric))
     with watch_for_terminal(quiet) as watch:
         kept = out / "cache" if (out / "journal.jsonl").exists() else None
         task = Task(
@@ -188,9 +190,7 @@ def _record(out: Path) -> Any:
     return record
 
 
-def apply(
-    plan: Path, source: Source, data: Path | None, out: Path, teacher: Teacher, allow_code: bool, quiet: bool
-) -> dict[str, Any]:
+def apply(plan: Path, source: Source, data: Path | None, out: Path, teacher: Teacher, quiet: bool) -> dict[str, Any]:
     """Make a plan's artifact again."""
     from pocketfit import api
     from pocketfit.progress import watch_for_terminal
@@ -198,12 +198,11 @@ def apply(
 
     if rank().first:
         check_folder(out, OF_APPLY)
-    wanted = Plan.from_json(read_json(plan, "plan"))
-    called = [p.criterion for p in wanted.passes if isinstance(p, Prune) and p.calls_code]
-    if called and not allow_code:
-        raise UserError(f"The plan {plan} calls {called[0]} of your Python environment: add --allow-code to let it")
-    network = source.open()
-    taught_by = teacher.open(network)
+    wanted, agreed = Plan.from_json(load(plan, "plan"), str(plan), allow_code=True), source.agreed(teacher.model)
+    for name in wanted.called:
+        user_code.function(name, "criterion", user_code.consent(agreed).check(name, plan, "criterion"))
+    network = source.open(teacher.model)
+    taught_by = teacher.open(network, agreed)
     with watch_for_terminal(quiet) as watch:
         samples = dataset(data, watch)
         if not rank().first:
@@ -220,14 +219,15 @@ def apply(
 
 def report(out: Path) -> Path:
     """Write report.html from the journal."""
-    from pocketfit.report.render import read_result, write_report
+    from pocketfit.report.render import write_report
     from pocketfit.search.files import check_writable, write_json
     from pocketfit.search.result import compose
+    from pocketfit.search.result_file import read_result
 
     record = _record(out)
     check_writable(out)
     try:
-        read_result(out)
+        read_result(out / "result.json")
     except UserError:  # what it holds follows from the journal
         write_json(out / "result.json", compose(record, record.budget, finished=record.verdict is not None))
     return write_report(out)
@@ -240,14 +240,3 @@ def doctor() -> dict[str, Any]:
 
     found = [asdict(runtimes.get(name).probe()) for name in runtimes.NAMES]
     return {"runtimes": found, "environment": environment(1)}
-
-
-def read_json(path: Path, what: str) -> Any:
-    if not path.is_file():
-        raise UserError(f"The {what} file {path} does not exist")
-    if path.stat().st_size > MOST_JSON_BYTES:
-        raise UserError(f"The {what} file {path} is too large to be one")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"The {what} file {path} is not JSON: {error}") from error

@@ -10,14 +10,16 @@ import numpy as np
 
 from pocketfit.asked import Source, dataset, listed
 from pocketfit.core.errors import UserError
+from pocketfit.core.json_file import load
+from pocketfit.core.model import ModelFile
 from pocketfit.core.plan import Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
+from pocketfit.core.schema import checked
 from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import TensorSpec
 from pocketfit.core.text import readable
 from pocketfit.core.watch import Watch
-from pocketfit.verbs import read_json
 
 PROFILE_RUNS = 30
 TRIED = 32  # samples that a metric is tried on
@@ -238,14 +240,18 @@ def _check_files(*paths: Path | None) -> None:
 def _contract(model: str | None, preprocess: str | None, file: Path) -> tuple[Preprocess, tuple[str, ...], int]:
     """How pictures are prepared, what the classes are called, and the split seed: from a model folder, a bundle, or the
     bundle that the file lies in. --preprocess overrules."""
+    from pocketfit.bundle.manifest import read_manifest
     from pocketfit.sources.contract import check_preprocess, read_preprocess
 
     folder = Path(model) if model is not None else file.parent
-    for name in ("model.json", "manifest.json"):
-        path = folder / name
-        if path.is_file() and isinstance(data := read_json(path, "model"), dict) and "preprocess" in data:
-            given = read_preprocess(preprocess, None)[0] if preprocess else check_preprocess(data["preprocess"], path)
-            return given, tuple(str(label) for label in data.get("labels", ())), int(data.get("split_seed", 0))
+    given = None if preprocess is None else read_preprocess(preprocess, None)[0]
+    if (path := folder / "model.json").is_file():
+        mend = "make the folder again"
+        told: ModelFile = checked(ModelFile, load(path, "model", mend), str(path), mend)
+        return given or told.preprocess, told.labels, told.split_seed
+    if (path := folder / "manifest.json").is_file():
+        manifest = read_manifest(path)
+        return given or check_preprocess(manifest["preprocess"], path), tuple(manifest["labels"]), 0
     if preprocess is None:
         raise UserError(
             f"Nothing says how pictures are prepared for {file.name}: give --model (a model folder or bundle),"

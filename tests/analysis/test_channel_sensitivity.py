@@ -153,6 +153,25 @@ def test_what_is_kept_is_not_computed_again_and_a_torn_line_is(tmp_path: Path, m
     assert len(evaluated) == 1 + len(lines), "other samples are another question"
 
 
+def test_a_store_that_was_changed_is_refused(tmp_path: Path) -> None:
+    model, samples = model_of(small_nets.Residual), samples_of(10)
+    channel_sensitivity(model, samples, [0.5], store=tmp_path, multiple=1)
+    (stored,) = tmp_path.iterdir()
+    lines = stored.read_text().splitlines()
+    sound = json.loads(lines[0])
+    for line, sentence in (
+        ("{", "is no JSON"),
+        ("[" * 100_000, "nested too deep"),
+        (json.dumps({**sound, "kept": -1}), "'kept' is -1"),
+        (json.dumps({**sound, "loss": "x"}), "'loss' is \"x\": give a number"),
+        (json.dumps({"group": "a", "kept": 1}), "'loss' is missing"),
+        (json.dumps({**sound, "accuracy": 1.5}), "'accuracy' is 1.5"),
+    ):
+        stored.write_text("\n".join([line, *lines[1:]]) + "\n")
+        with pytest.raises(UserError, match=f"^A line of .*{sentence}.*; remove the file$"):
+            channel_sensitivity(model, samples, [0.5], store=tmp_path, multiple=1)
+
+
 def test_a_run_that_is_stopped_goes_on(tmp_path: Path) -> None:
     model, samples = model_of(small_nets.Residual), samples_of(10)
     whole = channel_sensitivity(model, samples, [0.5], multiple=1)

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pocketfit.bundle import run_template
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.sources.preprocess import to_tensor
 
@@ -33,9 +35,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def run(bundle: Path, *arguments: str | Path, stdin: str = "", locked: str = "") -> subprocess.CompletedProcess[str]:
+def run(
+    bundle: Path, *arguments: str | Path, stdin: str = "", locked: str = "", at: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-I", "-W", "error", "-c", ALONE, locked, str(bundle / "run.py"), *map(str, arguments)]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60, cwd=at)
     done.stderr = done.stderr.replace("INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n", "")  # native code's
     return done
 
@@ -106,21 +110,28 @@ def test_selftest_names_a_changed_file(make: Make) -> None:
     assert "PASS" not in done.stdout
 
 
+def rewrite(bundle: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """As somebody would who knows how the seal is made."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    change(manifest)
+    for name in manifest["files"]:
+        if (bundle / name).is_file():
+            manifest["files"][name] = hashlib.sha256((bundle / name).read_bytes()).hexdigest()
+    manifest["seal"] = run_template.seal(manifest)
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "litert"])
 def test_selftest_finds_other_preprocessing_and_other_answers(runtime: str, make: Make) -> None:
     bundle = make(runtime)
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["preprocess"]["mean"] = [0.5, 0.456, 0.406]
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    rewrite(bundle, lambda manifest: manifest["preprocess"].update(mean=[0.5, 0.456, 0.406]))
     done = run(bundle, "--selftest")
     assert done.returncode == 1
     assert "golden/chart.png: the tensor differs by up to" in done.stdout
 
-    manifest["preprocess"]["mean"] = list(RGB.mean)
     output = bundle / "golden" / "sample0.output.npy"
     np.save(output, np.load(output) + np.float32(0.5))
-    manifest["files"]["golden/sample0.output.npy"] = hashlib.sha256(output.read_bytes()).hexdigest()
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    rewrite(bundle, lambda manifest: manifest["preprocess"].update(mean=list(RGB.mean)))
     done = run(bundle, "--selftest")
     assert done.returncode == 1
     assert "golden/sample0.png: the answer differs by up to 0.5" in done.stdout
@@ -133,14 +144,110 @@ def test_integers_must_be_equal_here_and_near_elsewhere(make: Make) -> None:
     moved = np.load(output)
     moved[0, 0] += 1
     np.save(output, moved)
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["files"]["golden/sample0.output.npy"] = hashlib.sha256(output.read_bytes()).hexdigest()
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    rewrite(bundle, lambda manifest: None)
     done = run(bundle, "--selftest")
     assert (done.returncode, "differs by up to 1 steps (allowed 0)" in done.stdout) == (1, True)
-    manifest["environment"]["processor"] = "another one"
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    rewrite(bundle, lambda manifest: manifest["environment"].update(processor="another one"))
     assert run(bundle, "--selftest").returncode == 0
+
+
+def _other_file(bundle: Path) -> None:
+    (bundle.parent / "other.onnx").write_bytes((bundle / "tiny.onnx").read_bytes())
+    rewrite(bundle, lambda manifest: manifest["file"].update(name="../other.onnx"))
+
+
+def _linked_outside(bundle: Path) -> None:
+    (bundle / "tiny.onnx").rename(bundle.parent / "elsewhere.onnx")
+    (bundle / "tiny.onnx").symlink_to(bundle.parent / "elsewhere.onnx")
+
+
+def _evil_preprocess(bundle: Path) -> None:
+    with (bundle / "preprocess.py").open("a") as file:
+        file.write("\nPath('evil').write_text('run')\n")
+
+
+def _cut_model(bundle: Path) -> None:
+    (bundle / "tiny.onnx").write_bytes((bundle / "tiny.onnx").read_bytes()[:-9])
+
+
+def _edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def edit(bundle: Path) -> None:
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        change(manifest)
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+    return edit
+
+
+def _sealed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    return lambda bundle: rewrite(bundle, change)
+
+
+def _text(text: str) -> Callable[[Path], None]:
+    return lambda bundle: (bundle / "manifest.json").write_text(text) and None
+
+
+CHANGED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "model": (_cut_model, "tiny.onnx was changed"),
+    "preprocess": (_evil_preprocess, "preprocess.py was changed"),
+    "link": (_linked_outside, "tiny.onnx is missing"),
+    "labels": (_edited(lambda m: m["labels"].reverse()), "its seal is not"),
+    "settings": (_edited(lambda m: m["preprocess"].update(scale=1.0)), "its seal is not"),
+    "no seal": (_edited(lambda m: m.pop("seal")), "KeyError: 'seal'"),
+    "other file": (_other_file, "no sha256 of '../other.onnx'"),
+    "a name that leads out": (_sealed(lambda m: m["files"].update({"../x": "0" * 64})), "no sha256 of '../x'"),
+    "no files": (_sealed(lambda m: m["files"].clear()), "no sha256 of 'tiny.onnx'"),
+    "no golden answers": (_sealed(lambda m: m["golden"]["pairs"].clear()), "nothing could be proved"),
+    "labels cut": (_sealed(lambda m: m.update(labels=m["labels"][:2])), "gives 6 numbers, and manifest.json has 2"),
+    "another runtime": (_sealed(lambda m: m["runtime"].update(name="os")), "cannot be run (KeyError"),
+    "another shape": (_sealed(lambda m: m["input"].update(shape=[1, 3, 5])), "cannot be run ("),
+    "a huge input": (_sealed(lambda m: m["input"].update(shape=[10**9])), "too large for any network"),
+    "huge pictures": (_sealed(lambda m: m["preprocess"].update(resize_px=10**9)), "too large for any network"),
+    "a list": (_text("[]"), "is not what was written (AttributeError"),
+    "empty": (_text(""), "is not what was written (JSONDecodeError"),
+    "cut": (_text('{"labels": ["ash", '), "is not what was written (JSONDecodeError"),
+    "nested": (_text("[" * 100_000), "is not what was written (RecursionError"),
+    "nested objects": (_text('{"a":' * 900 + "1" + "}" * 900), "is not what was written ("),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_changed_bundle_is_never_run(
+    name: str, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence and exit code 2; the self-test says FAIL and the same. In this process, which takes milliseconds."""
+    bundle, picture = make("onnxruntime"), photo(tmp_path / "photo.png")
+    change, sentence = CHANGED[name]
+    change(bundle)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    here = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert run_template.main([str(picture)], bundle) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and sentence in told.err and len(told.err.splitlines()) == 1
+    assert run_template.main(["--selftest"], bundle) == 1
+    told = capsys.readouterr()
+    assert told.err == "" and told.out.startswith("FAIL: ") and sentence in told.out
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == here, "something was written"
+
+
+def test_a_changed_bundle_is_never_run_from_the_shell(make: Make, tmp_path: Path) -> None:
+    bundle, picture = make("onnxruntime"), photo(tmp_path / "photo.png")
+    _evil_preprocess(bundle)
+    done = run(bundle, picture, at=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "") and "preprocess.py was changed" in done.stderr
+    assert not (tmp_path / "evil").exists()
+
+
+def test_what_lies_beside_run_py_is_not_imported(make: Make, tmp_path: Path) -> None:
+    bundle, picture = make("onnxruntime"), photo(tmp_path / "photo.png")
+    for name in ("numpy", "json", "argparse", "__future__", "typing", "hashlib", "sitecustomize"):
+        (bundle / f"{name}.py").write_text("open('evil', 'w')\nraise SystemExit('evil')\n")
+    for folder in (tmp_path, bundle):
+        command = [sys.executable, str(bundle / "run.py"), "--json", str(picture)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert not (folder / "evil").exists()
 
 
 def test_a_network_with_softmax_is_not_normalised_twice(make: Make, tmp_path: Path) -> None:

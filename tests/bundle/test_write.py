@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketfit.bundle import golden, write, write_bundle
+from pocketfit.bundle import golden, run_template, write, write_bundle
 from pocketfit.bundle.readme import readme
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import ExportSettings, Plan
@@ -38,7 +38,7 @@ def test_the_files_and_the_manifest(make: Make) -> None:
     assert set(manifest["files"]) == names - {"manifest.json"}
     for name, sha256 in manifest["files"].items():
         assert hashlib.sha256((bundle / name).read_bytes()).hexdigest() == sha256
-    assert manifest["bundle_version"] == 1
+    assert manifest["bundle_version"] == 2 and manifest["seal"] == run_template.seal(manifest)
     assert manifest["file"]["sha256"] == manifest["files"]["tiny.onnx"]
     assert manifest["file"]["bytes"] == (bundle / "tiny.onnx").stat().st_size
     assert Plan.from_json(manifest["plan"]).export.io == "uint8"

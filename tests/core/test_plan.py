@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pocketfit import runtimes
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import (
     CorrectBias,
@@ -23,6 +25,7 @@ from pocketfit.core.plan import (
     Recalibrate,
     Resolution,
     Round,
+    RuntimeName,
     Sparsify,
     Train,
     canonical_json,
@@ -35,7 +38,7 @@ prunes = st.builds(
     RATIO,
     st.sampled_from(["l1", "l2", "taylor", "random"]),
     st.integers(1, 32),
-    st.lists(st.tuples(st.text(max_size=8), RATIO), max_size=3).map(tuple),
+    st.lists(st.tuples(st.text(max_size=8).map(re.escape), RATIO), max_size=3).map(tuple),
     st.lists(st.tuples(st.text(max_size=8), st.integers(1, 99)), max_size=3).map(tuple),
     st.integers(1, 500),
 )
@@ -44,7 +47,7 @@ sparsities = st.builds(
     RATIO,
     st.sampled_from(["unstructured", "2:4", "1:4"]),
     st.sampled_from(["magnitude", "movement"]),
-    st.lists(st.tuples(st.text(max_size=8), RATIO), max_size=3).map(tuple),
+    st.lists(st.tuples(st.text(max_size=8).map(re.escape), RATIO), max_size=3).map(tuple),
 ) | st.builds(Recalibrate, st.integers(2, 5000))
 trains = st.builds(
     Train,
@@ -267,51 +270,88 @@ def changed(*path: str | int, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ([], "This is not a plan: it needs the keys 'passes' and 'export'"),
-        ({"plan_version": 2, "passes": []}, "This is not a plan"),
-        (changed("plan_version", value=7), "This plan has version 7; this pocketfit reads up to 6"),
-        (changed("plan_version", value=None), "This plan has version None"),
-        (changed("passes", value={"prune": 1}), "This is not a plan: 'passes' must be a list"),
-        (changed("passes", value=["prune"]), "This is not a plan: 'passes' must be a list of objects"),
-        (changed("export", value="litert"), "This is not a plan: 'export' must be an object"),
-        (changed("passes", 0, "pass", value="distort"), "Unknown pass 'distort' in the plan: known are prune, train"),
-        (changed("passes", 0, "pass", value=["prune"]), "Unknown pass"),
-        (changed("passes", 0, "rate", value=0.1), "Unknown setting 'rate' for Prune in the plan: known are criterion"),
-        (changed("export", "bits", value=4), "Unknown setting 'bits' for ExportSettings"),
-        (changed("passes", 1, value={"pass": "train"}), "The plan's settings for Train cannot be read: .*'steps'"),
-        (changed("passes", 0, "ratio", value="much"), "The plan's setting 'ratio' for Prune cannot be \"much\""),
-        (changed("passes", 0, "ratio", value=True), "The plan's setting 'ratio' for Prune cannot be true"),
-        (changed("passes", 0, "ratio", value=1.0), "A pruning ratio of 1 cannot be carried out"),
-        (changed("passes", 0, "ratio", value=float("nan")), "The plan's setting 'ratio' for Prune cannot be NaN"),
-        (changed("passes", 0, "layers", value=[["a", 0.1, 2]]), "The plan's setting 'layers'"),
-        (changed("passes", 0, "layers", value=[["a", 1.5]]), "A pruning ratio of 1.5"),
-        (changed("passes", 0, "multiple", value=0), "Channels cannot be kept at multiples of 0"),
-        (changed("passes", 0, "criterion", value="l3"), "There is no pruning criterion 'l3': known are l1, l2"),
-        (changed("passes", 3, "steps", value=1.5), "The plan's setting 'steps' for Train cannot be 1.5"),
-        (changed("passes", 3, "steps", value=0), "Training needs at least one step"),
-        (changed("passes", 3, "share", value=0), "Training settings out of range"),
-        (changed("passes", 3, "ema", value=1.0), "Training settings out of range"),
-        (changed("passes", 0, "keep", value=[["stem", 0]]), "Layer 'stem' cannot keep 0 channels"),
-        (changed("passes", 0, "keep", value=[["stem", 0.5]]), "The plan's setting 'keep' for Prune cannot be"),
-        (changed("passes", 1, "samples", value=1), "Statistics of batch norms need at least two samples"),
-        (changed("passes", 2, "sparsity", value=1.0), "A sparsity of 1 cannot be carried out"),
-        (changed("passes", 2, "pattern", value="3:4"), "The plan's setting 'pattern' for Sparsify cannot be"),
+        ([], r"it is \[\]: give an object with 'passes' and 'export'"),
+        ({"plan_version": 2, "passes": []}, "'export' is missing"),
+        (changed("plan_version", value=7), "'plan_version' is 7: this pocketfit reads plans up to 6"),
+        (changed("plan_version", value=None), "'plan_version' is null"),
+        (changed("plan_version", value=True), "'plan_version' is true"),
+        (changed("teacher", value="x"), "'teacher' is no known key: there are export"),
+        (changed("passes", value={"prune": 1}), "'passes' is no list of objects"),
+        (changed("passes", value=["prune"]), r"'passes\[0\]' is \"prune\": give an object with the key 'pass'"),
+        (changed("export", value="litert"), "'export' is \"litert\": give an object"),
+        (
+            changed("passes", 0, "pass", value="distort"),
+            r"'passes\[0\].pass' is \"distort\": known passes are prune, tr",
+        ),
+        (changed("passes", 0, "pass", value=["prune"]), r"'passes\[0\].pass' is \[\"prune\"\]: known passes are"),
+        (changed("passes", 0, "rate", value=0.1), r"'passes\[0\].rate' is no known key: there are criterion, keep"),
+        (changed("export", "bits", value=4), "'export.bits' is no known key"),
+        (changed("passes", 1, value={"pass": "train"}), r"'passes\[1\].steps' is missing"),
+        (changed("passes", 0, "ratio", value="much"), r"'passes\[0\].ratio' is \"much\": give a number"),
+        (changed("passes", 0, "ratio", value=True), r"'passes\[0\].ratio' is true: give a number"),
+        (changed("passes", 0, "ratio", value=1.0), r"'passes\[0\].ratio' is 1.0: give a number from 0 up to, but not"),
+        (changed("passes", 0, "ratio", value=float("nan")), r"'passes\[0\].ratio' is not finite: give a number"),
+        (changed("passes", 0, "layers", value=[["a", 0.1, 2]]), r"'passes\[0\].layers\[0\]' is .*: give a list of 2"),
+        (
+            changed("passes", 0, "layers", value=[["a", 1.5]]),
+            r"'passes\[0\].layers\[0\]\[1\]' is 1.5: give a number from 0",
+        ),
+        (changed("passes", 0, "layers", value=[["(", 0.5]]), r"passes\[0\]: .\(. is no regular expression for names"),
+        (
+            changed("passes", 0, "multiple", value=0),
+            r"'passes\[0\].multiple' is 0: give a number from 1 up to 1,000,000",
+        ),
+        (
+            changed("passes", 0, "criterion", value="l3"),
+            r"passes\[0\]: There is no pruning criterion .l3.: known are l1",
+        ),
+        (changed("passes", 0, "criterion", value="a b:c"), r"passes\[0\]: There is no pruning criterion .a b:c."),
+        (changed("passes", 3, "steps", value=1.5), r"'passes\[3\].steps' is 1.5: give a whole number"),
+        (changed("passes", 3, "steps", value=0), r"'passes\[3\].steps' is 0: give a number from 1"),
+        (changed("passes", 3, "share", value=0), r"'passes\[3\].share' is 0: give a number above 0 up to 1"),
+        (changed("passes", 3, "ema", value=1.0), r"'passes\[3\].ema' is 1.0"),
+        (
+            changed("passes", 3, "learning_rate", value=-1),
+            r"'passes\[3\].learning_rate' is -1: give a number above 0 up to",
+        ),
+        (
+            changed("passes", 3, "views", value=10**9),
+            r"'passes\[3\].views' is 1000000000: give a number from 0 up to 1,0",
+        ),
+        (changed("passes", 3, "batch_size", value=10**12), r"'passes\[3\].batch_size' is 1000000000000: give a number"),
+        (changed("passes", 3, "seed", value=10**400), r"'passes\[3\].seed' is an integer of more than 64 bits"),
+        (
+            changed("passes", 0, "keep", value=[["stem", 0]]),
+            r"'passes\[0\].keep\[0\]\[1\]' is 0: give a number from 1$",
+        ),
+        (
+            changed("passes", 0, "keep", value=[["stem", 0.5]]),
+            r"'passes\[0\].keep\[0\]\[1\]' is 0.5: give a whole number",
+        ),
+        (changed("passes", 1, "samples", value=1), r"'passes\[1\].samples' is 1: give a number from 2"),
+        (changed("passes", 2, "sparsity", value=1.0), r"'passes\[2\].sparsity' is 1.0"),
+        (
+            changed("passes", 2, "pattern", value="3:4"),
+            r"'passes\[2\].pattern' is \"3:4\": give one of \"unstructured\"",
+        ),
         (
             changed("passes", 3, value={"pass": "resolution", "height": -1, "width": 128}),
-            "A picture of -1 x 128 pixels cannot be fed",
+            r"'passes\[3\].height' is -1: give a number from 1 up to 16,384",
         ),
-        (changed("export", "precision", value="int3"), "The plan's setting 'precision' for ExportSettings cannot be"),
-        (changed("export", "keep_float", value="classifier"), "The plan's setting 'keep_float'"),
-        (changed("export", "runtime", value=None), "The plan's setting 'runtime' for ExportSettings cannot be null"),
+        (changed("export", "precision", value="int3"), '\'export.precision\' is "int3": give one of "float32"'),
+        (changed("export", "keep_float", value="classifier"), "'export.keep_float' is \"classifier\": give a list"),
+        (changed("export", "runtime", value=None), "'export.runtime' is null: give a text"),
+        (changed("export", "runtime", value="../../x"), '\'export.runtime\' is "../../x": give one of "litert"'),
+        (changed("export", "calibration", value=-5), "'export.calibration' is -5: give a number from 1"),
         (
             {**changed("export", "io", value="uint8"), "export": {"runtime": "litert", "io": "uint8"}},
-            "--io uint8 needs static int8: a float32 file takes float32 inputs",
+            "export: --io uint8 needs static int8: a float32 file takes float32 inputs",
         ),
     ],
 )
 def test_refusals_are_sentences(data: Any, sentence: str) -> None:
-    with pytest.raises(UserError, match=f"^{sentence}"):
-        Plan.from_json(data)
+    with pytest.raises(UserError, match=f"^x/plan.json can't be read: {sentence}"):
+        Plan.from_json(data, "x/plan.json")
 
 
 JSON = st.recursive(
@@ -334,6 +374,11 @@ def test_any_change_is_read_or_refused_in_a_sentence(path: tuple[str | int, ...]
         assert str(error)
     else:
         assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_the_runtimes_that_a_plan_may_name_are_those_there_are() -> None:
+    (rule,) = get_args(RuntimeName)[1:]
+    assert rule.values == runtimes.NAMES
 
 
 def test_settings_are_checked_when_they_are_made() -> None:
@@ -365,5 +410,6 @@ def test_passes_for_the_grid_need_one_and_come_last(
 
 @pytest.mark.parametrize("wrong", [{"layerwise": -0.1}, {"inner": -1.0}, {"labels": 1.5}, {"learning_rate": 0.0}])
 def test_shares_of_the_loss_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="inner and layerwise from 0, and a positive learning rate"):
+    (name,) = wrong
+    with pytest.raises(UserError, match=f"^QuantTrain can't have {name}=.*: give a number"):
         QuantTrain(1, **wrong)  # type: ignore[arg-type]

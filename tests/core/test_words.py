@@ -23,6 +23,7 @@ from .test_plan import plans
 
 FINITE = st.floats(-1e9, 1e9)
 WORD = st.text(string.ascii_letters + "_ é.", max_size=10)
+NAME = st.text(string.ascii_letters + "_ é.", min_size=1, max_size=10)
 
 
 def through_json(data: object) -> dict:
@@ -49,39 +50,52 @@ def preprocesses(draw: st.DrawFn) -> Preprocess:
 
 specs = st.builds(
     TensorSpec,
-    WORD,
-    st.lists(st.none() | st.integers(1, 512), max_size=4).map(tuple),
+    NAME,
+    st.lists(st.none() | st.integers(1, 512), min_size=1, max_size=4).map(tuple),
     st.sampled_from(["float32", "uint8", "int8"]),
     st.sampled_from(["NCHW", "NHWC", ""]),
 )
-signatures = st.builds(Signature, st.lists(specs, max_size=2).map(tuple), st.lists(specs, max_size=2).map(tuple))
-measurements = st.builds(
-    Measurement,
-    WORD,
-    st.sampled_from(["ms", "B", "points"]),
-    FINITE,
-    st.integers(1, 1000),
-    st.none() | FINITE,
-    st.none() | FINITE,
-    st.sampled_from(["measured", "estimated"]),
-    WORD,
-    st.lists(FINITE, max_size=3).map(tuple),
-    st.dictionaries(WORD, WORD | st.integers(), max_size=2),
-) | st.builds(Measurement.not_possible, WORD, st.just("B"), WORD)
+SIDE = st.lists(specs, min_size=1, max_size=2).map(tuple)
+signatures = st.builds(Signature, SIDE, SIDE)
+
+
+@st.composite
+def measurements(draw: st.DrawFn, quantity: str | None = None) -> Measurement:
+    """A number in the middle of its interval, as far as that is known; or one that could not be taken."""
+    name = draw(WORD) if quantity is None else quantity
+    if draw(st.booleans()):
+        return Measurement.not_possible(name, "B", draw(WORD))
+    low, value, high = sorted(draw(st.tuples(*[st.floats(1e-3, 1e9)] * 3)))
+    sign, unit = draw(st.sampled_from([(1, "ms"), (1, "B"), (-1, "pt")]))
+    low, high = sorted((sign * low, sign * high))
+    return Measurement(
+        name,
+        unit,
+        sign * value,
+        draw(st.integers(1, 1000)),
+        draw(st.none() | st.just(low)),
+        draw(st.none() | st.just(high)),
+        draw(st.sampled_from(["measured", "estimated"])),
+        draw(WORD),
+        tuple(draw(st.lists(FINITE, max_size=3))),
+        draw(st.dictionaries(WORD, WORD | st.integers(-(2**62), 2**62), max_size=2)),
+    )
 
 
 @st.composite
 def trials(draw: st.DrawFn) -> Trial:
     plan = draw(plans)
-    size_bytes = draw(st.integers(0, 10**9))
-    made = Artifact("models/a.tflite", "00", size_bytes, size_bytes // 2, "litert", plan, tuple(draw(st.lists(WORD))))
+    size_bytes, sha256 = draw(st.integers(2, 10**9)), "0a" * 32
+    notes = tuple(draw(st.lists(WORD)))
+    made = Artifact("models/a.tflite", sha256, size_bytes, size_bytes // 2, plan.export.runtime, plan, notes)
+    worked = draw(st.booleans())
     return Trial(
         draw(st.integers(0, 999)),
-        draw(st.sampled_from(["baseline", "recipe", "pruned", "finalist"])),
+        draw(st.sampled_from(["baseline", "recipe", "ladder", "pruned", "finalist"])),
         plan,
-        draw(st.sampled_from(["ok", "failed"])),
-        draw(st.none() | st.just(made)),
-        draw(st.dictionaries(WORD, measurements, max_size=3)),
+        "ok" if worked else "failed",
+        made if worked else None,
+        {name: draw(measurements(name)) for name in draw(st.lists(WORD, max_size=3, unique=True))},
         draw(WORD),
         draw(WORD),
         draw(st.integers(0, 10**6)) / 1000,
@@ -102,7 +116,7 @@ def test_preprocess_at_another_resolution_keeps_the_share_of_the_picture() -> No
 
 
 def test_an_unknown_key_of_a_preprocess_is_refused() -> None:
-    with pytest.raises(TypeError, match="gamma"):
+    with pytest.raises(errors.UserError, match="'gamma' is no known key"):
         Preprocess.from_json({"gamma": 2.2})
     assert Preprocess.from_json({}) == Preprocess()
 
@@ -112,7 +126,7 @@ def test_signature_both_ways(signature: Signature) -> None:
     assert Signature.from_json(through_json(signature.to_json())) == signature
 
 
-@given(measurements)
+@given(measurements())
 def test_measurement_both_ways(measurement: Measurement) -> None:
     data = through_json(measurement.to_json())
     assert Measurement.from_json(data) == measurement

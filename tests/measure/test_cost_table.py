@@ -118,8 +118,20 @@ def test_a_file_that_was_spoilt_is_named(pretended, tmp_path):
     model, graph = chain()
     cost_table.measure(model, graph, SETTINGS, tmp_path, count=2)
     (path,) = tmp_path.rglob("0001.json")
-    path.write_text("{")
-    with pytest.raises(UserError, match=r"0001\.json is no measured sub-network"):
+    sound = json.loads(path.read_text())
+    for text, sentence in (
+        ("{", "is no JSON"),
+        ("[" * 100_000, "nested too deep"),
+        (json.dumps({**sound, "ratio": -1}), "'ratio' is -1"),
+        (json.dumps({**sound, "layer_us": {"a": None}}), "'layer_us.a' is null"),
+        (json.dumps({**sound, "more": 1}), "'more' is no known key"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=rf"0001\.json .*{sentence}.*; remove its folder"):
+            cost_table.measure(model, graph, SETTINGS, tmp_path, count=2)
+    path.write_text(json.dumps(sound))
+    (path.parent / "table.json").write_text('{"full_ms": 0, "environment": {}}')
+    with pytest.raises(UserError, match=r"table\.json can't be read: 'full_ms' is 0: .*; remove its folder"):
         cost_table.measure(model, graph, SETTINGS, tmp_path, count=2)
 
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
+import random
 from collections.abc import Callable
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
+from pocketfit.core.budget import Budget
+from pocketfit.core.errors import UserError
+from pocketfit.core.measurement import Measurement
 from pocketfit.report.data import report_data
 from pocketfit.report.render import render
+from pocketfit.search import result_file
 from pocketfit.search.journal import digest
 from pocketfit.search.result import compose
+from pocketfit.search.result_file import read_result
+from tests.mutations import as_text, changed
 
 from . import sample_run
 
@@ -80,3 +89,48 @@ def test_wrong_results_are_refused(name: str) -> None:
     result = json.loads(json.dumps(sample_run.result("met")))
     WRONG[name](result)
     assert problems(result)
+
+
+def test_what_is_read_back_follows_the_published_schema(tmp_path: Path) -> None:
+    """Hundreds of changed results: what the schema refuses is refused when it is read, and what is read fits it.
+
+    The reader asks for more where JSON Schema would not say it well: settings of passes, numbers that can have been
+    measured, sizes of integers.
+    """
+    path, both = tmp_path / "result.json", 0
+    sound = [json.loads(json.dumps(sample_run.result(variant))) for variant in ("met", "infeasible", "stopped")]
+    for seed in range(300):
+        rng = random.Random(seed)
+        path.write_bytes(as_text(changed(rng.choice(sound), rng)))
+        try:
+            found = read_result(path)
+        except UserError:
+            both += bool(_parsed(path) is None or problems(_parsed(path)))
+        else:
+            assert problems(found) == [], f"seed {seed}"
+    assert both > 100
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def test_every_field_is_published() -> None:
+    def fields(schema: dict[str, Any]) -> set[str]:
+        return set(schema["properties"])
+
+    defined = SCHEMA["$defs"]
+    assert {f.name for f in dataclasses.fields(result_file.ResultFile)} == fields(SCHEMA)
+    for kind, schema in (
+        (result_file.Side, defined["side"]),
+        (result_file.File, defined["side"]["properties"]["artifact"]),
+        (result_file.Comparison, defined["comparison"]),
+        (result_file.LimitCheck, defined["limit_check"]),
+        (result_file.Shortfall, defined["shortfall"]),
+        (Measurement, defined["measurement"]),
+        (Budget, defined["budget"]),
+    ):
+        assert {f.name for f in dataclasses.fields(kind)} == fields(schema), kind

@@ -31,6 +31,13 @@ def test_it_is_written_once(model: Model, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [f"{model.key}.pt2"]
 
 
+def test_what_somebody_else_has_left_there_is_not_taken(model: Model, tmp_path: Path) -> None:
+    """An output folder may come from anybody, and a .pt2 file hold code."""
+    path = tmp_path / f"{model.key}.pt2"
+    path.write_bytes(b"theirs")
+    assert traced(model, tmp_path) == path and path.read_bytes() != b"theirs"
+
+
 def test_the_network_is_left_as_it_was(model: Model, tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     traced(model, tmp_path)

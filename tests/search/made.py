@@ -156,6 +156,9 @@ def verdict(
         "trial": chosen.number,
         "baseline": 0,
         "metric": "accuracy",
+        "n": 3000,
+        "before": 0.9,
+        "after": 0.9 - drop / 100,
         "measurements": {
             "latency_ratio": Measurement("latency_ratio", "x", 0.5, low=0.45, high=0.55, environment=where).to_json(),
             "drop_points": Measurement(
@@ -170,7 +173,7 @@ def verdict(
 
 
 def start(limits: Budget) -> Line:
-    return {"kind": "start", "inputs": {"metric": "accuracy"}, "budget": limits.to_json()}
+    return {"kind": "start", "inputs": {"model": "net", "metric": "accuracy"}, "budget": limits.to_json()}
 
 
 def line(made: Trial) -> Line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ AGAIN, BESIDE = Measurement("latency_ratio", "x", 0.44), Measurement("latency_ra
 LINES: list[journal.Line] = [
     made.start(LIMITS),
     *map(made.line, TRIALS),
-    {"kind": "pace", "steps_per_s": 3.0, "verdict_s": 40.0},
+    {"kind": "pace", "short_steps": 30, "long_steps": 150, "steps_per_s": 3.0, "verdict_s": 40.0},
     *({"kind": "time", "seconds": seconds} for seconds in (0.1, 0.7, 12.345, 1e-3, 400.1)),
     {"kind": "reading", "trial": 1, "reading": 1},
     {"kind": "reading", "trial": 1, "reading": 2},
@@ -95,6 +96,81 @@ def test_an_edited_journal_is_refused_with_its_line(tmp_path: Path, line: bytes)
         journal.read_lines(path)
 
 
+def deep(levels: int) -> bytes:
+    return b'{"kind":"later","x":' + b"[" * levels + b"]" * levels + b"}"
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (deep(100_000), "is nested too deep"),
+        (deep(60), "is nested too deep"),
+        ({"kind": "time"}, "'seconds' is missing"),
+        ({"kind": "time", "seconds": -1}, "'seconds' is -1: give a number from 0"),
+        (b'{"kind":"time","seconds":1e400}', "'seconds' is not finite"),
+        (b'{"kind":"time","seconds":NaN}', "is no JSON: NaN is no number"),
+        (b'{"kind":"time","seconds":1,"seconds":2}', 'the key "seconds" stands twice'),
+        ({"kind": ["time"]}, "'kind' is missing"),
+        ({"kind": "pace", "short_steps": 0, "long_steps": 5}, "'short_steps' is 0"),
+        ({"kind": "reading", "trial": "1"}, "'trial' is \"1\": give a whole number"),
+        ({**LINES[0], "budget": {"limits": []}}, "'budget.max_time_s' is missing"),
+        ({**LINES[0], "inputs": {"metric": 3, "model": "x"}}, "'inputs.metric' is 3: give a text"),
+        ({**made.verdict(TRIALS[1]), "measurements": {"x": {}}}, "'measurements.x.quantity' is missing"),
+        ({**made.verdict(TRIALS[1]), "reading": 0}, "'reading' is 0"),
+        ({"kind": "allocation", "by": "macs", "criterion": "l2", "keep": [[1.5, []]]}, r"'keep\[0\]\[0\]' is 1.5"),
+        (
+            {"kind": "sensitivity", "runtime": "../../x", "plan": "", "rows": []},
+            "'runtime' is \"../../x\": give one of",
+        ),
+        ({"kind": "timing", "trial": 1}, "'measurements' is missing"),
+        ({**LINES[2], "stage": "midnight"}, "'stage' is \"midnight\": give one of"),
+        ({**LINES[2], "status": "failed"}, "'status' is \"failed\", and there is a file"),
+        ({**LINES[2], "number": -1}, "'number' is -1"),
+    ],
+)
+def test_a_line_that_nobody_wrote_so_is_refused_with_its_place(tmp_path: Path, line: Any, sentence: str) -> None:
+    path = tmp_path / "journal.jsonl"
+    raw = line if isinstance(line, bytes) else json.dumps(line).encode()
+    path.write_bytes(b'{"kind":"later","x":{"y":[1]}}\n' + raw + b"\n")
+    with pytest.raises(UserError, match=rf"^Line 2 of .*journal\.jsonl .*{sentence}.*restore it or use another"):
+        journal.read(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "sentence"),
+    [
+        (("artifact", "bytes"), -5, "'artifact.bytes' is -5: give a number from 1"),
+        (("artifact", "path"), "../../x", "'artifact.path' is \"../../x\": give the name of a file below"),
+        (("artifact", "path"), "/etc/passwd", "'artifact.path' is"),
+        (("artifact", "runtime"), "onnxruntime", "'artifact.runtime' is \"onnxruntime\", and the plan is for litert"),
+        (("plan", "export", "runtime"), "../../x", "'plan.export.runtime' is"),
+        (("measurements", "size_bytes", "value"), -5, "'measurements.size_bytes.value' is -5: no size_bytes in B is"),
+        (("measurements", "size_bytes", "quantity"), "x", "'measurements.size_bytes.quantity' is \"x\""),
+        (("measurements", "latency_ms", "value"), 0, "'measurements.latency_ms.value' is 0"),
+        (("measurements", "latency_ms", "low"), 1e9, "above 'high'"),
+        (("measurements", "latency_ms", "value"), None, "'measurements.latency_ms.value' is null, and 'how' is"),
+        (("measurements", "drop_points", "environment", "one_sided"), "x", 'environment.one_sided\' is "x"'),
+    ],
+)
+def test_a_trial_is_held_against_what_can_be(tmp_path: Path, place: tuple[str, ...], value: Any, sentence: str) -> None:
+    path, line = tmp_path / "journal.jsonl", json.loads(json.dumps(LINES[2]))
+    inner = line
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(UserError, match=f"^Line 1 of .*{sentence}"):
+        journal.read(path)
+
+
+def test_a_journal_is_about_one_run(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal.append(path, LINES[0])
+    journal.append(path, made.start(made.budget(max_size="1MB")))
+    with pytest.raises(UserError, match="says twice what its run is about"):
+        journal.read_lines(path)
+
+
 @pytest.mark.parametrize("change", [{"plan": None}, {"measurements": 3}, {"artifact": {"path": "x"}}])
 def test_a_trial_that_makes_no_sense_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "journal.jsonl"
@@ -109,7 +185,7 @@ def test_a_timing_that_makes_no_sense_is_refused(tmp_path: Path, change: dict[st
     timing = next(line for line in LINES if line["kind"] == "timing")
     for line in (LINES[2], {**timing, **change}):
         journal.append(path, line)
-    with pytest.raises(UserError, match="timing of trial 1 cannot be read"):
+    with pytest.raises(UserError, match=r"^Line 2 of .*measurements"):
         journal.read(path)
 
 

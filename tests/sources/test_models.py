@@ -1,6 +1,7 @@
 """Models from names, factories, modules and folders, and back."""
 
 import json
+import os
 import re
 import textwrap
 
@@ -121,7 +122,12 @@ def test_factory(project, tmp_path):
     assert counted.origin.arguments == {"num_classes": 9} and counted.labels[8] == "i"
     assert any("ImageNet is assumed" in sentence for sentence in counted.findings)
     save_model(counted, tmp_path / "model")
-    assert open_model(tmp_path / "model").sha256 == counted.sha256
+    with pytest.raises(UserError, match=rf'model.json names the factory "{project}:counted", code .* --allow-code'):
+        open_model(tmp_path / "model")
+    for allowed in (True, [f"{project}:counted"]):
+        assert open_model(tmp_path / "model", allow_code=allowed).sha256 == counted.sha256
+    with pytest.raises(UserError, match="--allow-code"):
+        open_model(tmp_path / "model", allow_code=[f"{project}:plain"])
 
 
 def test_grey_pictures(project):
@@ -168,6 +174,8 @@ def test_bad_spec_and_bad_shapes_are_sentences(project, tmp_path):
         open_model(f"{project}:grey", input_shape="1x-16")
     with pytest.raises(UserError, match="There are 2 labels, but the network has 4 outputs"):
         open_model(f"{project}:plain", labels=["a", "b"])
+    with pytest.raises(UserError, match="The label 'a' stands for several outputs"):
+        open_model(f"{project}:plain", labels=list("abca"))
 
 
 def test_networks_that_pocketfit_does_not_take():
@@ -192,13 +200,20 @@ def test_labels_and_preprocess_from_files(project, tmp_path):
     model = open_model(f"{project}:plain", labels=tmp_path / "labels.txt", preprocess=tmp_path / "p.json")
     assert model.labels == ("one", "two", "three", "four")
     assert model.preprocess.mean == (0, 0, 0) and model.signature.inputs[0].shape == (None, 3, 20, 20)
+    (tmp_path / "p.json").write_bytes(b'\xef\xbb\xbf{"height": 20, "width": 20}')
+    (tmp_path / "labels.txt").write_bytes("\ufeffone\r\ntwo\r\nthree\r\nfour".encode())
+    again = open_model(f"{project}:plain", labels=tmp_path / "labels.txt", preprocess=tmp_path / "p.json")
+    assert (again.labels[0], again.preprocess.height) == ("one", 20)
+    (tmp_path / "labels.txt").write_bytes("one\n".encode("utf-16"))
+    with pytest.raises(UserError, match=r"labels\.txt is a text in UTF-16: save it as UTF-8"):
+        open_model(f"{project}:plain", labels=tmp_path / "labels.txt")
     for text, sentence in {
-        '{"means": [0]}': "unknown key 'means'",
-        '{"mean": [0]}': "'mean' in .* must hold 3 numbers",
+        '{"means": [0]}': "'means' is no known key",
+        '{"mean": [0]}': "'mean' must hold 3 numbers",
         '{"std": [1, 0, 1]}': "other than 0",
-        '{"colour": "CMYK"}': "use one of RGB, BGR, GRAY",
-        '{"height": "tall"}': "number of pixels",
-        "[1]": "holds a list",
+        '{"colour": "CMYK"}': 'give one of "RGB", "BGR", "GRAY"',
+        '{"height": "tall"}': "'height' is \"tall\": give a whole number",
+        "[1]": r"it is \[1\]: give an object",
         "{": "is no JSON",
     }.items():
         (tmp_path / "p.json").write_text(text)
@@ -255,6 +270,20 @@ def test_pruned_network_comes_back_from_its_folder(name, tmp_path):
     assert open_model(tmp_path / "model").sha256 == twice.sha256 != pruned.sha256
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes of files")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_model_folder_is_readable_as_the_umask_says(folder, tmp_path, umask, mode):
+    model, before = open_model(folder), os.umask(umask)
+    try:
+        save_model(model, tmp_path / "again")
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "again").iterdir()} == {
+        "model.json": mode,
+        "weights.safetensors": mode,
+    }
+
+
 @pytest.fixture
 def folder(tmp_path):
     save_model(open_model(NAME, classes=2, input_shape="3x32x32"), tmp_path / "model")
@@ -282,28 +311,62 @@ def changed(folder, **values):
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
+def zoo_origin(name, **arguments):
+    return {"origin": {"kind": "zoo", "name": name, "arguments": arguments}}
+
+
 def test_damaged_folders_are_sentences(folder):
     whole = (folder / "model.json").read_text()
-    resnet = {"kind": "zoo", "name": "resnet18", "arguments": {}}
+    resnet, signature = zoo_origin("resnet18")["origin"], json.loads(whole)["signature"]
     cases = {
-        "format version 9": {"format_version": 9},
-        "is not the file that": {"weights_sha256": "0"},
-        "can't be read": {"signature": 3},
+        "'format_version' is 9: give one of 1": {"format_version": 9},
+        "'format_version' is true": {"format_version": True},
+        "is not the file that": {"weights_sha256": "0" * 64},
+        "'signature' is 3: give an object; make the folder again": {"signature": 3},
         "doesn't fit the network that resnet18 builds": {"origin": resnet},
-        "unknown key 'sharpness'": {"preprocess": {"sharpness": 1}},
-        "No architecture is called 'nothing'": {"origin": {"kind": "zoo", "name": "nothing", "arguments": {}}},
-        "names no factory": {"origin": {"kind": "factory", "name": "shutil:rmtree", "arguments": {}}},
-        "can't be built with path=": {"origin": {"kind": "zoo", "name": NAME, "arguments": {"path": "/"}}},
+        "'preprocess.sharpness' is no known key": {"preprocess": {"sharpness": 1}},
+        r"'preprocess.background\[0\]' is 300: give a number from 0 up to 255": {
+            "preprocess": {"height": 32, "width": 32, "background": [300, -1, 2]}
+        },
+        r"'signature.inputs\[0\].shape' is \[3, 32, 32\], and 'preprocess' makes \[3, 224, 224\]": {"preprocess": {}},
+        "No architecture is called 'nothing'": zoo_origin("nothing"),
+        'names the factory "shutil:rmtree", code of your': {
+            "origin": {**resnet, "kind": "factory", "name": "shutil:rmtree"}
+        },
+        '\'origin.kind\' is "evil": give one of "zoo", "factory", "object"': {"origin": {**resnet, "kind": "evil"}},
+        "'origin.arguments.path' is \"/\"": zoo_origin(NAME, path="/"),
+        "can't be built with depth=3": zoo_origin(NAME, depth=3),
+        "can't be built with width=1e\\+09": zoo_origin(NAME, width=1e9),
+        "can't be built with classes=1e\\+12": zoo_origin(NAME, classes=10**12),
+        "has .* GB, more than the 4 GB allowed": zoo_origin("resnet50", width=8.0, classes=10**5),
         "can't be built again": {"origin": {"kind": "object", "name": "Net", "arguments": {}}},
+        "'labels' is \"ab\": give a list": {"labels": "ab"},
+        "'labels' is .*: \"a\" stands in it twice": {"labels": ["a", "a"]},
+        "'labels' are 3 for 2 outputs": {"labels": ["a", "b", "c"]},
+        "'split_seed' is Infinity: give a whole number": {"split_seed": float("inf")},
+        "'learned.sparse' names \"nowhere\", which is no layer": {"learned": {"sparse": ["nowhere"]}},
+        "'signature.inputs' must hold one tensor": {"signature": {**signature, "inputs": signature["inputs"] * 2}},
+        r"'signature.inputs' is \[\]: give at least 1": {"signature": {"inputs": [], "outputs": []}},
+        "gives .*2, 2.* for two samples, its description says .*2, 4": {
+            "signature": {**signature, "outputs": [{**signature["outputs"][0], "shape": [None, 4]}]}
+        },
     }
     for sentence, values in cases.items():
         (folder / "model.json").write_text(whole)
         changed(folder, **values)
+        if float("inf") in values.values():
+            (folder / "model.json").write_text((folder / "model.json").read_text().replace("Infinity", "1e400"))
         with pytest.raises(UserError, match=sentence):
             open_model(folder)
-    (folder / "model.json").write_text(whole[:-9])
-    with pytest.raises(UserError, match="is no JSON"):
-        open_model(folder)
+    for text, sentence in {
+        whole[:-9]: "is no JSON",
+        "[" * 100_000: "nested too deep",
+        whole.replace("0,", "NaN,", 1): "NaN is no number in JSON",
+        whole.replace('"labels"', '"origin"'): 'the key "origin" stands twice',
+    }.items():
+        (folder / "model.json").write_text(text)
+        with pytest.raises(UserError, match=sentence):
+            open_model(folder)
     (folder / "model.json").write_text(whole)
     (folder / "weights.safetensors").unlink()
     with pytest.raises(UserError, match="There is no file"):

@@ -6,19 +6,21 @@ processes writes a file of its own beside it, so that a kill loses no more than 
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from pocketfit.analysis import channel_trials as trials
 from pocketfit.analysis.channel_trials import Answers, Job, Row
-from pocketfit.core.errors import UserError
+from pocketfit.core import user_code
+from pocketfit.core.json_file import parse, read_bytes
 from pocketfit.core.model import Model
+from pocketfit.core.rules import Between, Count
 from pocketfit.core.samples import Samples
+from pocketfit.core.schema import checked
 from pocketfit.core.scratch import temporary_folder
 from pocketfit.passes.graph import ChannelGraph
 from pocketfit.runtimes import child
@@ -26,6 +28,30 @@ from pocketfit.runtimes import child
 Progress = Callable[[int, int], None]
 POLL_S = 0.2
 NO_TIME_LIMIT_S = 10.0**9
+MOST_BYTES = 2**28  # of a file of results
+Points = Annotated[float, Between(-100, 100)]
+Error = Annotated[float, Between(0)]
+
+
+class Refusal(TypedDict):
+    """A line of the store: why the network does not run with `kept` channels of a group."""
+
+    group: str
+    kept: Count
+    why_not: str
+
+
+class Outcome(TypedDict):
+    """A line of the store: what the network loses with `kept` channels of a group."""
+
+    group: str
+    kept: Count
+    loss: float
+    loss_rise: float
+    loss_rise_se: Error
+    accuracy: Annotated[float, Between(0, 1)]
+    drop_points: Points
+    drop_points_se: Error
 
 
 def evaluated(
@@ -63,21 +89,24 @@ def evaluated(
                 trials.carry_out(model.network, graph, samples, whole, missing, keep)
             else:
                 trials.write_work(Path(temporary), model, graph, samples, whole)
-                found = _in_children(Path(temporary), missing, names, tell)
+                found = _in_children(model, Path(temporary), missing, names, tell)
         rows |= {(row["group"], row["kept"]): row for row in found}
     if store is not None and missing:
         _merge(store, key, rows)
     return rows
 
 
-def _in_children(work: Path, jobs: Sequence[Job], lines: Sequence[Path], tell: Callable[[int], None]) -> list[Row]:
+def _in_children(
+    model: Model, work: Path, jobs: Sequence[Job], lines: Sequence[Path], tell: Callable[[int], None]
+) -> list[Row]:
     """Every process takes each so-many-th job. Where one fails, or the user stops, the others end after their job."""
-    stop = work / "stop"
+    stop, name = work / "stop", model.origin.name
+    closed = None if model.origin.kind != "factory" else str(user_code.closed_to(name) or "")
     with ThreadPoolExecutor(len(lines)) as pool:
         futures: list[Future[Any]] = []
         for number, path in enumerate(lines):
             mine = [[job.group, job.kept, list(job.removed)] for job in jobs[number :: len(lines)]]
-            payload = {"folder": str(work), "jobs": mine, "lines": str(path), "stop": str(stop)}
+            payload = {"folder": str(work), "jobs": mine, "lines": str(path), "stop": str(stop), "closed": closed}
             target = "pocketfit.analysis.channel_trials:in_child"
             threads = {"OMP_NUM_THREADS": "1"}
             futures.append(pool.submit(child.call, target, payload, timeout_s=NO_TIME_LIMIT_S, environment=threads))
@@ -95,15 +124,15 @@ def _in_children(work: Path, jobs: Sequence[Job], lines: Sequence[Path], tell: C
 
 
 def _stored(store: Path, key: str) -> dict[tuple[str, int], Row]:
-    """All whole rows of this question; a torn last line (a kill) is left out."""
-    rows = {}
+    """All whole rows of this question; a torn last line (a kill) is left out. Raises UserError for any other line."""
+    rows: dict[tuple[str, int], Row] = {}
     for path in sorted(store.glob(f"{key}*.jsonl")):
-        for raw in path.read_bytes().split(b"\n")[:-1]:
-            try:
-                row = json.loads(raw)
-                rows[(str(row["group"]), int(row["kept"]))] = row
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"A line of {path} is no result of this analysis: remove the file") from error
+        source, mend = f"A line of {path}", "remove the file"
+        for raw in read_bytes(path, "results", MOST_BYTES).split(b"\n")[:-1]:
+            found = parse(raw, source, mend)
+            kind = Refusal if isinstance(found, dict) and "why_not" in found else Outcome
+            row = checked(kind, found, source, mend)
+            rows[(row["group"], row["kept"])] = row
     return rows
 
 

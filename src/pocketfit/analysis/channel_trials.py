@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pocketfit.core import user_code
 from pocketfit.core.model import Model
 from pocketfit.core.samples import Samples
 from pocketfit.passes import prune
@@ -156,9 +157,16 @@ def write_work(folder: Path, model: Model, graph: ChannelGraph, samples: Samples
     (folder / "work.json").write_text(json.dumps(told))
 
 
-def in_child(folder: str, jobs: list[list[Any]], lines: str, stop: str) -> list[Row]:
-    """The child's side of `carry_out`: each row is also a line of `lines`; ends early once the file `stop` exists."""
+def in_child(folder: str, jobs: list[list[Any]], lines: str, stop: str, closed: str | None) -> list[Row]:
+    """The child's side of `carry_out`: each row is also a line of `lines`; ends early once the file `stop` exists.
+
+    closed  of a network from a factory, which the parent was allowed to call: the folder that its code must not come
+            from, "" where the user gave the name
+    """
     work = Path(folder)
+    if closed is not None:
+        name = json.loads((work / "model" / "model.json").read_text(encoding="utf-8"))["origin"]["name"]
+        user_code.function(name, "factory", Path(closed) if closed else None)
     told = json.loads((work / "work.json").read_text())
     with np.load(work / "ids.npz", allow_pickle=False) as stored:
         ids = [stored[f"arr_{number}"] for number in range(len(told["places"]))]
@@ -170,7 +178,7 @@ def in_child(folder: str, jobs: list[list[Any]], lines: str, stop: str) -> list[
     samples = Samples(array, labels, [""] * len(labels), told["split"], "", preprocess)
     slices = tuple(Slice(name, dim, part) for (name, dim), part in zip(told["places"], ids, strict=True))
     graph = ChannelGraph(slices, (), ())
-    network = load_model(work / "model").network
+    network = load_model(work / "model", allow_code=closed is not None).network
     rows: list[Row] = []
     for group, kept, removed in jobs:
         if Path(stop).exists():

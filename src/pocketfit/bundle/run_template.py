@@ -5,33 +5,44 @@
     python run.py --json photo.jpg               # one JSON object a line
     python run.py --selftest                     # hashes, preprocessing and answers against golden/
 
-Needs numpy, Pillow and the one runtime that manifest.json names. Exit codes: 0 done, 1 a picture could not be read or
-the self-test failed, 2 wrong usage or a missing package, 130 Ctrl-C.
+Needs numpy, Pillow and the one runtime that manifest.json names. Every start checks all files against their hashes
+first. Exit codes: 0 done, 1 a picture could not be read or the self-test failed, 2 wrong usage, a missing package or a
+changed bundle, 130 Ctrl-C.
 """
 
-from __future__ import annotations
+import os
+import sys
+
+if __name__ == "__main__":
+    # Python puts a program's folder in front of its import path; nothing that lies there shall stand in for a package.
+    _own = os.path.dirname(os.path.realpath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or os.curdir) != _own]
 
 import argparse
 import hashlib
 import importlib
-import importlib.util
 import json
-import os
+import math
 import platform
-import sys
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 INTEGER_SETS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")  # as /proc/cpuinfo says
 CHUNK_BYTES = 1 << 20
+MOST_MANIFEST_BYTES, MOST_VALUES, MOST_PIXELS = 10 << 20, 1 << 26, 16_384  # values of an input, pixels of its side
 Run = Callable[[Any], Any]  # one input as the file takes it -> its first output as the file gives it
+
+
+class Refused(Exception):
+    """The bundle is not as it was written; the message is a sentence."""
 
 
 def need(module: str, package: str) -> Any:
@@ -81,21 +92,22 @@ OPENERS = {"litert": open_litert, "onnxruntime": open_onnxruntime}
 class Network:
     """The network with its manifest: picture -> tensor -> raw answer -> probabilities."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, manifest: "dict[str, Any]") -> None:
         self.np = need("numpy", "numpy")
         need("PIL.Image", "pillow")  # preprocess.py needs it
-        self.folder = folder
-        self.manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        self.folder, self.manifest = folder, manifest
         self.input, self.output = self.manifest["input"], self.manifest["output"]
         self.labels = self.manifest["labels"]
         self.settings = _settings(self.manifest["preprocess"])
-        self.preprocess = _load(folder / "preprocess.py")
+        self.preprocess = _load(folder / "preprocess.py", manifest["files"]["preprocess.py"])
         self._run = OPENERS[self.manifest["runtime"]["name"]](folder / self.manifest["file"]["name"], threads)
         self._warm_up()
 
     def _warm_up(self) -> None:
         """Decoders are loaded with the first picture, kernels prepared in the first run: keep both out of the times."""
-        self.raw_answer(self.np.zeros(self.input["shape"], "float32"))
+        answer = self.raw_answer(self.np.zeros(self.input["shape"], "float32"))
+        if answer.size != len(self.labels):
+            raise Refused(f"the network gives {answer.size} numbers, and manifest.json has {len(self.labels)} labels")
         blank = BytesIO()
         need("PIL.Image", "pillow").new("RGB", (8, 8)).save(blank, "PNG")
         blank.seek(0)
@@ -144,14 +156,15 @@ def _settings(preprocess: dict[str, Any]) -> SimpleNamespace:
     return SimpleNamespace(**settings, channels=1 if preprocess["colour"] == "GRAY" else 3)
 
 
-def _load(path: Path) -> Any:
-    """The module in this very file, wherever Python was started and whatever is called the same elsewhere."""
-    sys.dont_write_bytecode = True  # the folder stays as it was written
-    spec = importlib.util.spec_from_file_location("bundle_preprocess", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def _load(path: Path, expected: str) -> Any:
+    """The module in this file, read once: what was hashed is what is run. Nothing is written beside it."""
+    source = path.read_bytes()
+    if hashlib.sha256(source).hexdigest() != expected:
+        raise Refused(f"{path.name} was changed: its sha256 is not the one in manifest.json")
+    module = ModuleType("bundle_preprocess")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look their module up there
+    exec(compile(source, str(path), "exec"), module.__dict__)
     return module
 
 
@@ -203,10 +216,16 @@ def _readable(found: dict[str, Any]) -> str:
 
 def selftest(folder: Path, threads: int) -> int:
     """Compare files, tensors and answers with what was written when the bundle was made; print PASS or what differs."""
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    problems = list(changed_files(folder, manifest["files"]))
-    if not problems:  # a changed file is not worth running
-        problems = list(different_answers(Network(folder, threads)))
+    manifest: "dict[str, Any]" = {}
+    try:
+        manifest = read_manifest(folder)
+        problems = list(changed_files(folder, manifest["files"]))
+        if not problems:  # a changed file is not worth running
+            problems = list(different_answers(opened(folder, threads, manifest)))
+    except Refused as refusal:
+        problems = [str(refusal)]
+    except Exception as error:  # numpy raises whatever a strange file makes it raise
+        problems = [f"the golden answers cannot be compared ({_cause(error)})"]
     if problems:
         print("\n".join(f"FAIL: {problem}" for problem in problems))
         return 1
@@ -215,14 +234,59 @@ def selftest(folder: Path, threads: int) -> int:
     return 0
 
 
-def changed_files(folder: Path, files: dict[str, str]) -> Iterator[str]:
+def read_manifest(folder: Path) -> "dict[str, Any]":
+    """manifest.json, if it is what was written and names only files of this folder. Raises Refused."""
+    path = folder / "manifest.json"
+    if not _is_ours(folder, path) or path.stat().st_size > MOST_MANIFEST_BYTES:
+        raise Refused("manifest.json is no file of this folder, or too large to be one")
+    try:
+        manifest = json.loads(path.read_bytes().decode("utf-8"))
+        if seal(manifest) != manifest["seal"]:
+            raise Refused("manifest.json was changed: its seal is not that of what stands in it")
+        named = [manifest["file"]["name"], "preprocess.py", "run.py"]
+        pairs = manifest["golden"]["pairs"]
+        named += [pair[key] for pair in pairs for key in ("input", "tensor", "output")]
+        unknown = [name for name in named if name not in manifest["files"]]
+        outside = [name for name in manifest["files"] if not is_name(name)]
+        sides = [manifest["preprocess"][key] for key in ("height", "width", "resize_px")]
+        too_large = math.prod(manifest["input"]["shape"]) > MOST_VALUES or max(sides) > MOST_PIXELS
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        raise Refused(f"manifest.json is not what was written ({type(error).__name__}: {str(error)[:100]})") from error
+    if unknown or outside or manifest["files"][named[0]] != manifest["file"]["sha256"]:
+        odd = (unknown + outside + named)[0]
+        raise Refused(f"manifest.json has no sha256 of {odd!r}, or it is no file of this folder")
+    if too_large:
+        raise Refused("manifest.json speaks of an input that is too large for any network")
+    if not pairs:
+        raise Refused("manifest.json lists no golden answers, so that nothing could be proved")
+    return dict(manifest)
+
+
+def seal(manifest: "dict[str, Any]") -> str:
+    """sha256 over everything in the manifest but the seal itself, as JSON with sorted keys and without spaces."""
+    content = {key: value for key, value in manifest.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def is_name(value: str) -> bool:
+    """A plain name, or one of golden/: no way leads out of the folder."""
+    name = value[len("golden/") :] if value.startswith("golden/") else value
+    return name not in ("", ".", "..") and not re.search(r"[/\\:\x00]", name)
+
+
+def changed_files(folder: Path, files: "dict[str, str]") -> "Iterator[str]":
     """A sentence for each file that is missing or has another sha256 than `files` says."""
     for name, expected in files.items():
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()) or not path.is_file():
+        path = folder / name
+        if not _is_ours(folder, path):
             yield f"{name} is missing"
         elif file_sha256(path) != expected:
             yield f"{name} was changed: its sha256 is not the one in manifest.json"
+
+
+def _is_ours(folder: Path, path: Path) -> bool:
+    """Whether this is a plain file inside the folder, wherever links lead."""
+    return path.is_file() and path.resolve().is_relative_to(folder.resolve())
 
 
 def file_sha256(path: Path) -> str:
@@ -285,21 +349,42 @@ def parser() -> argparse.ArgumentParser:
     return words
 
 
-def main(arguments: list[str] | None = None, folder: Path = HERE) -> int:
+def main(arguments: "list[str] | None" = None, folder: Path = HERE) -> int:
     words = parser()
     given = words.parse_args(arguments)
     if given.top < 1 or given.threads < 1:
         words.error("--top and --threads take whole numbers from 1")
     if not (folder / "manifest.json").is_file():
         return _refuse(f"{folder / 'manifest.json'} is missing: keep run.py in the folder that it came in")
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # file names need not be text in the terminal's encoding
+            stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "backslashreplace")
     if given.selftest:
         return selftest(folder, given.threads)
     if not given.pictures:
         words.error("name a picture, a folder, or - for file names on stdin")
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # file names need not be text in the terminal's encoding
-            stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "backslashreplace")
-    return classify(Network(folder, given.threads), given.pictures, top=given.top, as_json=given.json)
+    try:
+        manifest = read_manifest(folder)
+        if problems := list(changed_files(folder, manifest["files"])):
+            return _refuse(f"{folder}: {problems[0]}; nothing was run")
+        network = opened(folder, given.threads, manifest)
+    except (Refused, OSError) as refusal:
+        return _refuse(f"{folder}: {refusal}")
+    return classify(network, given.pictures, top=given.top, as_json=given.json)
+
+
+def opened(folder: Path, threads: int, manifest: "dict[str, Any]") -> Network:
+    """The network of a bundle whose files have been checked. Raises Refused."""
+    try:
+        return Network(folder, threads, manifest)
+    except Refused:
+        raise
+    except Exception as error:  # a runtime or numpy raises whatever a strange file makes it raise
+        raise Refused(f"the network cannot be run ({_cause(error)})") from error
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 if __name__ == "__main__":

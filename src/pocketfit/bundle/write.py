@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import platform
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
 from glob import escape
 from importlib.metadata import version
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pocketfit import __version__
 from pocketfit.bundle import readme, run_template
 from pocketfit.bundle.golden import write_golden
+from pocketfit.bundle.manifest import read_manifest
 from pocketfit.core.artifact import Artifact, Quantization
 from pocketfit.core.errors import UserError
 from pocketfit.core.measurement import Measurement
@@ -36,7 +37,7 @@ from pocketfit.core.runtime import Session
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
 
-BUNDLE_VERSION = 1
+BUNDLE_VERSION = 2  # 1 had no seal
 PACKAGES = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}
 
 
@@ -68,9 +69,9 @@ def write_bundle(
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     earlier = _earlier_bundle(folder)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-new-", dir=folder.parent))
+    partial = folder.parent / f".{folder.name}-new-{secrets.token_hex(8)}"
+    partial.mkdir()  # not mkdtemp, whose folders are for the owner only
     try:
-        partial.chmod(0o755)  # mkdtemp's folders are for the owner only
         file = _copy_checked(artifact, partial)
         session = runtimes.get(artifact.runtime).load(file, threads=1)
         try:
@@ -81,6 +82,8 @@ def write_bundle(
         manifest["result"] = _verdict(result)
         _write_words(partial, manifest)
         manifest["files"] = _hashes(partial)
+        manifest = json.loads(json.dumps(manifest, allow_nan=False))  # sealed as it will be read back
+        manifest["seal"] = run_template.seal(manifest)
         _write_json(partial / "manifest.json", manifest)
         _put_in_place(partial, folder, earlier)
     finally:
@@ -260,16 +263,9 @@ def _earlier_bundle(folder: Path) -> dict[str, Any] | None:
     if not any(folder.iterdir()):
         return {"files": {}}
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return read_manifest(folder / "manifest.json")
+    except UserError as error:
         raise refusal from error
-    if (
-        not isinstance(manifest, dict)
-        or "bundle_version" not in manifest
-        or not isinstance(manifest.get("files"), dict)
-    ):
-        raise refusal
-    return manifest
 
 
 def _put_in_place(partial: Path, folder: Path, earlier: Mapping[str, Any] | None) -> None:

@@ -6,7 +6,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pocketfit.core.plan import Plan
+from pocketfit.core.plan import Plan, RuntimeName
+from pocketfit.core.rules import Positive, RelativePath, Sha256
+from pocketfit.core.schema import build
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,11 @@ class OpCost:
 class Artifact:
     """A file, its hash, its plan and what was read back from it. `download_bytes` is after deflate (level 9)."""
 
-    path: str
-    sha256: str
-    bytes: int
-    download_bytes: int
-    runtime: str
+    path: RelativePath
+    sha256: Sha256
+    bytes: Positive
+    download_bytes: Positive
+    runtime: RuntimeName
     plan: Plan
     notes: tuple[str, ...] = ()
 
@@ -110,5 +112,6 @@ class Artifact:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any], plan: Plan) -> Artifact:
-        return cls(**{**data, "notes": tuple(data.get("notes", ())), "plan": plan})
+    def from_json(cls, data: Any, plan: Plan) -> Artifact:
+        """The inverse of `to_json`, for a file in the folder of what is read. Raises Violation."""
+        return build(cls, data, given={"plan": plan})

@@ -10,14 +10,17 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.rules import Between, OneOf
+from pocketfit.core.schema import build
 
 Quantity = Literal["size", "download", "memory", "latency", "drop", "accuracy"]
 Prefer = Literal["speed", "size", "accuracy", "balanced"]
 BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+PERCENTILES = (50, 90, 95, 99)
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -30,10 +33,11 @@ class Limit:
     text        as the user wrote it
     """
 
+    whole_in_json: ClassVar[bool] = True
     quantity: Quantity
-    value: float
+    value: Annotated[float, Between(0, 1e300)]
     relative: bool = False
-    percentile: int = 50
+    percentile: Annotated[int, OneOf(PERCENTILES)] = 50
     text: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -50,9 +54,10 @@ class Limit:
 class Budget:
     """All limits of a run, its time and trials, and what to prefer among the plans that meet the limits."""
 
+    whole_in_json: ClassVar[bool] = True
     limits: tuple[Limit, ...] = ()
-    max_time_s: float | None = None
-    max_trials: int | None = None
+    max_time_s: Annotated[float, Between(0, 1e300, above=True)] | None = None
+    max_trials: Annotated[int, Between(1, 10**9)] | None = None
     prefer: Prefer = "balanced"
 
     def to_json(self) -> dict[str, Any]:
@@ -65,8 +70,8 @@ class Budget:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Budget:
-        limits = tuple(Limit(**limit) for limit in data["limits"])
-        return cls(limits, data["max_time_s"], data["max_trials"], data["prefer"])
+        """The inverse of `to_json`. Raises Violation."""
+        return build(cls, data)
 
     @classmethod
     def parse(
@@ -147,7 +152,7 @@ def _latency_limit(text: str) -> Limit:
     percentile, rest = 50, text
     if match := re.fullmatch(r"\s*p(\d+)\s*:(.*)", text):
         percentile, rest = int(match[1]), match[2]
-        if percentile not in (50, 90, 95, 99):
+        if percentile not in PERCENTILES:
             raise UserError(f"--max-latency '{text}': percentiles p50, p90, p95 and p99 are measured")
     ratio = _relative(rest, "--max-latency")
     if ratio is not None:

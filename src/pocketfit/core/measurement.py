@@ -4,9 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from pocketfit.core.rules import Between, Count, Like, Size, shown
+from pocketfit.core.schema import Violation, build
 
 How = Literal["measured", "estimated", "not_possible_here"]
+Number = Annotated[float, Between(-1e15, 1e15)]
+COUNTED = {"B": 0.0, "ms": 1e-9, "x": 1e-12}  # unit -> the least that can have been measured
+
+
+class Environment(TypedDict):
+    """Where and how something was measured; what is named here is read back, anything else may stand beside it.
+
+    one_sided         the one-sided 95 % bound on the bad side
+    between_sessions  spread of a latency ratio from session to session, and inside of them
+    disturbed         Measurement.disturbed
+    best_ms           the best times of what a session knows its machine by (measure/quiet.py)
+    """
+
+    one_sided: NotRequired[Number]
+    between_sessions: NotRequired[Number | None]
+    within_sessions: NotRequired[Number | None]
+    disturbed: NotRequired[list[str]]
+    best_ms: NotRequired[Mapping[str, Number]]
 
 
 @dataclass(frozen=True)
@@ -22,14 +43,14 @@ class Measurement:
 
     quantity: str
     unit: str
-    value: float | None
-    n: int = 1
-    low: float | None = None
-    high: float | None = None
+    value: Number | None
+    n: Count = 1
+    low: Number | None = None
+    high: Number | None = None
     how: How = "measured"
     reason: str = ""
-    samples: tuple[float, ...] = ()
-    environment: Mapping[str, Any] = field(default_factory=dict)
+    samples: Annotated[tuple[Number, ...], Size()] = ()
+    environment: Annotated[Mapping[str, Any], Like(Environment)] = field(default_factory=dict)
 
     @property
     def disturbed(self) -> tuple[str, ...]:
@@ -61,5 +82,19 @@ class Measurement:
         return data
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Measurement:
-        return cls(**{**data, "samples": tuple(data.get("samples", ()))})
+    def from_json(cls, data: Any) -> Measurement:
+        """The inverse of `to_json`. Raises Violation, also for a number that cannot have been measured."""
+        found = build(cls, data)
+        for key in ("n", "how"):
+            if key not in data:
+                raise Violation("is missing", key)
+        if (found.value is None) != (found.how == "not_possible_here"):
+            raise Violation(f"is {shown(found.value)}, and 'how' is {shown(found.how)}: one of them is wrong", "value")
+        least = COUNTED.get(found.unit)
+        if found.value is not None and least is not None and found.value < least:
+            raise Violation(f"is {shown(found.value)}: no {found.quantity} in {found.unit} is so small", "value")
+        if found.low is not None and found.high is not None and found.low > found.high:
+            raise Violation(f"is {shown(found.low)}, above 'high', which is {shown(found.high)}", "low")
+        return found
+
+    read = from_json

@@ -6,12 +6,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.rules import Between, Seed, Sha256, Size, Text
+from pocketfit.core.schema import build
 from pocketfit.core.signature import Signature
 
 Level = Literal["torch", "onnx"]
+Label = Annotated[str, Text(".{1,1000}", "a name")]
+Labels = Annotated[tuple[Label, ...], Size(0, 10**6, unique=True)]
+Interval = tuple[float, float]
+Moments = tuple[list[float], list[Annotated[float, Between(0)]]]
 
 
 @dataclass(frozen=True)
@@ -23,15 +29,47 @@ class Origin:
     """
 
     kind: Literal["zoo", "factory", "object"]
-    name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    name: Annotated[str, Text(".{1,500}", "a name")]
+    arguments: Mapping[str, int | float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "name": self.name, "arguments": dict(self.arguments)}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Origin:
-        return cls(data["kind"], data["name"], data["arguments"])
+    def from_json(cls, data: Any) -> Origin:
+        """The inverse of `to_json`. Raises Violation."""
+        return build(cls, data)
+
+
+class Learned(TypedDict):
+    """What passes may have learned for the export (Model.learned).
+
+    ranges    by name of a tensor inside: (low, high) that it takes on the grid of the file
+    sparse    names of the layers whose zeros stay
+    patterns  by name of such a layer: the pattern that was asked for
+    normal    by name of a layer: means and deviations of its outputs, one a channel
+    """
+
+    ranges: NotRequired[Mapping[str, Interval]]
+    sparse: NotRequired[list[str]]
+    patterns: NotRequired[Mapping[str, Literal["unstructured", "2:4", "1:4"]]]
+    normal: NotRequired[Mapping[str, Moments]]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What stands in the model.json of a model folder, beside the weights."""
+
+    format_version: Literal[1]
+    origin: Origin
+    signature: Signature
+    preprocess: Preprocess
+    labels: Labels
+    split_seed: Seed
+    sha256: Sha256
+    weights_sha256: Sha256
+    learned: Learned
+    findings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -40,7 +78,7 @@ class Model:
 
     network     in eval mode; passes never change it in place, they return a new Model
     sha256      of the weights and the structure; with the signature it decides what files are made (`key`)
-    learned     what passes learned for the export, by layer name (activation ranges, bits); empty for now
+    learned     what passes learned for the export (Learned)
     findings    sentences for the user that came up on the way here (layers that could not be pruned, …)
     """
 

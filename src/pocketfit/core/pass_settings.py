@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.rules import Between, Positive, Seed, Share, shown
+from pocketfit.core.schema import check_rules
+from pocketfit.core.user_code import NAME
 
+MOST_PIXELS = 16_384  # of a side of the network's input
+LONGEST_PATTERN = 500  # letters of a regular expression
 Statistics = Literal["data", "batch-norm"]
 Criterion = Literal[
     "l1", "l2", "bn-scale", "fpgm", "lamp", "taylor", "hessian", "activation", "activation-rank", "random"
 ]
 SparsePattern = Literal["unstructured", "2:4", "1:4"]
 OptimizerName = Literal["muon", "sgd"]
+Cut = Annotated[float, Between(0, 1, below=True)]  # share of what is there that goes: something stays
+Steps = Annotated[int, Between(1, 10**7)]
+Batch = Annotated[int, Between(1, 10**5)]
+Samples = Annotated[int, Between(1, 10**7)]
+Rate = Annotated[float, Between(0, 100, above=True)]  # learning rate
+Weight = Annotated[float, Between(0, 10**9)]  # of a part of a loss
+Pixels = Annotated[int, Between(1, MOST_PIXELS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,38 +67,36 @@ class Prune:
 
     FACTS: ClassVar[PassFacts] = PassFacts(kind="prune", moves_weights=True)
 
-    ratio: float
+    ratio: Cut
     criterion: str = "l2"
-    multiple: int = 8
-    layers: tuple[tuple[str, float], ...] = ()
-    keep: tuple[tuple[str, int], ...] = ()
-    samples: int = 256
-    seed: int = 0
+    multiple: Annotated[int, Between(1, 10**6)] = 8
+    layers: tuple[tuple[str, Cut], ...] = ()
+    keep: tuple[tuple[str, Positive], ...] = ()
+    samples: Samples = 256
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
+        check_rules(self)
         for ratio in (self.ratio, *(r for _, r in self.layers)):
             if not 0 <= ratio < 1:
                 raise UserError(
                     f"A pruning ratio of {ratio:g} cannot be carried out: give a share from 0 up to, but not"
                     " including, 1"
                 )
+        _check_patterns(self.layers)
         if self.criterion not in get_args(Criterion) and not self.calls_code:
             raise UserError(
-                f"There is no pruning criterion '{self.criterion}': known are {', '.join(get_args(Criterion))}, or"
+                f"There is no pruning criterion {shown(self.criterion)}: known are {', '.join(get_args(Criterion))}, or"
                 " package.module:function"
             )
-        if self.multiple < 1:
-            raise UserError(f"Channels cannot be kept at multiples of {self.multiple}: give a whole number from 1")
-        if self.samples < 1:
-            raise UserError("A criterion needs at least one sample to look at")
         for layer, channels in self.keep:
             if channels < 1:
-                raise UserError(f"Layer '{layer}' cannot keep {channels} channels: give a whole number from 1")
+                raise UserError(f"Layer {shown(layer)} cannot keep {channels} channels: give a whole number from 1")
 
     @property
     def calls_code(self) -> bool:
         """Whether the criterion is a function of the user's own."""
-        return re.fullmatch(r"[\w.]+:\w+", self.criterion) is not None
+        return NAME.fullmatch(self.criterion) is not None
 
     @property
     def code(self) -> str:
@@ -110,28 +121,23 @@ class Train:
 
     FACTS: ClassVar[PassFacts] = PassFacts(kind="train", moves_weights=True)
 
-    steps: int
-    batch_size: int = 64
-    learning_rate: float = 0.02
-    temperature: float = 4.0
-    alpha: float = 0.9
-    share: float = 1.0
-    seed: int = 0
+    steps: Steps
+    batch_size: Batch = 64
+    learning_rate: Rate = 0.02
+    temperature: Annotated[float, Between(0, 1000, above=True)] = 4.0
+    alpha: Share = 0.9
+    share: Annotated[float, Between(0, 1, above=True)] = 1.0
+    seed: Seed = 0
     distillation: Literal["logits", "decoupled"] = "logits"
-    beta: float = 8.0
+    beta: Weight = 8.0
     features: tuple[str, ...] = ()
-    feature_weight: float = 100.0
-    ema: float = 0.0
-    views: int = 0
+    feature_weight: Weight = 100.0
+    ema: Annotated[float, Between(0, 1, below=True)] = 0.0
+    views: Annotated[int, Between(0, 1000)] = 0
     optimizer: OptimizerName = "muon"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
-            raise UserError("Training needs at least one step and a batch of at least one sample")
-        if not 0 < self.share <= 1 or not 0 <= self.alpha <= 1 or self.temperature <= 0:
-            raise UserError("Training settings out of range: 0 < share <= 1, 0 <= alpha <= 1, temperature > 0")
-        if not 0 <= self.ema < 1 or self.beta < 0 or self.feature_weight < 0 or self.views < 0:
-            raise UserError("Training settings out of range: 0 <= ema < 1, and beta, feature_weight, views from 0")
+        check_rules(self)
 
     @property
     def code(self) -> str:
@@ -144,12 +150,11 @@ class Recalibrate:
 
     FACTS: ClassVar[PassFacts] = PassFacts(kind="recalibrate", words="batch norms taken anew", moves_weights=True)
 
-    samples: int = 1000
-    seed: int = 0
+    samples: Annotated[int, Between(2, 10**7)] = 1000
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.samples < 2:
-            raise UserError("Statistics of batch norms need at least two samples")
+        check_rules(self)
 
     @property
     def code(self) -> str:
@@ -169,21 +174,21 @@ class Sparsify:
 
     FACTS: ClassVar[PassFacts] = PassFacts(kind="sparsify", moves_weights=True)
 
-    sparsity: float = 0.5
+    sparsity: Cut = 0.5
     pattern: SparsePattern = "unstructured"
     criterion: Literal["magnitude", "movement"] = "magnitude"
-    layers: tuple[tuple[str, float], ...] = ()
-    samples: int = 256
-    seed: int = 0
+    layers: tuple[tuple[str, Cut], ...] = ()
+    samples: Samples = 256
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
+        check_rules(self)
         for sparsity in (self.sparsity, *(s for _, s in self.layers)):
             if not 0 <= sparsity < 1:
                 raise UserError(
                     f"A sparsity of {sparsity:g} cannot be carried out: give a share from 0 up to, but not including, 1"
                 )
-        if self.samples < 1:
-            raise UserError("A criterion needs at least one sample to look at")
+        _check_patterns(self.layers)
 
     @property
     def code(self) -> str:
@@ -197,14 +202,11 @@ class Resolution:
 
     FACTS: ClassVar[PassFacts] = PassFacts(kind="resolution")
 
-    height: int
-    width: int
+    height: Pixels
+    width: Pixels
 
     def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1:
-            raise UserError(
-                f"A picture of {self.height} x {self.width} pixels cannot be fed: give whole numbers from 1"
-            )
+        check_rules(self)
 
     @property
     def code(self) -> str:
@@ -237,7 +239,10 @@ class Equalize:
 
     statistics: Statistics = "data"
     absorb: bool = True
-    samples: int = 200
+    samples: Samples = 200
+
+    def __post_init__(self) -> None:
+        check_rules(self)
 
     @property
     def code(self) -> str:
@@ -253,7 +258,10 @@ class CorrectBias:
     )
 
     statistics: Statistics = "data"
-    samples: int = 200
+    samples: Samples = 200
+
+    def __post_init__(self) -> None:
+        check_rules(self)
 
     @property
     def code(self) -> str:
@@ -274,14 +282,13 @@ class Round:
         kind="round", words="weights rounded by learning", for_file=True, on_grid=True, folds=True, steps_a_sample=7.0
     )
 
-    sweeps: int = 20
-    samples: int = 200
-    seed: int = 0
+    sweeps: Annotated[int, Between(1, 10**6)] = 20
+    samples: Samples = 200
+    seed: Seed = 0
     split: Literal["calibration", "train"] = "calibration"
 
     def __post_init__(self) -> None:
-        if self.sweeps < 1 or self.samples < 1:
-            raise UserError("Learned rounding needs at least one sweep and one sample")
+        check_rules(self)
 
     @property
     def code(self) -> str:
@@ -306,23 +313,17 @@ class QuantTrain:
         kind="quant-train", for_file=True, on_grid=True, folds=True, steps_a_sample=1.7
     )
 
-    steps: int
-    batch_size: int = 32
-    learning_rate: float = 0.002
-    labels: float = 0.0
+    steps: Steps
+    batch_size: Batch = 32
+    learning_rate: Rate = 0.002
+    labels: Share = 0.0
     split: Literal["train", "calibration"] = "train"
-    seed: int = 0
-    inner: float = 0.0
-    layerwise: float = 0.0
+    seed: Seed = 0
+    inner: Weight = 0.0
+    layerwise: Weight = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
-            raise UserError("Quantization-aware training needs at least one step and a batch of at least one sample")
-        if not 0 <= self.labels <= 1 or min(self.inner, self.layerwise) < 0 or self.learning_rate <= 0:
-            raise UserError(
-                "Quantization-aware training needs 0 <= labels <= 1, inner and layerwise from 0, and a positive"
-                " learning rate"
-            )
+        check_rules(self)
 
     @property
     def code(self) -> str:
@@ -333,3 +334,16 @@ PassSettings = (
     Prune | Train | Recalibrate | Sparsify | Resolution | Piecewise | Equalize | CorrectBias | Round | QuantTrain
 )
 KINDS = {settings.FACTS.kind: settings for settings in get_args(PassSettings)}
+
+
+def _check_patterns(layers: tuple[tuple[str, float], ...]) -> None:
+    """Refuse a name of layers that is no regular expression."""
+    for pattern, _ in layers:
+        if len(pattern) > LONGEST_PATTERN:
+            raise UserError(f"The pattern {shown(pattern)} is too long to name layers")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about what Python may one day read differently
+                re.compile(pattern)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise UserError(f"{shown(pattern)} is no regular expression for names of layers: {error}") from error

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from dataclasses import asdict, dataclass, fields
-from functools import cache, cached_property
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal, get_args
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.pass_settings import (
@@ -39,6 +39,8 @@ from pocketfit.core.pass_settings import (
     Sparsify,
     Train,
 )
+from pocketfit.core.rules import Between, OneOf, shown
+from pocketfit.core.schema import Violation, at, build, check_rules, reading
 
 __all__ = [
     "KINDS",
@@ -59,6 +61,7 @@ __all__ = [
     "Recalibrate",
     "Resolution",
     "Round",
+    "RuntimeName",
     "Sparsify",
     "Train",
     "Weights",
@@ -66,6 +69,7 @@ __all__ = [
 ]
 PLAN_VERSION = 6  # older ones knew fewer settings, and those that they lack have the meaning that they had
 READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
+RuntimeName = Annotated[str, OneOf(("litert", "onnxruntime", "torch"))]
 Precision = Literal["float32", "float16", "dynamic-int8", "int8", "weight-only"]
 Weights = Literal["int8", "int7", "int4"]
 RangeMethod = Literal["min-max", "moving-average", "percentile", "mse", "kl"]  # from what calibration saw
@@ -130,13 +134,13 @@ class ExportSettings:
                    from what batch norms remember, without data (passes/derived.py)
     """
 
-    runtime: str
+    runtime: RuntimeName
     precision: Precision = "float32"
     activations: Literal["int8", "uint8", "int16"] = "int8"
     keep_float: tuple[str, ...] = ()
     io: Literal["float32", "uint8", "int8"] = "float32"
     layout: Literal["", "NHWC", "NCHW"] = ""
-    calibration: int = 200
+    calibration: Annotated[int, Between(1, 10**7)] = 200
     weights: Weights = "int8"
     keep_int8: tuple[str, ...] = ()
     ranges: RangeSource = "min-max"
@@ -145,6 +149,7 @@ class ExportSettings:
         known = get_args(Precision)
         if self.precision not in known:
             raise UserError(f"Unknown precision '{self.precision}': use {', '.join(known[:-1])} or {known[-1]}")
+        check_rules(self)
         if self.io != "float32" and self.precision != "int8":
             raise UserError(f"--io {self.io} needs static int8: a {self.precision} file takes float32 inputs")
         if self.precision in ("float32", "float16") and (self.weights != "int8" or self.keep_int8):
@@ -219,6 +224,11 @@ class Plan:
                 code += f"-{settings.code}" if code else settings.code
         return f"{code}-{self.export.code}" if code else self.export.code
 
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Names of functions of the Python environment that carrying it out calls."""
+        return tuple(p.criterion for p in self.passes if isinstance(p, Prune) and p.calls_code)
+
     @cached_property
     def hash(self) -> str:
         """sha256 of the canonical JSON."""
@@ -237,71 +247,47 @@ class Plan:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Plan:
-        """The inverse of `to_json`. Raises UserError, in a sentence, for anything that is not a plan."""
-        if not isinstance(data, dict) or "export" not in data or "passes" not in data:
-            raise UserError("This is not a plan: it needs the keys 'passes' and 'export'")
-        if data.get("plan_version") not in READABLE_VERSIONS:
+    def from_json(cls, data: Any, source: str = "The plan", *, allow_code: bool = False) -> Plan:
+        """The inverse of `to_json`. Raises UserError, in a sentence that begins with `source`, for anything that is not
+        a plan, and unless allow_code for a plan that calls a pruning criterion of the Python environment."""
+        with reading(source):
+            plan = cls.read(data)
+        if plan.called and not allow_code:
             raise UserError(
-                f"This plan has version {data.get('plan_version')!r}; this pocketfit reads up to {PLAN_VERSION}"
+                f"{source} calls {shown(plan.called[0])} of your Python environment: give allow_code=True to let it"
             )
+        return plan
+
+    @classmethod
+    def read(cls, data: Any) -> Plan:
+        """As `from_json`, where the plan is part of a larger file: raises Violation."""
+        if not isinstance(data, Mapping):
+            raise Violation(f"is {shown(data)}: give an object with 'passes' and 'export'")
+        version = data.get("plan_version")
+        if type(version) is not int or version not in READABLE_VERSIONS:
+            raise Violation(f"is {shown(version)}: this pocketfit reads plans up to {PLAN_VERSION}", "plan_version")
+        if not isinstance(data.get("passes"), list | tuple):
+            raise Violation("is no list of objects, each with the key 'pass'", "passes")
         passes = []
-        if not isinstance(data["passes"], list) or not all(isinstance(item, dict) for item in data["passes"]):
-            raise UserError("This is not a plan: 'passes' must be a list of objects, each with the key 'pass'")
-        if not isinstance(data["export"], dict):
-            raise UserError("This is not a plan: 'export' must be an object")
-        for item in data["passes"]:
-            kind = KINDS.get(str(item.get("pass", "")))
-            if kind is None:
-                raise UserError(f"Unknown pass {item.get('pass')!r} in the plan: known are {', '.join(KINDS)}")
-            meant = {"optimizer": "sgd"} if kind is Train and data["plan_version"] < 5 else {}
-            passes.append(_build(kind, meant | {k: v for k, v in item.items() if k != "pass"}))
-        return cls(tuple(passes), _build(ExportSettings, data["export"]))
+        for number, item in enumerate(data["passes"]):
+            with at("passes"), at(f"[{number}]"):
+                passes.append(_read_pass(item, version))
+        whole = {key: value for key, value in data.items() if key != "plan_version"}
+        return build(cls, whole, given={"passes": tuple(passes)}, ignored=("passes",))
+
+
+def _read_pass(item: Any, version: int) -> PassSettings:
+    if not isinstance(item, Mapping):
+        raise Violation(f"is {shown(item)}: give an object with the key 'pass'")
+    name = item.get("pass")
+    kind = KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise Violation(f"is {shown(name)}: known passes are {', '.join(KINDS)}", "pass")
+    meant = {"optimizer": "sgd"} if kind is Train and version < 5 else {}
+    settings: PassSettings = build(kind, meant | {key: value for key, value in item.items() if key != "pass"})
+    return settings
 
 
 def canonical_json(data: Any) -> str:
     """JSON with sorted keys and no spaces: the form that is hashed. Tuples and lists are the same."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"))
-
-
-def _build(kind: type[Any], data: dict[str, Any]) -> Any:
-    known = {f.name for f in fields(kind)}
-    if unknown := set(data) - known:
-        raise UserError(
-            f"Unknown setting {sorted(unknown)[0]!r} for {kind.__name__} in the plan: known are"
-            f" {', '.join(sorted(known))}"
-        )
-    settings, hints = {name: _tuples(value) for name, value in data.items()}, _hints(kind)  # type: ignore[arg-type]
-    for name, value in settings.items():
-        if not _fits(value, hints[name]):
-            raise UserError(f"The plan's setting {name!r} for {kind.__name__} cannot be {json.dumps(value)[:80]}")
-    try:
-        return kind(**settings)
-    except TypeError as error:
-        raise UserError(f"The plan's settings for {kind.__name__} cannot be read: {error}") from error
-
-
-@cache
-def _hints(kind: type[Any]) -> dict[str, Any]:
-    """A journal has thousands of plans, and Python compiles the words of every hint anew."""
-    return get_type_hints(kind)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value has the type that a setting is declared with; whole numbers pass as floats, True as neither."""
-    kinds = get_args(hint)
-    if get_origin(hint) is Literal:
-        return value in kinds
-    if get_origin(hint) is tuple:
-        if not isinstance(value, tuple):
-            return False
-        if kinds[-1] is Ellipsis:
-            return all(_fits(item, kinds[0]) for item in value)
-        return len(value) == len(kinds) and all(_fits(item, kind) for item, kind in zip(value, kinds, strict=True))
-    if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is hint
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value

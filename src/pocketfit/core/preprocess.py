@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.rules import Between
+from pocketfit.core.schema import Violation, build, check_rules
 
 ResizeRule = Literal["shorter", "longer", "exact", "none"]
 Filter = Literal["nearest", "bilinear", "bicubic"]
 Colour = Literal["RGB", "BGR", "GRAY"]
+Pixels = Annotated[int, Between(1, 16_384)]
+Level = Annotated[int, Between(0, 255)]  # of a channel of a picture
+Value = Annotated[float, Between(-1e9, 1e9)]
 
 
 @dataclass(frozen=True)
@@ -26,16 +33,19 @@ class Preprocess:
     3
     """
 
-    height: int = 224
-    width: int = 224
+    height: Pixels = 224
+    width: Pixels = 224
     resize: ResizeRule = "shorter"
-    resize_px: int = 256
+    resize_px: Pixels = 256
     filter: Filter = "bilinear"
     colour: Colour = "RGB"
-    background: tuple[int, int, int] = (255, 255, 255)
-    scale: float = 1 / 255
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    background: tuple[Level, Level, Level] = (255, 255, 255)
+    scale: Value = 1 / 255
+    mean: tuple[Value, ...] = (0.485, 0.456, 0.406)
+    std: tuple[Value, ...] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        check_rules(self)
 
     @property
     def channels(self) -> int:
@@ -49,8 +59,22 @@ class Preprocess:
     def to_json(self) -> dict[str, Any]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
+    def check(self) -> None:
+        """Raises UserError where fields contradict each other."""
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise UserError(f"'{key}' must hold {self.channels} numbers, one for each channel of {self.colour}")
+        if self.scale == 0 or 0 in self.std:
+            raise UserError("'scale' and 'std' must be numbers other than 0")
+
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Preprocess:
-        """The inverse of `to_json`; missing keys take the defaults, unknown ones raise TypeError."""
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return cls(**settings)
+    def from_json(cls, data: Any) -> Preprocess:
+        """The inverse of `to_json`; missing keys take the defaults. Raises Violation."""
+        found = build(cls, data)
+        try:
+            found.check()
+        except UserError as error:
+            raise Violation(str(error), sentence=True) from error
+        return found
+
+    read = from_json

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pocketfit.core.rules import Between, Size, Text
+from pocketfit.core.schema import build
+
+MOST_DIMENSIONS = 8
+Dimension = Annotated[int, Between(1, 10**7)]
+DType = Annotated[str, Text("b?float(16|32|64)|u?int(8|16|32|64)|bool", 'the name of a dtype, such as "float32"')]
+Layout = Annotated[str, Text("(NCHW|NHWC)?", '"NCHW", "NHWC" or ""')]
 
 
 @dataclass(frozen=True)
@@ -14,10 +22,10 @@ class TensorSpec:
     (2, 3, 224, 224)
     """
 
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str = "float32"
-    layout: str = ""
+    name: Annotated[str, Text(".{1,200}", "a name")]
+    shape: Annotated[tuple[Dimension | None, ...], Size(1, MOST_DIMENSIONS)]
+    dtype: DType = "float32"
+    layout: Layout = ""
 
     def with_batch(self, batch: int) -> tuple[int, ...]:
         """The shape with the batch filled in: (None, 3, 8, 8), 4 -> (4, 3, 8, 8)."""
@@ -28,22 +36,19 @@ class TensorSpec:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TensorSpec:
-        return cls(data["name"], tuple(data["shape"]), data["dtype"], data["layout"])
+        return build(cls, data)
 
 
 @dataclass(frozen=True)
 class Signature:
     """What a network takes and gives, in order."""
 
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    inputs: Annotated[tuple[TensorSpec, ...], Size(1, 100)]
+    outputs: Annotated[tuple[TensorSpec, ...], Size(1, 100)]
 
     def to_json(self) -> dict[str, Any]:
         return {"inputs": [t.to_json() for t in self.inputs], "outputs": [t.to_json() for t in self.outputs]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Signature:
-        return cls(
-            tuple(TensorSpec.from_json(t) for t in data["inputs"]),
-            tuple(TensorSpec.from_json(t) for t in data["outputs"]),
-        )
+        return build(cls, data)

@@ -1,4 +1,4 @@
-"""Text from outside, which need not be UTF-8: names of files, and what stands in a text file."""
+"""Names from outside, which need not be UTF-8."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import codecs
 import re
 import unicodedata
 
-from pocketfit.core.errors import UserError
-
 # Python gives each byte of a file name that it cannot decode as one of U+DC80 to U+DCFF (PEP 383); other surrogates
 # can only come out of a file that was written so.
 STRANGE = re.compile("[\ud800-\udc7f\udd00-\udfff\x00-\x1f\x7f]")
-UTF16, UTF32 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 def readable(name: str) -> str:
@@ -35,16 +32,6 @@ def comparable(name: str) -> str:
     True
     """
     return unicodedata.normalize("NFC", name).strip()
-
-
-def decoded(data: bytes, path: object, what: str) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark. Raises UserError naming the file and the mend."""
-    if data.startswith((*UTF32, *UTF16)):
-        raise UserError(f"{path} is in UTF-16 or UTF-32: save the {what} as UTF-8")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8 (byte {error.start}), so no {what} can be read from it") from error
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.plan import Plan
+from pocketfit.core.rules import Count, Seconds, shown
+from pocketfit.core.schema import Violation, at, build
 
 Stage = Literal["baseline", "recipe", "ladder", "pruned", "finalist", "control"]
 
@@ -27,7 +29,7 @@ class Trial:
     error         the sentence that says why it failed, with `log_tail` of the child process
     """
 
-    number: int
+    number: Count
     stage: Stage
     plan: Plan
     status: Literal["ok", "failed"]
@@ -35,7 +37,7 @@ class Trial:
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     error: str = ""
     log_tail: str = ""
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -64,16 +66,22 @@ class Trial:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trial:
-        plan = Plan.from_json(data["plan"])
-        return cls(
-            data["number"],
-            data["stage"],
-            plan,
-            data["status"],
-            Artifact.from_json(data["artifact"], plan) if data["artifact"] else None,
-            {name: Measurement.from_json(m) for name, m in data["measurements"].items()},
-            data["error"],
-            data["log_tail"],
-            data["seconds"],
-            data["details"],
-        )
+        """The inverse of `to_json`, which may stand in a line of a journal. Raises Violation."""
+        for key in ("plan", "artifact", "status", "measurements"):
+            if key not in data:
+                raise Violation("is missing", key)
+        with at("plan"):
+            plan = Plan.read(data["plan"])
+        with at("artifact"):
+            artifact = None if data["artifact"] is None else Artifact.from_json(data["artifact"], plan)
+        found = build(cls, data, {"plan": plan, "artifact": artifact}, ignored=("plan", "artifact", "code", "kind"))
+        if (found.status == "ok") != (artifact is not None):
+            raise Violation(f"is {shown(found.status)}, and there is {'a' if artifact else 'no'} file", "status")
+        if artifact is not None and artifact.runtime != plan.export.runtime:
+            raise Violation(
+                f"is {shown(artifact.runtime)}, and the plan is for {plan.export.runtime}", "artifact.runtime"
+            )
+        for quantity, measured in found.measurements.items():
+            if measured.quantity != quantity:
+                raise Violation(f"is {shown(measured.quantity)}", f"measurements.{quantity}.quantity")
+        return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit import runtimes
+from pocketfit.core import user_code
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import answer
@@ -255,18 +255,9 @@ def check_metric(metric: str) -> None:
 
 def load_metric(metric: str) -> Callable[[NDArray[np.float32], NDArray[np.int64]], Any]:
     """The function behind "package.module:function"; raises UserError with what is wrong with the name."""
-    module_name, colon, name = metric.partition(":")
-    if not (colon and name and module_name.strip(".") == module_name != ""):
+    if ":" not in metric:
         raise UserError(f"There is no metric '{metric}': known are {', '.join(BUILT_IN)}, or package.module:function")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a user's module raises is told to that user
-        cause = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
-        raise UserError(f"The metric's module '{module_name}' cannot be imported: {cause}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise UserError(f"The module '{module_name}' has no function '{name}' to score samples with")
-    return function  # type: ignore[no-any-return]
+    return user_code.function(metric, "metric")
 
 
 def check_labels(samples: Samples, metric: str) -> None:

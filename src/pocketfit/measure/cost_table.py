@@ -20,14 +20,17 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import numpy as np
 
 from pocketfit import runtimes
 from pocketfit.core.errors import UserError
+from pocketfit.core.json_file import load
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.rules import Between, Positive
+from pocketfit.core.schema import checked
 from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.skeleton import Skeleton, Widths
 from pocketfit.core.watch import Silent, Watch
@@ -48,7 +51,16 @@ PROFILE_RUNS = 60
 CALIBRATION = 16  # samples of noise: ranges do not change what an int8 kernel costs
 LEAST_SHARE = 0.2  # of a group's channels that a sub-network keeps
 SPREAD = 0.15  # of the shares of one sub-network's groups around their middle
+MEND = "remove its folder and start again"
+Duration = Annotated[float, Between(1e-9, 1e12)]
 FINE_BELOW = 32  # channels: smaller groups are looked at in steps of 4, larger ones in steps of 8
+
+
+class TableFile(TypedDict):
+    """What table.json says: the whole network's latency, and where it was measured."""
+
+    full_ms: Duration
+    environment: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,10 +71,10 @@ class SubNetwork:
     disturbed: Measurement.disturbed of that ratio.
     """
 
-    widths: Mapping[str, int]
-    ratio: float
-    latency_ms: float
-    layer_us: Mapping[str, float]
+    widths: Mapping[str, Positive]
+    ratio: Duration
+    latency_ms: Duration
+    layer_us: Mapping[str, Annotated[float, Between(0, 1e12)]]
     disturbed: tuple[str, ...] = ()
 
 
@@ -258,7 +270,9 @@ def _begin(home: Path, settings: ExportSettings, threads: int, baseline: Path, e
 
 
 def _table(home: Path) -> dict[str, Any]:
-    return dict(json.loads((home / "table.json").read_text(encoding="utf-8")))
+    path = home / "table.json"
+    about: dict[str, Any] = checked(TableFile, load(path, "table of costs", MEND), str(path), MEND)
+    return about
 
 
 def _about(home: Path) -> dict[str, Any]:
@@ -279,11 +293,7 @@ def _read(home: Path, number: int, widths: Widths) -> SubNetwork | None:
     path = home / f"{number:04d}.json"
     if not path.is_file():
         return None
-    try:
-        found = SubNetwork(**json.loads(path.read_text(encoding="utf-8")))
-        found = replace(found, disturbed=tuple(found.disturbed))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is no measured sub-network; remove it and start again") from error
+    found: SubNetwork = checked(SubNetwork, load(path, "table of costs", MEND), str(path), MEND)
     return found if dict(found.widths) == dict(widths) else None
 
 

@@ -13,7 +13,6 @@ counts twice (the sum of g w over the weights that read x equals the sum of g x,
 
 from __future__ import annotations
 
-import importlib
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pocketfit.core import user_code
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Prune
@@ -147,7 +147,7 @@ def scored(
 ) -> tuple[dict[str, Scores], tuple[str, ...]]:
     """The scores of these groups, and what the user should know about how they came about."""
     name = settings.criterion if criterion is None else getattr(criterion, "__name__", "criterion")
-    function = criterion or CRITERIA.get(settings.criterion) or _loaded(settings.criterion)
+    function = criterion or CRITERIA.get(settings.criterion) or user_code.function(settings.criterion, "criterion")
     survey = Survey(model, graph, settings, samples, name)
     known = {group.name: Statistics(survey, group) for group in groups}
     scores = {group.name: _checked(function(group, known[group.name]), group, name) for group in groups}
@@ -161,20 +161,6 @@ def scored(
         if without:
             findings.append(f"No batch norm follows {', '.join(without)}: those channels were ranked by 'l2'.")
     return scores, tuple(findings)
-
-
-def _loaded(name: str) -> Criterion:
-    """The function behind "package.module:function"."""
-    module_name, _, function_name = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name, None)
-    except Exception as error:  # whatever a user's module raises is told to that user
-        cause = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
-        raise UserError(f"The criterion's module '{module_name}' cannot be imported: {cause}") from error
-    if not callable(function):
-        raise UserError(f"The module '{module_name}' has no function '{function_name}' to score channels with")
-    found: Criterion = function
-    return found
 
 
 def _checked(scores: Any, group: Group, name: str) -> Scores:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from pocketfit.core.text import READABLE
 from pocketfit.report import svg
 from pocketfit.report.data import report_data
 from pocketfit.search import journal
+from pocketfit.search.result_file import read_result
 
 
 def write_report(out: Path) -> Path:
@@ -31,21 +31,8 @@ def write_report(out: Path) -> Path:
     lines_path = out / "journal.jsonl"
     if not lines_path.is_file():
         raise UserError(f"{lines_path} does not exist: a report is made from the output folder of `pocketfit fit`")
-    return write_whole(out / "report.html", render(report_data(journal.read_lines(lines_path), read_result(out))))
-
-
-def read_result(out: Path) -> dict[str, Any]:
-    """What `out/result.json` holds. Raises UserError, with the mend, where it is missing or something else."""
-    path, again = out / "result.json", f"`pocketfit report {out}` writes it again from the journal"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: {again}")
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}): {again}") from error
-    if not isinstance(result, dict) or result.get("schema_version") != 1:
-        raise UserError(f"{path} is not a result that this pocketfit reads (schema_version 1): {again}")
-    return result
+    data = report_data(journal.read_lines(lines_path), read_result(out / "result.json"))
+    return write_whole(out / "report.html", render(data))
 
 
 def render(data: dict[str, Any]) -> str:
@@ -113,14 +100,12 @@ def _bar(entry: dict[str, Any]) -> Markup:
 
 def write_whole(path: Path, text: str) -> Path:
     """Write beside the target and move it there, so that a reader never sees half a page."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-    partial = Path(name)
+    partial = path.with_name(f".{path.name}-{secrets.token_hex(8)}.partial")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors=READABLE) as file:
+        with partial.open("x", encoding="utf-8", errors=READABLE) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        partial.chmod(0o644)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -27,6 +27,7 @@ from pocketfit.core.scratch import temporary_folder
 
 LOG_LINES = 30
 POLL_S = 0.05
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # what lies in the current directory does not stand in for a package
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -52,7 +53,12 @@ def call(
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(environment or {})},
+                env={
+                    **os.environ,
+                    **SAFE_PATH,
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                    **(environment or {}),
+                },
                 start_new_session=True,
             )
         try:

@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 
 from pocketfit.core.artifact import Artifact, Contents, FileTensor, OpCost, OpInfo
 from pocketfit.core.errors import CannotRunHere, UserError
+from pocketfit.core.json_file import parse
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
+from pocketfit.core.schema import checked
 from pocketfit.core.signature import Signature
 from pocketfit.runtimes import require
 from pocketfit.runtimes.artifact import artifact_of, whole_or_not
@@ -147,7 +149,9 @@ def _read(path: Path) -> tuple[ExportedProgram, Signature]:
         raise CannotRunHere(f"torch cannot read '{path}': {str(error).splitlines()[0][:300]}") from error
     if not extra[SIGNATURE]:
         raise UserError(f"'{path}' was not written by pocketfit: it lacks the names of its inputs and outputs")
-    return program, Signature.from_json(json.loads(extra[SIGNATURE]))
+    names = f"the names of inputs and outputs in '{path}'"
+    signature: Signature = checked(Signature, parse(str(extra[SIGNATURE]).encode(), names), names)
+    return program, signature
 
 
 def _refuse_code(path: Path) -> None:

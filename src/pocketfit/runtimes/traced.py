@@ -16,19 +16,21 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 SIGNATURE = "signature.json"  # the file's own record of model.signature
+_ours: set[Path] = set()  # written by this process
 EXAMPLE_BATCH = 2  # torch.export takes 0 and 1 for constants
 
 
 def traced(model: Model, work: Path) -> Path:
-    """`<work>/<model.key>.pt2`: the network in eval mode, batch norms folded, any batch size; written once.
+    """`<work>/<model.key>.pt2`: the network in eval mode, batch norms folded, any batch size; written once a process.
 
+    What another process has left there is not trusted: such a file may hold code, and an output folder be anybody's.
     Inputs have the shapes of `model.signature` (pictures: NCHW). Raises ExportFailed, naming the layer and the line
     where the network could not be traced.
     """
     import torch
 
     path = work / f"{model.key}.pt2"
-    if not path.exists():
+    if path not in _ours or not path.exists():
         program = program_of(model)
         program._example_inputs = None  # they would make the file as large as their batch
         signature = canonical_json(model.signature.to_json())
@@ -36,6 +38,7 @@ def traced(model: Model, work: Path) -> Path:
         torch.export.save(program, archive, extra_files={SIGNATURE: signature})
         with whole_or_not(path) as partial:
             partial.write_bytes(archive.getbuffer())
+        _ours.add(path)
     return path
 
 

@@ -8,9 +8,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+from pocketfit.core.errors import UserError
+from pocketfit.core.json_file import parse
 from pocketfit.core.launch import rank
-from pocketfit.core.model import Model
+from pocketfit.core.model import Learned, Model
 from pocketfit.core.plan import (
     CorrectBias,
     Equalize,
@@ -28,6 +31,7 @@ from pocketfit.core.plan import (
     canonical_json,
 )
 from pocketfit.core.samples import Samples
+from pocketfit.core.schema import checked
 from pocketfit.core.watch import Watch
 from pocketfit.search.task import Task
 
@@ -179,37 +183,42 @@ def _on_grid(
 
 def _keep(model: Model, stored: Path) -> None:
     """Whole or not at all; JSON keeps floats to the last bit."""
-    from safetensors.torch import save_file
+    from pocketfit.sources.weights import save_tensors
 
     stored.parent.mkdir(parents=True, exist_ok=True)
     partial = stored.with_suffix(".partial")
     tensors = {name: value.detach().contiguous() for name, value in model.network.state_dict().items()}
-    save_file(tensors, partial, {"learned": json.dumps(model.learned), "findings": json.dumps(model.findings)})
+    save_tensors(tensors, partial, {"learned": json.dumps(model.learned), "findings": json.dumps(model.findings)})
     partial.replace(stored)
 
 
 def _restored(model: Model, stored: Path, *, folded: bool) -> Model:
     """The model with the kept weights, and what was learned and found on the way to them."""
     import torch
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     from pocketfit.passes.fold import fold_batch_norm
     from pocketfit.sources.fingerprint import fingerprint
     from pocketfit.sources.resize import resize_to
 
-    with safe_open(stored, "pt") as file:
-        known = file.metadata()
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    mend = "remove it, and the same command makes it again"
+    try:
+        with safe_open(stored, "pt") as file:
+            known = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"{stored} is damaged ({error}): {mend}") from error
+    kept = {key: parse(known.get(key, "").encode(), str(stored), mend) for key in ("learned", "findings")}
+    learned: dict[str, Any] = dict(checked(Learned, kept["learned"], str(stored), mend))
     network = fold_batch_norm(model.network, model.signature) if folded else copy.deepcopy(model.network)
     for name in sorted(weights.keys() - network.state_dict().keys()):
         owner, _, last = name.rpartition(".")
         if last == "bias":  # a layer that had none has got one
             network.get_submodule(owner).bias = torch.nn.Parameter(torch.empty_like(weights[name]))
     resize_to(network, weights)
-    learned = json.loads(known["learned"])
     if "ranges" in learned:
         learned["ranges"] = {name: tuple(ends) for name, ends in learned["ranges"].items()}
     if "sparse" in learned:
         learned["sparse"] = tuple(learned["sparse"])
-    findings = tuple(json.loads(known["findings"]))
+    findings = checked(tuple[str, ...], kept["findings"], str(stored), mend)
     return replace(model, network=network.eval(), sha256=fingerprint(network), learned=learned, findings=findings)

@@ -35,6 +35,7 @@ from pocketfit.search.ladder import awaiting
 from pocketfit.search.pace import LADDER_SHARE, Pace, grid_seconds, measured_pace, steps_for
 from pocketfit.search.propose import Share, best_recipes, propose, ratios
 from pocketfit.search.result import Result, compose
+from pocketfit.search.resumed import check_resumed
 from pocketfit.search.scores_once import was_read
 from pocketfit.search.sensitive import sensitive_layers, sensitive_to_four_bits, sensitivity_line
 from pocketfit.search.space import Proposal, Space
@@ -83,6 +84,7 @@ def fit_task(task: Task, deliver: Deliver, watch: Watch | None = None) -> Result
         _check(task)
     else:
         _refuse_others(task, record)
+        check_resumed(task, record, path)
     with held(task.out):
         if anew:
             if journal.read(path) != record:

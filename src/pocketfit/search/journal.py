@@ -25,10 +25,15 @@ from typing import Any
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
+from pocketfit.core.json_file import parse, read_bytes
 from pocketfit.core.measurement import Measurement
+from pocketfit.core.schema import reading
 from pocketfit.core.trial import Trial
+from pocketfit.search.journal_lines import check_line
 
 Line = dict[str, Any]
+MOST_BYTES = 2**30
+CHANGED = "the journal has been changed: restore it or use another output folder"
 
 
 @dataclass(frozen=True)
@@ -67,24 +72,38 @@ def append(path: Path, line: Line) -> None:
 def read_lines(path: Path) -> list[Line]:
     """All whole lines; a torn last line (the trial in flight at a kill) is left out.
 
-    Raises UserError where another line is not JSON: somebody edited the file.
+    Raises UserError, naming the line and the place in it, where a line is not as `append` wrote it: somebody edited the
+    file (search/journal_lines.py says what may stand in a line).
     """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[list[Line], list[Trial]]:
+    """The lines, and the trials among them in their order."""
     if not path.is_file():
-        return []
-    lines = []
-    for number, raw in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-        try:
-            line = json.loads(raw)
-        except ValueError as error:
-            raise _changed(f"Line {number} of {path} is not JSON") from error
-        if not isinstance(line, dict):
-            raise _changed(f"Line {number} of {path} is no object")
+        return [], []
+    lines: list[Line] = []
+    trials: list[Trial] = []
+    for number, raw in enumerate(read_bytes(path, "journal", MOST_BYTES).split(b"\n")[:-1], 1):
+        source = f"Line {number} of {path}"
+        line = parse(raw, source, CHANGED)
+        with reading(source, CHANGED):
+            trial = check_line(line)
         lines.append(line)
-    return lines
+        trials += [] if trial is None else [trial]
+    if sum(line["kind"] == "start" for line in lines) > 1:
+        raise UserError(f"{path} says twice what its run is about; {CHANGED}")
+    if len({trial.number for trial in trials}) != len(trials):
+        raise UserError(f"{path} has two trials of the same number; {CHANGED}")
+    return lines, trials
 
 
-def digest(lines: Iterable[Line]) -> Record:
-    """Lines in any order -> Record with the trials by number."""
+def digest(lines: Iterable[Line], trials_read: Iterable[Trial] = ()) -> Record:
+    """Lines in any order -> Record with the trials by number.
+
+    trials_read  of the lines of trials, in their order, where they have been read already
+    """
+    read_before = iter(trials_read)
     start, verdict, layers, pace, allocation = None, None, None, None, None
     trials: dict[int, Trial] = {}
     sensitivity: dict[tuple[str, bool], Line] = {}
@@ -97,7 +116,7 @@ def digest(lines: Iterable[Line]) -> Record:
             case "start":
                 start = line
             case "trial":
-                trial = _trial(line)
+                trial = next(read_before, None) or _trial(line)
                 trials[trial.number] = trial
             case "time":
                 seconds.append(line["seconds"])
@@ -134,7 +153,7 @@ def digest(lines: Iterable[Line]) -> Record:
 
 def read(path: Path) -> Record:
     """The record of the journal at `path`."""
-    return digest(read_lines(path))
+    return digest(*_read(path))
 
 
 def _timed(trial: Trial, again: Line | None) -> Trial:
@@ -143,20 +162,16 @@ def _timed(trial: Trial, again: Line | None) -> Trial:
         return trial
     try:
         read = {name: Measurement.from_json(m) for name, m in again["measurements"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _changed(f"The journal's timing of trial {trial.number} cannot be read ({error!r})") from error
+    except UserError as error:
+        raise UserError(f"The journal's timing of trial {trial.number} can't be read: {error}; {CHANGED}") from error
     return replace(trial, measurements={**trial.measurements, **read})
 
 
 def _trial(line: Line) -> Trial:
     try:
-        return Trial.from_json({k: v for k, v in line.items() if k not in ("kind", "code")})
-    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _changed(f"The journal's trial {line.get('number')} cannot be read ({error!r})") from error
-
-
-def _changed(what: str) -> UserError:
-    return UserError(f"{what}: the journal has been changed; restore it or use another output folder")
+        return Trial.from_json(line)
+    except UserError as error:
+        raise UserError(f"The journal's trial {line.get('number')} can't be read: {error}; {CHANGED}") from error
 
 
 def _cut_torn_line(file: Any) -> None:

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from dataclasses import replace
+import math
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from pocketfit.core import user_code
 from pocketfit.core.errors import UserError
-from pocketfit.core.model import Model, Origin
+from pocketfit.core.json_file import load
+from pocketfit.core.model import Learned, Model, ModelFile, Origin
+from pocketfit.core.rules import shown
+from pocketfit.core.schema import Violation, checked, reading
 from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature
-from pocketfit.sources.contract import check_preprocess
 from pocketfit.sources.fingerprint import fingerprint
 from pocketfit.sources.origins import build
 from pocketfit.sources.resize import resize_to
-from pocketfit.sources.weights import read_weights
+from pocketfit.sources.weights import read_weights, save_tensors
 
 FORMAT_VERSION = 1
-MAX_JSON_BYTES = 10**7
+MOST_VALUES = 2**25  # of one input
+AGAIN = "make the folder again"
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 
 
 def is_model_folder(path: Path) -> bool:
-    return (path / DESCRIPTION).is_file()
+    try:
+        return (path / DESCRIPTION).is_file()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return False
 
 
 def save_model(model: Model, folder: str | Path) -> None:
@@ -44,7 +52,7 @@ def save_model(model: Model, folder: str | Path) -> None:
         partial = Path(work, "model")
         partial.mkdir()
         state = {name: tensor.detach().cpu().clone() for name, tensor in model.network.state_dict().items()}
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / WEIGHTS)
+        save_tensors({name: tensor.contiguous() for name, tensor in state.items()}, partial / WEIGHTS)
         text = json.dumps(_description(model, _sha256(partial / WEIGHTS)), indent=2, ensure_ascii=False)
         (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
         if folder.exists() and any(folder.iterdir()):
@@ -54,51 +62,122 @@ def save_model(model: Model, folder: str | Path) -> None:
             partial.replace(folder)
 
 
-def load_model(folder: str | Path, *, unpruned: nn.Module | None = None) -> Model:
+def load_model(
+    folder: str | Path, *, unpruned: nn.Module | None = None, allow_code: user_code.Allowed = False
+) -> Model:
     """The Model of a folder: the network is built from its origin and every layer resized to the stored tensors.
 
-    `unpruned` stands in for an origin that can't be built from a name (kind "object"); it is not changed.
-    Raises UserError naming the file for anything that is missing, damaged or does not fit together.
-    """
-    import copy
+    unpruned    stands in for an origin that can't be built from a name (kind "object"); it is not changed
+    allow_code  whether a factory that the folder names may be imported and called: True, or the names that may
 
+    Raises UserError naming the file for anything that is missing, damaged or does not fit together, and for a factory
+    that the user has not agreed to.
+    """
     folder = Path(folder)
     path, weights = folder / DESCRIPTION, folder / WEIGHTS
-    data = _read_description(path)
-    try:
-        origin = Origin.from_json(data["origin"])
-        signature = Signature.from_json(data["signature"])
-        preprocess = check_preprocess(data["preprocess"], path)
-        labels = tuple(str(label) for label in data["labels"])
-        facts = int(data["split_seed"]), str(data["sha256"]), str(data["weights_sha256"])
-        learned, findings = dict(data["learned"]), tuple(str(sentence) for sentence in data["findings"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} can't be read ({type(error).__name__}: {error}): make the folder again") from error
-    split_seed, stored_sha256, weights_sha256 = facts
+    if not path.is_file():
+        raise UserError(f"There is no {path}: {folder} is no model folder")
+    told: ModelFile = checked(ModelFile, load(path, "model", AGAIN), str(path), AGAIN)
+    with reading(str(path), AGAIN):
+        _check_agreement(told)
+    if unpruned is None and told.origin.kind == "factory":
+        closed = user_code.consent(allow_code).check(told.origin.name, path, "factory")
+        user_code.function(told.origin.name, "factory", closed)
     tensors = read_weights(weights).state
-    if _sha256(weights) != weights_sha256:
-        raise UserError(f"{weights} is not the file that {path} describes: make the folder again")
-    network = copy.deepcopy(unpruned) if unpruned is not None else build(origin)
+    if _sha256(weights) != told.weights_sha256:
+        raise UserError(f"{weights} is not the file that {path} describes: {AGAIN}")
+    network = copy.deepcopy(unpruned) if unpruned is not None else _built(told.origin, path)
     try:
         resize_to(network, tensors)
     except UserError as error:
-        raise UserError(f"{weights} doesn't fit the network that {origin.name} builds: {error}") from error
-    model = Model(
-        network.eval(),
-        signature,
-        preprocess,
-        labels,
-        origin,
-        split_seed,
+        raise UserError(f"{weights} doesn't fit the network that {told.origin.name} builds: {error}") from error
+    network.eval()
+    _check_answers(network, told.signature, weights)
+    with reading(str(path), AGAIN):
+        _check_learned(network, told.learned)
+    findings, found = told.findings, fingerprint(network)
+    if found != told.sha256:
+        changed = f"The layers that {told.origin.name} builds have changed since {folder} was saved; its weights fit."
+        findings = (*findings, changed)
+    return Model(
+        network,
+        told.signature,
+        told.preprocess,
+        told.labels,
+        told.origin,
+        told.split_seed,
         "torch",
-        fingerprint(network),
-        learned,
+        found,
+        dict(told.learned),
         findings,
     )
-    if model.sha256 != stored_sha256:
-        changed = f"The layers that {origin.name} builds have changed since {folder} was saved; its weights still fit."
-        model = replace(model, findings=(*model.findings, changed))
-    return model
+
+
+def _built(origin: Origin, path: Path) -> nn.Module:
+    try:
+        return build(origin)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _check_agreement(told: ModelFile) -> None:
+    """Raises Violation where parts of the description contradict each other."""
+    inputs, outputs = told.signature.inputs, told.signature.outputs
+    for side, specs in (("inputs", inputs), ("outputs", outputs)):
+        if len(specs) != 1 or specs[0].shape[0] is not None or None in specs[0].shape[1:] or len(specs[0].shape) < 2:
+            words = "must hold one tensor, whose shape begins with null for the batch"
+            raise Violation(words, f"signature.{side}")
+    shape, contract = inputs[0].shape[1:], told.preprocess
+    if math.prod(size or 1 for size in shape) > MOST_VALUES:
+        raise Violation(f"is {shown(inputs[0].shape)}: no network is fed so much at once", "signature.inputs[0].shape")
+    if inputs[0].layout == "NHWC":
+        raise Violation('is "NHWC": networks take pictures as NCHW', "signature.inputs[0].layout")
+    pixels = (contract.channels, contract.height, contract.width)
+    if inputs[0].layout == "NCHW" and shape != pixels:
+        raise Violation(f"is {shown(shape)}, and 'preprocess' makes {shown(pixels)}", "signature.inputs[0].shape")
+    if told.labels and len(told.labels) != outputs[0].shape[-1]:
+        count = f"are {len(told.labels)} for {outputs[0].shape[-1]} outputs"
+        raise Violation(f"{count}: give one label for each", "labels")
+
+
+def _check_answers(network: nn.Module, signature: Signature, weights: Path) -> None:
+    """Refuse weights with which the network does not do what the signature says, or answers with NaN."""
+    given, wanted = signature.inputs[0].with_batch(2), signature.outputs[0].with_batch(2)
+    some = torch.rand(given, generator=torch.Generator().manual_seed(0))  # 0 everywhere is 0 / 0 in odd networks
+    try:
+        with torch.no_grad():
+            answer = network(some)
+    except Exception as error:  # a network of a factory may raise anything
+        cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(f"With {weights} the network does not run on {shown(given)} ({cause}): {AGAIN}") from error
+    if not isinstance(answer, Tensor) or tuple(answer.shape) != wanted:
+        found = shown(tuple(answer.shape)) if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        raise UserError(
+            f"With {weights} the network gives {found} for two samples, its description says {shown(wanted)}: {AGAIN}"
+        )
+    if not bool(torch.isfinite(answer).all()):
+        raise UserError(f"With {weights} the network answers with NaN or infinity: {AGAIN}")
+
+
+def _check_learned(network: nn.Module, learned: Learned) -> None:
+    """Raises Violation where what was learned is about layers that the network does not have."""
+    layers = dict(network.named_modules())
+    normal = learned.get("normal", {})
+    for key, names in (
+        ("sparse", learned.get("sparse", ())),
+        ("patterns", learned.get("patterns", ())),
+        ("normal", normal),
+    ):
+        for name in names:
+            if not isinstance(getattr(layers.get(name), "weight", None), Tensor):
+                raise Violation(f"names {shown(name)}, which is no layer with weights", f"learned.{key}")
+    for name, (means, deviations) in normal.items():
+        made = getattr(layers[name], "out_channels", None) or getattr(layers[name], "out_features", None)
+        if len(means) != len(deviations) or made not in (None, len(means)):
+            raise Violation(f"has {len(means)} means and {len(deviations)} deviations", f"learned.normal.{name}")
+    for name, (low, high) in learned.get("ranges", {}).items():
+        if low > high:
+            raise Violation("is no range: its low end is above its high end", f"learned.ranges.{name}")
 
 
 def _description(model: Model, weights_sha256: str) -> dict[str, Any]:
@@ -114,21 +193,6 @@ def _description(model: Model, weights_sha256: str) -> dict[str, Any]:
         "learned": dict(model.learned),
         "findings": list(model.findings),
     }
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"There is no {path}: {path.parent} is no model folder")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise UserError(f"{path} is too large to describe a model: make the folder again")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is no JSON ({error}): make the folder again") from error
-    version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
-        raise UserError(f"{path} has the format version {version!r}; this pocketfit reads version {FORMAT_VERSION}")
-    return data  # type: ignore[no-any-return]
 
 
 def _sha256(path: Path) -> str:

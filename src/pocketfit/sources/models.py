@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model, Origin
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.core.user_code import Allowed
 from pocketfit.sources.contract import read_input_shape, read_labels, read_preprocess
 from pocketfit.sources.fingerprint import fingerprint
 from pocketfit.sources.folder import is_model_folder, load_model, save_model
@@ -43,6 +46,7 @@ def open_model(
     labels: Sequence[str] | str | Path | None = None,
     input_shape: Sequence[int] | str | None = None,
     classes: int | None = None,
+    allow_code: Allowed = False,
 ) -> Model:
     """A Model from a model folder, a name of the zoo, or "package.module:factory".
 
@@ -51,6 +55,8 @@ def open_model(
     labels       names in the order of the outputs, or a file with one a line (or a JSON list)
     input_shape  of one sample: (3, 224, 224) or "3x224x224"
     classes      outputs of the classifier; where the weights have another number, the head starts anew
+    allow_code   whether a factory that a model folder names may be called: True, or the names that may. A factory that
+                 is given here, as `spec`, is called anyway
 
     Raises UserError for everything that does not fit together, naming the file or the layer.
     """
@@ -60,9 +66,9 @@ def open_model(
             raise UserError(
                 f"The model folder {path} has its own weights and classes: leave out --weights and --classes"
             )
-        model = load_model(path)
+        model = load_model(path, allow_code=allow_code)
         return _with_contract(model, preprocess, labels, input_shape)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (a name that is too long is none, and no error)
         raise UserError(f"The folder {path} holds no model (it has no model.json): make one with pocketfit train")
     name = str(spec)
     if name not in ARCHITECTURES and ":" not in name:
@@ -188,6 +194,12 @@ def _signature(network: nn.Module, shape: tuple[int, ...]) -> Signature:
 
 def _check_labels(labels: tuple[str, ...], signature: Signature) -> None:
     outputs = signature.outputs[0].shape[-1]
+    twice = [name for name, count in Counter(labels).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"The label '{twice[0]}' stands for several outputs ({labels.index(twice[0])} is the first): give each"
+            " output a name of its own"
+        )
     if labels and len(labels) != outputs:
         raise UserError(
             f"There are {len(labels)} labels, but the network has {outputs} outputs: give one label for each"

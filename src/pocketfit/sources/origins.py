@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from pocketfit import zoo
+from pocketfit.core import user_code
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Origin
 
 CLASS_ARGUMENTS = ("classes", "num_classes")
 # What a model folder may hand to a factory: it must not be able to call just anything with just any argument.
 SAFE_ARGUMENTS: Mapping[str, type] = {"classes": int, "num_classes": int, "width": float}
+MOST_CLASSES, MOST_WIDTH = 10**6, 16.0
+MOST_BYTES = 4 * 10**9  # of a network before it is pruned
 
 
 def build(origin: Origin) -> nn.Module:
@@ -34,6 +32,7 @@ def build(origin: Origin) -> nn.Module:
         torch.manual_seed(0)
         if origin.kind == "zoo":
             try:
+                check_size(origin.name, arguments)
                 return zoo.build(origin.name, **arguments).eval()
             except ValueError as error:
                 raise UserError(str(error).rstrip(".")) from error
@@ -70,27 +69,8 @@ def class_argument(function: Callable[..., Any]) -> str | None:
 
 
 def factory(name: str) -> Callable[..., Any]:
-    """The function called "package.module:function", with the current directory on the path."""
-    module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name or module_name.split(".")[0] in sys.stdlib_module_names:
-        raise UserError(f"'{name}' names no factory: write package.module:function")
-    try:
-        with _current_directory():
-            module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name + ".").startswith(error.name + "."):
-            raise UserError(
-                f"There is no module {module_name} in the current directory or among the packages"
-            ) from error
-        raise UserError(f"The module {module_name} can't be imported: {_cause(error)}") from error
-    except (Exception, SystemExit) as error:  # a stranger's module may raise anything
-        raise UserError(f"The module {module_name} can't be imported: {_cause(error)}") from error
-    function: Any = module
-    for part in function_name.split("."):
-        function = getattr(function, part, None)
-    if not callable(function):
-        raise UserError(f"The module {module_name} has no function {function_name}")
-    return function  # type: ignore[no-any-return]
+    """The function called "package.module:function"; see core/user_code.py for who may have it called."""
+    return user_code.function(name, "factory")
 
 
 def _accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,36 +81,22 @@ def _accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dic
 
 def _call(function: Callable[..., Any], name: str, arguments: Mapping[str, Any]) -> Any:
     try:
-        with _current_directory():
+        with user_code.importable(user_code.closed_to(name)):
             return function(**arguments)
     except (Exception, SystemExit) as error:  # a stranger's factory may raise anything
-        raise UserError(f"The factory {name} failed: {_cause(error)}") from error
+        raise UserError(f"The factory {name} failed: {user_code.cause(error)}") from error
 
 
-@contextmanager
-def _current_directory() -> Iterator[None]:
-    """The current directory on the import path, for a factory that lies beside the user's work."""
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        if added and here in sys.path:
-            sys.path.remove(here)
-
-
-def _cause(error: BaseException) -> str:
-    """One line: the kind of error, its message, and the last place outside of installed packages."""
-    message = (str(error).strip() or "no message").splitlines()[0]
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{type(error).__name__}: {message}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
-    own = [f for f in frames if "site-packages" not in f.filename and Path(f.filename) != Path(__file__)]
-    own = [f for f in own if not f.filename.startswith(str(Path(inspect.__file__).parent))]
-    where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {message}{where}"
+def check_size(name: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse a network that would not fit into memory, before its tensors are made."""
+    if arguments.get("width", 1.0) <= 2 and arguments.get("classes", 0) <= 20_000:
+        return
+    with torch.device("meta"):
+        sketch = zoo.build(name, **arguments)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in sketch.state_dict().values())
+    if size > MOST_BYTES:
+        told = ", ".join(f"{key} {value:g}" for key, value in arguments.items())
+        raise UserError(f"{name} with {told} has {size / 1e9:.1f} GB, more than the {MOST_BYTES / 1e9:.0f} GB allowed")
 
 
 def _checked(name: str, value: Any, origin: Origin) -> Any:
@@ -139,4 +105,7 @@ def _checked(name: str, value: Any, origin: Origin) -> Any:
         raise UserError(
             f"{origin.name} can't be built with {name}={value!r}: only {', '.join(SAFE_ARGUMENTS)} are passed on"
         )
+    most = MOST_CLASSES if kind is int else MOST_WIDTH
+    if not 0 < value <= most:
+        raise UserError(f"{origin.name} can't be built with {name}={value:g}: give a number above 0 up to {most:,}")
     return value

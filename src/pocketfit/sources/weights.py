@@ -85,8 +85,19 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return load_file(path) if _is_utf8(path) else load(path.read_bytes())
-    except SafetensorError as error:
-        raise UserError(f"{path} is no whole safetensors file ({error}): download or save it again") from error
+    except (SafetensorError, KeyError, AttributeError, ValueError, RuntimeError, OverflowError) as error:
+        cause = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path} is no whole safetensors file ({cause}): download or save it again") from error
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """A .safetensors file that those may read whom the umask lets; the library makes files for their owner alone."""
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode & 0o777
+    save_file(dict(tensors), path, None if metadata is None else dict(metadata))
+    path.chmod(mode)
 
 
 def _read_torch(path: Path) -> Any:
@@ -172,3 +183,5 @@ def _check_tensors(state: dict[str, Tensor], path: Path) -> None:
             raise UserError(
                 f"The tensor {name} in {path} contains {what}: take a checkpoint from before training failed"
             )
+        if name.endswith("running_var") and tensor.is_floating_point() and bool((tensor < 0).any()):
+            raise UserError(f"The tensor {name} in {path} holds negative variances: it was damaged, save it again")

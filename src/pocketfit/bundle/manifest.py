@@ -1,0 +1,112 @@
+"""What stands in the manifest.json of a bundle, as types. run.py, which knows nothing of pocketfit, checks its seal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from pocketfit.bundle.run_template import is_name
+from pocketfit.core.json_file import load
+from pocketfit.core.measurement import Measurement
+from pocketfit.core.model import Labels
+from pocketfit.core.plan import Plan, RuntimeName
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.rules import Between, FileName, Positive, Sha256, Size, Text, shown
+from pocketfit.core.schema import Violation, checked, reading
+from pocketfit.core.signature import Dimension, DType, Layout
+
+Limit = Annotated[float, Between(0, 1e15)]
+GoldenName = Annotated[str, Text(r"golden/[^/\\:\x00]+", "the name of a file in golden/")]
+
+
+class File(TypedDict):
+    name: FileName
+    sha256: Sha256
+    bytes: Positive
+    download_bytes: Positive
+
+
+class Runtime(TypedDict):
+    name: RuntimeName
+    package: str
+    version: str
+
+
+class Grid(TypedDict):
+    """real = (q - zero_point) * scale"""
+
+    scale: Annotated[float, Between(0, 1e15, above=True)]
+    zero_point: int
+
+
+class Input(TypedDict):
+    kind: Literal["picture", "array"]
+    name: str
+    shape: Annotated[tuple[Dimension, ...], Size(1, 8)]
+    dtype: DType
+    layout: Layout
+    quantization: Grid | None
+
+
+class Output(TypedDict):
+    name: str
+    shape: Annotated[tuple[Dimension, ...], Size(1, 8)]
+    dtype: DType
+    quantization: Grid | None
+    values: Literal["probabilities", "logits"]
+
+
+class Pair(TypedDict):
+    """Names of files: the input, its tensor, the answer."""
+
+    input: GoldenName
+    geometry_done: bool
+    tensor: GoldenName
+    output: GoldenName
+
+
+class Tolerance(TypedDict):
+    tensor_max: Limit
+    tensor_mean: Limit
+    output_same_place: Limit
+    output_elsewhere: Limit
+    output_unit: str
+
+
+class Golden(TypedDict):
+    pairs: Annotated[list[Pair], Size(1, 1000)]
+    tolerance: Tolerance
+
+
+class Manifest(TypedDict):
+    """`seal`: sha256 over everything else, from version 2 on."""
+
+    bundle_version: Literal[1, 2]
+    file: File
+    runtime: Runtime
+    code: str
+    plan: Plan
+    notes: list[str]
+    input: Input
+    output: Output
+    preprocess: Preprocess
+    labels: Labels
+    golden: Golden
+    environment: Mapping[str, str]
+    measurements: Mapping[str, Measurement]
+    files: Mapping[str, Sha256]
+    seal: NotRequired[Sha256]
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A bundle's manifest as it stands in the file. Raises UserError, naming the place, for anything else."""
+    mend = "make the bundle again"
+    data: dict[str, Any] = checked(Manifest, load(path, "manifest", mend), str(path), mend)
+    with reading(str(path), mend):
+        for name in data["files"]:
+            if not is_name(name):
+                raise Violation(f"names {shown(name)}: that is no file of its folder", "files")
+        if len(data["labels"]) not in (0, data["output"]["shape"][-1]):
+            raise Violation(f"are {len(data['labels'])} for the output {data['output']['shape']}", "labels")
+    return data
