@@ -208,11 +208,9 @@ def test_a_name_that_was_typed_is_consent_to_that_very_name(place: Place) -> Non
     """As a teacher, here; the model folder names the same function."""
     place.evil("nets_of_mine.py")
     place.names("nets_of_mine:build")
-    options = ("--teacher", "nets_of_mine:build", *DATA, "--runtime", "onnxruntime", "-o", "stranger")
-    result = invoked("fit", "stranger", *options)
-    assert result.exit_code == 2 and "holds something else" in result.stderr, (
-        "both are open, the output folder is taken"
-    )
+    options = ("--teacher", "nets_of_mine:build", *DATA, "--runtime", "onnxruntime", "-o", "out")
+    result = invoked("fit", "stranger", *options, "--keep-float", "no such layer")
+    assert result.exit_code == 2 and "no such layer" in result.stderr, "both were opened first"
     assert place.sign.exists()
 
 

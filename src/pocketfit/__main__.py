@@ -1,7 +1,5 @@
 """`python -m pocketfit` and the script `pocketfit`: what has to hold before the command line is loaded."""
 
-from __future__ import annotations
-
 import _signal  # `signal` itself imports for some 20 ms, in which Ctrl-C would still end in a traceback
 import os
 import sys

@@ -123,9 +123,7 @@ def fit(
 ) -> dict[str, Any]:
     """The main job; see `pocketfit fit --help`. Returns result.json."""
     budget = Budget.parse(max_time=max_time, max_trials=max_trials, prefer=prefer or "balanced", **limits)
-    names = files.runtime_names()
-
-    layer_ratios = pruning.layer_ratios()
+    names, layer_ratios = files.runtime_names(), pruning.layer_ratios()
 
     from pocketfit import api
     from pocketfit.measure.accuracy import check_metric
@@ -136,7 +134,6 @@ def fit(
 
     check_folder(out) if data is None else check_out(out)
     check_metric(metric)
-    layer_ratios = pruning.layer_ratios()
     network = source.open(teacher.model, pruning.criterion, metric)
     taught_by = teacher.open(network, source.agreed(teacher.model, pruning.criterion, metric))
     with watch_for_terminal(quiet) as watch:

@@ -200,7 +200,7 @@ def test_names_of_files_lead_nowhere_else() -> None:
         (b'{"a":' * 100_000, "x is nested too deep"),
         (b"1" * 10_000, "x is no JSON: Exceeds the limit"),
         (b'"\xff"', r"x is no text in UTF-8 \(byte 1\)"),
-        ('"a"'.encode("utf-16"), "x is a text in UTF-16: save it as UTF-8"),
+        ('"a"'.encode("utf-16"), "x is a text in UTF-16 or UTF-32: save it as UTF-8"),
         (b"", "x is no JSON"),
     ],
 )

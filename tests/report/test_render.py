@@ -144,13 +144,3 @@ def test_five_hundred_trials_stay_light() -> None:
     text = render(report_data(lines, sample_run.result()))
     assert len(text) < 1_500_000
     assert time.process_time() - began < 10
-
-
-def test_names_that_are_not_utf8_are_written_as_escapes(tmp_path: Path) -> None:
-    """A byte that is no UTF-8 comes out of the journal as half a surrogate pair."""
-    out = sample_run.write(tmp_path / "out")
-    path = out / "journal.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    next(line for line in lines if line["kind"] == "start")["inputs"]["model"] = "caf\udce9"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert "caf\\xe9 now takes" in write_report(out).read_bytes().decode("utf-8")

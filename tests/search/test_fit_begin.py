@@ -32,7 +32,7 @@ def test_what_a_kill_has_left_is_no_foreign_folder(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match=r"holds something else .* \(thesis\.tex\); nothing was changed"):
         fit.check_out(tmp_path)
-    journal.append(tmp_path / "journal.jsonl", {"kind": "start"})
+    journal.append(tmp_path / "journal.jsonl", made.start(made.budget()))
     fit.check_out(tmp_path)  # with a run in it the folder is the run's
 
 
@@ -45,7 +45,7 @@ def begun(a_task: Task, *trials: Any) -> None:
 
 def ended(a_task: Task, monkeypatch: pytest.MonkeyPatch) -> journal.Record:
     """What the journal holds after a run whose search and verdict do nothing."""
-    for name in ("_search", "_verdict", "check_layers", "check_criterion"):
+    for name in ("_search", "_verdict", "check_layers", "check_criterion", "check_resumed"):
         monkeypatch.setattr(fit, name, lambda *_: None)
     fit.fit_task(a_task, lambda *_, **__: None)
     return journal.read(a_task.out / "journal.jsonl")

@@ -214,3 +214,9 @@ def test_seven_bits_where_products_of_eight_overflow(
     assert [r.activations for r in static] == ["uint8", "int8"] and [r.weights for r in static] == weights
     assert [bool(why_these_weights(r)) for r in static] == [w == "int7" for w in weights]
     assert all(r.weights == "int8" for r in recipes(task(tmp_path), "litert"))
+
+
+def test_names_that_are_no_text_are_told_as_escapes(tmp_path: Path) -> None:
+    """A journal with half a character could not be read again."""
+    told = task(tmp_path, model_name="caf\udce9", data_name="photos-\udcff").identity()
+    assert (told["model"], told["data"]) == ("caf\\xe9", "photos-\\xff")

@@ -205,7 +205,7 @@ def test_labels_and_preprocess_from_files(project, tmp_path):
     again = open_model(f"{project}:plain", labels=tmp_path / "labels.txt", preprocess=tmp_path / "p.json")
     assert (again.labels[0], again.preprocess.height) == ("one", 20)
     (tmp_path / "labels.txt").write_bytes("one\n".encode("utf-16"))
-    with pytest.raises(UserError, match=r"labels\.txt is a text in UTF-16: save it as UTF-8"):
+    with pytest.raises(UserError, match=r"labels\.txt is a text in UTF-16 or UTF-32: save it as UTF-8"):
         open_model(f"{project}:plain", labels=tmp_path / "labels.txt")
     for text, sentence in {
         '{"means": [0]}': "'means' is no known key",
@@ -237,7 +237,7 @@ def test_labels_as_editors_save_them(project, tmp_path):
         open_model(f"{project}:plain", labels=tmp_path / "labels.json", preprocess=tmp_path / "p.json").labels == wanted
     )
     for encoding, sentence in (
-        ("utf-16", "UTF-16 or UTF-32: save the labels as UTF-8"),
+        ("utf-16", "UTF-16 or UTF-32: save it as UTF-8"),
         ("latin-1", "no text in UTF-8"),
     ):
         (tmp_path / "labels.txt").write_text(wanted[0], encoding=encoding)

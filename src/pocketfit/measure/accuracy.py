@@ -255,7 +255,8 @@ def check_metric(metric: str) -> None:
 
 def load_metric(metric: str) -> Callable[[NDArray[np.float32], NDArray[np.int64]], Any]:
     """The function behind "package.module:function"; raises UserError with what is wrong with the name."""
-    if ":" not in metric:
+    module_name, colon, name = metric.partition(":")
+    if not (colon and name and module_name.strip(".") == module_name != ""):
         raise UserError(f"There is no metric '{metric}': known are {', '.join(BUILT_IN)}, or package.module:function")
     return user_code.function(metric, "metric")
 

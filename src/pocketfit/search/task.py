@@ -21,7 +21,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, PassSettings, Piecewise, Plan, Prune, Weights
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.core.text import comparable
+from pocketfit.core.text import comparable, readable
 from pocketfit.core.watch import Watch
 from pocketfit.devices import local
 from pocketfit.sources.data import Dataset
@@ -71,9 +71,9 @@ class Task:
         """What must be the same for a run to go on in the same folder."""
         limits = replace(self.budget, max_time_s=None, max_trials=None).to_json()
         return {
-            "model": self.model_name,
+            "model": readable(self.model_name),
             "model_sha256": self.model.sha256,
-            "data": self.data_name,
+            "data": readable(self.data_name),
             "data_sha256": self.data.sha256,
             "labels": list(self.model.labels),
             "preprocess": self.model.preprocess.to_json(),
