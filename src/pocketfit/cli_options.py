@@ -12,6 +12,7 @@ import click
 
 from pocketfit.asked import Files, Pruning, Source, Teacher
 from pocketfit.core.pass_settings import Criterion
+from pocketfit.core.quantities import QUANTITIES
 
 Command = Callable[..., Any]
 CRITERIA = get_args(Criterion)
@@ -191,12 +192,7 @@ def limit_options(command: Command) -> Command:
     """The options that state limits; `fit` and `choose` share them."""
     return _with(
         command,
-        click.option("--max-size", metavar="SIZE", help="Bytes on disk: 3MB (10^6), 3MiB (2^20), or 0.3x of float32."),
-        click.option("--max-download", metavar="SIZE", help="Bytes after deflate, as app stores ship it: 2MB or 0.3x."),
-        click.option("--max-memory", metavar="SIZE", help="Peak resident memory: 40MB or 0.8x."),
-        click.option("--max-latency", metavar="TIME", help="60ms, p95:60ms, or 0.6x of float32 in the same runtime."),
-        click.option("--max-drop", metavar="POINTS", help="Points of the metric that may be lost: 1pt."),
-        click.option("--min-accuracy", metavar="SHARE", help="At least this accuracy: 90% or 0.9."),
+        *(click.option(row.option, metavar=row.metavar, help=row.meaning) for row in QUANTITIES.values()),
         click.option(
             "--prefer",
             type=click.Choice(["speed", "size", "accuracy", "balanced"]),

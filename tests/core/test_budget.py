@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketfit.core.budget import BYTES, MILLISECONDS, SECONDS, Budget, Limit, parse_unit
+from pocketfit.core.budget import SECONDS, Budget, Limit, parse_unit
 from pocketfit.core.errors import UserError
+from pocketfit.core.quantities import BYTES, MILLISECONDS
 
 
 def one(**words: str) -> Limit:
@@ -82,12 +83,13 @@ def test_time(text: str, seconds: float) -> None:
         ({"max_latency": "60MB"}, "--max-latency '60MB' cannot be read"),
         ({"max_latency": "p80:60ms"}, "--max-latency 'p80:60ms': percentiles p50, p90, p95 and p99 are measured"),
         ({"max_latency": "0ms"}, "--max-latency '0ms' can never be met"),
-        ({"max_drop": "1"}, "--max-drop '1' cannot be read: write points of the metric, for example 1pt"),
+        ({"max_drop": "1"}, "--max-drop '1' cannot be read: write a number with the unit pt, for example 1pt"),
         ({"max_drop": "1%"}, "--max-drop '1%' cannot be read"),
         ({"max_drop": "-1pt"}, "--max-drop '-1pt' cannot be read"),
-        ({"min_accuracy": "90"}, "--min-accuracy '90' cannot be read: write 90% or 0.9"),
-        ({"min_accuracy": "0%"}, "--min-accuracy '0%' cannot be read"),
+        ({"min_accuracy": "90"}, "--min-accuracy '90' can never be met: write 90% or 0.9"),
+        ({"min_accuracy": "0%"}, "--min-accuracy '0%' asks for nothing: write 90% or 0.9"),
         ({"min_accuracy": "high"}, "--min-accuracy 'high' cannot be read"),
+        ({"max_energy": "1mJ"}, "There is no limit 'max_energy': known are max_size, "),
         ({"max_time": "10"}, "--max-time '10' cannot be read: .* s, min, h, for example 10min"),
         ({"max_time": "0s"}, "--max-time '0s' can never be met"),
         ({"max_trials": 0}, "--max-trials 0 leaves nothing to try: give a whole number from 1"),

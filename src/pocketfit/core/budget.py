@@ -13,20 +13,17 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.quantities import PERCENTILES, QUANTITIES, KnownQuantity, Quantity
 from pocketfit.core.rules import Between, OneOf
 from pocketfit.core.schema import build
 
-Quantity = Literal["size", "download", "memory", "latency", "drop", "accuracy"]
 Prefer = Literal["speed", "size", "accuracy", "balanced"]
-BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
-PERCENTILES = (50, 90, 95, 99)
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit: a ceiling, except for "accuracy", which is a floor.
+    """One limit; its row in core/quantities.py (`about`) says what it means.
 
     value       bytes, milliseconds, points (drop), a share from 0 to 1 (accuracy), or a ratio where `relative`
     percentile  of latency: 50 or 90, 95, 99
@@ -34,11 +31,20 @@ class Limit:
     """
 
     whole_in_json: ClassVar[bool] = True
-    quantity: Quantity
+    quantity: Annotated[str, KnownQuantity()]
     value: Annotated[float, Between(0, 1e300)]
     relative: bool = False
     percentile: Annotated[int, OneOf(PERCENTILES)] = 50
     text: str = ""
+
+    @property
+    def about(self) -> Quantity:
+        return QUANTITIES[self.quantity]
+
+    @property
+    def measurement(self) -> str:
+        """The name of the measurement that it is about."""
+        return self.about.measured_as(percentile=self.percentile, relative=self.relative)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -73,110 +79,83 @@ class Budget:
         """The inverse of `to_json`. Raises Violation."""
         return build(cls, data)
 
+    def limit_on(self, quantity: str) -> float | None:
+        """The value of the limit on a quantity, None where it has none."""
+        return next((limit.value for limit in self.limits if limit.quantity == quantity), None)
+
     @classmethod
     def parse(
         cls,
         *,
-        max_size: str | None = None,
-        max_download: str | None = None,
-        max_memory: str | None = None,
-        max_latency: str | None = None,
-        max_drop: str | None = None,
-        min_accuracy: str | None = None,
         max_time: str | None = None,
         max_trials: int | None = None,
         prefer: Prefer = "balanced",
+        **limits: str | None,
     ) -> Budget:
         """Limits from the user's words; raises UserError with what is wrong and what would be right.
+
+        limits      max_size, max_download, max_memory, max_latency, max_drop, min_accuracy, and whatever else
+                    core/quantities.py has a row of; None: no limit
+        max_time    of the whole run, "10min"
+        max_trials  of all, the control not counted
+        prefer      among the plans that meet the limits
 
         >>> Budget.parse(max_size="3MB", max_latency="p95:60ms").limits[1].percentile
         95
         """
-        limits = []
-        for quantity, text in (("size", max_size), ("download", max_download), ("memory", max_memory)):
-            if text is not None:
-                limits.append(_size_limit(quantity, text))  # type: ignore[arg-type]
-        if max_latency is not None:
-            limits.append(_latency_limit(max_latency))
-        if max_drop is not None:
-            limits.append(Limit("drop", _drop_points(max_drop), text=max_drop))
-        if min_accuracy is not None:
-            limits.append(Limit("accuracy", _share(min_accuracy), text=min_accuracy))
+        known = {row.keyword: row for row in QUANTITIES.values()}
+        for name in limits.keys() - known.keys():
+            raise UserError(f"There is no limit '{name}': known are {', '.join(known)}, max_time and max_trials")
+        asked = [parse_limit(row, text) for name, row in known.items() if (text := limits.get(name)) is not None]
         seconds = None if max_time is None else parse_unit(max_time, SECONDS, "--max-time", "10min")
         if max_trials is not None and max_trials < 1:
             raise UserError(f"--max-trials {max_trials} leaves nothing to try: give a whole number from 1")
-        budget = cls(tuple(limits), seconds, max_trials, prefer)
+        budget = cls(tuple(asked), seconds, max_trials, prefer)
         _refuse_contradictions(budget)
         return budget
 
 
-def parse_unit(text: str, units: Mapping[str, float], option: str, example: str) -> float:
-    """A positive number with its unit.
+def parse_limit(row: Quantity, text: str) -> Limit:
+    """One limit in the user's words. Raises UserError.
 
-    >>> parse_unit("1.5MB", BYTES, "--max-size", "3MB")
+    >>> parse_limit(QUANTITIES["latency"], "p95:0.6x")
+    Limit(quantity='latency', value=0.6, relative=True, percentile=95, text='p95:0.6x')
+    """
+    percentile, rest = 50, text
+    if row.percentiles and (match := re.fullmatch(r"\s*p(\d+)\s*:(.*)", text)):
+        percentile, rest = int(match[1]), match[2]
+        if percentile not in row.percentiles:
+            *some, last = (f"p{known}" for known in row.percentiles)
+            raise UserError(f"{row.option} '{text}': percentiles {', '.join(some)} and {last} are measured")
+    if row.relative and (match := re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*[xX]\s*", rest)):
+        if float(match[1]) <= 0:
+            raise UserError(f"{row.option} '{text}' can never be met: it must be more than zero")
+        return Limit(row.name, float(match[1]), relative=True, percentile=percentile, text=text)
+    value = parse_unit(rest, row.units, row.option, row.example, zero=row.zero or row.floor)
+    if row.floor and value == 0:
+        raise UserError(f"{row.option} '{text}' asks for nothing: write {row.example}")
+    if row.highest is not None and value > row.highest:
+        raise UserError(f"{row.option} '{text}' can never be met: write {row.example}")
+    return Limit(row.name, value, percentile=percentile, text=text)
+
+
+def parse_unit(text: str, units: Mapping[str, float], option: str, example: str, *, zero: bool = False) -> float:
+    """A positive number with its unit, or zero where that may be.
+
+    >>> parse_unit("1.5MB", QUANTITIES["size"].units, "--max-size", "3MB")
     1500000.0
     """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?\d+)?)\s*([A-Za-zµ]+)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?\d+)?)\s*([A-Za-zµ%]*)\s*", text)
     folded = {name.lower(): factor for name, factor in units.items()}
     if match is None or match[2].lower() not in folded:
-        raise UserError(
-            f"{option} '{text}' cannot be read: write a number with one of the units {', '.join(units)}, for example"
-            f" {example}"
-        )
+        known = [unit for unit in units if unit]
+        which = f"one of the units {', '.join(known)}" if len(known) > 1 else f"the unit {known[0]}"
+        raise UserError(f"{option} '{text}' cannot be read: write a number with {which}, for example {example}")
     value = float(match[1]) * folded[match[2].lower()]
-    if value <= 0:
+    if value < 0 or (value == 0 and not zero):
         raise UserError(f"{option} '{text}' can never be met: it must be more than zero")
     if math.isinf(value):
         raise UserError(f"{option} '{text}' is no limit: the number is too large to be stored")
-    return value
-
-
-def _relative(text: str, option: str) -> float | None:
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*[xX]\s*", text)
-    if match is None:
-        return None
-    if float(match[1]) <= 0:
-        raise UserError(f"{option} '{text}' can never be met: it must be more than zero")
-    return float(match[1])
-
-
-def _size_limit(quantity: Quantity, text: str) -> Limit:
-    option = f"--max-{quantity}"
-    ratio = _relative(text, option)
-    if ratio is not None:
-        return Limit(quantity, ratio, relative=True, text=text)
-    return Limit(quantity, parse_unit(text, BYTES, option, "3MB or 0.3x"), text=text)
-
-
-def _latency_limit(text: str) -> Limit:
-    percentile, rest = 50, text
-    if match := re.fullmatch(r"\s*p(\d+)\s*:(.*)", text):
-        percentile, rest = int(match[1]), match[2]
-        if percentile not in PERCENTILES:
-            raise UserError(f"--max-latency '{text}': percentiles p50, p90, p95 and p99 are measured")
-    ratio = _relative(rest, "--max-latency")
-    if ratio is not None:
-        return Limit("latency", ratio, relative=True, percentile=percentile, text=text)
-    return Limit(
-        "latency",
-        parse_unit(rest, MILLISECONDS, "--max-latency", "60ms, p95:60ms or 0.6x"),
-        percentile=percentile,
-        text=text,
-    )
-
-
-def _drop_points(text: str) -> float:
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*pt\s*", text)
-    if match is None:
-        raise UserError(f"--max-drop '{text}' cannot be read: write points of the metric, for example 1pt")
-    return float(match[1])
-
-
-def _share(text: str) -> float:
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", text)
-    value = None if match is None else float(match[1]) / (100 if match[2] else 1)
-    if value is None or not 0 < value <= 1:
-        raise UserError(f"--min-accuracy '{text}' cannot be read: write 90% or 0.9")
     return value
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 LARGEST_INT = 2**63  # what every other program reads back as it was written
 SHOWN = 60  # characters of a wrong value
@@ -125,7 +125,15 @@ class Like:
     kind: Any
 
 
-Rule = Between | OneOf | Text | Size | InFolder
+@runtime_checkable
+class Rule(Protocol):
+    """What stands beside a type in Annotated."""
+
+    def problem(self, value: Any) -> str:
+        """What to give in place of this value, "" where it is right."""
+        ...
+
+
 Count = Annotated[int, Between(0, LARGEST_INT)]
 Positive = Annotated[int, Between(1, LARGEST_INT)]
 Seed = Annotated[int, Between(0, LARGEST_INT, below=True)]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pocketfit.core.budget import Budget
+from pocketfit.core.quantities import QUANTITIES
 from pocketfit.core.trial import Trial
 from pocketfit.report import words
 from pocketfit.report.accuracy import where_it_went
@@ -133,7 +134,7 @@ def _shortfall(result: Json) -> dict[str, Any] | None:
         return None
     binding = shortfall.get("binding") or []
     names = [binding] if isinstance(binding, str) else list(binding)
-    return {"binding": [words.QUANTITY_WORDS.get(n, n) for n in names], "sentences": list(shortfall["sentences"])}
+    return {"binding": [QUANTITIES[n].words if n in QUANTITIES else n for n in names], "sentences": list(shortfall["sentences"])}
 
 
 def _trial_row(trial: Trial, chosen: int | None, missed: Sequence[str], limited: bool) -> dict[str, Any]:

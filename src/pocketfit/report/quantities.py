@@ -5,31 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pocketfit.core.quantities import QUANTITIES
 from pocketfit.report import words
 
 Json = Mapping[str, Any]
-# quantity of the budget -> (title, measurement, unit)
-ROWS = {
-    "size": ("Size on disk", "size_bytes", "B"),
-    "download": ("Download size", "download_bytes", "B"),
-    "latency": ("Latency", "latency_ms", "ms"),
-    "cold_start": ("Cold start", "cold_start_ms", "ms"),
-    "memory": ("Peak memory", "memory_bytes", "B"),
-    "accuracy": ("Accuracy", "accuracy", "share"),
-}
+# What is shown though it can't be limited: title, measurement.
+COLD_START = ("Cold start", "cold_start_ms")
+ORDER = ("size", "download", "latency", "cold_start", "memory")  # then whatever else can be limited
 
 
 def measurement_name(limit: Json) -> str:
-    """The measurement that a limit is about.
+    """The measurement that a limit is about, in the quantity's own unit.
 
     >>> measurement_name({"quantity": "latency", "percentile": 95}), measurement_name({"quantity": "size"})
     ('latency_p95_ms', 'size_bytes')
     """
-    if limit["quantity"] == "drop":
-        return "drop_points"
-    if limit["quantity"] == "latency" and limit.get("percentile", 50) != 50:
-        return f"latency_p{limit['percentile']}_ms"
-    return ROWS[limit["quantity"]][1]
+    return QUANTITIES[limit["quantity"]].measured_as(percentile=limit.get("percentile", 50))
+
+
+def _rows() -> dict[str, tuple[str, str]]:
+    """(title, measurement) by name of the quantity, in the order of the page; the drop has a drawing of its own."""
+    rows = {name: (row.title, row.measurement) for name, row in QUANTITIES.items() if name != "drop"}
+    rows["cold_start"] = COLD_START
+    return {name: rows[name] for name in dict.fromkeys((*ORDER, *rows))}
 
 
 def number(measurements: Json, name: str) -> float | None:
@@ -72,9 +70,9 @@ def bars(result: Json, verdict: Json | None, judged: Json) -> list[dict[str, Any
     before, after = result["baseline"]["measurements"], result["chosen"]["measurements"]
     limits = {limit["quantity"]: limit for limit in result["budget"]["limits"]}
     entries = []
-    for quantity in ROWS:
+    for quantity, (_, plain) in _rows().items():
         limit = limits.get(quantity)
-        name = measurement_name(limit) if limit else ROWS[quantity][1]
+        name = measurement_name(limit) if limit else plain
         pair = (before.get(name), after.get(name))
         if quantity == "accuracy" and verdict:
             pair = (_share(verdict, "before"), _share(verdict, "after"))
@@ -133,7 +131,7 @@ def _interleaved(quantity: str, limit: Json | None, result: Json) -> Json:
 
 
 def _title(quantity: str, limit: Json | None, result: Json) -> str:
-    title = ROWS[quantity][0]
+    title = _rows()[quantity][0]
     if quantity == "latency":
         return f"{title} (p{limit.get('percentile', 50) if limit else 50})"
     if quantity == "accuracy":
@@ -184,7 +182,7 @@ def _judgement(limit: Json, said: Json | None, split: str) -> dict[str, Any]:
     else:
         state, text = "missed", "not met"
     return {
-        "bound": ("at least " if limit["quantity"] == "accuracy" else "at most ") + words.format_limit(limit),
+        "bound": words.bound_words(limit),
         "label": f"limit {words.format_limit(limit)}",
         "state": state,
         "text": text,

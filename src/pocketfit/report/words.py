@@ -10,15 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pocketfit.core.pass_settings import KINDS
+from pocketfit.core.quantities import QUANTITIES
 
-QUANTITY_WORDS = {
-    "size": "size on disk",
-    "download": "download size",
-    "memory": "peak memory",
-    "latency": "latency",
-    "drop": "drop",
-    "accuracy": "accuracy",
-}
 RANGE_WORDS = {
     "moving-average": "moving average",
     "percentile": "percentile",
@@ -156,21 +149,21 @@ def limit_words(limit: Mapping[str, Any]) -> str:
     >>> limit_words({"quantity": "latency", "value": 0.6, "relative": True, "percentile": 95, "text": "p95:0.6x"})
     'latency (p95) at most 0.60x of the baseline'
     """
-    quantity = limit["quantity"]
-    name = QUANTITY_WORDS.get(quantity, quantity)
-    if quantity == "latency":
-        name += f" (p{limit.get('percentile', 50)})"
-    bound = format_limit(limit)
-    return f"{name} {'at least' if quantity == 'accuracy' else 'at most'} {bound}" + (
-        " of the baseline" if limit["relative"] else ""
-    )
+    row = QUANTITIES[limit["quantity"]]
+    name = row.words + (f" (p{limit.get('percentile', 50)})" if row.percentiles else "")
+    return f"{name} {bound_words(limit)}" + (" of the baseline" if limit["relative"] else "")
+
+
+def bound_words(limit: Mapping[str, Any]) -> str:
+    """The limit without what it is about: "at most 0.60x"."""
+    return f"{'at least' if QUANTITIES[limit['quantity']].floor else 'at most'} {format_limit(limit)}"
 
 
 def format_limit(limit: Mapping[str, Any]) -> str:
     """The number of a limit alone: "3.00 MB", "0.60x", "1.0 pt"."""
     if limit["relative"]:
         return format_ratio(limit["value"])
-    unit = {"latency": "ms", "drop": "pt", "accuracy": "share"}.get(limit["quantity"], "B")
+    unit = QUANTITIES[limit["quantity"]].unit
     return format_points(limit["value"]) if unit == "pt" else format_value(limit["value"], unit)
 
 

@@ -131,7 +131,7 @@ def scaled(terms: Iterable[Term], factor: float) -> tuple[Term, ...]:
 def _parts(known: Skeleton, terms: Sequence[Term], budget: Budget) -> list[Sequence[Term]]:
     """What must not cost more than a uniform cut: time, bytes, or both, as the limits and `prefer` have it."""
     limited = {limit.quantity for limit in budget.limits}
-    bytes_count = bool(limited & {"size", "download"}) or budget.prefer in ("size", "balanced")
+    bytes_count = any(limit.about.exact for limit in budget.limits) or budget.prefer in ("size", "balanced")
     time_counts = "latency" in limited or budget.prefer in ("speed", "balanced")
     parts: list[Sequence[Term]] = [terms] if time_counts or not bytes_count else []
     return parts + ([parameter_terms(known)] if bytes_count else [])

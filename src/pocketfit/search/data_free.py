@@ -81,7 +81,7 @@ def plan_without_data(task: Task, runtime: str) -> Plan:
 def _refuse(task: Task) -> None:
     """Before anything is written."""
     for limit in task.budget.limits:
-        if limit.quantity in ("drop", "accuracy"):
+        if limit.about.of_answers:
             raise UserError(
                 f"The limit '{limit.text}' on {limit.quantity} cannot be checked without data: leave it out, or give"
                 " --data"

@@ -166,7 +166,7 @@ def _begin(task: Task, path: Path, watch: Watch) -> None:
 
 def _too_few(task: Task) -> Iterator[str]:
     """A sentence where the verdict split is too small to certify the allowed drop."""
-    allowed = next((limit.value for limit in task.budget.limits if limit.quantity == "drop"), None)
+    allowed = task.budget.limit_on("drop")
     have = task.data.split_counts(task.model.split_seed)["verdict"]
     if allowed is None or allowed <= 0:
         return

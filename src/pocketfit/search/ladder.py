@@ -64,7 +64,7 @@ def rungs(
     if any(_meets(t, base, budget) for t in _static(trials, runtime, four_bits=True)):
         return []
     wide = _ladder(space, trials, budget, start, base, sets)
-    if not _limited(budget, "drop", "accuracy"):
+    if not _limits_answers(budget):
         return narrow + (wide[1:2] if budget.prefer == "accuracy" else [])
     return narrow + ([] if _keeps_accuracy(trials, budget, base) else wide)
 
@@ -73,7 +73,7 @@ def awaiting(space: Space, trials: Sequence[Trial], budget: Budget, most: int | 
     """The trial of a rung b whose sensitivity must be known before its runtime climbs on, None where nothing waits."""
     if most is not None and sum(t.stage == "ladder" for t in trials) >= most:
         return None
-    if not _limited(budget, "drop", "accuracy"):
+    if not _limits_answers(budget):
         return None
     for runtime in space.runtimes:
         start = _start(space, trials, runtime)
@@ -233,8 +233,8 @@ def _room(trial: Trial, base: Trial, budget: Budget) -> float:
     """Bytes by which a file may grow until it meets a limit on its size; below zero where it is too large."""
     room = float("inf")
     for stand in check(trial, base, budget):
-        if stand.limit.quantity in ("size", "download"):
-            unit = (base.value(f"{stand.limit.quantity}_bytes") or 1.0) if stand.limit.relative else 1.0
+        if stand.limit.about.exact:
+            unit = (base.value(stand.limit.measurement) or 1.0) if stand.limit.relative else 1.0
             room = min(room, float("-inf") if stand.value is None else (stand.limit.value - stand.value) * unit)
     return room
 
@@ -276,11 +276,11 @@ def _meets(trial: Trial, base: Trial, budget: Budget) -> bool:
 
 
 def _small(trial: Trial, base: Trial, budget: Budget) -> bool:
-    return all(c.met for c in check(trial, base, budget) if c.limit.quantity in ("size", "download"))
+    return all(c.met for c in check(trial, base, budget) if c.limit.about.exact)
 
 
-def _limited(budget: Budget, *quantities: str) -> bool:
-    return any(limit.quantity in quantities for limit in budget.limits)
+def _limits_answers(budget: Budget) -> bool:
+    return any(limit.about.of_answers for limit in budget.limits)
 
 
 def _trial_of(plan: Plan, trials: Sequence[Trial]) -> Trial | None:

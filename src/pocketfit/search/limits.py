@@ -7,16 +7,8 @@ from typing import Any
 
 from pocketfit.core.budget import Budget, Limit
 from pocketfit.core.measurement import Measurement
+from pocketfit.core.quantities import Quantity
 from pocketfit.core.trial import Trial
-
-UNITS = {"size": "B", "download": "B", "memory": "B", "latency": "ms", "drop": "pt", "accuracy": ""}
-QUANTITIES = {
-    "size": "size_bytes",
-    "download": "download_bytes",
-    "memory": "memory_bytes",
-    "drop": "drop_points",
-    "accuracy": "accuracy",
-}
 
 
 @dataclass(frozen=True)
@@ -31,7 +23,7 @@ class Check:
     value: float | None
     worst: float | None
     reason: str = ""
-    measured: Measurement | None = None  # of latency: what the check stands on
+    measured: Measurement | None = None  # where sessions are timed: what the check stands on
 
     @property
     def disturbed(self) -> str:
@@ -58,7 +50,7 @@ class Check:
         more care for the verdict than while searching, so its bound is enough."""
         if self.value is None or self.worst is None:
             return False
-        if self.limit.quantity not in ("drop", "accuracy"):
+        if not self.limit.about.of_answers:
             return self.bounded
         return self._inside(self.worst + (self.worst - self.value))
 
@@ -66,17 +58,13 @@ class Check:
     def excess(self) -> float:
         if self.value is None:
             return float("inf")
-        if self.limit.quantity == "accuracy":
-            return max(0.0, (self.limit.value - self.value) * 100)
-        if self.limit.quantity == "drop":
-            return max(0.0, self.value - self.limit.value)
-        return max(0.0, self.value / self.limit.value - 1)
+        return self.limit.about.excess(self.value, self.limit.value)
 
     def _inside(self, value: float) -> bool:
-        return value >= self.limit.value if self.limit.quantity == "accuracy" else value <= self.limit.value
+        return self.limit.about.inside(value, self.limit.value)
 
     def to_json(self) -> dict[str, Any]:
-        unit = "x" if self.limit.relative else UNITS[self.limit.quantity]
+        unit = "x" if self.limit.relative else self.limit.about.unit
         return {
             "quantity": self.limit.quantity,
             "text": self.limit.text,
@@ -99,51 +87,38 @@ def cost_excess(trial: Trial, baseline: Trial, budget: Budget) -> float:
     """How far size, download, memory and latency are beyond their limits, latency by the good end of its interval."""
     worst = 0.0
     for stand in check(trial, baseline, budget):
-        if stand.limit.quantity in ("drop", "accuracy"):
+        if stand.limit.about.of_answers:
             continue
-        excess = stand.excess
-        if stand.limit.quantity == "latency" and stand.limit.relative:
-            low = trial.measurements["latency_ratio"].low if "latency_ratio" in trial.measurements else None
-            excess = excess if low is None else max(0.0, low / stand.limit.value - 1)
-        worst = max(worst, excess)
+        low = stand.measured.low if stand.measured is not None and stand.limit.relative else None
+        worst = max(worst, stand.excess if low is None else stand.limit.about.excess(low, stand.limit.value))
     return worst
 
 
 def accurate(trial: Trial, baseline: Trial, budget: Budget) -> bool:
     """Whether the limits on drop and accuracy are met."""
-    return all(c.met for c in check(trial, baseline, budget) if c.limit.quantity in ("drop", "accuracy"))
+    return all(c.met for c in check(trial, baseline, budget) if c.limit.about.of_answers)
 
 
 def _check(limit: Limit, trial: Trial, baseline: Trial) -> Check:
-    if limit.quantity == "latency":
-        return _latency(limit, trial)
-    measurement = trial.measurements.get(QUANTITIES[limit.quantity])
+    measurement, row = trial.measurements.get(limit.measurement), limit.about
     if measurement is None or measurement.value is None:
         return Check(limit, None, None, measurement.reason if measurement else "it was not measured")
-    if limit.relative:
-        reference = baseline.value(QUANTITIES[limit.quantity])
-        if not reference:
-            return Check(limit, None, None, "the baseline's could not be measured")
-        worst = _worst(measurement, limit)
-        return Check(limit, measurement.value / reference, None if worst is None else worst / reference)
-    return Check(limit, measurement.value, _worst(measurement, limit))
+    worst = _worst(measurement, row)
+    if row.ratio or row.percentiles:
+        return Check(limit, measurement.value, worst, measured=measurement)
+    if not limit.relative:
+        return Check(limit, measurement.value, worst)
+    reference = baseline.value(limit.measurement)
+    if not reference:
+        return Check(limit, None, None, "the baseline's could not be measured")
+    return Check(limit, measurement.value / reference, None if worst is None else worst / reference)
 
 
-def _latency(limit: Limit, trial: Trial) -> Check:
-    name = "latency_ms" if limit.percentile == 50 else f"latency_p{limit.percentile}_ms"
-    if limit.relative:
-        name = "latency_ratio" if limit.percentile == 50 else f"latency_p{limit.percentile}_ratio"
-    measurement = trial.measurements.get(name)
-    if measurement is None or measurement.value is None:
-        return Check(limit, None, None, measurement.reason if measurement else "it was not measured")
-    return Check(limit, measurement.value, _worst(measurement, limit), measured=measurement)
-
-
-def _worst(measurement: Measurement, limit: Limit) -> float | None:
-    """The bound on the bad side. Intervals are two-sided 95 %: their bad end is a 97.5 % one-sided bound, which is
-    on the safe side; `worst` among the details of a drop would be the exact 95 % bound."""
-    if limit.quantity in ("size", "download"):
+def _worst(measurement: Measurement, row: Quantity) -> float | None:
+    """The bound on the bad side: the one-sided 95 % bound where one was taken, else the bad end of the two-sided 95 %
+    interval, which is a 97.5 % bound and on the safe side."""
+    if row.exact:
         return measurement.value
     if "one_sided" in measurement.environment:
         return float(measurement.environment["one_sided"])
-    return measurement.low if limit.quantity == "accuracy" else measurement.high
+    return measurement.low if row.floor else measurement.high

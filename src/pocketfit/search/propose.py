@@ -139,7 +139,7 @@ def _recipes(space: Space, trials: Sequence[Trial], budget: Budget, most: int) -
 
 def _mixed(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) -> Plan | None:
     """The best static int8 recipe with the delicate ends in float, where plain static int8 loses too much."""
-    allowed = next((limit.value for limit in budget.limits if limit.quantity == "drop"), None)
+    allowed = budget.limit_on("drop")
     static = [
         (trial.value("drop_points") or 0.0, trial.number, trial.plan.export)
         for trial in trials
@@ -154,9 +154,7 @@ def _mixed(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) 
 def best_recipe(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) -> Plan:
     """The plan without pruning whose export, and passes for it, pruned networks of this runtime get: what `prefer`
     likes among those that keep the accuracy; float32 where none does."""
-    accuracy_only = replace(
-        budget, limits=tuple(limit for limit in budget.limits if limit.quantity in ("drop", "accuracy"))
-    )
+    accuracy_only = replace(budget, limits=tuple(limit for limit in budget.limits if limit.about.of_answers))
     whole = [t for t in trials if t.stage in ("baseline", "recipe", "ladder") and t.runtime == runtime]
     chosen = choose(whole, accuracy_only)
     return chosen.trial.plan if chosen else Plan((), space.baselines[runtime])
@@ -166,7 +164,7 @@ def ratios(trials: Sequence[Trial], budget: Budget, best: Collection[Plan] = ())
     """Pruning ratios, the first being the gentlest that is expected to meet the size limits (sizes do not jitter, so
     this order is the same in every run). `best`: the best recipes, which may be smaller than exports alone."""
     first = None
-    sizes = [limit for limit in budget.limits if limit.quantity in ("size", "download")]
+    sizes = [limit for limit in budget.limits if limit.about.exact]
     base, small = (
         baselines(trials),
         [t for t in trials if t.status == "ok" and (t.stage == "recipe" or (t.stage == "ladder" and t.plan in best))],
@@ -175,8 +173,7 @@ def ratios(trials: Sequence[Trial], budget: Budget, best: Collection[Plan] = ())
         wanted = [
             next((r for r in RATIO_LADDER if value * (1 - r) ** SIZE_EXPONENT <= limit.value), RATIO_LADDER[-1])
             for limit in sizes
-            if (value := min(_in_unit_of(limit.relative, t, base[t.runtime], f"{limit.quantity}_bytes") for t in small))
-            > 0
+            if (value := min(_in_unit_of(limit.relative, t, base[t.runtime], limit.measurement) for t in small)) > 0
         ]
         first = max(wanted, default=None)
     first = FIRST_RATIO if first is None else first
@@ -250,7 +247,7 @@ def _finalists(space: Space, trials: Sequence[Trial], budget: Budget) -> Iterato
     ranked = sorted(pruned, key=lambda t: (cost_excess(t, base[t.runtime], budget), t.value("drop_points"), t.number))
     if not ranked:
         return
-    allowed = next((limit.value for limit in budget.limits if limit.quantity == "drop"), None)
+    allowed = budget.limit_on("drop")
     least = cost_excess(ranked[0], base[ranked[0].runtime], budget)
     hopeful = [
         t

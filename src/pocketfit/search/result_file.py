@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pocketfit.core.budget import Budget, Quantity
+from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
 from pocketfit.core.json_file import load
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.plan import Plan, RuntimeName
+from pocketfit.core.quantities import KnownQuantity
 from pocketfit.core.rules import Between, Count, Positive, RelativePath, Sha256, Size
 from pocketfit.core.schema import check_rules, checked
 
@@ -89,7 +90,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class LimitCheck:
-    quantity: Quantity
+    quantity: Annotated[str, KnownQuantity()]
     text: str
     limit: float
     value: Number | None
@@ -102,7 +103,7 @@ class LimitCheck:
 
 @dataclass(frozen=True)
 class Shortfall:
-    binding: tuple[Quantity, ...]
+    binding: tuple[Annotated[str, KnownQuantity()], ...]
     sentences: tuple[str, ...]
 
 

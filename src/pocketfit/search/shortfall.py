@@ -11,15 +11,6 @@ from pocketfit.core.trial import Trial
 from pocketfit.search.choose import Choice, baselines
 from pocketfit.search.limits import Check, check
 
-OPTIONS = {
-    "size": "--max-size",
-    "download": "--max-download",
-    "memory": "--max-memory",
-    "latency": "--max-latency",
-    "drop": "--max-drop",
-    "accuracy": "--min-accuracy",
-}
-
 
 @dataclass(frozen=True)
 class Shortfall:
@@ -47,15 +38,14 @@ def explain_shortfall(trials: Sequence[Trial], budget: Budget) -> Shortfall | No
         nearest = min(choices, key=lambda c: (_badness(c.checks[index]), c.trial.number))
         stand = nearest.checks[index]
         if stand.value is None:
-            sentences.append(f"{OPTIONS[limit.quantity]} {limit.text}: nothing can be said, because {stand.reason}.")
+            sentences.append(f"{limit.about.option} {limit.text}: nothing can be said, because {stand.reason}.")
         elif stand.met:
             sentences.append(
-                f"{OPTIONS[limit.quantity]} {limit.text} alone can be met: {nearest.trial.plan.code} reaches"
-                f" {say(stand)}."
+                f"{limit.about.option} {limit.text} alone can be met: {nearest.trial.plan.code} reaches {say(stand)}."
             )
         else:
             sentences.append(
-                f"{OPTIONS[limit.quantity]} {limit.text} was not reached by any plan: the nearest is"
+                f"{limit.about.option} {limit.text} was not reached by any plan: the nearest is"
                 f" {nearest.trial.plan.code} with {say(stand)}."
             )
         others = [c for c in choices if all(k.met for i, k in enumerate(c.checks) if i != index)]
@@ -64,13 +54,13 @@ def explain_shortfall(trials: Sequence[Trial], budget: Budget) -> Shortfall | No
             if relaxed.checks[index].value is not None:
                 binding.append(limit.quantity)
                 sentences.append(
-                    f"With every other limit as it is, {OPTIONS[limit.quantity]} would have to be"
+                    f"With every other limit as it is, {limit.about.option} would have to be"
                     f" {say(relaxed.checks[index])}"
                     f" instead of {limit.text} ({relaxed.trial.plan.code})."
                 )
     together = min(choices, key=lambda c: (max(k.excess for k in c.checks), c.trial.number))
     missed = [
-        f"{OPTIONS[k.limit.quantity]} {say(k)} instead of {k.limit.text}"
+        f"{k.limit.about.option} {say(k)} instead of {k.limit.text}"
         for k in together.checks
         if not k.met and k.value is not None
     ]
@@ -88,15 +78,15 @@ def say(stand: Check) -> str:
         return "unknown"
     if limit.relative:
         return f"{_up(value, 2):g}x"
-    match limit.quantity:
-        case "size" | "download" | "memory":
+    match limit.about.unit:
+        case "B":
             return f"{_up(value / 1e6, 2):g}MB"
-        case "latency":
-            return f"{_up(value, 2):g}ms"
-        case "drop":
-            return f"{_up(value, 1):g}pt"
-        case _:
+        case "share":
             return f"{int(value * 1000) / 10:g}%"
+        case "pt":
+            return f"{_up(value, 1):g}pt"
+        case unit:
+            return f"{_up(value, 2):g}{unit}"
 
 
 def _up(value: float, digits: int) -> float:
@@ -108,4 +98,4 @@ def _up(value: float, digits: int) -> float:
 def _badness(stand: Check) -> float:
     if stand.value is None:
         return float("inf")
-    return -stand.value if stand.limit.quantity == "accuracy" else stand.value
+    return -stand.value if stand.limit.about.floor else stand.value
