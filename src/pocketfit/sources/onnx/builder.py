@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import (
     DimDynamic,
-    GuardOnDataDependentSymNode,
     ShapeEnv,
     statically_known_true,
 )
@@ -80,7 +80,7 @@ class Builder:
 
     def placeholder(self, name: str, shape: Sequence[Any], dtype: torch.dtype) -> fx.Node:
         node = self.graph.placeholder(self.names.free(identifier(name)))
-        if math.prod(int(size) for size in shape) * dtype.itemsize > MOST_BYTES:
+        if math.prod(example(size) or 0 for size in shape) * dtype.itemsize > MOST_BYTES:
             raise CannotConvert(f"its input '{name}' is larger than {MOST_BYTES >> 30} GiB")
         with self._mode:
             node.meta["val"] = torch.empty(tuple(shape), dtype=dtype)
@@ -190,7 +190,8 @@ class Builder:
 
     def _imagine(self, call: Callable[[Any, Any], Any], args: Any, kwargs: Any) -> Any:
         try:
-            with self._mode, torch.no_grad(), _silent():
+            # Without torch's Python dispatcher some operators (upsample_bilinear2d) tie symbols to their numbers.
+            with self._mode, enable_python_dispatcher(), torch.no_grad(), _silent():
                 value = call(args, kwargs)
         except (CannotConvert, UserError):
             raise
@@ -198,7 +199,7 @@ class Builder:
             raise CannotConvert(_short(error)) from error
         for part in value if isinstance(value, list | tuple) else [value]:
             if isinstance(part, Tensor) and _bytes(part) > MOST_BYTES:
-                raise CannotConvert(f"its result of shape {[int(s) for s in part.shape]} is larger than any memory")
+                raise CannotConvert(f"its result of shape {[example(s) for s in part.shape]} is larger than any memory")
         return value
 
     def _fold(self, target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -268,12 +269,19 @@ def _holds(kind: type, value: Any) -> bool:
     return any(isinstance(entry, kind) for entry in _all(value))
 
 
+def example(size: Any) -> int | None:
+    """The number that stands for a size where the network is tried; None where it depends on the inputs' numbers.
+
+    int(size) would tie the size to that number for good.
+    """
+    found = size if isinstance(size, int) else size.node.hint
+    return None if found is None else int(found)
+
+
 def _bytes(tensor: Tensor) -> int:
-    """At the sizes tried; 0 where the size depends on the numbers (how many are not zero, ...)."""
-    try:
-        return math.prod(int(size) for size in tensor.shape) * tensor.dtype.itemsize
-    except GuardOnDataDependentSymNode:
-        return 0
+    """At the sizes tried; 0 where a size depends on the numbers (how many are not zero, ...)."""
+    sizes = [example(size) for size in tensor.shape]
+    return math.prod(size if size is not None else 0 for size in sizes) * tensor.dtype.itemsize
 
 
 def _short(error: Exception) -> str:

@@ -147,7 +147,7 @@ class Call:
 
     def layer(self, module: nn.Module, weight: Constant, *args: Any) -> Any:
         """A layer with weights; the same weights in the same layer once more are a further call of it."""
-        name = self.node.scope or names.from_weight(weight.name) or self._place()
+        name = names.from_weight(weight.name) or self.node.scope or self._place()
         key = (id(weight), repr(module))
         if key not in self.layers:
             if any(made[0] == id(weight) for made in self.layers):

@@ -10,17 +10,20 @@ ROLE = re.compile(r"([./_](weights?|w_\d+|kernel|gamma|slope|alpha|w|ReadVariabl
 ANONYMOUS = re.compile(
     r"^(onnx::)?([A-Z]\w*_\d+|\d+|(val|tensor|const\w*|t|param|p2o\.\w+)[._]?\d*)(_output_\d+)?(:\d+)?$"
 )
-TOP = 4  # at most this many scopes of a path in a name
+TOP = 8  # at most this many scopes of a path in a name
 
 
 def from_weight(name: str) -> str:
-    """The layer that a weight belongs to, dotted; "" for a name that an exporter has made up.
+    """The layer that a weight belongs to, dotted; "" for a name that doesn't say, or that an exporter has made up.
 
     >>> from_weight("layers.0.conv.weight"), from_weight("conv2d_18.w_0"), from_weight("onnx::Conv_345")
     ('layers.0.conv', 'conv2d_18', '')
+    >>> from_weight("permute_7"), from_weight("attention.in_proj_weight")
+    ('', 'attention.in_proj')
     """
     layer = ROLE.sub("", name)
-    return "" if ANONYMOUS.match(name) or ANONYMOUS.match(layer) else dotted(layer)
+    says = layer != name or "." in name or "/" in name
+    return "" if not says or ANONYMOUS.match(name) or ANONYMOUS.match(layer) else dotted(layer)
 
 
 def from_path(name: str) -> str:

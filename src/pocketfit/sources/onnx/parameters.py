@@ -3,6 +3,7 @@
 - One number is a Python number.
 - Several numbers that a tensor is added to, multiplied by or divided by are a parameter where they were stored in the
   file, a layer with weights stands before them, they are finite, and no grid (all multiples of 1/2).
+- So are learned tokens: what is stretched over the batch, or put beside a tensor.
 - Everything else (masks, grids, position tables that are computed, the means of a preprocessing) is a buffer.
 """
 
@@ -27,6 +28,11 @@ def operand(call: Call, constant: Constant, other: Any, *, trained: bool) -> Any
         return constant.tensor.item()
     learned = trained and constant.stored and looks_learned(constant.tensor) and behind_a_layer(call, other)
     return call.build.attribute(constant, trained=learned)
+
+
+def token(call: Call, constant: Constant) -> fx.Node:
+    """A constant that is stretched over the batch or put beside a tensor, such as the token of the class."""
+    return call.build.attribute(constant, trained=constant.stored and looks_learned(constant.tensor))
 
 
 def looks_learned(tensor: Tensor) -> bool:

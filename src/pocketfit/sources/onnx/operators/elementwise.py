@@ -59,7 +59,8 @@ def operands(call: Call, *, trained: bool) -> tuple[Any, Any]:
     found: list[Any] = []
     for i in range(2):
         value, other = call.values[i], call.values[1 - i]
-        if isinstance(value, Sizes) and value.scalar and isinstance(other, fx.Node):
+        one = isinstance(value, Sizes) and len(value.entries) == 1
+        if isinstance(value, Sizes) and isinstance(other, fx.Node) and one and call.rank(i) <= call.rank(1 - i):
             found.append(value.entries[0])
         elif isinstance(value, Constant) and not isinstance(other, Constant):
             found.append(parameters.operand(call, value, call.as_tensor(other), trained=trained))  # type: ignore[arg-type]
@@ -238,7 +239,7 @@ def _cast(call: Call, dtype: torch.dtype | None) -> Any:
         if dtype.is_floating_point:
             return Sizes(tuple(call.emit(as_float, entry) for entry in value.entries), value.scalar)
         if dtype in (torch.int64, torch.int32):
-            return Sizes(tuple(call.emit(as_whole, entry) for entry in value.entries), value.scalar)
+            return Sizes(tuple(whole(call, entry) for entry in value.entries), value.scalar)
     tensor = call.tensor(0)
     if meta(tensor).dtype == dtype:
         return tensor
@@ -259,9 +260,9 @@ def as_float(size: Any) -> Any:
     return torch.sym_float(size)  # type: ignore[no-untyped-call]
 
 
-def as_whole(number: Any) -> Any:
+def whole(call: Call, entry: Any) -> Any:
     """Cut off behind the point; sizes are not negative."""
-    return number if isinstance(number, int | torch.SymInt) else math.floor(number)
+    return entry if isinstance(known(entry), int | torch.SymInt) else call.emit(math.floor, entry)
 
 
 def cast_like(call: Call) -> Any:

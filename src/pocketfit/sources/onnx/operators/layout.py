@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from pocketfit.sources.onnx import parameters
 from pocketfit.sources.onnx.builder import CannotConvert, Constant, Sizes, meta
 from pocketfit.sources.onnx.call import Call, Table, dim_of
 from pocketfit.sources.onnx.operators import reshaping
@@ -70,7 +71,9 @@ def concat(call: Call) -> Any:
         if all(part is not None for part in parts):
             return Sizes(tuple(entry for part in parts for entry in part or ()))
     axis = call.axis(1 if call.version < 4 else 0)
-    tensors = [call.tensor(i) for i in range(len(call.values))]
+    tensors: list[Any] = [call.tensor(i) for i in range(len(call.values))]
+    if any(isinstance(tensor, fx.Node) for tensor in tensors):
+        tensors = [parameters.token(call, t) if isinstance(t, Constant) else t for t in tensors]
     return tensors[0] if len(tensors) == 1 else call.emit(torch.cat, tensors, axis)
 
 

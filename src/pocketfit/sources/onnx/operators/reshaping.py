@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from pocketfit.sources.onnx.builder import CannotConvert, Constant, Sizes, known, meta
+from pocketfit.sources.onnx import parameters
+from pocketfit.sources.onnx.builder import CannotConvert, Constant, Sizes, example, known, meta
 from pocketfit.sources.onnx.call import Call
 
 
@@ -114,8 +115,11 @@ def _group(call: Call, before: list[Any], after: list[Any], i: int, j: int) -> t
     left, right = before[i], after[j]
     i, j = i + 1, j + 1
     while not call.build.same(left, right):
-        take_left = int(left) < int(right)
-        if int(left) == int(right) or (take_left and i == len(before)) or (not take_left and j == len(after)):
+        small, large = example(left), example(right)
+        if small is None or large is None or small == large:
+            return -1, -1
+        take_left = small < large
+        if (take_left and i == len(before)) or (not take_left and j == len(after)):
             return -1, -1
         if take_left:
             left, i = left * before[i], i + 1
@@ -240,7 +244,9 @@ def expand(call: Call) -> Any:
     """Sizes that stay are -1. A size of 1 in the target keeps what the tensor has."""
     tensor, target = call.tensor(0), call.integers(1)
     if isinstance(tensor, Constant):
-        return call.emit(stretched, tensor, target)
+        if all(isinstance(entry, int) for entry in target):
+            return call.emit(stretched, tensor, target)
+        tensor = parameters.token(call, tensor)
     shape = list(meta(tensor).shape)
     behind = len(target) - len(shape)
     if behind < 0:
