@@ -146,15 +146,23 @@ class Call:
         return tuple(value[:count])
 
     def layer(self, module: nn.Module, weight: Constant, *args: Any) -> Any:
-        """A layer with weights; the same weights in the same layer once more are a further call of it."""
-        name = names.from_weight(weight.name) or self.node.scope or self._place()
-        key = (id(weight), repr(module))
+        """A layer with weights; the same numbers in the same layer at the same place are a further call of it.
+
+        Exporters store equal numbers once, so that layers of different places are no proof of shared weights.
+        """
+        place = self.node.scope or names.from_path(self.node.name)
+        stored = [value for value in self.values if isinstance(value, Constant)]
+        self.notes.setdefault("kept", []).append(stored)  # an id is one's own for as long as one lives
+        numbers = tuple(id(value) for value in stored)
+        key = (numbers, repr(module), place)
         if key not in self.layers:
-            if any(made[0] == id(weight) for made in self.layers):
+            if any(made[0] == numbers and made[2] == place for made in self.layers):
                 self.build.findings[
                     f"The weights '{weight.name}' are used by layers of different kinds; each trains its own copy."
                 ] = None
-            self.layers[key] = self.build.add_module(module, names.dotted(name) or "layer")
+            wanted = (names.from_weight(weight.name), names.dotted(place), self._place(), "layer")
+            known = [name for name in wanted if name]
+            self.layers[key] = self.build.add_module(module, next(filter(self.build.names.is_free, known), known[0]))
         return self.build.call_module(self.layers[key], *args)
 
     def activation(self, module: nn.Module, value: Any) -> Any:

@@ -8,9 +8,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pocketfit.core.errors import UserError
+
+if TYPE_CHECKING:
+    from pocketfit.sources.onnx.graph import Graph
+
+
+LONGEST_SENTENCE = 500
 
 
 def prepare(
@@ -22,23 +28,41 @@ def prepare(
     "tried": [the shapes of the inputs], ...}
     """
     limit_memory(memory_bytes)
+    from pocketfit.sources.onnx.graph import save_graph
+
+    graph, result = prepared(Path(path), sizes, fixed, check=check)
+    save_graph(graph, Path(folder))
+    return result
+
+
+def prepared(
+    path: Path, sizes: Mapping[str, int], fixed: Mapping[str, Any], *, check: bool
+) -> tuple[Graph, dict[str, Any]]:
+    """The graph of a file, and what `prepare` returns."""
     from pocketfit.sources.onnx import compare
     from pocketfit.sources.onnx.convert import convert
-    from pocketfit.sources.onnx.graph import save_graph
     from pocketfit.sources.onnx.normalise import written_out
     from pocketfit.sources.onnx.read import inlined, parse, to_graph
     from pocketfit.sources.onnx.specialise import specialise
 
-    model = written_out(inlined(parse(Path(path))))
-    graph = specialise(to_graph(model, Path(path).parent), sizes, fixed)
-    network, findings = convert(graph)
+    try:
+        model = written_out(inlined(parse(path)))
+        graph = specialise(to_graph(model, path.parent), sizes, fixed)
+        network, findings = convert(graph)
+    except UserError as error:  # a damaged file's names may hold anything
+        raise UserError(one_line(str(error))) from error
     result: dict[str, Any] = {"difference": None, "tried": [], "findings": list(findings)}
     if check:
-        checked = compare.check(Path(path), graph, network, fixed)
+        checked = compare.check(path, graph, network, fixed)
         result |= {"difference": checked.difference, "tried": list(checked.tried)}
         result["findings"] += checked.findings
-    save_graph(graph, Path(folder))
-    return result
+    return graph, result
+
+
+def one_line(message: str) -> str:
+    """Without line breaks and signs that a terminal would obey, and not longer than a sentence."""
+    plain = " ".join("".join(sign if sign.isprintable() else " " for sign in message).split())
+    return plain if len(plain) <= LONGEST_SENTENCE else f"{plain[:LONGEST_SENTENCE]} ..."
 
 
 def run(path: str, inputs: str, outputs: str, names: Sequence[str] | None, memory_bytes: int) -> dict[str, Any]:

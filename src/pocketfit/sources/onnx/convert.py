@@ -14,11 +14,22 @@ from pocketfit.sources.onnx.builder import Builder, CannotConvert, Constant, Siz
 from pocketfit.sources.onnx.call import Call, Value
 from pocketfit.sources.onnx.graph import Graph, Node
 from pocketfit.sources.onnx.operators import TABLE
+from pocketfit.sources.onnx.read import first_line
 from pocketfit.sources.onnx.refusals import why_refused
 
 # Sizes that the dynamic axes are tried at: (first axis, token axis, others). They only have to suit the network.
-EXAMPLES = ((2, 16, 64), (2, 32, 224), (3, 128, 320), (2, 9, 33), (2, 576, 128), (2, 480, 640))
+EXAMPLES = (
+    (2, 16, 64),
+    (12, 24, 96),
+    (2, 32, 224),
+    (3, 128, 320),
+    (2, 2, 64),
+    (2, 9, 33),
+    (2, 576, 128),
+    (2, 480, 640),
+)
 
+MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError, MemoryError)
 UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
@@ -129,6 +140,9 @@ class _Conversion:
             result = handler(call)
         except CannotConvert as reason:
             raise UserError(f"the operator {node} can't be carried over: {reason}") from reason
+        except MALFORMED as error:  # too few inputs, an attribute of another kind: no file of a working exporter
+            what = f"{type(error).__name__}: {first_line(error)}"
+            raise UserError(f"the operator {node} has inputs or attributes that it can't have ({what})") from error
         results = result if isinstance(result, tuple) else (result,)
         return tuple(_as_value(value) for value in results)
 

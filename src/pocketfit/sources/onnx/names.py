@@ -73,6 +73,9 @@ class Names:
         self._leaves: set[str] = set()
         self._containers: set[str] = set()
 
+    def is_free(self, name: str) -> bool:
+        return name not in self._leaves and name not in self._containers
+
     def free(self, wanted: str) -> str:
         """The name itself, or the first of wanted_1, wanted_2, ... that clashes with nothing."""
         parts = [f"{part}_" if part in self._reserved else part for part in wanted.split(".")]

@@ -56,7 +56,23 @@ def parse(path: Path) -> ModelProto:
         raise UserError("it is damaged, cut off, or no ONNX file") from error
     if not model.graph.node:
         raise UserError("it holds no network")
+    graphs = [model.graph, *model.functions]
+    if any(not isinstance(name, str) for graph in graphs for name in _texts(graph)):
+        raise UserError("it is damaged: some of its names are no text")  # protobuf gives bytes for them
     return model
+
+
+def _texts(graph: Any) -> Iterator[Any]:
+    """Every name in a graph or function, and in the branches inside."""
+    yield from (graph.name, *(entry.domain for entry in getattr(graph, "opset_import", ())))
+    for value in (*graph.input, *graph.output, *getattr(graph, "initializer", ())):
+        yield getattr(value, "name", value)
+    for node in graph.node:
+        yield from (node.op_type, node.name, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield attribute.name
+            if attribute.HasField("g"):
+                yield from _texts(attribute.g)
 
 
 def inlined(model: ModelProto) -> ModelProto:
