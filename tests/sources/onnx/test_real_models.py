@@ -11,8 +11,12 @@ import torch
 from torch import nn
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model, Origin
+from pocketfit.core.pass_settings import Prune
+from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.passes import graph as channel_graph
+from pocketfit.passes import prune
 from pocketfit.sources.onnx.fold.fold import fold
 from pocketfit.sources.onnx.open import check_against_onnxruntime, open_onnx
 
@@ -26,6 +30,13 @@ def prunable(network: nn.Module, shape: tuple[int, ...]) -> tuple[set[str], set[
     found = channel_graph.trace(network, signature)
     may = {layer for group in found.groups if group.prunable for layer in group.layers}
     return may, {name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
+
+
+def half(network: nn.Module, shape: tuple[int, ...]) -> Any:
+    """Half of all channels that may go, cut away by the project's own pass."""
+    signature = Signature((TensorSpec("x", (None, *shape), "float32", "NCHW"),), (TensorSpec("y", (None,)),))
+    whole = Model(network, signature, Preprocess(), (), Origin("object", "ocr"))
+    return prune.apply(whole, Prune(0.5), None).network
 
 
 def kinds(network: Any) -> Counter[str]:
@@ -52,6 +63,9 @@ def test_the_recogniser(paddle_ocr: Path) -> None:
     program = torch.export.export(network, examples, dynamic_shapes=({0: DIM, 3: DIM},))
     wide = torch.randn(3, 3, 48, 96)
     torch.testing.assert_close(program.module()(wide), network(wide), rtol=1e-4, atol=1e-6)
+    small = half(network, (3, 48, 64))
+    assert sum(p.numel() for p in small.parameters()) < 0.4 * sum(p.numel() for p in network.parameters())
+    assert small(wide).shape == network(wide).shape
     done = fold(network, examples)
     found = kinds(done.network)
     assert found["Hardswish"] == 28 and found["SiLU"] == 7 and found["LayerNorm"] == 5
