@@ -40,7 +40,19 @@ def run(path: str, first: int, count: int, log: str) -> dict[str, Any]:
             other[seed] = f"{type(error).__name__}: {error}"[:300]
         if time.monotonic() - start > 20:
             other[seed] = f"took {time.monotonic() - start:.0f} s"
-    return {"ends": dict(ends), "other": other}
+    return {"ends": dict(ends), "other": other, "too much": too_much()}
+
+
+def too_much() -> str:
+    """What one allocation beyond the limit comes to."""
+    import numpy as np
+
+    limit_memory(2**28)
+    try:
+        np.ones(2**28)
+    except MemoryError:
+        return "refused"
+    return "given"
 
 
 def mutated(whole: bytes, seed: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from onnx_files import conv_net
@@ -33,4 +34,5 @@ def test_each_is_read_or_refused(tmp_path: Path) -> None:
         other |= result["other"]
         break
     assert other == {}
+    assert result["too much"] == "refused" or sys.platform != "linux"
     assert done["read"] > 50 < done["refused"]

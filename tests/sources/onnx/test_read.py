@@ -59,6 +59,18 @@ def test_a_link_that_leads_out_is_not_followed(tmp_path: Path) -> None:
         graph_of(with_weights_outside("weights.bin"), folder)
 
 
+def test_parts_that_nobody_reads_lead_nowhere_either(tmp_path: Path) -> None:
+    """ONNX Runtime opens the same file by itself."""
+    hidden = with_weights_outside("../secret.bin").graph.initializer
+    weights = next(t for t in hidden if t.data_location == TensorProto.EXTERNAL)
+    proto = conv_net(2, 8, 8)
+    proto.functions.append(function("Unused", helper.make_node("Constant", [], ["b"], value=weights)))
+    path = tmp_path / "x.onnx"
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(UserError, match="outside of the folder"):
+        parse(path)
+
+
 @pytest.mark.parametrize(("location", "offset", "words"), [
     ("nothing.bin", "0", "is not there"),
     ("short.bin", "0", "too short"),

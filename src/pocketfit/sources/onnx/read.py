@@ -59,7 +59,25 @@ def parse(path: Path) -> ModelProto:
     graphs = [model.graph, *model.functions]
     if any(not isinstance(name, str) for graph in graphs for name in _texts(graph)):
         raise UserError("it is damaged: some of its names are no text")  # protobuf gives bytes for them
+    # ONNX Runtime opens the file by itself: what is in parts that are not read here must not lead it astray either.
+    for part in (*graphs, *(g for info in model.training_info for g in (info.initialization, info.algorithm))):
+        for tensor in _tensors(part):
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                place_of(tensor, path.parent)
     return model
+
+
+def _tensors(graph: Any) -> Iterator[TensorProto]:
+    """Every tensor in a graph or function, and in the branches inside."""
+    yield from getattr(graph, "initializer", ())
+    sparse = list(getattr(graph, "sparse_initializer", ()))
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)
+    for tensor in sparse:
+        yield from (tensor.values, tensor.indices)
 
 
 def _texts(graph: Any) -> Iterator[Any]:
@@ -266,12 +284,7 @@ def fetch_external(tensor: TensorProto, folder: Path) -> None:
     from onnx import TensorProto
 
     about = {entry.key: entry.value for entry in tensor.external_data}
-    location = about.get("location", "")
-    parts = PurePosixPath(location.replace("\\", "/"))
-    outside = not location or parts.is_absolute() or ".." in parts.parts or ":" in location or "\0" in location
-    file = folder / location
-    if outside or not file.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"its weights '{tensor.name}' lie in {location!r}, outside of the folder of the file")
+    file, location = place_of(tensor, folder), about.get("location", "")
     if not file.is_file():
         raise UserError(f"the file {location!r} with its weights '{tensor.name}' is not there")
     try:
@@ -286,6 +299,17 @@ def fetch_external(tensor: TensorProto, folder: Path) -> None:
         tensor.raw_data = opened.read(wanted)
     tensor.data_location = TensorProto.DEFAULT
     del tensor.external_data[:]
+
+
+def place_of(tensor: TensorProto, folder: Path) -> Path:
+    """The file that holds the tensor's numbers. Raises UserError where that is outside of the model's folder."""
+    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    parts = PurePosixPath(location.replace("\\", "/"))
+    outside = not location or parts.is_absolute() or ".." in parts.parts or ":" in location or "\0" in location
+    file = folder / location
+    if outside or not file.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"its weights '{tensor.name}' lie in {location!r}, outside of the folder of the file")
+    return file
 
 
 def scope_of(node: NodeProto) -> str:
