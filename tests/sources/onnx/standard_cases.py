@@ -18,7 +18,7 @@ from pocketfit.sources.onnx.convert import convert
 from pocketfit.sources.onnx.normalise import written_out
 from pocketfit.sources.onnx.read import inlined, to_graph
 from pocketfit.sources.onnx.specialise import with_fixed
-from pocketfit.sources.onnx.tensors import _from_numpy
+from pocketfit.sources.onnx.tensors import DTYPES, INT4, UINT4, _from_numpy, to_torch
 
 Case = tuple[str, onnx.ModelProto, list[tuple[Sequence[Any], Sequence[Any]]], float, float]
 LONGEST_S = 60.0
@@ -94,9 +94,9 @@ def _check(model: onnx.ModelProto, sets: list[tuple[Sequence[Any], Sequence[Any]
     except UserError:
         # The standard's cases take axes, shapes and weights as inputs, which real files store.
         others = dict(zip(names[1:], sets[0][0][1:], strict=False)) if sets else {}
-        fixed = {value.name: _tensor(others[value.name]) for value in graph.inputs if value.name in others}
-        if not fixed:
+        if not others or not all(_readable(array) for array in others.values()):
             raise
+        fixed = {value.name: _tensor(others[value.name]) for value in graph.inputs if value.name in others}
         graph = with_fixed(graph, fixed)
         network, _ = convert(graph)
     for inputs, outputs in sets:
@@ -111,11 +111,15 @@ def _check(model: onnx.ModelProto, sets: list[tuple[Sequence[Any], Sequence[Any]
             )
 
 
+def _readable(array: Any) -> bool:
+    """Not a sequence, texts, or numbers of 4 bits."""
+    if isinstance(array, onnx.TensorProto):
+        return array.data_type in DTYPES and array.data_type not in (UINT4, INT4)
+    return not isinstance(array, list | tuple) and hasattr(torch, np.asarray(array).dtype.name)
+
+
 def _tensor(array: Any) -> torch.Tensor:
-    if isinstance(array, list | tuple):
-        raise UserError("a sequence")
+    if isinstance(array, onnx.TensorProto):
+        return to_torch(array)
     array = np.asarray(array)
-    dtype = getattr(torch, array.dtype.name, None)
-    if dtype is None:
-        raise UserError("no numbers that torch has")
-    return _from_numpy(array, dtype)
+    return _from_numpy(array, getattr(torch, array.dtype.name))

@@ -53,8 +53,7 @@ def test_the_recogniser(paddle_ocr: Path) -> None:
     assert opened.difference is not None and opened.difference < 1e-4 and opened.findings == ()
     assert len(opened.metadata["character"].split("\n")) > 6000
     network = opened.network
-    for width in (64, 160):
-        assert check_against_onnxruntime(file, network, [torch.randn(2, 3, 48, width)]) < 1e-4
+    assert check_against_onnxruntime(file, network, [torch.randn(2, 3, 48, 160)]) < 1e-4
     network(torch.randn(1, 3, 48, 64)).sum().backward()
     assert sum(p.grad is not None for p in network.parameters()) == len(list(network.parameters())) == 110
     may, convolutions = prunable(network, (3, 48, 64))
@@ -87,9 +86,7 @@ def test_the_detector(paddle_ocr: Path) -> None:
     torch.testing.assert_close(program.module()(other), network(other), rtol=1e-3, atol=1e-5)
 
 
-def test_the_classifiers_of_directions_and_of_files(paddle_ocr: Path, magika: Path) -> None:
-    opened = open_onnx(paddle_ocr / "ch_ppocr_mobile_v2.0_cls_infer.onnx", sizes={"x:2": 48})
-    assert opened.difference is not None and opened.difference < 1e-4
+def test_what_tells_kinds_of_files_apart(magika: Path) -> None:
     opened = open_onnx(magika)
     assert opened.difference is not None and opened.difference < 1e-4
     assert opened.signature.inputs[0].dtype == "int32"

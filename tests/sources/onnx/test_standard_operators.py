@@ -36,5 +36,5 @@ def test_classifiers_of_their_time() -> None:
 def test_every_case_of_the_standard() -> None:
     done: dict[str, Any] = child.call("standard_cases:node_cases", {"part": 0, "parts": 1}, timeout_s=600)
     assert done["wrong"] == {}
-    assert [m for m in done["refused"].values() if not one_sentence(m) and m not in ("a sequence",)] == []
-    assert len(done["carried"]) >= 1370, len(done["carried"])
+    assert [m for m in done["refused"].values() if not one_sentence(m)] == []
+    assert len(done["carried"]) >= 1425, len(done["carried"])

@@ -161,8 +161,8 @@ class Call:
                     f"The weights '{weight.name}' are used by layers of different kinds; each trains its own copy."
                 ] = None
             wanted = (names.from_weight(weight.name), names.dotted(place), self._place(), "layer")
-            known = [name for name in wanted if name]
-            self.layers[key] = self.build.add_module(module, next(filter(self.build.names.is_free, known), known[0]))
+            given = [name for name in wanted if name]
+            self.layers[key] = self.build.add_module(module, next(filter(self.build.names.is_free, given), given[0]))
         return self.build.call_module(self.layers[key], *args)
 
     def activation(self, module: nn.Module, value: Any) -> Any:
