@@ -1,0 +1,155 @@
+"""Opens an .onnx file as a network of torch that can be trained, pruned and exported."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, fx
+
+from pocketfit.core.errors import ExportFailed, UserError
+from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.sources.onnx import compare
+from pocketfit.sources.onnx.convert import convert
+from pocketfit.sources.onnx.graph import Value, load_graph
+
+TIMEOUT_S = 600.0
+MEMORY_BYTES = 8 * 2**30
+CHILD_PROCESSES = "pocketfit.runtimes.child"  # one floor above; named here only
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A network from an ONNX file.
+
+    network     in eval mode; layers have the names of their weights
+    signature   named inputs and outputs; None where a size is dynamic
+    axes        input name -> dimension -> name of the dynamic axis ("" where the file gives none)
+    metadata    what the exporter noted in the file (a text recogniser's "character", ...)
+    difference  from ONNX Runtime, in parts of the largest number of an output; None: it was not compared
+    findings    sentences for the user
+    sha256      of the file
+    """
+
+    network: fx.GraphModule
+    signature: Signature
+    axes: Mapping[str, Mapping[int, str]]
+    metadata: Mapping[str, str]
+    difference: float | None
+    findings: tuple[str, ...]
+    sha256: str
+
+
+def open_onnx(
+    path: str | Path,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    check: bool = True,
+    timeout_s: float = TIMEOUT_S,
+    memory_bytes: int = MEMORY_BYTES,
+) -> Converted:
+    """The network of an .onnx file, compared with ONNX Runtime at two sizes of its dynamic axes (`check`).
+
+    sizes   fixes dynamic axes: axis name, or "input:dimension", -> size
+    fixed   fixes inputs: name -> its only value (a number or nested lists), so that branches can be taken for good
+
+    Raises UserError: one sentence that names the file, and the operator or value that is in the way.
+    """
+    path = Path(path)
+    sizes, fixed = dict(sizes or {}), {name: _plain(value) for name, value in (fixed or {}).items()}
+    if not path.is_file():
+        raise UserError(f"{path} is no file")
+    payload = {
+        "path": str(path.absolute()),
+        "sizes": sizes,
+        "fixed": fixed,
+        "check": check,
+        "memory_bytes": memory_bytes,
+    }
+    with tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
+        about = _in_child(path, "prepare", payload | {"folder": folder}, timeout_s, memory_bytes)
+        graph = load_graph(Path(folder))
+    try:
+        network, _ = convert(graph)
+    except UserError as error:  # the child has converted the same graph
+        raise UserError(f"{path}: {error}") from error
+    return Converted(
+        network,
+        Signature(tuple(map(_spec, graph.inputs)), tuple(map(_spec, graph.outputs))),
+        {value.name: _axes(value) for value in graph.inputs},
+        graph.metadata,
+        about["difference"],
+        tuple(f"{finding.rstrip('.')}." for finding in about["findings"]),
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def check_against_onnxruntime(
+    path: str | Path, network: Any, inputs: Sequence[Tensor] | Mapping[str, Tensor], *, timeout_s: float = TIMEOUT_S
+) -> float:
+    """The largest difference between network and file on these inputs, in parts of an output's largest number.
+
+    `inputs` in the order of the file's inputs, or by name. Raises UserError beyond compare.TOLERANCE (1e-3 in
+    float32, 3e-2 in 16 bits), and for outputs of another shape.
+    """
+    path = Path(path)
+    names = list(inputs) if isinstance(inputs, Mapping) else None
+    tensors: list[Tensor] = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs)
+    with tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
+        given, answers = str(Path(folder, "in.npz")), str(Path(folder, "out.npz"))
+        arrays: dict[str, Any] = {str(i): tensor.numpy() for i, tensor in enumerate(tensors)}
+        np.savez(given, **arrays)
+        payload = {
+            "path": str(path.absolute()),
+            "inputs": given,
+            "outputs": answers,
+            "names": names,
+            "memory_bytes": MEMORY_BYTES,
+        }
+        about = _in_child(path, "run", payload, timeout_s, MEMORY_BYTES)
+        with np.load(answers, allow_pickle=False) as archive:
+            wanted = [archive[str(i)] for i in range(len(archive.files))]
+    try:
+        return compare.differences(network, tensors, wanted, about["names"], about["noise"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _in_child(path: Path, function: str, payload: Mapping[str, Any], timeout_s: float, memory_bytes: int) -> Any:
+    """Call a function of child.py in a process of its own; every error names the file."""
+    child = importlib.import_module(CHILD_PROCESSES)
+    try:
+        return child.call(
+            f"pocketfit.sources.onnx.child:{function}", payload, timeout_s=timeout_s, memory_bytes=2 * memory_bytes
+        )
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except ExportFailed as error:
+        raise UserError(f"{path} can't be opened: {_plainly(str(error))}") from error
+
+
+def _plainly(message: str) -> str:
+    """ "The step sources.onnx.child.prepare died with ..." -> "reading it died with ..." """
+    step, _, end = message.partition("prepare ")
+    return f"reading it {end}" if end and step.startswith("The step") else message[:1].lower() + message[1:]
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _spec(value: Value) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) else None for size in value.shape or ())
+    picture = len(shape) == 4 and shape[1] in (1, 3, 4)
+    return TensorSpec(value.name, shape, value.dtype, "NCHW" if picture else "")
+
+
+def _axes(value: Value) -> dict[int, str]:
+    return {i: size or "" for i, size in enumerate(value.shape or ()) if not isinstance(size, int)}

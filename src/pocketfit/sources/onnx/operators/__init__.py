@@ -1,0 +1,35 @@
+"""One table: the name of an operator of ONNX -> the function that carries it over. Others are refused by name."""
+
+from __future__ import annotations
+
+from pocketfit.sources.onnx.call import Handler
+from pocketfit.sources.onnx.operators import (
+    activations,
+    elementwise,
+    indexing,
+    layers,
+    layout,
+    padding,
+    pooling,
+    quantized,
+    recurrent,
+    reductions,
+    resize,
+    signal,
+)
+
+FAMILIES = (
+    activations,
+    elementwise,
+    indexing,
+    layers,
+    layout,
+    padding,
+    pooling,
+    quantized,
+    recurrent,
+    reductions,
+    resize,
+    signal,
+)
+TABLE: dict[str, Handler] = {name: handler for family in FAMILIES for name, handler in family.TABLE.items()}
