@@ -134,7 +134,10 @@ def _shortfall(result: Json) -> dict[str, Any] | None:
         return None
     binding = shortfall.get("binding") or []
     names = [binding] if isinstance(binding, str) else list(binding)
-    return {"binding": [QUANTITIES[n].words if n in QUANTITIES else n for n in names], "sentences": list(shortfall["sentences"])}
+    return {
+        "binding": [QUANTITIES[n].words if n in QUANTITIES else n for n in names],
+        "sentences": list(shortfall["sentences"]),
+    }
 
 
 def _trial_row(trial: Trial, chosen: int | None, missed: Sequence[str], limited: bool) -> dict[str, Any]:
