@@ -5,7 +5,6 @@ Quantizers set a weight's range per channel; folded first, they see the weights 
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 
 from torch import fx, nn
@@ -14,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from pocketfit.core.signature import Signature
 from pocketfit.passes import exported
 from pocketfit.passes.exported import module_of, operation
+from pocketfit.sources.bare import copied, eval_mode
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -25,7 +25,8 @@ def fold_batch_norm(network: nn.Module, signature: Signature) -> nn.Module:
     Foldable: it has running statistics, it is the only reader of a convolution or linear layer, and both are called
     once and share their weights with nobody. Raises UserError where torch.export can't follow the network.
     """
-    folded = copy.deepcopy(network).eval()
+    folded = copied(network)
+    eval_mode(folded)
     for layer, norm in foldable(network, signature):
         before, after = folded.get_submodule(layer), folded.get_submodule(norm)
         assert isinstance(after, _NORMS)

@@ -25,7 +25,7 @@ from pocketfit.passes import criteria, exported, sparsify
 from pocketfit.passes.criteria import Criterion
 from pocketfit.passes.graph import ChannelGraph, Group, trace
 from pocketfit.sources.fingerprint import fingerprint
-from pocketfit.sources.resize import resize_to
+from pocketfit.sources.resize import resize_to, set_width
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,8 @@ def sliced(network: nn.Module, graph: ChannelGraph, removed: NDArray[np.int64]) 
                 state[name] = state[name].index_select(part.dim, torch.from_numpy(keep))
     smaller = copy.deepcopy(network)
     resize_to(smaller, state)
+    for name, ids in graph.norms:
+        set_width(smaller.get_submodule(name), int((~np.isin(ids, removed)).sum()))
     return smaller
 
 
