@@ -107,7 +107,7 @@ def test_patches_are_what_the_layer_sees(layer: nn.Conv2d | nn.Linear) -> None:
             self.layer = layer
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.layer(seen(x))
+            return self.layer(seen(x)).flatten(1)
 
     def seen(x: Tensor) -> Tensor:
         x = torch.cat((x, x.flip(2)), 1)

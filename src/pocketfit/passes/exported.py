@@ -127,8 +127,8 @@ def module_of(node: fx.Node) -> str:
 
 
 def off_grid(graph: fx.Graph) -> tuple[str, ...]:
-    """A sentence about the layers whose weights no pass puts on a grid: recurrent ones, and weights that are computed at
-    each call."""
+    """A sentence about the layers whose weights no pass puts on a grid: recurrent ones, and those whose weights are
+    computed at each call."""
     found: dict[str, str] = {}
     for node in graph.nodes:
         if node.op != "call_function":

@@ -6,6 +6,7 @@ Quantizers set a weight's range per channel; folded first, they see the weights 
 from __future__ import annotations
 
 from collections import Counter
+from weakref import WeakKeyDictionary
 
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
@@ -17,6 +18,7 @@ from pocketfit.sources.bare import copied, eval_mode
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_FOUND: WeakKeyDictionary[nn.Module, tuple[tuple[Signature, str], tuple[tuple[str, str], ...]]] = WeakKeyDictionary()
 
 
 def fold_batch_norm(network: nn.Module, signature: Signature) -> nn.Module:
@@ -39,7 +41,17 @@ def fold_batch_norm(network: nn.Module, signature: Signature) -> nn.Module:
 
 
 def foldable(network: nn.Module, signature: Signature) -> tuple[tuple[str, str], ...]:
-    """(layer, batch norm) by dotted names, in the order in which they are carried out."""
+    """(layer, batch norm) by dotted names, in the order in which they are carried out.
+
+    What was found is kept as long as the network is there: it follows from its structure, and passes ask over and over.
+    """
+    asked = signature, str(network)
+    if _FOUND.get(network, (None,))[0] != asked:
+        _FOUND[network] = asked, _foldable(network, signature)
+    return _FOUND[network][1]
+
+
+def _foldable(network: nn.Module, signature: Signature) -> tuple[tuple[str, str], ...]:
     nodes = [n for n in exported.export(network, signature).graph.nodes if n.op == "call_function"]
     calls = Counter((module_of(node), operation(node)) for node in nodes)
     owners = Counter(id(p) for module in _with_weights(network) for p in module.parameters(recurse=False))

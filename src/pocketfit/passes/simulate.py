@@ -9,9 +9,12 @@ grid behind its activation (conv -> relu6 is one kernel), and operators that onl
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +37,9 @@ MOVING = (
     *("dropout", "feature_dropout", "slice", "select", "split", "split_with_sizes", "chunk", "max_pool2d", "expand"),
     *("getitem", "detach", "pad", "constant_pad_nd", "_to_copy", "to"),
 )
+
+
+_LAST: dict[str, Any] = {}  # the key of a model, and the graph of its network
 
 
 @dataclass(frozen=True)
@@ -149,8 +155,7 @@ def simulate(model: Model, grid: Grid) -> Simulation:
     Names in the grid that are no layer's are the exporter's to refuse. Raises UserError where torch.export can't follow
     the network.
     """
-    folded = fold_batch_norm(model.network, model.signature)
-    module = _traced(folded, model.signature)
+    module = _folded(model)
     points = _insert_points(module, grid)
     weights = _insert_weights(module, grid)
     module.graph.lint()
@@ -172,6 +177,18 @@ def fingerprints_of(model: Model, grid: Grid, inputs: NDArray[np.float32]) -> di
     with torch.inference_mode():
         simulation.network(torch.from_numpy(inputs))
     return found
+
+
+def _folded(model: Model) -> fx.GraphModule:
+    """A graph of the folded network with a copy of its weights. The last one is kept, for several grids and passes are
+    tried on one network."""
+    if _LAST.get("of") != model.key or not model.sha256:
+        graph = _traced(fold_batch_norm(model.network, model.signature), model.signature)
+        _LAST.update(of=model.key, graph=graph)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*LeafSpec", category=FutureWarning)  # of torch, about itself
+        copied: fx.GraphModule = copy.deepcopy(_LAST["graph"])
+    return copied
 
 
 def _traced(network: nn.Module, signature: Signature) -> fx.GraphModule:

@@ -92,6 +92,10 @@ def _computes_weight(hook: object) -> bool:
 def _settle_weights(layer: nn.Module) -> None:
     """In place: each weight that is computed at every call becomes a parameter of that value."""
     if parametrize.is_parametrized(layer):
+        # torch hangs the computed weight on a class that it makes for this layer, which a copy of the layer shares
+        kind = type(layer)
+        own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+        layer.__class__ = type(kind.__name__, kind.__bases__, own)
         for name in list(layer.parametrizations):  # type: ignore[arg-type]
             parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
     for key, hook in list(layer._forward_pre_hooks.items()):
