@@ -62,7 +62,6 @@ from .networks_as_brought import NETWORKS, arrays, built, opened
 OPENED = [name for name, row in NETWORKS.items() if "open" not in row.refused]
 TRACED = [name for name in OPENED if "trace" not in NETWORKS[name].refused]
 REFUSED = [(name, where) for name, row in NETWORKS.items() for where in row.refused if where in ("open", "trace")]
-ACROSS_CHANNELS = ("layer_norm", "group_norm")  # what such a norm gives depends on how many channels there are
 INT8 = Grid(8, 8)
 EXPORTS = (
     ExportSettings("litert", "int8"),
@@ -156,20 +155,21 @@ def test_channels_are_pruned_and_what_is_left_answers_as_if_they_were_zero(name:
     assert narrower or any("can't be pruned" in sentence for sentence in pruned.findings)
     got = answers(pruned.network, given)
     assert got.shape == answers(model.network, given).shape and bool(got.isfinite().all())
-    nodes = exported.export(model.network, model.signature).graph.nodes
-    if not any(exported.operation(node) in ACROSS_CHANNELS for node in nodes if node.op == "call_function"):
-        assert_same(got, answers(without(model, graph, settings), given))
+    # what these give depends on how many channels there are
+    if not any(isinstance(layer, nn.LayerNorm | nn.GroupNorm) for layer in model.network.modules()):
+        assert_same(got, answers(without(model, graph, settings, narrower), given))
     save_model(pruned, tmp_path / "folder")
     loaded = load_model(tmp_path / "folder", unpruned=built(name))
     assert torch.equal(answers(loaded.network, given), got) and loaded.sha256 == pruned.sha256
 
 
-def without(model: Model, graph: ChannelGraph, settings: Prune) -> nn.Module:
-    """The network at its full size; all that makes or reads the removed channels is zero, and what they gave for every
-    input is in the biases behind them."""
+def without(model: Model, graph: ChannelGraph, settings: Prune, narrower: set[str]) -> nn.Module:
+    """The network at its full size; all that makes or reads the channels that are removed from the `narrower` layers is
+    zero, and what they gave for every input is in the biases behind them."""
     counts, _ = prune.counts_kept(graph, settings)
     chosen = prune.removed_ids(graph, counts, criteria.group_scores(model, graph, settings))
-    removed = np.concatenate([np.empty(0, np.int64), *chosen.values()])
+    went = {group.name for group in graph.groups if narrower & set(group.layers)}
+    removed = np.concatenate([np.empty(0, np.int64), *(ids for name, ids in chosen.items() if name in went)])
     network, _ = constants.moved(model.network, constants.readers(model), removed)
     state = network.state_dict()
     with torch.no_grad():
@@ -206,22 +206,22 @@ def assert_on_the_grid(model: Model, found: Model, grid: Grid, kinds: tuple[str,
         torch.testing.assert_close(again, weight, rtol=1e-4, atol=1e-4 * float(weight.abs().max()))
 
 
-CARRIED_OUT: Mapping[type, Callable[[Model, Any, Samples, Grid], Model]] = {
-    Prune: lambda model, settings, samples, grid: prune.apply(model, settings, samples),
-    Recalibrate: lambda model, settings, samples, grid: recalibrate.apply(model, settings, samples),
-    Sparsify: lambda model, settings, samples, grid: sparsify.apply(model, settings, samples),
-    Resolution: lambda model, settings, samples, grid: resolution.apply(model, settings),
-    Piecewise: lambda model, settings, samples, grid: piecewise.apply(model),
-    Equalize: equalize.apply,
-    CorrectBias: bias.apply,
-    Round: rounding.apply,
-    QuantTrain: lambda model, settings, samples, grid: qat.apply(model, settings, samples, grid, own=model),
+CARRIED_OUT: Mapping[type, Callable[[str, Any, Grid], Model]] = {
+    Prune: lambda name, s, grid: prune.apply(model_of(name), s, samples_of(name), graph=graph_of(name)),
+    Recalibrate: lambda name, s, grid: recalibrate.apply(model_of(name), s, samples_of(name)),
+    Sparsify: lambda name, s, grid: sparsify.apply(model_of(name), s, samples_of(name)),
+    Resolution: lambda name, s, grid: resolution.apply(model_of(name), s),
+    Piecewise: lambda name, s, grid: piecewise.apply(model_of(name)),
+    Equalize: lambda name, s, grid: equalize.apply(model_of(name), s, samples_of(name), grid),
+    CorrectBias: lambda name, s, grid: bias.apply(model_of(name), s, samples_of(name), grid),
+    Round: lambda name, s, grid: rounding.apply(model_of(name), s, samples_of(name), grid),
+    QuantTrain: lambda name, s, grid: qat.apply(model_of(name), s, samples_of(name), grid, own=model_of(name)),
 }
 
 
 def run(name: str, settings: PassSettings, grid: Grid = INT8) -> Model:
     """One pass on the network as it was opened."""
-    return CARRIED_OUT[type(settings)](model_of(name), settings, samples_of(name), grid)
+    return CARRIED_OUT[type(settings)](name, settings, grid)
 
 
 # kind -> [(settings, what has to hold, words of the sentence that may refuse it)]
@@ -277,7 +277,7 @@ def test_passes_on_the_grids_of_both_runtimes(name: str) -> None:
     before = {key: tensor.clone() for key, tensor in model.network.state_dict().items()}
     for grid in GRIDS:
         for cases in ON_GRID.values():
-            for settings in cases:
+            for settings in cases if grid == INT8 else cases[:1]:
                 found = run(name, settings, grid)
                 sound(model, found, name)
                 if isinstance(settings, Round):

@@ -13,6 +13,7 @@ from pocketfit.passes.exported import RECURRENT, argument, carried_out, module_o
 from pocketfit.passes.labels import NO_CHANNEL, Labels, along, vector
 
 OUTPUT = "they are the outputs of the network"
+UNREAD = "no answer of the network depends on them, as in heads that only training has"
 LAID_OUT = ("view", "reshape", "_unsafe_view", "unflatten")
 FREE_LABELS = 65_536  # a loose parameter with more numbers than this is no per-channel factor
 
@@ -34,6 +35,7 @@ class Walk:
         self.reshapes: list[tuple[str, Tensor]] = []
         self.norms: dict[str, Tensor] = {}
         self.untaken: list[tuple[str, str]] = []
+        self.attention = {n for n, module in network.named_modules() if isinstance(module, nn.MultiheadAttention)}
         stored = network.state_dict(keep_vars=True)
         self.unstored = {name for name, _ in network.named_buffers() if name not in stored}
 
@@ -49,6 +51,8 @@ class Walk:
         elif node.op == "call_function":
             rule = RULES.get(operation(node), _hide)
             self.env[node] = rule(self, node)
+            if not node.users and isinstance(self.env[node], Tensor):
+                self.labels.fix(self.env[node], UNREAD)
 
     def of(self, node: fx.Node) -> Any:
         """Labels of a node's output; a parameter that is used loosely gets one for each of its numbers."""
@@ -175,7 +179,10 @@ def _linear(walk: Walk, node: fx.Node) -> Any:
     last = len(shape_of(source)) - 1
     if not walk.is_parameter(weight) or not _along(walk, source, last):
         return _hide(walk, node)
-    walk.note(weight, 1, vector(walk.of(source), last), node)
+    inputs = vector(walk.of(source), last)
+    if module_of(node) in walk.attention:
+        walk.labels.fix(inputs, f"{_place(node)} takes as many as it was built for")
+    walk.note(weight, 1, inputs, node)
     outputs = walk.outputs(weight, 0, shape_of(weight)[0])
     walk.note(bias, 0, outputs, node)
     return along(outputs, last, shape_of(node))
