@@ -137,6 +137,8 @@ def test_opens_and_answers_as_it_did(name: str) -> None:
     assert not model.network.training
     copied = copy.deepcopy(model.network)
     assert torch.equal(answers(copied, given), answers(model.network, given))
+    computes = "norm" in name.split()[:2] and name.split(maxsplit=1)[0] in ("weight", "spectral")
+    assert any("taken as they are in eval mode" in s for s in model.findings) == (computes or name == "masked weights")
     assert not any("parametrizations" in key or key.endswith(("_orig", "_g", "_v")) for key in copied.state_dict())
 
 

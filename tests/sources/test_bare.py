@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from pocketfit.core.errors import UserError
-from pocketfit.sources.bare import bare, copied
+from pocketfit.sources.bare import bare, computing, copied
 
 
 def test_a_plain_network_is_itself_and_put_into_eval_mode() -> None:
@@ -49,6 +49,7 @@ def test_masks_become_zeros() -> None:
     found = bare(network)
     assert int((found[0].weight == 0).sum()) == 8 and sorted(found.state_dict()) == ["0.bias", "0.weight"]
     assert prune.is_pruned(network)
+    assert computing(nn.DataParallel(network)) == ("0",) and computing(found) == ()
 
 
 def test_tensors_with_a_history_are_copied_by_value() -> None:

@@ -37,6 +37,15 @@ def bare(module: nn.Module) -> nn.Module:
     return network
 
 
+def computing(module: nn.Module) -> tuple[str, ...]:
+    """Dotted names of the layers whose weights are computed anew at every call."""
+    return tuple(
+        name
+        for name, layer in _unwrapped(module).named_modules()
+        if parametrize.is_parametrized(layer) or any(map(_computes_weight, layer._forward_pre_hooks.values()))
+    )
+
+
 def eval_mode(network: nn.Module) -> None:
     """In place. An override of `train` need not return the network, though torch's own does."""
     try:

@@ -16,7 +16,7 @@ from pocketfit.core.model import Model, Origin
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature
 from pocketfit.core.user_code import Allowed
-from pocketfit.sources.bare import bare
+from pocketfit.sources.bare import bare, computing
 from pocketfit.sources.contract import read_input_shape, read_labels, read_preprocess
 from pocketfit.sources.fingerprint import fingerprint
 from pocketfit.sources.folder import is_model_folder, load_model, save_model
@@ -113,12 +113,19 @@ def model_from_module(
     if not isinstance(module, nn.Module):
         raise UserError(f"A {type(module).__name__} is no network: hand over a torch.nn.Module")
     check_weights(module)
-    module = bare(module)
+    computed, module = computing(module), bare(module)
     shape = None if input_shape is None else read_input_shape(input_shape)
     contract, findings = read_preprocess(preprocess, shape)
     if shape is None:
         shape = (contract.channels, contract.height, contract.width)
     signature = signature_of(module, shape)
+    if computed:
+        shown = ", ".join(computed[:3]) + (f" and {len(computed) - 3} more" if len(computed) > 3 else "")
+        findings = (
+            *findings,
+            f"The weights of {shown} are computed at each call (a weight norm, a spectral norm, a mask): they were"
+            " taken as they are in eval mode.",
+        )
     names = read_labels(labels)
     _check_labels(names, signature)
     return Model(
