@@ -105,7 +105,8 @@ def built(name: str) -> nn.Module:
     """The network of this row, the same weights each time, in eval mode; norms have statistics as after a training."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # older forms of weight norms say that they are older,
-        warnings.simplefilter("ignore", DeprecationWarning)  # and so does TorchScript
+        warnings.simplefilter("ignore", DeprecationWarning)  # and so do TorchScript
+        warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")  # and torch's own quantization
         torch.manual_seed(0)
         network = NETWORKS[name].build()
         network.eval()
@@ -268,6 +269,10 @@ NETWORKS: Mapping[str, Brought] = {
     "forward that raises": Brought(Raises, refused=_open("AttributeError", "head")),
     "layers without weights yet": Brought(
         lambda: nn.Sequential(cbr(3, 16), nn.Flatten(), nn.LazyLinear(CLASSES)), refused=_open("LazyLinear", "weights")
+    ),
+    "quantized already": Brought(
+        lambda: torch.ao.quantization.quantize_dynamic(plain().eval(), {nn.Linear}),
+        refused=_open("quantized", "already"),
     ),
     "torchscript": Brought(
         lambda: torch.jit.trace(plain().eval(), torch.zeros(2, 3, 32, 32)), refused=_open("TorchScript")

@@ -28,6 +28,11 @@ def check_weights(network: nn.Module) -> None:
             "A TorchScript module has no layers that can be changed: hand over the torch.nn.Module that it was made of"
         )
     for name, tensor in network.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, Tensor) or tensor.is_quantized:
+            raise UserError(
+                f"The entry {name} of the network's state is no plain tensor, as in networks that are quantized"
+                " already: hand over the float network that it was made of"
+            )
         if is_lazy(tensor):
             owner = network.get_submodule(name.rpartition(".")[0])
             raise UserError(
