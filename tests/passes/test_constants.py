@@ -74,7 +74,19 @@ def test_they_are_moved_whatever_ranks_them_last() -> None:
         torch.testing.assert_close(after.network(given), before.network(given), rtol=1e-4, atol=1e-5)
 
 
+class TwoCalls(nn.Module):
+    """One layer reads the constant channels, and in another place channels that vary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(6, 6, 1), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(torch.sigmoid(self.conv(x))).mean((2, 3)))
+
+
 NOT_EXACT = {
+    "a layer that is called twice": TwoCalls(),
     "zeros at the border": nn.Sequential(nn.Conv2d(6, 5, 3, padding=1), *head()),
     "no bias and no norm": nn.Sequential(nn.Conv2d(6, 5, 3, bias=False), *head()),
     "depthwise with zeros at the border": nn.Sequential(

@@ -63,6 +63,14 @@ def test_a_hard_swish_that_a_forward_calls_is_replaced_too() -> None:
     assert type(model.network) is ByFunction, "the given network stays as it is"
 
 
+def test_one_module_under_many_names_is_replaced_under_all() -> None:
+    act = nn.Hardswish()
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), act, nn.Sequential(nn.Conv2d(8, 8, 1), act), nn.Flatten())
+    network = nn.Sequential(*layers, nn.Linear(8 * 36, 4))
+    found = piecewise.apply(model_from_module(network, preprocess=Preprocess(height=8, width=8)))
+    assert not any(isinstance(module, nn.Hardswish) for module in found.network.modules())
+
+
 def test_answers_that_would_change_are_refused() -> None:
     model = model_from_module(ByFunction(again=True), preprocess=Preprocess(height=8, width=8))
     with pytest.raises(UserError, match="without inplace=True"):

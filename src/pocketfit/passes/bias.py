@@ -69,9 +69,10 @@ def apply(model: Model, settings: CorrectBias, samples: Samples | None, grid: Gr
         layer = network.get_submodule(owner)
         bits = grid.bits(owner, depthwise=_is_depthwise(layer))
         if bits is not None and sources[node] in means:
-            errors[weight, bias].append(error(node, means[sources[node]], attribute(network, weight), bits))
-    for (weight, bias), found in errors.items():
-        add_to_bias(network, weight, bias, -torch.stack(found).mean(0))
+            found = error(node, means[sources[node]], attribute(network, weight), bits)
+            errors[exported.module_of(node), bias].append(found)
+    for (called, bias), changes in errors.items():
+        add_to_bias(network, called, bias, -torch.stack(changes).mean(0))
     return replace(
         model,
         network=network,

@@ -98,9 +98,10 @@ def readers(model: Model) -> tuple[Reader, ...]:
         for node in program.graph.nodes:
             walk.visit(node)
     found = []
-    for node in program.graph.nodes:
-        weight = argument(node, "weight") if node.op == "call_function" and operation(node) in _LAYERS else None
-        source = node.args[0] if weight is not None else None
+    calls = [node for node in program.graph.nodes if node.op == "call_function" and operation(node) in _LAYERS]
+    uses = Counter(_target(node, labels.names) for node in calls)
+    for node in calls:
+        source, weight = node.args[0], argument(node, "weight")
         if not isinstance(source, fx.Node) or not labels.is_parameter(weight) or labels.is_parameter(source):
             continue
         known = walk.known.get(source)
@@ -110,14 +111,9 @@ def readers(model: Model) -> tuple[Reader, ...]:
         dim = made.ndim - 1 if operation(node) == "linear" else 1
         read = labels.labels.roots(labels.of(source)).expand(known.shape)
         target, sign = _target(node, labels.names)
-        values = walk.known[weight]
-        found.append(Reader(node, values, known[:1], read[:1], _first(made, dim), target, sign))
-    uses = Counter(reader.target for reader in found)
-    return tuple(
-        Reader(r.node, r.weight, r.known, r.read, r.made, r.target if uses[r.target] == 1 else "", r.sign)
-        for r in found
-        if r.live()
-    )
+        once = target if uses[target, sign] == 1 else ""  # what several calls add must not change for one of them
+        found.append(Reader(node, walk.known[weight], known[:1], read[:1], _first(made, dim), once, sign))
+    return tuple(reader for reader in found if reader.live())
 
 
 def held(found: Iterable[Reader]) -> set[int]:

@@ -45,9 +45,13 @@ def replaceable(network: nn.Module, signature: Signature) -> tuple[str, ...]:
     them; "" for the network itself."""
     running: list[str] = []
     hooks = []
+
+    def leave(*_: object) -> None:
+        running.pop()
+
     for name, module in network.named_modules():
         hooks.append(module.register_forward_pre_hook(lambda *_, name=name: running.append(name)))
-        hooks.append(module.register_forward_hook(lambda *_: running.pop() and None))
+        hooks.append(module.register_forward_hook(leave))
     found: dict[str, None] = {}
     try:
         with torch.no_grad(), _Calls(running, found):
@@ -68,15 +72,15 @@ def apply(model: Model) -> Model:
     if not names:
         raise UserError("This network has no hard-swish to replace (neither nn.Hardswish nor F.hardswish)")
     network = copy.deepcopy(model.network)
-    for name in names:
-        module = network.get_submodule(name)
+    for module in [network.get_submodule(name) for name in names]:
         if not isinstance(module, nn.Hardswish):
             module.__class__ = _with_products(type(module))
-        elif not name:
+        elif module is network:
             network = HardswishProduct()
-        else:
-            parent, _, last = name.rpartition(".")
-            setattr(network.get_submodule(parent), last, HardswishProduct())
+        else:  # one module may stand under many names
+            for parent in list(network.modules()):
+                for name in [name for name, child in parent._modules.items() if child is module]:
+                    setattr(parent, name, HardswishProduct())
     network.train(model.network.training)
     given = torch.randn(model.signature.inputs[0].with_batch(2), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

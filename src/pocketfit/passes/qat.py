@@ -112,9 +112,8 @@ def apply(
             group["lr"] = rate * schedule(taken / settings.steps)
         answers = simulation.network(inputs)
         exactly = inside.answers(inputs) if inside is not None else None
-        wanted = (
-            exactly if exactly is not None and one_network else asked(inputs.contiguous())
-        )  # its own forward may view them
+        # a forward of the user's own may view what it is given
+        wanted = exactly if exactly is not None and one_network else asked(inputs.contiguous())
         loss = _loss(answers, wanted, distance, labels, settings.labels)
         if inside is not None:
             loss = loss + settings.inner * inside.error()

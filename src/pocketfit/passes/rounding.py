@@ -26,7 +26,7 @@ from torch import Tensor, fx, nn
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid, Round
 from pocketfit.core.samples import Samples
-from pocketfit.passes.exported import argument, off_grid, operation
+from pocketfit.passes.exported import argument, module_of, off_grid, operation
 from pocketfit.passes.fake import largest_integer, widest_scale
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.simulate import WeightGrid, simulate
@@ -57,8 +57,8 @@ def apply(model: Model, settings: Round, samples: Samples, grid: Grid, *, progre
             wanted = attribute(network, parameter).clone()
             weight = solve(wanted, sums, grid_of_layer.bits, settings.sweeps, keep_zeros=sparse)
             put(network, parameter, weight)
-            for bias, seen in sums.uses.items():
-                add_to_bias(network, parameter, bias, shift(wanted - weight, seen.mean))
+            for (layer, bias), seen in sums.uses.items():
+                add_to_bias(network, layer, bias, shift(wanted - weight, seen.mean))
             if progress:
                 progress(done + 1, len(gathered))
     findings = tuple(dict.fromkeys((*model.findings, *off_grid(simulation.network.graph))))
@@ -91,13 +91,13 @@ class Use:
 class Sums:
     """Over the inputs of a layer, [groups, k] for the k numbers that one of its outputs sees: x, x xᵀ, and how many.
 
-    uses  by the name of the bias that is added there ("" without one): a weight may serve several layers
+    uses  by layer and bias ("" without one), as a weight may serve several layers
     """
 
     first: Tensor
     second: Tensor
     rows: int
-    uses: dict[str, Use] = field(default_factory=dict)
+    uses: dict[tuple[str, str], Use] = field(default_factory=dict)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """(mean [groups, k], covariance [groups, k, k]); few rows for many inputs say little about pairs of them, so
@@ -122,18 +122,20 @@ class _Gathering(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "call_function" and operation(n) in LEARNED and isinstance(n.args[1], fx.Node):
-            grid = self.submodules.get(str(n.args[1].target))
+            weighed = n.args[1].op == "call_module"
+            grid = self.module.get_submodule(str(n.args[1].target)) if weighed else None  # type: ignore[union-attr]
             if isinstance(grid, WeightGrid):
                 values, weight = self.env[n.args[0]], self.env[n.args[1]]
                 bias = n.args[2] if len(n.args) > 2 else None
                 rows = patches(n, values, weight.shape, self._per_sample)
-                self._add(grid.layer.name, str(bias.target) if isinstance(bias, fx.Node) else "", rows.float())
+                called = module_of(n), str(bias.target) if isinstance(bias, fx.Node) else ""
+                self._add(grid.layer.name, called, rows.float())
         return super().run_node(n)
 
-    def _add(self, name: str, bias: str, rows: Tensor) -> None:
+    def _add(self, name: str, called: tuple[str, str], rows: Tensor) -> None:
         first, second, count = rows.sum(1), rows.mT @ rows, rows.shape[1]
         sums = self.sums.setdefault(name, Sums(torch.zeros_like(first), torch.zeros_like(second), 0))
-        use = sums.uses.setdefault(bias, Use(torch.zeros_like(first), 0))
+        use = sums.uses.setdefault(called, Use(torch.zeros_like(first), 0))
         sums.second += second
         for part in (sums, use):
             part.first += first

@@ -24,15 +24,14 @@ def put(network: nn.Module, name: str, value: Tensor) -> None:
     attribute(network, name).data.copy_(value)
 
 
-def add_to_bias(network: nn.Module, weight: str, bias: str, change: Tensor) -> None:
-    """In place: the outputs [out] of a layer, by the names of its weight and its bias, change by this.
+def add_to_bias(network: nn.Module, layer: str, bias: str, change: Tensor) -> None:
+    """In place: the outputs [out] of a layer, by its name and that of its bias, change by this.
 
     A convolution or linear layer without a bias ("") gets one; anything else that has none is left as it is.
     """
     if bias:
         attribute(network, bias).data.add_(change)
         return
-    owner, _, last = weight.rpartition(".")
-    layer = network.get_submodule(owner)
-    if isinstance(layer, _TAKE_A_BIAS) and last == "weight" and layer.bias is None:
-        layer.bias = nn.Parameter(change.clone())
+    module = network.get_submodule(layer)
+    if isinstance(module, _TAKE_A_BIAS) and module.bias is None:
+        module.bias = nn.Parameter(change.clone())
