@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ MOVING = (
 )
 
 
-_LAST: dict[str, Any] = {}  # the key of a model, and the graph of its network
+_LAST: WeakKeyDictionary[nn.Module, tuple[str, fx.GraphModule]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -180,14 +180,15 @@ def fingerprints_of(model: Model, grid: Grid, inputs: NDArray[np.float32]) -> di
 
 
 def _folded(model: Model) -> fx.GraphModule:
-    """A graph of the folded network with a copy of its weights. The last one is kept, for several grids and passes are
-    tried on one network."""
-    if _LAST.get("of") != model.key or not model.sha256:
+    """A graph of the folded network with a copy of its weights. The last one is kept as long as its network is there,
+    for several grids and passes are tried on one network."""
+    if model.network not in _LAST or _LAST[model.network][0] != model.key:
         graph = _traced(fold_batch_norm(model.network, model.signature), model.signature)
-        _LAST.update(of=model.key, graph=graph)
+        _LAST.clear()
+        _LAST[model.network] = model.key, graph
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*LeafSpec", category=FutureWarning)  # of torch, about itself
-        copied: fx.GraphModule = copy.deepcopy(_LAST["graph"])
+        copied: fx.GraphModule = copy.deepcopy(_LAST[model.network][1])
     return copied
 
 
