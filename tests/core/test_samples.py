@@ -30,6 +30,14 @@ def test_values_are_the_formula() -> None:
     assert samples.inputs([0]).flags["C_CONTIGUOUS"]
 
 
+def test_one_channel_does_not_lie_last_in_memory() -> None:
+    """Else torch would give its feature maps that layout too, and a forward that views them would fail."""
+    grey = Preprocess(height=3, width=5, colour="GRAY", mean=(0.5,), std=(0.5,))
+    array = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 1), np.uint8)
+    values = Samples(array, np.zeros(2, np.int64), ["a", "b"], "search", "abc", grey).inputs(slice(None))
+    assert values.shape == (2, 1, 3, 5) and values.strides == (60, 60, 20, 4)
+
+
 def test_the_reference_preprocessing_gives_the_same_values() -> None:
     from pocketfit.sources import preprocess as reference
 

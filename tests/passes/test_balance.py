@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from pocketfit.core.plan import Grid
+from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.passes import balance, observe, streams
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.observe import Channels
 
 WEIGHTS_ONLY, TENSORS_ONLY = Grid(4, None), Grid(4, 8, keep_float=("0", "2"))
 CHANNELS = 12
+PICTURES = Signature((TensorSpec("image", (None, 3, 16, 16), "float32", "NCHW"),), ())
 
 
 class Two(nn.Sequential):
@@ -33,7 +35,7 @@ class Two(nn.Sequential):
 
 def inner(network: nn.Module, grid: Grid, least: float = 0.0) -> tuple[Tensor, Tensor, Channels]:
     """The factors of a Two's inner channels, the weight that reads them [outputs, channels], and what it sees."""
-    found = streams.find(network.eval(), nets.model_of(network).signature)
+    found = streams.find(network.eval(), PICTURES)
     pictures = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     seen = observe.observe(found, pictures.split(2))
     (reader,) = (layer for layer in found.layers if layer.name == "2")

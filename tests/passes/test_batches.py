@@ -75,3 +75,10 @@ def test_a_half_is_mirrored_and_a_half_is_mixed() -> None:
     pure = (mixed[:, 0, 0] == 0).any(1)
     assert 0.4 < (mixed[pure, 0, 0, 1] > 0).mean() < 0.6
     assert 0.6 < pure.mean() < 0.85  # the unmixed half, and mixtures of two that are mirrored alike
+
+
+def test_one_channel_never_looks_as_if_it_lay_last() -> None:
+    """Torch gives feature maps the layout of their input, and a forward that views them would fail."""
+    grey = np.zeros((2, 3, 5, 1), np.float32).transpose(0, 3, 1, 2)
+    assert batches.as_tensor(grey).stride() == (15, 15, 5, 1)
+    assert batches.as_tensor(np.zeros((2, 3, 4, 5), np.float32)).is_contiguous(memory_format=torch.channels_last)

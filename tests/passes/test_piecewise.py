@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.passes import piecewise
+from pocketfit.passes import exported, piecewise
 from pocketfit.sources.models import model_from_module
 
 
@@ -28,9 +29,52 @@ def test_mobilenet_v3_answers_the_same() -> None:
     values = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(found.network(values), model.network(values), rtol=1e-4, atol=1e-5)
-    assert len(piecewise.replaceable(model.network)) == 19
-    assert not piecewise.replaceable(found.network)
+    assert len(piecewise.replaceable(model.network, model.signature)) == 19
+    assert not piecewise.replaceable(found.network, found.signature)
     assert found.sha256 != model.sha256
+
+
+class ByFunction(nn.Module):
+    def __init__(self, *, again: bool = False) -> None:
+        super().__init__()
+        self.a, self.b, self.fc, self.again = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Linear(8, 4), again
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.hardswish(self.a(x))
+        y = self.b(x)
+        z = nn.functional.hardswish(input=y, inplace=True)
+        return self.fc((y if self.again else z).mean((2, 3)))
+
+
+def test_a_hard_swish_that_a_forward_calls_is_replaced_too() -> None:
+    torch.manual_seed(0)
+    model = model_from_module(ByFunction(), preprocess=Preprocess(height=8, width=8))
+    assert piecewise.replaceable(model.network, model.signature) == ("",)
+    found = piecewise.apply(model)
+    assert found.sha256 != model.sha256 and not piecewise.replaceable(found.network, found.signature)
+    operators = {exported.operation(node) for node in exported.export(found.network, found.signature).graph.nodes}
+    assert "hardswish" not in operators and "mul" in operators
+    values = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(found.network(values), model.network(values))
+        copied = copy.deepcopy(found.network)
+        assert torch.equal(copied(values), found.network(values))
+    assert found.network.state_dict().keys() == model.network.state_dict().keys()
+    assert type(model.network) is ByFunction, "the given network stays as it is"
+
+
+def test_one_module_under_many_names_is_replaced_under_all() -> None:
+    act = nn.Hardswish()
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), act, nn.Sequential(nn.Conv2d(8, 8, 1), act), nn.Flatten())
+    network = nn.Sequential(*layers, nn.Linear(8 * 36, 4))
+    found = piecewise.apply(model_from_module(network, preprocess=Preprocess(height=8, width=8)))
+    assert not any(isinstance(module, nn.Hardswish) for module in found.network.modules())
+
+
+def test_answers_that_would_change_are_refused() -> None:
+    model = model_from_module(ByFunction(again=True), preprocess=Preprocess(height=8, width=8))
+    with pytest.raises(UserError, match="without inplace=True"):
+        piecewise.apply(model)
 
 
 def small() -> Model:
@@ -70,5 +114,5 @@ def test_a_network_without_one_is_refused() -> None:
     model = model_from_module(
         nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval(), preprocess=Preprocess(height=2, width=2)
     )
-    with pytest.raises(UserError, match=r"no module nn\.Hardswish"):
+    with pytest.raises(UserError, match="no hard-swish to replace"):
         piecewise.apply(model)

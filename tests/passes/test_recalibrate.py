@@ -106,7 +106,7 @@ def test_statistics_that_were_spoiled_come_back() -> None:
 
 
 def test_without_batch_norms_it_says_so() -> None:
-    plain = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2, track_running_stats=False), nn.Flatten())
+    plain = nn.Sequential(nn.Conv2d(3, 2, 3), nn.InstanceNorm2d(2), nn.Flatten())
     plain.append(nn.Linear(72, 2))
     start = model_from_module(plain, preprocess=PREPROCESS, labels=("a", "b"))
     found = recalibrate.apply(start, Recalibrate(), samples(4))

@@ -41,7 +41,12 @@ class Samples:
         if chosen.dtype != np.uint8:
             return chosen.astype(np.float32, copy=False)
         values = pixels_to_values(chosen, self.preprocess)
-        return np.ascontiguousarray(values.transpose(0, 3, 1, 2)) if layout == "NCHW" else values
+        if layout != "NCHW":
+            return values
+        count, height, width, channels = values.shape
+        if channels == 1:  # transposed, one channel would look to torch as if it lay last in memory
+            return values.reshape(count, 1, height, width)
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
     def batches(self, batch_size: int, layout: str = "NCHW") -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         """All rows in order, `batch_size` at a time; the last batch may be shorter."""

@@ -217,7 +217,7 @@ def squared_error(
     last = np.full_like(step, largest) if symmetric else first + 2**bits - 1
     integers = np.clip(np.rint(edges / step), first, last)
     rests = edges - integers * step
-    integral = integers * step**3 / 12 + rests**3 / 3
+    integral = integers * step**3 / 12 + rests * rests * rests / 3  # numpy's own cube is many times as slow
     inner = counts[1:-1].astype(np.float64)
     if edges[1] <= 0 < edges[-2]:
         inner[int(np.searchsorted(edges, 0.0, "right")) - 2] -= zeros

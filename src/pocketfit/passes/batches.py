@@ -57,6 +57,8 @@ def drawn(
 def as_tensor(batch: NDArray[np.float32]) -> torch.Tensor:
     """Pictures [n, C, H, W] lie channels last in memory: convolutions train faster so."""
     inputs = torch.from_numpy(batch)
+    if inputs.ndim == 4 and inputs.shape[1] == 1:  # one channel lies first and last; feature maps follow its strides
+        return inputs[:, 0].contiguous()[:, None]
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
 

@@ -33,6 +33,7 @@ from pocketfit.passes import exported, moments, observe
 from pocketfit.passes.exported import argument, operation
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.observe import Run
+from pocketfit.passes.written import add_to_bias, attribute
 from pocketfit.sources.fingerprint import fingerprint
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
@@ -61,35 +62,40 @@ def apply(model: Model, settings: CorrectBias, samples: Samples | None, grid: Gr
         )
     else:
         means = _means(program, set(sources.values()), samples, settings.samples)
-    errors: dict[str, list[Tensor]] = defaultdict(list)  # a layer that is called twice has one for each call
-    for node, name in layers.items():
-        layer = network.get_submodule(name)
-        bits = grid.bits(name, depthwise=_is_depthwise(layer))
+    # a layer that is called twice has one for each call, and a weight may serve layers with biases of their own
+    errors: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
+    for node, (weight, bias) in layers.items():
+        owner = weight.rpartition(".")[0]
+        layer = network.get_submodule(owner)
+        bits = grid.bits(owner, depthwise=_is_depthwise(layer))
         if bits is not None and sources[node] in means:
-            assert isinstance(layer.weight, Tensor)
-            errors[name].append(error(node, means[sources[node]], layer.weight, bits))
-    for name, found in errors.items():
-        _take_off(network.get_submodule(name), torch.stack(found).mean(0))
+            found = error(node, means[sources[node]], attribute(network, weight), bits)
+            errors[exported.module_of(node), bias].append(found)
+    for (called, bias), changes in errors.items():
+        add_to_bias(network, called, bias, -torch.stack(changes).mean(0))
     return replace(
         model,
         network=network,
         sha256=fingerprint(network),
         learned={**model.learned, moments.KEY: moments.stored(moments.remembered(model))},
-        findings=tuple(dict.fromkeys((*model.findings, *findings))),
+        findings=tuple(dict.fromkeys((*model.findings, *findings, *exported.off_grid(program.graph)))),
     )
 
 
-def _layers(program: ExportedProgram, network: nn.Module) -> dict[fx.Node, str]:
-    """Operator -> dotted name, of the convolutions and linear layers that have their weights to themselves."""
+def _layers(program: ExportedProgram, network: nn.Module) -> dict[fx.Node, tuple[str, str]]:
+    """Operator -> dotted names of weight and bias ("" without one), of convolutions and linear layers."""
     names = exported.parameter_names(program)
     layers = {}
     for node in program.graph.nodes:
         if node.op != "call_function" or not operation(node).startswith(("conv", "linear")):
             continue
-        weight = argument(node, "weight")
-        owner, _, last = names.get(weight.name, "").rpartition(".") if isinstance(weight, fx.Node) else ("", "", "")
+        weight, bias = (
+            names.get(given.name, "") if isinstance(given, fx.Node) else ""
+            for given in (argument(node, "weight"), argument(node, "bias"))
+        )
+        owner, _, last = weight.rpartition(".")
         if last == "weight" and isinstance(network.get_submodule(owner), _LAYERS):
-            layers[node] = owner
+            layers[node] = weight, bias
     return layers
 
 
@@ -134,11 +140,3 @@ def error(node: fx.Node, mean: Tensor, weight: Tensor, bits: int) -> Tensor:
     out = answer.ndim - 1 if kind == "linear" else 1
     assert isinstance(answer, Tensor)
     return answer.movedim(out, 0).flatten(1).mean(1)
-
-
-def _take_off(layer: nn.Module, error: Tensor) -> None:
-    """In place; a layer without a bias gets one."""
-    if isinstance(layer.bias, Tensor):
-        layer.bias.data.sub_(error)
-    else:
-        layer.bias = nn.Parameter(-error)

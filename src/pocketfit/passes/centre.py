@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pocketfit.passes.exported import argument, operation, shape_of
+from pocketfit.passes.exported import argument, carried_out, operation, shape_of
 from pocketfit.passes.labels import along, vector
 from pocketfit.passes.observe import Channels
 from pocketfit.passes.streams import Streams, Weighted, names
@@ -109,8 +109,8 @@ def _own_shift(
         return None
     if takes[node]:
         return (seen[node].low + seen[node].high) / 2
-    reader = next(iter(node.users))
-    if before_relu and len(node.users) == 1 and operation(reader) == "relu" and takes[reader]:
+    reader = next(iter(node.users), None)  # nobody reads the heads that only training has
+    if reader is not None and before_relu and len(node.users) == 1 and operation(reader) == "relu" and takes[reader]:
         return seen[node].low.clamp(min=0) / 2
     return None
 
@@ -137,4 +137,4 @@ def _carried(node: fx.Node, shifts: Mapping[fx.Node, Any]) -> Any:
         return shifts[source] if source in shifts else torch.zeros(()).expand(shape_of(source))
 
     args, kwargs = fx.map_arg((node.args, node.kwargs), shift_of)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    return carried_out(node, args, kwargs)

@@ -26,6 +26,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Prune
 from pocketfit.core.samples import Samples
+from pocketfit.passes import constants
 from pocketfit.passes.graph import ChannelGraph, Group
 from pocketfit.passes.survey import Statistics, Survey
 
@@ -119,6 +120,9 @@ CRITERIA: Mapping[str, Criterion] = {
 }
 
 
+BY_WEIGHTS = (l1, l2, bn_scale, fpgm, lamp)  # which can't see that a channel without weights still gives its shift
+
+
 def group_scores(
     model: Model,
     graph: ChannelGraph,
@@ -152,6 +156,13 @@ def scored(
     known = {group.name: Statistics(survey, group) for group in groups}
     scores = {group.name: _checked(function(group, known[group.name]), group, name) for group in groups}
     findings = list(survey.findings)
+    constant = constants.held(constants.readers(model)) if groups and function in BY_WEIGHTS else set()
+    scores, concerned = constants.ranked(groups, scores, constant)
+    if concerned:
+        findings.append(
+            f"Some channels of {', '.join(concerned)} give the same for every input, and that is not zero; what reads"
+            " them can't do without it, so that they were not ranked as dead ones."
+        )
     if function is bn_scale and groups:
         without = [group.name for group in groups if not known[group.name].gammas().size]
         if len(without) == len(groups):

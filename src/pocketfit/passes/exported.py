@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import copy
+import io
+import logging
 import math
 import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +19,10 @@ from torch.export import ExportedProgram
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.signature import Signature
+from pocketfit.sources.bare import copied, eval_mode
+from pocketfit.sources.opening import blamed
 
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 BATCH = 2  # not 1: a size of 1 broadcasts and is squeezed away, so it would be mistaken for no dimension
 
 
@@ -42,9 +49,11 @@ class Layer:
 def export(network: nn.Module, signature: Signature, batch: int = BATCH) -> ExportedProgram:
     """The network in eval mode as an ATen graph at fixed sizes. Raises UserError where torch.export can't follow it."""
     if network.training:
-        network = copy.deepcopy(network).eval()
+        network = copied(network)
+        eval_mode(network)
     try:
-        return torch.export.export(network, zeros(signature, batch))
+        with quiet():
+            return torch.export.export(network, zeros(signature, batch))
     except Exception as error:  # torch.export has no base class for what it can meet in a stranger's code
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         layer, _ = blamed(error, network)
@@ -55,20 +64,24 @@ def export(network: nn.Module, signature: Signature, batch: int = BATCH) -> Expo
         ) from error
 
 
-def blamed(error: BaseException, network: nn.Module) -> tuple[str, str]:
-    """(dotted name of the innermost module that the error passed through, "" for the network itself; and where in its
-    forward: "net.py, line 12")."""
-    known = {id(module): name for name, module in network.named_modules()}
-    layer, line, trace = "", "", error.__traceback__
-    while trace is not None:
-        frame, code = trace.tb_frame, trace.tb_frame.f_code
-        owner = id(frame.f_locals.get(code.co_varnames[0])) if code.co_argcount else 0
-        if owner in known:
-            layer = known[owner]
-            if code.co_name == "forward":
-                line = f"{Path(code.co_filename).name}, line {trace.tb_lineno}"
-        trace = trace.tb_next
-    return layer, line
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While torch.export runs: it warns of tensors that a forward keeps on its module (as recurrent layers do with
+    their weights), and takes them in as it should; where it fails it prints the whole graph, which the error need not.
+    """
+    talking = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level, printed = talking.level, io.StringIO()
+    talking.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(printed):
+            warnings.filterwarnings("ignore", message=r"The tensor attributes? self\.[\s\S]* assigned during export")
+            yield
+    except BaseException:
+        printed = io.StringIO()
+        raise
+    finally:
+        talking.setLevel(level)
+        sys.stderr.write(printed.getvalue())
 
 
 def zeros(signature: Signature, batch: int) -> tuple[Tensor, ...]:
@@ -87,6 +100,18 @@ def operation(node: fx.Node) -> str:
     return name if name.startswith("__") else name.rstrip("_")
 
 
+def carried_out(node: fx.Node, args: Any, kwargs: Any) -> Any:
+    """What an operator makes of other tensors than its own; those may lie in memory in another way, so that `view` has
+    to copy, and stay as they are where it works in place."""
+    if getattr(node.target, "_schema", None) is not None and node.target._schema.is_mutable:  # type: ignore[union-attr]
+        args = (args[0].clone(), *args[1:])
+    if operation(node) in ("view", "_unsafe_view") and isinstance(args[1], list | tuple):
+        return args[0].reshape(args[1])
+    if operation(node) == "view_as":
+        return args[0].reshape(args[1].shape)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
 def argument(node: fx.Node, name: str, default: Any = None) -> Any:
     """An argument by the name that ATen's schema gives it, whether it was passed by place or by name."""
     for place, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
@@ -99,6 +124,23 @@ def module_of(node: fx.Node) -> str:
     """Dotted name of the innermost module whose forward called this ("" for the network itself)."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     return re.sub(r"@\d+", "", str(stack[-1][0])) if stack else ""
+
+
+def off_grid(graph: fx.Graph) -> tuple[str, ...]:
+    """A sentence about the layers whose weights no pass puts on a grid: recurrent ones, and those whose weights are
+    computed at each call."""
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        multiplies = operation(node).startswith(("conv", "linear"))
+        weight = argument(node, "weight") if multiplies else None
+        if operation(node) in RECURRENT or (isinstance(weight, fx.Node) and weight.op == "call_function"):
+            found.setdefault(module_of(node) or "the network's own forward", operation(node))
+    if not found:
+        return ()
+    names = ", ".join(f"{name} ({kind})" for name, kind in found.items())
+    return (f"The weights of {names} stay in float: no pass rounds them, or trains them on the grid.",)
 
 
 def parameter_names(program: ExportedProgram) -> dict[str, str]:

@@ -5,8 +5,8 @@ Quantizers set a weight's range per channel; folded first, they see the weights 
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
+from weakref import WeakKeyDictionary
 
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
@@ -14,9 +14,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from pocketfit.core.signature import Signature
 from pocketfit.passes import exported
 from pocketfit.passes.exported import module_of, operation
+from pocketfit.sources.bare import copied, eval_mode
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_FOUND: WeakKeyDictionary[nn.Module, tuple[tuple[Signature, str], tuple[tuple[str, str], ...]]] = WeakKeyDictionary()
 
 
 def fold_batch_norm(network: nn.Module, signature: Signature) -> nn.Module:
@@ -25,7 +27,8 @@ def fold_batch_norm(network: nn.Module, signature: Signature) -> nn.Module:
     Foldable: it has running statistics, it is the only reader of a convolution or linear layer, and both are called
     once and share their weights with nobody. Raises UserError where torch.export can't follow the network.
     """
-    folded = copy.deepcopy(network).eval()
+    folded = copied(network)
+    eval_mode(folded)
     for layer, norm in foldable(network, signature):
         before, after = folded.get_submodule(layer), folded.get_submodule(norm)
         assert isinstance(after, _NORMS)
@@ -38,7 +41,17 @@ def fold_batch_norm(network: nn.Module, signature: Signature) -> nn.Module:
 
 
 def foldable(network: nn.Module, signature: Signature) -> tuple[tuple[str, str], ...]:
-    """(layer, batch norm) by dotted names, in the order in which they are carried out."""
+    """(layer, batch norm) by dotted names, in the order in which they are carried out.
+
+    What was found is kept as long as the network is there: it follows from its structure, and passes ask over and over.
+    """
+    asked = signature, str(network)
+    if _FOUND.get(network, (None,))[0] != asked:
+        _FOUND[network] = asked, _foldable(network, signature)
+    return _FOUND[network][1]
+
+
+def _foldable(network: nn.Module, signature: Signature) -> tuple[tuple[str, str], ...]:
     nodes = [n for n in exported.export(network, signature).graph.nodes if n.op == "call_function"]
     calls = Counter((module_of(node), operation(node)) for node in nodes)
     owners = Counter(id(p) for module in _with_weights(network) for p in module.parameters(recurse=False))

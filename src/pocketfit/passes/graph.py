@@ -72,6 +72,7 @@ class ChannelGraph:
     """The slices of all parameters, the groups that they form, the layers in order, and sentences for the user.
 
     reshapes  the places where channels are laid out anew, by numbers that the forward may have written down
+    norms     (layer, the channel of each of its entries), of norms that hold no tensor to tell how wide they are
     """
 
     slices: tuple[Slice, ...]
@@ -79,6 +80,7 @@ class ChannelGraph:
     layers: tuple[Layer, ...]
     findings: tuple[str, ...] = ()
     reshapes: tuple[str, ...] = ()
+    norms: tuple[tuple[str, NDArray[np.int64]], ...] = ()
 
     @property
     def producers(self) -> frozenset[tuple[str, int]]:
@@ -97,7 +99,9 @@ def trace(network: nn.Module, signature: Signature) -> ChannelGraph:
     layers = exported.layers(program, network)
     free = np.concatenate([NO_IDS, *(group.ids for group in groups if group.prunable)])
     reshapes = [place for place, labels in walk.reshapes if np.isin(walk.labels.roots(labels).numpy(), free).any()]
-    return ChannelGraph(slices, groups, layers, _findings(groups), tuple(dict.fromkeys(reshapes)))
+    norms = tuple((name, walk.labels.roots(ids).numpy()) for name, ids in walk.norms.items())
+    findings = (*_findings(groups), *_untaken(walk))
+    return ChannelGraph(slices, groups, layers, findings, tuple(dict.fromkeys(reshapes)), norms)
 
 
 def followed(network: nn.Module, signature: Signature) -> tuple[ExportedProgram, Walk]:
@@ -107,6 +111,18 @@ def followed(network: nn.Module, signature: Signature) -> tuple[ExportedProgram,
     for node in program.graph.nodes:
         walk.visit(node)
     return program, walk
+
+
+def _untaken(walk: Walk) -> tuple[str, ...]:
+    """One sentence for each kind of operator whose weights nobody knows how to cut."""
+    layers: dict[str, list[str]] = defaultdict(list)
+    for place, name in walk.untaken:
+        layers[place].append(name)
+    return tuple(
+        f"The weights of {', '.join(dict.fromkeys(names))} can't be pruned, because pocketfit does not know which"
+        f" channels {kind} reads and makes there."
+        for kind, names in layers.items()
+    )
 
 
 def _groups(slices: tuple[Slice, ...], producers: set[tuple[str, int]], fixed: dict[int, str]) -> tuple[Group, ...]:

@@ -21,7 +21,7 @@ from torch.export import ExportedProgram
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.passes import exported
-from pocketfit.passes.exported import argument, operation, shape_of
+from pocketfit.passes.exported import argument, carried_out, operation, shape_of
 from pocketfit.passes.fold import foldable
 from pocketfit.passes.labels import along, vector
 from pocketfit.passes.observe import Channels
@@ -260,7 +260,7 @@ def _carried_out(walk: _Walk, node: fx.Node) -> Any:
 
     def run(part: str) -> Any:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: _part(walk.known[source], part))
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return carried_out(node, args, kwargs)
 
     results = [run(part) for part in ("mean", "variance", "low", "high")]
     if isinstance(results[0], Tensor):

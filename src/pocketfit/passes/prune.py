@@ -21,11 +21,12 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Prune
 from pocketfit.core.samples import Samples
-from pocketfit.passes import criteria, exported, sparsify
+from pocketfit.passes import constants, criteria, exported, reach, sparsify
+from pocketfit.passes.constants import Reader
 from pocketfit.passes.criteria import Criterion
 from pocketfit.passes.graph import ChannelGraph, Group, trace
 from pocketfit.sources.fingerprint import fingerprint
-from pocketfit.sources.resize import resize_to
+from pocketfit.sources.resize import resize_to, set_width
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,11 @@ def counts_kept(graph: ChannelGraph, settings: Prune) -> tuple[dict[str, int], t
             group = touched[0]
             why = group.why_not or "they are those of the first layer (name them in keep to prune them)"
             findings.append(f"The ratio {ratio:g} for '{pattern}' removes nothing from {group.name}, because {why}.")
-    return counts, tuple(findings)
+    asked = {group.name for group in _groups_asked_for(graph, settings)}
+    wanted = {name: (group, ratios[name]) for name, group in by_ratio.items() if name not in asked and ratios[name] > 0}
+    if not by_ratio and settings.ratio > 0:
+        findings.append(reach.NOTHING_TO_PRUNE)
+    return counts, (*findings, *reach.sentences(wanted, counts, settings.multiple))
 
 
 def removed_ids(
@@ -175,6 +180,8 @@ def sliced(network: nn.Module, graph: ChannelGraph, removed: NDArray[np.int64]) 
                 state[name] = state[name].index_select(part.dim, torch.from_numpy(keep))
     smaller = copy.deepcopy(network)
     resize_to(smaller, state)
+    for name, ids in graph.norms:
+        set_width(smaller.get_submodule(name), int((~np.isin(ids, removed)).sum()))
     return smaller
 
 
@@ -190,13 +197,14 @@ def _carry_out(
     """The pruned network. Groups that its forward knows the fixed size of are found by trial, and left whole."""
     if not removed:
         return copy.deepcopy(model.network), []
-    network, failure = _tried(model, graph, removed.values())
+    readers = constants.readers(model)
+    network, failure, findings = _tried(model, graph, readers, removed.values())
     if failure is None:
-        return network, []
+        return network, findings
     findings, working = [], []
     asked = {group.name for group in _groups_asked_for(graph, settings)}
     for name, ids in removed.items():
-        _, alone = _tried(model, graph, [ids])
+        _, alone, _ = _tried(model, graph, readers, [ids])
         if alone is None:
             working.append(ids)
         elif name in asked:
@@ -206,7 +214,8 @@ def _carry_out(
                 f"The channels of {name} can't be pruned, because the network fails without some of them: {alone}."
             )
     if working:
-        network, failure = _tried(model, graph, working)
+        network, failure, said = _tried(model, graph, readers, working)
+        findings += said
     if not working or failure is not None:
         raise UserError(
             f"{type(model.network).__name__} does not run with fewer channels: {failure}; take sizes from x.shape "
@@ -215,11 +224,20 @@ def _carry_out(
     return network, findings
 
 
-def _tried(model: Model, graph: ChannelGraph, removed: Iterable[NDArray[np.int64]]) -> tuple[nn.Module, str | None]:
-    """The network without these channels, and why it does not do what it did before (None: it does)."""
+def _tried(
+    model: Model, graph: ChannelGraph, readers: tuple[Reader, ...], removed: Iterable[NDArray[np.int64]]
+) -> tuple[nn.Module, str | None, list[str]]:
+    """The network without these channels, why it does not do what it did before (None: it does), and what was moved."""
     gone = np.concatenate(list(removed))
-    network = sliced(model.network, graph, gone)
-    return network, _failure(network, model) or _rearranged(network, model, graph, gone)
+    whole, count = constants.moved(model.network, readers, gone) if readers else (model.network, 0)
+    network = sliced(whole, graph, gone)
+    findings = []
+    if count:
+        findings.append(
+            f"{count} of the removed channels gave the same for every input: what they gave is now in the biases of the"
+            " layers that read them."
+        )
+    return network, _failure(network, model) or _rearranged(network, model, graph, gone), findings
 
 
 def _rearranged(network: nn.Module, model: Model, graph: ChannelGraph, removed: NDArray[np.int64]) -> str | None:

@@ -36,7 +36,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
@@ -44,14 +44,16 @@ from pocketfit.core.plan import Grid, QuantTrain, RangeMethod, Train
 from pocketfit.core.samples import Samples
 from pocketfit.passes.batches import prefetched, shuffled
 from pocketfit.passes.distil import Teacher, divergence, teacher_of
+from pocketfit.passes.exported import off_grid
 from pocketfit.passes.fake import largest_integer, widest_scale
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.memory import kept_memory
 from pocketfit.passes.point_ranges import observe, set_ranges
-from pocketfit.passes.rounding import TINY, best_scale, error, layer_inputs, put
-from pocketfit.passes.simulate import Simulation, WeightGrid, attribute, layers_of, simulate
+from pocketfit.passes.rounding import TINY, best_scale, error, layer_inputs
+from pocketfit.passes.simulate import Simulation, WeightGrid, layers_of, simulate
 from pocketfit.passes.sparsify import KEY as SPARSE
 from pocketfit.passes.train import schedule
+from pocketfit.passes.written import attribute, put
 from pocketfit.sources.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
@@ -110,7 +112,8 @@ def apply(
             group["lr"] = rate * schedule(taken / settings.steps)
         answers = simulation.network(inputs)
         exactly = inside.answers(inputs) if inside is not None else None
-        wanted = exactly if exactly is not None and one_network else asked(inputs)
+        # a forward of the user's own may view what it is given
+        wanted = exactly if exactly is not None and one_network else asked(inputs.contiguous())
         loss = _loss(answers, wanted, distance, labels, settings.labels)
         if inside is not None:
             loss = loss + settings.inner * inside.error()
@@ -127,10 +130,16 @@ def apply(
         raise UserError("Quantization-aware training diverged; use a smaller learning rate")
     network = fold_batch_norm(model.network, model.signature)
     with torch.no_grad():
-        for name, (weight, bias) in _found(simulation).items():
-            put(network.get_submodule(name), weight, bias)
+        for name, values in _found(simulation).items():
+            put(network, name, values)
     ranges = {name: point.range for name, point in simulation.points.items()}
-    return replace(model, network=network, sha256=fingerprint(network), learned={**model.learned, "ranges": ranges})
+    return replace(
+        model,
+        network=network,
+        sha256=fingerprint(network),
+        learned={**model.learned, "ranges": ranges},
+        findings=tuple(dict.fromkeys((*model.findings, *off_grid(simulation.network.graph)))),
+    )
 
 
 class _Inside:
@@ -217,11 +226,10 @@ def _optimizer(simulation: Simulation, rate: float) -> torch.optim.Adam:
             {"params": [grid.ratio], "lr": rate},
             {"params": [grid.stretch], "lr": rate * STRETCH_RATE},
         ]
-    for node, layer in layers_of(simulation.network, through_grids=True).items():
-        bias = node.args[2] if len(node.args) > 2 else None
-        if isinstance(bias, fx.Node):
-            parameter = attribute(simulation.network, str(bias.target)).requires_grad_()
-            groups.append({"params": [parameter], "lr": rate * steps.get(layer.name, float(parameter.detach().std()))})
+    biases = {layer.bias: layer for layer in layers_of(simulation.network, through_grids=True).values() if layer.bias}
+    for name, layer in biases.items():  # once each: a layer may be called several times
+        parameter = attribute(simulation.network, name).requires_grad_()
+        groups.append({"params": [parameter], "lr": rate * steps.get(layer.name, float(parameter.detach().std()))})
     for point in simulation.points.values():
         ends = [end.requires_grad_() for end in (point.low, point.high) if float(end.detach()) != 0]
         if ends:
@@ -289,16 +297,13 @@ def _loss(answers: Tensor, wanted: Tensor, distance: Distance, labels: Tensor, s
     return loss
 
 
-def _found(simulation: Simulation) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """Layer -> weight on the grid (in float where it has none) and bias, as they are after training."""
+def _found(simulation: Simulation) -> dict[str, Tensor]:
+    """By name: weights on the grid (in float where they have none) and biases, as they are after training."""
     found = {}
-    for node, layer in layers_of(simulation.network, through_grids=True).items():
-        bias = node.args[2] if len(node.args) > 2 else None
+    for layer in layers_of(simulation.network, through_grids=True).values():
         weight = attribute(simulation.network, layer.parameter)
-        if layer.name in simulation.weights:
-            weight = simulation.weights[layer.name](weight)
-        found[layer.name] = (
-            weight,
-            attribute(simulation.network, str(bias.target)) if isinstance(bias, fx.Node) else None,
-        )
+        grid = simulation.weights.get(layer.name)
+        found[layer.parameter] = weight if grid is None else grid(weight)
+        if layer.bias:
+            found[layer.bias] = attribute(simulation.network, layer.bias)
     return found

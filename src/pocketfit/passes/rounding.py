@@ -16,7 +16,7 @@ that were made sparse (`learned["sparse"]`) are pinned too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,12 @@ from torch import Tensor, fx, nn
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid, Round
 from pocketfit.core.samples import Samples
-from pocketfit.passes.exported import argument, operation
+from pocketfit.passes.exported import argument, module_of, off_grid, operation
 from pocketfit.passes.fake import largest_integer, widest_scale
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.simulate import WeightGrid, simulate
 from pocketfit.passes.sparsify import KEY as SPARSE
+from pocketfit.passes.written import add_to_bias, attribute, put
 from pocketfit.sources.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
@@ -51,19 +52,17 @@ def apply(model: Model, settings: Round, samples: Samples, grid: Grid, *, progre
     with torch.inference_mode():
         gathered = layer_inputs(simulation.network, samples, settings.samples, settings.seed)
         for done, (name, sums) in enumerate(gathered.items()):
-            layer = network.get_submodule(name)
-            assert isinstance(layer.weight, Tensor)
-            weight, shift = solve(
-                layer.weight,
-                sums,
-                simulation.weights[name].bits,
-                settings.sweeps,
-                keep_zeros=name in model.learned.get(SPARSE, ()),
-            )
-            put(layer, weight, shift if layer.bias is None else layer.bias + shift)  # type: ignore[operator]
+            grid_of_layer = simulation.weights[name]
+            parameter, sparse = grid_of_layer.layer.parameter, name in model.learned.get(SPARSE, ())
+            wanted = attribute(network, parameter).clone()
+            weight = solve(wanted, sums, grid_of_layer.bits, settings.sweeps, keep_zeros=sparse)
+            put(network, parameter, weight)
+            for (layer, bias), seen in sums.uses.items():
+                add_to_bias(network, layer, bias, shift(wanted - weight, seen.mean))
             if progress:
                 progress(done + 1, len(gathered))
-    return replace(model, network=network, sha256=fingerprint(network))
+    findings = tuple(dict.fromkeys((*model.findings, *off_grid(simulation.network.graph))))
+    return replace(model, network=network, sha256=fingerprint(network), findings=findings)
 
 
 def layer_inputs(network: fx.GraphModule, samples: Samples, count: int, seed: int) -> dict[str, Sums]:
@@ -75,25 +74,30 @@ def layer_inputs(network: fx.GraphModule, samples: Samples, count: int, seed: in
     return gathering.sums
 
 
-def put(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
-    """In place; a layer without a bias gets one."""
-    assert isinstance(layer.weight, Tensor)
-    layer.weight.data.copy_(weight)
-    if bias is None:
-        return
-    if isinstance(layer.bias, Tensor):
-        layer.bias.data.copy_(bias)
-    else:
-        layer.bias = nn.Parameter(bias.clone())
+@dataclass
+class Use:
+    """Over the inputs of one call of a layer, [groups, k] for the k numbers that one of its outputs sees: x, and how
+    many."""
+
+    first: Tensor
+    rows: int
+
+    @property
+    def mean(self) -> Tensor:
+        return self.first / self.rows
 
 
 @dataclass
 class Sums:
-    """Over the inputs of a layer, [groups, k] for the k numbers that one of its outputs sees: x, x xᵀ, and how many."""
+    """Over the inputs of a layer, [groups, k] for the k numbers that one of its outputs sees: x, x xᵀ, and how many.
+
+    uses  by layer and bias ("" without one), as a weight may serve several layers
+    """
 
     first: Tensor
     second: Tensor
     rows: int
+    uses: dict[tuple[str, str], Use] = field(default_factory=dict)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """(mean [groups, k], covariance [groups, k, k]); few rows for many inputs say little about pairs of them, so
@@ -118,21 +122,24 @@ class _Gathering(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "call_function" and operation(n) in LEARNED and isinstance(n.args[1], fx.Node):
-            grid = self.submodules.get(str(n.args[1].target))
+            weighed = n.args[1].op == "call_module"
+            grid = self.module.get_submodule(str(n.args[1].target)) if weighed else None  # type: ignore[union-attr]
             if isinstance(grid, WeightGrid):
                 values, weight = self.env[n.args[0]], self.env[n.args[1]]
-                self._add(grid.layer.name, patches(n, values, weight.shape, self._per_sample))
+                bias = n.args[2] if len(n.args) > 2 else None
+                rows = patches(n, values, weight.shape, self._per_sample)
+                called = module_of(n), str(bias.target) if isinstance(bias, fx.Node) else ""
+                self._add(grid.layer.name, called, rows.float())
         return super().run_node(n)
 
-    def _add(self, name: str, rows: Tensor) -> None:
-        rows = rows.float()
-        first, second = rows.sum(1), rows.mT @ rows
-        if name in self.sums:
-            self.sums[name].first += first
-            self.sums[name].second += second
-            self.sums[name].rows += rows.shape[1]
-        else:
-            self.sums[name] = Sums(first, second, rows.shape[1])
+    def _add(self, name: str, called: tuple[str, str], rows: Tensor) -> None:
+        first, second, count = rows.sum(1), rows.mT @ rows, rows.shape[1]
+        sums = self.sums.setdefault(name, Sums(torch.zeros_like(first), torch.zeros_like(second), 0))
+        use = sums.uses.setdefault(called, Use(torch.zeros_like(first), 0))
+        sums.second += second
+        for part in (sums, use):
+            part.first += first
+            part.rows += count
 
 
 def patches(node: fx.Node, values: Tensor, weight_shape: torch.Size, per_sample: int) -> Tensor:
@@ -169,8 +176,14 @@ def _padding(node: fx.Node, spans: list[int]) -> list[int]:
     return [before[1], after[1], before[0], after[0]]
 
 
-def solve(weight: Tensor, sums: Sums, bits: int, sweeps: int, *, keep_zeros: bool = False) -> tuple[Tensor, Tensor]:
-    """(weight on the grid, what that adds to the bias [outputs]) for a weight [outputs, …].
+def shift(change: Tensor, mean: Tensor) -> Tensor:
+    """float32 [outputs]: what taking `change` [outputs, …] off a layer's weight takes off its outputs, for the mean
+    [groups, k] of what it sees."""
+    return (change.reshape(len(mean), -1, mean.shape[1]) @ mean[..., None]).flatten()
+
+
+def solve(weight: Tensor, sums: Sums, bits: int, sweeps: int, *, keep_zeros: bool = False) -> Tensor:
+    """The weight [outputs, …] on the grid.
 
     keep_zeros  weights that are zero stay zero; else they move as all others do
     """
@@ -189,7 +202,7 @@ def solve(weight: Tensor, sums: Sums, bits: int, sweeps: int, *, keep_zeros: boo
         some, scale = wanted[:, outputs], widest[:, outputs]
         again = descended(some, scale, covariance, largest, sweeps, keep_zeros=keep_zeros) * scale
         on_grid[:, outputs] = torch.where(worse[:, outputs, None], again, on_grid[:, outputs])
-    return on_grid.reshape(weight.shape), ((wanted - on_grid) @ mean[..., None]).flatten()
+    return on_grid.reshape(weight.shape)
 
 
 def error(change: Tensor, covariance: Tensor) -> Tensor:

@@ -9,9 +9,12 @@ grid behind its activation (conv -> relu6 is one kernel), and operators that onl
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -23,11 +26,11 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid
 from pocketfit.core.signature import Signature
 from pocketfit.numerics.ranges import fingerprint
-from pocketfit.passes.exported import argument, inputs_in_words, module_of, operation, shape_of, zeros
+from pocketfit.passes.exported import argument, inputs_in_words, module_of, operation, quiet, shape_of, zeros
 from pocketfit.passes.fake import fake_activation, fake_weight, grid_of, largest_integer, widest_scale
 from pocketfit.passes.fold import fold_batch_norm
 
-WEIGHTED = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "linear")
+WEIGHTED = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
 FUSED = ("relu", "hardtanh", "relu6", "clamp")  # a layer in front of one of these gives what comes out behind it
 MOVING = (
     *("view", "reshape", "flatten", "unsqueeze", "squeeze", "permute", "transpose", "contiguous", "clone", "alias"),
@@ -36,14 +39,19 @@ MOVING = (
 )
 
 
+_LAST: WeakKeyDictionary[nn.Module, tuple[str, fx.GraphModule]] = WeakKeyDictionary()
+
+
 @dataclass(frozen=True)
 class Layer:
-    """A layer with weights: its dotted name, its weight's name, the axis of its output channels, whether depthwise."""
+    """A layer with weights: its dotted name, its weight's name, the axis of its output channels, whether depthwise, and
+    its bias's name ("" without one)."""
 
     name: str
     parameter: str
     axis: int
     depthwise: bool
+    bias: str = ""
 
 
 class WeightGrid(nn.Module):
@@ -147,8 +155,7 @@ def simulate(model: Model, grid: Grid) -> Simulation:
     Names in the grid that are no layer's are the exporter's to refuse. Raises UserError where torch.export can't follow
     the network.
     """
-    folded = fold_batch_norm(model.network, model.signature)
-    module = _traced(folded, model.signature)
+    module = _folded(model)
     points = _insert_points(module, grid)
     weights = _insert_weights(module, grid)
     module.graph.lint()
@@ -172,11 +179,25 @@ def fingerprints_of(model: Model, grid: Grid, inputs: NDArray[np.float32]) -> di
     return found
 
 
+def _folded(model: Model) -> fx.GraphModule:
+    """A graph of the folded network with a copy of its weights. The last one is kept as long as its network is there,
+    for several grids and passes are tried on one network."""
+    if model.network not in _LAST or _LAST[model.network][0] != model.key:
+        graph = _traced(fold_batch_norm(model.network, model.signature), model.signature)
+        _LAST.clear()
+        _LAST[model.network] = model.key, graph
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*LeafSpec", category=FutureWarning)  # of torch, about itself
+        copied: fx.GraphModule = copy.deepcopy(_LAST[model.network][1])
+    return copied
+
+
 def _traced(network: nn.Module, signature: Signature) -> fx.GraphModule:
     batch = torch.export.Dim("batch")
     shapes = tuple({0: batch} if spec.shape[0] is None else None for spec in signature.inputs)
     try:
-        program = torch.export.export(network, zeros(signature, 2), dynamic_shapes=shapes)
+        with quiet():
+            program = torch.export.export(network, zeros(signature, 2), dynamic_shapes=shapes)
     except Exception as error:  # torch.export has no base class for what it can meet in a stranger's code
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
@@ -184,7 +205,34 @@ def _traced(network: nn.Module, signature: Signature) -> fx.GraphModule:
         ) from error
     module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
+    _loosen(module)
     return module
+
+
+def _loosen(module: fx.GraphModule) -> None:
+    """In place: what the forward relied on about memory is let go, as tensors on grids are others than its own.
+
+    view -> reshape, which copies where it must; x.relu_() -> x.relu() where nobody else reads x.
+    """
+    for node in module.graph.nodes:
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        if operation(node) in ("view", "_unsafe_view") and isinstance(node.args[1], list | tuple):
+            node.target = torch.ops.aten.reshape.default
+        elif node.target._schema.is_mutable and _alone(node):
+            packet = getattr(torch.ops.aten, operation(node), None)
+            if (same := getattr(packet, node.target._overloadname, None)) is not None:
+                node.target = same
+
+
+def _alone(node: fx.Node) -> bool:
+    """Whether nobody but this operator sees the tensor that it changes, by itself or through a view."""
+    source = node.args[0]
+    while isinstance(source, fx.Node) and source.op == "call_function" and len(source.users) == 1:
+        if operation(source) not in MOVING:
+            return True
+        source = source.args[0]
+    return False
 
 
 def layers_of(module: fx.GraphModule, *, through_grids: bool = False) -> dict[fx.Node, Layer]:
@@ -202,15 +250,9 @@ def layers_of(module: fx.GraphModule, *, through_grids: bool = False) -> dict[fx
         transposed = operation(node).startswith("conv_transpose")
         groups = argument(node, "groups", 1)
         depthwise = groups > 1 and not transposed and shape[1] == 1 and shape[0] == groups
-        found[node] = Layer(parameter.removesuffix(".weight"), parameter, 1 if transposed else 0, depthwise)
-    return found
-
-
-def attribute(module: nn.Module, name: str) -> Tensor:
-    """The parameter or buffer with this dotted name."""
-    owner, _, last = name.rpartition(".")
-    found = getattr(module.get_submodule(owner), last)
-    assert isinstance(found, Tensor)
+        bias = node.args[2] if len(node.args) > 2 else None
+        stored = str(bias.target) if isinstance(bias, fx.Node) and bias.op == "get_attr" else ""
+        found[node] = Layer(parameter.removesuffix(".weight"), parameter, 1 if transposed else 0, depthwise, stored)
     return found
 
 
@@ -250,14 +292,18 @@ def tensors_of(module: fx.GraphModule, keep_float: Collection[str] = ()) -> list
     """The nodes whose outputs a quantized file holds as integers, each with the layer that it is the output of: the
     dotted name of the layer with weights that ends there, or of the module and operation ("features.3.add").
 
-    A tensor between layers in float only is left out.
+    A tensor between layers in float only is left out, and so is what follows from parameters alone: files hold that as
+    a constant.
     """
+    varying: set[fx.Node] = set()
     names: dict[fx.Node, str] = {node: layer.name for node, layer in layers_of(module).items()}
     found: list[tuple[fx.Node, str]] = []
     for node in module.graph.nodes:
+        if node.op == "placeholder" or any(source in varying for source in node.all_input_nodes):
+            varying.add(node)
         if node.op == "placeholder":
             names[node] = node.name
-        elif node.op != "call_function" or not _is_float(node):
+        elif node.op != "call_function" or not _is_float(node) or node not in varying:
             continue
         elif operation(node) in FUSED and _source(node) in names and len(_source(node).users) == 1:
             names[node] = names[_source(node)]

@@ -229,12 +229,12 @@ def _movement(
     if samples is None or not len(rows):
         raise UserError("The criterion 'movement' follows a loss: give labelled samples, or use 'magnitude'")
     rows = np.sort(np.random.default_rng(settings.seed).permutation(rows)[: settings.samples])
-    network = copy.deepcopy(model.network).eval().requires_grad_(False)
+    network = copy.deepcopy(model.network).requires_grad_(False)
     weights = {name: network.get_submodule(name).weight for name in layers}
     for weight in weights.values():
         assert isinstance(weight, Tensor)
         weight.requires_grad_()
-    for start in range(0, len(rows), BATCH):
+    for start in range(0, len(rows) if weights else 0, BATCH):
         batch = rows[start : start + BATCH]
         answers = network(torch.from_numpy(samples.inputs(batch)))
         loss = nn.functional.cross_entropy(answers, torch.from_numpy(samples.labels[batch]), reduction="sum")
@@ -244,8 +244,8 @@ def _movement(
     found = {}
     for name, weight in weights.items():
         assert isinstance(weight, Tensor)
-        assert weight.grad is not None, f"{name} was called, so that it has a gradient"
-        found[name] = -(weight * weight.grad).detach()
+        gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad  # a head that only training has
+        found[name] = -(weight * gradient).detach()
         if not torch.isfinite(found[name]).all():
             raise UserError(f"The gradient of '{name}' is not finite on these samples: use the criterion 'magnitude'")
     return found

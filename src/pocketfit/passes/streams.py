@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from pocketfit.passes import exported
-from pocketfit.passes.exported import argument, module_of, operation, shape_of
+from pocketfit.passes.exported import argument, carried_out, module_of, operation, shape_of
 from pocketfit.passes.labels import Labels, along, vector
 
 ONE = 0  # the label of the factor that is always one
@@ -346,7 +346,7 @@ def _reduction(walk: _Walk, node: fx.Node) -> Any:
 def _execute(walk: _Walk, node: fx.Node) -> Any:
     """An operator that only moves data is carried out on the labels."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: walk.env[source])
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    return carried_out(node, args, kwargs)
 
 
 def _pad(walk: _Walk, node: fx.Node) -> Any:

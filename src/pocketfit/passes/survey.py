@@ -104,7 +104,7 @@ class Survey:
         """(samples so far, gradients of a batch's mean cross entropy, weights), in eval mode: batch norms stay."""
         rows, samples = self.rows(), self.samples
         assert samples is not None  # rows() has seen to it
-        network = copy.deepcopy(self.model.network).eval().requires_grad_(True)
+        network = copy.deepcopy(self.model.network).requires_grad_(True)
         parameters = dict(network.named_parameters(remove_duplicate=False))
         weights = {name: parameter.detach() for name, parameter in parameters.items()}
         unlabelled = 0

@@ -9,16 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from pocketfit.passes.exported import argument, module_of, operation, shape_of
+from pocketfit.passes.exported import RECURRENT, argument, carried_out, module_of, operation, shape_of
 from pocketfit.passes.labels import NO_CHANNEL, Labels, along, vector
 
 OUTPUT = "they are the outputs of the network"
+UNREAD = "no answer of the network depends on them, as in heads that only training has"
 LAID_OUT = ("view", "reshape", "_unsafe_view", "unflatten")
 FREE_LABELS = 65_536  # a loose parameter with more numbers than this is no per-channel factor
 
 
 class Walk:
-    """The state of one walk over the graph: labels of each node, and what the layers have noted."""
+    """The state of one walk over the graph: labels of each node, and what the layers have noted.
+
+    norms    the channels of norms that hold no tensor, by the layer's name
+    untaken  (operator, layer) where weights of several dimensions go into something that isn't known
+    """
 
     def __init__(self, network: nn.Module, names: dict[str, str]) -> None:
         self.labels = Labels()
@@ -28,6 +33,9 @@ class Walk:
         self.producers: list[tuple[str, int]] = []
         self.loose: dict[str, Tensor] = {}
         self.reshapes: list[tuple[str, Tensor]] = []
+        self.norms: dict[str, Tensor] = {}
+        self.untaken: list[tuple[str, str]] = []
+        self.attention = {n for n, module in network.named_modules() if isinstance(module, nn.MultiheadAttention)}
         stored = network.state_dict(keep_vars=True)
         self.unstored = {name for name, _ in network.named_buffers() if name not in stored}
 
@@ -43,6 +51,8 @@ class Walk:
         elif node.op == "call_function":
             rule = RULES.get(operation(node), _hide)
             self.env[node] = rule(self, node)
+            if not node.users and isinstance(self.env[node], Tensor):
+                self.labels.fix(self.env[node], UNREAD)
 
     def of(self, node: fx.Node) -> Any:
         """Labels of a node's output; a parameter that is used loosely gets one for each of its numbers."""
@@ -109,6 +119,11 @@ def _place(node: fx.Node) -> str:
 
 def _hide(walk: Walk, node: fx.Node) -> Any:
     """An operator that isn't known, or is used in a way that isn't: what goes in stays whole."""
+    multiplies = operation(node).startswith(("conv", "linear"))
+    if multiplies or operation(node) in RECURRENT:
+        computed = multiplies and not walk.is_parameter(argument(node, "weight"))
+        kind = f"{operation(node)}, whose weights are computed at each call," if computed else operation(node)
+        walk.untaken.append((kind, module_of(node) or "the network's own forward"))
     return _keep_whole(walk, node, f"{_place(node)} may depend on how many there are")
 
 
@@ -164,7 +179,10 @@ def _linear(walk: Walk, node: fx.Node) -> Any:
     last = len(shape_of(source)) - 1
     if not walk.is_parameter(weight) or not _along(walk, source, last):
         return _hide(walk, node)
-    walk.note(weight, 1, vector(walk.of(source), last), node)
+    inputs = vector(walk.of(source), last)
+    if module_of(node) in walk.attention:
+        walk.labels.fix(inputs, f"{_place(node)} takes as many as it was built for")
+    walk.note(weight, 1, inputs, node)
     outputs = walk.outputs(weight, 0, shape_of(weight)[0])
     walk.note(bias, 0, outputs, node)
     return along(outputs, last, shape_of(node))
@@ -184,6 +202,8 @@ def _normalization(walk: Walk, node: fx.Node) -> Any:
         walk.labels.unite(by_group, by_group[:1], f"{_place(node)} needs the same number in each group")
     for values in vectors:
         walk.note(values, 0, ids, node)
+    if not any(vectors):
+        walk.norms[module_of(node)] = ids
     return walk.of(source)
 
 
@@ -253,7 +273,7 @@ def _execute(walk: Walk, node: fx.Node) -> Any:
     source = node.all_input_nodes[0] if node.all_input_nodes else node
     if operation(node) in LAID_OUT and len(shape_of(node)) >= len(shape_of(source)):
         walk.reshapes.append((_place(node), torch.unique(walk.of(source))))
-    result = node.target(*args, **kwargs)  # type: ignore[operator]
+    result = carried_out(node, args, kwargs)
     reason = f"{_place(node)} needs parts of equal size"
     if isinstance(result, list | tuple):
         return [walk.labels.settle(part, reason) for part in result]

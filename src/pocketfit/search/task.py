@@ -141,7 +141,7 @@ def prelude(task: Task, runtime: str) -> tuple[PassSettings, ...]:
     """
     from pocketfit.passes.piecewise import replaceable
 
-    return (Piecewise(),) if runtime == "litert" and replaceable(task.model.network) else ()
+    return (Piecewise(),) if runtime == "litert" and replaceable(task.model.network, task.model.signature) else ()
 
 
 def why_these_weights(export: ExportSettings) -> list[str]:

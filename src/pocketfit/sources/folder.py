@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
@@ -20,9 +19,10 @@ from pocketfit.core.rules import shown
 from pocketfit.core.schema import Violation, checked, reading
 from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature
+from pocketfit.sources.bare import bare, copied
 from pocketfit.sources.fingerprint import fingerprint
 from pocketfit.sources.origins import build
-from pocketfit.sources.resize import resize_to
+from pocketfit.sources.resize import fit_unweighted, resize_to
 from pocketfit.sources.weights import read_weights, save_tensors
 
 FORMAT_VERSION = 1
@@ -86,12 +86,11 @@ def load_model(
     tensors = read_weights(weights).state
     if _sha256(weights) != told.weights_sha256:
         raise UserError(f"{weights} is not the file that {path} describes: {AGAIN}")
-    network = copy.deepcopy(unpruned) if unpruned is not None else _built(told.origin, path)
+    network = bare(copied(unpruned) if unpruned is not None else _built(told.origin, path))
     try:
         resize_to(network, tensors)
     except UserError as error:
         raise UserError(f"{weights} doesn't fit the network that {told.origin.name} builds: {error}") from error
-    network.eval()
     _check_answers(network, told.signature, weights)
     with reading(str(path), AGAIN):
         _check_learned(network, told.learned)
@@ -145,6 +144,7 @@ def _check_answers(network: nn.Module, signature: Signature, weights: Path) -> N
     given, wanted = signature.inputs[0].with_batch(2), signature.outputs[0].with_batch(2)
     some = torch.rand(given, generator=torch.Generator().manual_seed(0))  # 0 everywhere is 0 / 0 in odd networks
     try:
+        fit_unweighted(network, some)
         with torch.no_grad():
             answer = network(some)
     except Exception as error:  # a network of a factory may raise anything

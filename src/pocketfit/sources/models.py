@@ -9,18 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model, Origin
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.core.signature import Signature
 from pocketfit.core.user_code import Allowed
+from pocketfit.sources.bare import bare, computing
 from pocketfit.sources.contract import read_input_shape, read_labels, read_preprocess
 from pocketfit.sources.fingerprint import fingerprint
 from pocketfit.sources.folder import is_model_folder, load_model, save_model
 from pocketfit.sources.match import match
+from pocketfit.sources.opening import check_weights, signature_of
 from pocketfit.sources.origins import build, counts_classes
 from pocketfit.sources.resize import resize_to
 from pocketfit.sources.weights import read_state_dict, read_weights
@@ -102,20 +103,29 @@ def model_from_module(
 ) -> Model:
     """A Model around a module, which is put into eval mode and otherwise left as it is.
 
+    The Model holds the module itself, taken out of its wrappers (nn.DataParallel, torch.compile); where layers compute
+    their weights at every call (weight norms, spectral norms, masks), it holds a copy with the weights as they are.
+
     `input_shape` of one sample is (channels, height, width) for pictures; left out, it follows from `preprocess`.
-    Raises UserError where the network does not run at this shape or gives anything but one tensor of [batch, classes].
+    Raises UserError where the network does not run at this shape, gives anything but one tensor of [batch, classes],
+    does not hold still, or is not in float32.
     """
     if not isinstance(module, nn.Module):
         raise UserError(f"A {type(module).__name__} is no network: hand over a torch.nn.Module")
-    module = module.eval()
+    check_weights(module)
+    computed, module = computing(module), bare(module)
     shape = None if input_shape is None else read_input_shape(input_shape)
     contract, findings = read_preprocess(preprocess, shape)
     if shape is None:
         shape = (contract.channels, contract.height, contract.width)
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise UserError(f"The tensor {name} of the network contains NaN or infinity: load sound weights first")
-    signature = _signature(module, shape)
+    signature = signature_of(module, shape)
+    if computed:
+        shown = ", ".join(computed[:3]) + (f" and {len(computed) - 3} more" if len(computed) > 3 else "")
+        findings = (
+            *findings,
+            f"The weights of {shown} are computed at each call (a weight norm, a spectral norm, a mask): they were"
+            " taken as they are in eval mode.",
+        )
     names = read_labels(labels)
     _check_labels(names, signature)
     return Model(
@@ -171,27 +181,6 @@ def _head_name(network: nn.Module) -> str:
     return head(network)[0] if any(isinstance(layer, nn.Linear) for layer in network.modules()) else ""
 
 
-def _signature(network: nn.Module, shape: tuple[int, ...]) -> Signature:
-    """One input, one output; pictures are NCHW."""
-    words = "x".join(map(str, shape))
-    try:
-        with torch.no_grad():
-            answer = network(torch.zeros(2, *shape))
-    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
-        cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UserError(
-            f"The network does not run on an input of {words} ({cause}): say with --input-shape what it expects"
-        ) from error
-    if not isinstance(answer, Tensor) or answer.ndim < 2 or answer.shape[0] != 2:
-        what = f"the shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
-        raise UserError(
-            f"For two samples the network gives {what}: pocketfit takes networks that give one [batch, classes]"
-        )
-    picture = len(shape) == 3
-    given = TensorSpec("image" if picture else "input", (None, *shape), "float32", "NCHW" if picture else "")
-    return Signature((given,), (TensorSpec("logits", (None, *answer.shape[1:])),))
-
-
 def _check_labels(labels: tuple[str, ...], signature: Signature) -> None:
     outputs = signature.outputs[0].shape[-1]
     twice = [name for name, count in Counter(labels).items() if count > 1]
@@ -212,7 +201,7 @@ def _with_contract(model: Model, preprocess: Any, labels: Any, input_shape: Any)
     if preprocess is not None or shape is not None:
         contract, findings = read_preprocess(model.preprocess if preprocess is None else preprocess, shape)
         shape = shape or (contract.channels, contract.height, contract.width)
-        signature = _signature(model.network, shape)
+        signature = signature_of(model.network, shape)
         model = replace(model, preprocess=contract, signature=signature, findings=(*model.findings, *findings))
     if labels is not None:
         model = replace(model, labels=read_labels(labels))

@@ -14,6 +14,7 @@ from pocketfit import zoo
 from pocketfit.core import user_code
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Origin
+from pocketfit.sources.bare import eval_mode
 
 CLASS_ARGUMENTS = ("classes", "num_classes")
 # What a model folder may hand to a factory: it must not be able to call just anything with just any argument.
@@ -43,7 +44,8 @@ def build(origin: Origin) -> nn.Module:
                 raise UserError(
                     f"The factory {origin.name} gives a {type(network).__name__}: it must give a torch.nn.Module"
                 )
-            return network.eval()
+            eval_mode(network)
+            return network
     raise UserError(f"The network {origin.name} was handed over as an object and can't be built again: give a factory")
 
 

@@ -6,6 +6,7 @@ No list of removed channels is stored: the shapes of the tensors say all there i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,42 @@ def resize_to(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         setattr(layer, attribute, new)
     for layer in network.modules():
         _fit_sizes(layer)
+
+
+def fit_unweighted(network: nn.Module, *inputs: Tensor) -> None:
+    """In place: norms that hold no tensor, so that none says how wide they are, take the width of what they are fed.
+
+    Raises whatever the network's own forward raises on these inputs.
+    """
+    norms = [layer for layer in network.modules() if _holds_nothing(layer)]
+    if not norms:
+        return
+
+    def fit(layer: nn.Module, given: tuple[Any, ...]) -> None:
+        set_width(layer, given[0].shape[-1 if isinstance(layer, nn.LayerNorm) else 1])
+
+    hooks = [layer.register_forward_pre_hook(fit) for layer in norms]
+    try:
+        with torch.no_grad():
+            network(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def set_width(norm: nn.Module, channels: int) -> None:
+    """In place, of a norm that holds no tensor; a layer norm over several dimensions keeps all but the last."""
+    if isinstance(norm, nn.LayerNorm):
+        norm.normalized_shape = (*norm.normalized_shape[:-1], channels)
+    elif isinstance(norm, nn.GroupNorm):
+        norm.num_channels = channels
+    else:
+        norm.num_features = channels
+
+
+def _holds_nothing(layer: nn.Module) -> bool:
+    kinds = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+    return isinstance(layer, kinds) and not layer.state_dict()
 
 
 def _owner(network: nn.Module, name: str) -> tuple[nn.Module, str]:

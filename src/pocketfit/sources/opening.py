@@ -1,0 +1,224 @@
+"""What is looked at before a network is taken: what it is wrapped in, whether it runs, what it gives, and whether its
+answers hold still. Everything that is wrong is one sentence, before any time is spent."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.signature import Signature, TensorSpec
+
+SAME = 1e-2  # of the largest answer: far above what other sums in another order change, far below what chance does
+ABOUT_SIZES = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)  # what an input of another size raises
+
+
+def check_weights(network: nn.Module) -> None:
+    """Raises UserError for tensors that are not there yet, are elsewhere, are no float32, or hold NaN or infinity."""
+    if isinstance(network, torch.jit.ScriptModule):
+        raise UserError(
+            "A TorchScript module has no layers that can be changed: hand over the torch.nn.Module that it was made of"
+        )
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, Tensor) or tensor.is_quantized:
+            raise UserError(
+                f"The entry {name} of the network's state is no plain tensor, as in networks that are quantized"
+                " already: hand over the float network that it was made of"
+            )
+        if is_lazy(tensor):
+            owner = network.get_submodule(name.rpartition(".")[0])
+            raise UserError(
+                f"The layer '{name.rpartition('.')[0]}' ({type(owner).__name__}) has no weights yet: run the network"
+                " once on an input, or load weights, before you hand it over"
+            )
+        if tensor.device.type != "cpu":
+            raise UserError(f"The tensor {name} of the network is on '{tensor.device}': call .cpu() on the network")
+        if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise UserError(
+                f"The tensor {name} of the network is {str(tensor.dtype).removeprefix('torch.')}: pocketfit starts from"
+                " float32 and makes smaller files itself, so call .float() on the network first"
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"The tensor {name} of the network contains NaN or infinity: load sound weights first")
+
+
+def signature_of(network: nn.Module, shape: tuple[int, ...]) -> Signature:
+    """One input of this shape, one output [batch, classes]; pictures are NCHW. `network` is in eval mode.
+
+    Raises UserError where the network takes or gives anything else, does not run at this shape, gives another answer to
+    the same input, or lets samples of a batch act on each other.
+    """
+    _check_inputs(network)
+    words = "x".join(map(str, shape))
+    noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        first = _run(network, noise, words)
+        classes = _check_answer(first)
+        if not _alike(first, _run(network, noise, words)):
+            raise UserError(_why_differently(network, noise))
+        alone = _run(network, noise[:1], words)
+        if not isinstance(alone, Tensor) or alone.shape != (1, classes):
+            raise UserError(
+                f"For one sample the network gives {_what(alone)}, for two [2, {classes}]: a squeeze() without a"
+                " dimension takes the batch away; write squeeze(-1), or flatten(1)"
+            )
+        if not _alike(first[:1], alone):
+            raise UserError(_why_mixed(network, noise))
+    picture = len(shape) == 3
+    given = TensorSpec("image" if picture else "input", (None, *shape), "float32", "NCHW" if picture else "")
+    return Signature((given,), (TensorSpec("logits", (None, classes)),))
+
+
+def blamed(error: BaseException, network: nn.Module) -> tuple[str, str]:
+    """(dotted name of the innermost module that the error passed through, "" for the network itself; and where in its
+    forward: "net.py, line 12")."""
+    known = {id(module): name for name, module in network.named_modules()}
+    layer, line, trace = "", "", error.__traceback__
+    while trace is not None:
+        frame, code = trace.tb_frame, trace.tb_frame.f_code
+        owner = id(frame.f_locals.get(code.co_varnames[0])) if code.co_argcount else 0
+        if owner in known:
+            layer = known[owner]
+            if code.co_name == "forward":
+                line = f"{Path(code.co_filename).name}, line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return layer, line
+
+
+def _check_inputs(network: nn.Module) -> None:
+    try:
+        parameters = inspect.signature(network.forward).parameters.values()
+    except (TypeError, ValueError):  # a forward that Python knows nothing about
+        return
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    asked = [p.name for p in parameters if p.kind in by_place and p.default is inspect.Parameter.empty]
+    if len(asked) > 1:
+        raise UserError(
+            f"{type(network).__name__} takes {len(asked)} inputs ({', '.join(asked)}), and pocketfit takes networks"
+            " with one: wrap it in a module whose forward takes one tensor and makes the others of it, or fixes them"
+        )
+
+
+def _run(network: nn.Module, inputs: Tensor, words: str) -> Any:
+    try:
+        return network(inputs)
+    except Exception as error:  # a stranger's forward may raise anything
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        layer, line = blamed(error, network)
+        where = ", ".join(part for part in (f"layer '{layer}'" if layer else "", line) if part)
+        if isinstance(error, ABOUT_SIZES):
+            of = f", batch {len(inputs)}" if len(inputs) == 1 else ""  # it has run at two samples
+            raise UserError(
+                f"The network does not run on an input of {words}{of} ({cause}{f'; {where}' if where else ''}): say"
+                " with --input-shape what it expects"
+            ) from error
+        raise UserError(
+            f"The network's own forward raises {type(error).__name__}: {cause}{f' ({where})' if where else ''}; mend it"
+            " first, it has to run on an input as it is"
+        ) from error
+
+
+def _check_answer(answer: Any) -> int:
+    """The number of classes of an answer to two samples."""
+    sound = isinstance(answer, Tensor) and answer.ndim == 2 and len(answer) == 2 and answer.is_floating_point()
+    if not sound:
+        raise UserError(
+            f"For two samples the network gives {_what(answer)}: pocketfit takes networks that give one"
+            " [batch, classes]; wrap this one in a module that returns that part of it"
+        )
+    if answer.shape[1] == 1:
+        raise UserError(
+            "The network gives one number for each sample (one logit, as for BCE): pocketfit takes one output for each"
+            " class; wrap it in a module that returns torch.cat((0 * z, z), 1), which has the same probabilities"
+        )
+    return int(answer.shape[1])
+
+
+def _what(answer: Any) -> str:
+    if not isinstance(answer, Tensor):
+        return f"a {type(answer).__name__}"
+    kind = "" if answer.is_floating_point() else f" of {str(answer.dtype).removeprefix('torch.')}"
+    return f"the shape {tuple(answer.shape)}{kind}"
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.shape != other.shape:
+        return False
+    largest = float(torch.nan_to_num(one, 0, 0, 0).abs().max()) if one.numel() else 0.0
+    return torch.allclose(one, other, rtol=0, atol=SAME * largest, equal_nan=True)
+
+
+class _Chances(TorchDispatchMode):
+    """Notes the operators that draw random numbers, with the module that runs them."""
+
+    def __init__(self, running: list[str]) -> None:
+        super().__init__()
+        self.running, self.found = running, list[tuple[str, str]]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.found.append((self.running[-1] if self.running else "", func.overloadpacket.__name__.rstrip("_")))
+        return func(*args, **(kwargs or {}))
+
+
+def _why_differently(network: nn.Module, inputs: Tensor) -> str:
+    """One sentence about a network that answers differently to the same input."""
+    running: list[str] = []
+    with _watched(network, running, {}), _Chances(running) as chances:
+        network(inputs)
+    layer, drawn = chances.found[0] if chances.found else ("", "")
+    where = f"layer '{layer}'" if layer else "its own forward"
+    if drawn in ("bernoulli", "native_dropout"):
+        cause = f"dropout in {where} stays on in eval mode: write F.dropout(…, training=self.training), or nn.Dropout"
+    elif drawn:
+        cause = f"{where} draws random numbers ({drawn}): leave them out where self.training is false"
+    else:
+        cause = "its forward keeps something from one call to the next: answers may depend on the input alone"
+    return (
+        f"{type(network).__name__} answers differently to the same input, so nothing can be compared with it: {cause}"
+    )
+
+
+def _why_mixed(network: nn.Module, inputs: Tensor) -> str:
+    """One sentence about a network whose answer to a sample depends on the others in the batch."""
+    both: dict[str, Tensor] = {}
+    alone: dict[str, Tensor] = {}
+    for found, given in ((both, inputs), (alone, inputs[:1])):
+        with _watched(network, [], found):
+            network(given)
+    mixed = [n for n, one in both.items() if n in alone and len(one) == 2 and not _alike(one[:1], alone[n])]
+    where = f"layer '{mixed[0]}' ({type(network.get_submodule(mixed[0])).__name__})" if mixed and mixed[0] else ""
+    return (
+        f"The answer of {type(network).__name__} to a sample depends on what else is in the batch"
+        f"{f', from {where} on' if where else ''}: an app feeds one at a time; give batch norms running statistics"
+        " (track_running_stats=True), and keep the batch's dimension out of softmax, mean and the like"
+    )
+
+
+@contextmanager
+def _watched(network: nn.Module, running: list[str], outputs: dict[str, Tensor]) -> Iterator[None]:
+    """Inside, `running` holds the names of the modules that are being called, and `outputs` the first output of each,
+    in the order in which they end."""
+
+    def leave(name: str, answer: Any) -> None:
+        running.pop()
+        if isinstance(answer, Tensor):
+            outputs.setdefault(name, answer.detach().clone())
+
+    hooks = []
+    for name, module in network.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda *_, name=name: running.append(name)))
+        hooks.append(module.register_forward_hook(lambda _, __, answer, name=name: leave(name, answer)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
