@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 STEPS_REMEMBERED = 32
+MEASURED_EVERY = 10  # steps: a layer's size
 FEWEST_STEPS = 5  # before which no step is called unusual
 USUAL = 4.0  # times the median of the steps remembered
 LAYER_SHARE = 1.0  # of a layer's own size; times the learning rate it is what one step may move
@@ -33,10 +34,9 @@ class Clip:
     """
 
     def __init__(self, network: nn.Module, relative: Iterable[nn.Parameter] = ()) -> None:
+        self._network, self._relative, self._taken = network, set(map(id, relative)), 0
         self._norms: deque[float] = deque(maxlen=STEPS_REMEMBERED)
-        self._sizes = layer_sizes(network)
-        for parameter in relative:
-            self._sizes.pop(id(parameter), None)
+        self._sizes: dict[int, float] = {}
 
     @torch.no_grad()
     def __call__(self, parameters: Sequence[nn.Parameter]) -> bool:
@@ -47,6 +47,10 @@ class Clip:
         gradients: list[Tensor] = [p.grad for p in given if p.grad is not None]
         if not gradients:
             return True
+        if self._taken % MEASURED_EVERY == 0:
+            sizes = layer_sizes(self._network)
+            self._sizes = {key: size for key, size in sizes.items() if key not in self._relative}
+        self._taken += 1
         norms = [float(norm) for norm in torch._foreach_norm(gradients)]
         if not all(map(math.isfinite, norms)):
             for gradient in gradients:
