@@ -7,7 +7,7 @@ ones beside what recovery was before it was looked after.
     python benchmarks/recovery.py table
 
 Fashion-MNIST at 32 x 32, the networks of `recovery_networks.py`, each trained for 900 steps of 64 pictures before
-(AdamW, 20,000 pictures). Then `self` trains each unpruned network with itself as teacher, on 10,000 of these pictures, as `fit`
+(AdamW, 20,000 pictures). Then `self` trains each unpruned network with itself as teacher, on 10,000 of these, as `fit`
 sets it: at the rate that is found on the network, guarded; and as it was before: at 0.02, not guarded. Any loss is a
 loss by training. Accuracy on 4,000 test pictures, drop in points with its paired 95 % interval. `pruned` prunes the
 same share of all channels, and recovers in both ways with the same seeds. `overhead` times the training of MobileNetV2

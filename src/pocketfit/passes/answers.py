@@ -31,6 +31,11 @@ class Manner:
     shape: tuple[int, ...]
     several: int = 1
 
+    def begin(self, network: nn.Module, place: torch.device) -> None:
+        """The network goes to where it is trained, in training mode. (A `train` of the user's own may return nothing.)"""
+        network.train()
+        network.to(place, memory_format=self.memory)
+
     def laid_out(self, inputs: Tensor) -> Tensor:
         """Pictures in this layout; what is no picture as it is."""
         return inputs.contiguous(memory_format=self.memory) if inputs.ndim == 4 else inputs
@@ -46,13 +51,13 @@ class Manner:
 
 
 def manner(network: nn.Module, inputs: Tensor) -> Manner:
-    """How this network is asked while it trains, found out by a step with a few rows on a copy of it.
+    """How this network, which is in eval mode, is asked while it trains: found out by a step with a few rows on a copy.
 
     Raises UserError where a step fails in any layout: in words of the network's own error.
     """
     rows = inputs[:TRIED_ROWS]
     with torch.inference_mode():
-        shape = tuple(main_answer(copy.deepcopy(network).eval()(rows.contiguous())).shape[1:])
+        shape = tuple(main_answer(network(rows.contiguous())).shape[1:])
     if inputs.ndim == 4:
         try:
             return Manner(torch.channels_last, shape, _tried(network, rows, torch.channels_last, shape))
@@ -70,9 +75,12 @@ def manner(network: nn.Module, inputs: Tensor) -> Manner:
 
 def _tried(network: nn.Module, rows: Tensor, memory: torch.memory_format, shape: tuple[int, ...]) -> int:
     """Forward and backward on a copy; how many tensors the answer has."""
-    tried = copy.deepcopy(network).requires_grad_().train().to(memory_format=memory)
-    answer = tried(rows.contiguous(memory_format=memory))
-    main_answer(answer, shape).float().sum().backward()
+    tried = copy.deepcopy(network)
+    with thawed(tried):
+        tried.train()
+        tried.to(memory_format=memory)
+        answer = tried(rows.contiguous(memory_format=memory))
+        main_answer(answer, shape).float().sum().backward()
     return len(list(_tensors(answer)))
 
 

@@ -125,8 +125,10 @@ class Score:
 
 def _in_errors(differences: NDArray[np.float64]) -> float:
     """The mean in its standard errors."""
-    error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
-    return float(differences.mean()) / error if error > 0 else math.copysign(math.inf, float(differences.mean()))
+    mean, error = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    if error > 0:
+        return mean / error
+    return 0.0 if mean == 0 else math.copysign(math.inf, mean)
 
 
 class Exam:

@@ -95,7 +95,7 @@ def _tried(model: Model, settings: Train, samples: Samples, rate: float) -> tupl
     times: list[float] = []
     highest = 0.0
     with thawed(network):
-        network.train().to(place, memory_format=how.memory)
+        how.begin(network, place)
         run = Run(network, teacher.on(place), recipe_of(settings, rate), how, samples.first(rows))
         assert run.exam is not None
         batches = shuffled(samples, settings.batch_size, STEPS, seed=settings.seed)

@@ -199,7 +199,7 @@ def optimise(
     batches = _batches(samples, recipe, steps, teacher if views else None, views, cache)
     torch.manual_seed(recipe.seed + mine.number)  # dropout draws from here
     with thawed(network) as said:
-        network.train().to(place, memory_format=how.memory)
+        how.begin(network, place)
         together.same_as_first(network)
         run = Run(network, teacher, recipe, how, held if len(held) else samples.first(rows))
         run.masks = [(network.get_parameter(name), mask.to(place)) for name, mask in (masks or {}).items()]
@@ -218,7 +218,8 @@ def optimise(
             if run.over:
                 break
         said += [*how.findings, *run.finish()]
-        network.eval().to("cpu", memory_format=torch.contiguous_format)
+        network.eval()
+        network.to("cpu", memory_format=torch.contiguous_format)
     together.same_as_first(network)
     if any(not torch.isfinite(p).all() for p in network.parameters()):
         raise UserError("Training diverged: weights are no longer finite; use a smaller learning rate")
