@@ -68,8 +68,8 @@ def test_a_collapse_is_noticed_within_a_few_steps_and_taken_back() -> None:
     assert watched.guard.slower == SLOWER
     (said,) = watched.guard.finish(20)
     assert said == (
-        f"Training with a rate of 0.02 made the network fall at step {fallen[0]}: its best weights were put back, and it"
-        " went on with a rate of 0.005"
+        f"Training with a rate of 0.02 made the network fall at step {fallen[0]}: its best weights were put back, and"
+        " it went on with a rate of 0.005"
     )
 
 

@@ -41,7 +41,8 @@ class Samples:
         if chosen.dtype != np.uint8:
             return chosen.astype(np.float32, copy=False)
         values = pixels_to_values(chosen, self.preprocess)
-        return np.ascontiguousarray(values.transpose(0, 3, 1, 2)) if layout == "NCHW" else values
+        # A copy, too, where the transposed array would do (one channel): its strides would read as channels last.
+        return values.transpose(0, 3, 1, 2).copy() if layout == "NCHW" else values
 
     def batches(self, batch_size: int, layout: str = "NCHW") -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         """All rows in order, `batch_size` at a time; the last batch may be shorter."""

@@ -5,6 +5,7 @@ go in, and which of its parameters learn.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,13 +33,17 @@ class Manner:
     several: int = 1
 
     def begin(self, network: nn.Module, place: torch.device) -> None:
-        """The network goes to where it is trained, in training mode. (A `train` of the user's own may return nothing.)"""
+        """The network goes to where it is trained, in training mode. (A `train` of its own may return nothing.)"""
         network.train()
         network.to(place, memory_format=self.memory)
 
     def laid_out(self, inputs: Tensor) -> Tensor:
         """Pictures in this layout; what is no picture as it is."""
-        return inputs.contiguous(memory_format=self.memory) if inputs.ndim == 4 else inputs
+        if inputs.ndim != 4:
+            return inputs
+        return (
+            in_order(inputs) if self.memory is torch.contiguous_format else inputs.contiguous(memory_format=self.memory)
+        )
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -57,7 +62,7 @@ def manner(network: nn.Module, inputs: Tensor) -> Manner:
     """
     rows = inputs[:TRIED_ROWS]
     with torch.inference_mode():
-        shape = tuple(main_answer(network(rows.contiguous())).shape[1:])
+        shape = tuple(main_answer(network(in_order(rows))).shape[1:])
     if inputs.ndim == 4:
         try:
             return Manner(torch.channels_last, shape, _tried(network, rows, torch.channels_last, shape))
@@ -79,9 +84,17 @@ def _tried(network: nn.Module, rows: Tensor, memory: torch.memory_format, shape:
     with thawed(tried):
         tried.train()
         tried.to(memory_format=memory)
-        answer = tried(rows.contiguous(memory_format=memory))
+        answer = tried(Manner(memory, shape).laid_out(rows))
         main_answer(answer, shape).float().sum().backward()
     return len(list(_tensors(answer)))
+
+
+def in_order(inputs: Tensor) -> Tensor:
+    """Pictures [n, C, H, W] whose channels come first in memory. Those of one channel lie in both ways at once; their
+    strides say which one is meant.
+    """
+    usual = inputs[0].numel(), *(math.prod(inputs.shape[i + 1 :]) for i in range(1, inputs.ndim))
+    return inputs if inputs.stride() == usual else inputs.clone(memory_format=torch.contiguous_format)
 
 
 def main_answer(answer: object, shape: tuple[int, ...] | None = None) -> Tensor:

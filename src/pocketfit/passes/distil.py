@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.passes.answers import main_answer
+from pocketfit.passes.answers import in_order, main_answer
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Teacher:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """float32 [n, classes + positions of all maps]: the logits, and behind them the maps of `features`."""
-        inputs = inputs.contiguous() if self.in_order else inputs
+        inputs = in_order(inputs) if self.in_order else inputs
         with torch.inference_mode():
             logits, maps = watched(self.network, self.features, inputs)
             if self.order:

@@ -121,6 +121,14 @@ class Guard:
             self._average.restart()
         return True
 
+    def catch_up(self, change: Callable[[], None]) -> None:
+        """Change the network, and take that back where the held samples lose by it."""
+        before = self._moment(0, self._score())
+        change()
+        after = self._score()
+        if len(after) and not after.loss.mean() <= before.score.loss.mean():
+            self._put_back(before)
+
     def finish(self, step: int) -> tuple[str, ...]:
         """The network, which holds the last weights (their average, where one was taken), holds the best ones; what
         there is to say about it.

@@ -43,6 +43,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid, QuantTrain, RangeMethod, Train
 from pocketfit.core.samples import Samples
+from pocketfit.passes.answers import in_order
 from pocketfit.passes.batches import as_tensor, prefetched, shuffled
 from pocketfit.passes.distil import Teacher, divergence, stands_channels_last, teacher_of
 from pocketfit.passes.fake import largest_integer, widest_scale
@@ -108,14 +109,14 @@ def apply(
     rates = [group["lr"] for group in optimizer.param_groups]
     zeros = _zeros(simulation, model.learned.get(SPARSE, ()))
     freely = settings.labels == 0 and samples.inputs(slice(0, 1)).ndim == 4
-    in_order = not stands_channels_last(simulation.network, model)
-    guard = _guard(settings, simulation, asked, distance, samples, in_order=in_order) if settings.guarded else None
+    laid_out = _as_it_is if stands_channels_last(simulation.network, model) else in_order
+    guard = _guard(settings, simulation, asked, distance, samples, laid_out) if settings.guarded else None
     torch.manual_seed(settings.seed)
     given = shuffled(samples, settings.batch_size, settings.steps, seed=settings.seed, freely=freely)
     for taken, (batch, labels) in enumerate(prefetched(given)):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * schedule(taken / settings.steps) * (1.0 if guard is None else guard.slower)
-        inputs = batch.contiguous() if in_order else batch
+        inputs = laid_out(batch)
         answers = simulation.network(inputs)
         exactly = inside.answers(inputs) if inside is not None else None
         wanted = exactly if exactly is not None and one_network else asked(inputs)
@@ -148,14 +149,17 @@ def apply(
     return replace(model, network=network, sha256=fingerprint(network), learned=learned, findings=findings)
 
 
+def _as_it_is(inputs: Tensor) -> Tensor:
+    return inputs
+
+
 def _guard(
     settings: QuantTrain,
     simulation: Simulation,
     asked: Teacher,
     distance: Distance,
     samples: Samples,
-    *,
-    in_order: bool,
+    laid_out: Callable[[Tensor], Tensor],
 ) -> Guard:
     """Who looks after the training, by what the network on its grid answers to the first samples."""
     some = samples.first(LOOKED_AT_BY_GUARD)
@@ -163,7 +167,7 @@ def _guard(
 
     def answered(inputs: Tensor) -> Tensor:
         with torch.inference_mode():
-            found: Tensor = simulation.network(inputs.contiguous() if in_order else inputs)
+            found: Tensor = simulation.network(laid_out(inputs))
         return found
 
     first = as_tensor(some.inputs(slice(0, settings.batch_size)))
