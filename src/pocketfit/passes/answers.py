@@ -5,9 +5,8 @@ go in, and which of its parameters learn.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -64,10 +63,10 @@ def manner(network: nn.Module, inputs: Tensor) -> Manner:
     with torch.inference_mode():
         shape = tuple(main_answer(network(in_order(rows))).shape[1:])
     if inputs.ndim == 4:
-        try:
+        with suppress(
+            Exception
+        ):  # a view written for the other layout, most of all; that one tells what else it may be
             return Manner(torch.channels_last, shape, _tried(network, rows, torch.channels_last, shape))
-        except RuntimeError:  # a view that is written for the other layout, most of all
-            pass
     try:
         return Manner(torch.contiguous_format, shape, _tried(network, rows, torch.contiguous_format, shape))
     except Exception as error:
@@ -90,11 +89,16 @@ def _tried(network: nn.Module, rows: Tensor, memory: torch.memory_format, shape:
 
 
 def in_order(inputs: Tensor) -> Tensor:
-    """Pictures [n, C, H, W] whose channels come first in memory. Those of one channel lie in both ways at once; their
-    strides say which one is meant.
+    """Tensors [n, …] in memory as their dimensions say."""
+    return laid_out(inputs, torch.contiguous_format)
+
+
+def laid_out(inputs: Tensor, memory: torch.memory_format) -> Tensor:
+    """Tensors in this layout, strides included: pictures of one channel lie in both layouts at once, and operators go
+    by the strides.
     """
-    usual = inputs[0].numel(), *(math.prod(inputs.shape[i + 1 :]) for i in range(1, inputs.ndim))
-    return inputs if inputs.stride() == usual else inputs.clone(memory_format=torch.contiguous_format)
+    blank = torch.empty(inputs.shape, device="meta", memory_format=memory)
+    return inputs if inputs.stride() == blank.stride() else inputs.clone(memory_format=memory)
 
 
 def main_answer(answer: object, shape: tuple[int, ...] | None = None) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.passes.answers import in_order, main_answer
+from pocketfit.passes.answers import in_order, laid_out, main_answer
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def stands_channels_last(network: nn.Module, model: Model) -> bool:
         return True
     try:
         with torch.inference_mode():
-            network(blank.contiguous(memory_format=torch.channels_last))
+            network(laid_out(blank, torch.channels_last))
     except RuntimeError:  # a view that is written for the other layout
         return False
     return True
