@@ -127,18 +127,18 @@ def apply(
             loss = loss + settings.layerwise * layers.error()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        finite = _stepped(optimizer, loss)
+        if guard is None and not finite:
+            raise UserError("Quantization-aware training diverged; use a smaller learning rate")
         for weight, where in zeros:
             weight.data.masked_fill_(where, 0.0)
-        if guard is not None and guard.fell(taken + 1, float(loss.detach())):
+        if guard is not None and guard.fell(taken + 1, float(loss.detach()) if finite else math.nan):
             optimizer.state.clear()
         if progress:
             progress(taken + 1, settings.steps)
         if guard is not None and guard.gave_up:
             break
     said = () if guard is None else guard.finish(taken + 1)
-    if guard is None and not torch.isfinite(loss):
-        raise UserError("Quantization-aware training diverged; use a smaller learning rate")
     network = fold_batch_norm(model.network, model.signature)
     with torch.no_grad():
         for name, (weight, bias) in _found(simulation).items():
@@ -147,6 +147,15 @@ def apply(
     findings = tuple(dict.fromkeys((*model.findings, *said)))
     learned = {**model.learned, "ranges": ranges}
     return replace(model, network=network, sha256=fingerprint(network), learned=learned, findings=findings)
+
+
+def _stepped(optimizer: torch.optim.Adam, loss: Tensor) -> bool:
+    """A step of the optimizer; where the loss or a gradient is not finite, none, and False."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    finite = bool(torch.isfinite(torch.stack([loss.detach(), *torch._foreach_norm(gradients)])).all())
+    if finite:
+        optimizer.step()
+    return finite
 
 
 def _as_it_is(inputs: Tensor) -> Tensor:
