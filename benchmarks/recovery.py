@@ -10,8 +10,8 @@ Fashion-MNIST at 32 x 32, the networks of `recovery_networks.py`, each trained f
 (AdamW, 20,000 pictures). Then `self` trains each unpruned network with itself as teacher, on 10,000 of these, as `fit`
 sets it: at the rate that is found on the network, guarded; and as it was before: at 0.02, not guarded. Any loss is a
 loss by training. Accuracy on 4,000 test pictures, drop in points with its paired 95 % interval. `pruned` prunes the
-same share of all channels, and recovers in both ways with the same seeds. `overhead` times the training of MobileNetV2
-at 64 x 64 with and without the guard, in turns. What was measured is kept in .downloads/benchmark/recovery/rows.jsonl:
+same share of all channels, and recovers in both ways with the same seeds. `overhead` times the guard's
+parts inside a training at 64 x 64. What was measured is kept in .downloads/benchmark/recovery/rows.jsonl:
 a run that was stopped goes on, and `table` only prints.
 """
 
@@ -39,11 +39,14 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Prune, Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.numerics.statistics import bootstrap_ratio, paired_drop
+from pocketfit.numerics.statistics import paired_drop
 from pocketfit.passes import prune
 from pocketfit.passes import train as training
 from pocketfit.passes.answers import manner
 from pocketfit.passes.batches import shuffled
+from pocketfit.passes.clip import Clip
+from pocketfit.passes.guard import Guard
+from pocketfit.passes.objective import Exam
 from pocketfit.passes.rates import found_rate
 from pocketfit.sources.data import open_data
 from pocketfit.sources.models import model_from_module
@@ -213,22 +216,37 @@ def rows() -> list[Row]:
     return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
 
 
-def overhead(steps: int, rounds: int = 3) -> None:
-    """Seconds of a training of MobileNetV2 at 64 x 64 with and without the guard, in turns; the ratio of their sums."""
+def overhead(steps: int) -> None:
+    """Seconds that one guarded training of a narrow MobileNetV2 at 64 x 64 spends on looks and on gradients' bounds."""
     torch.manual_seed(0)
     preprocess = replace(PREPROCESS, height=64, width=64)
-    model = model_from_module(zoo.build("mobilenet_v2", classes=10), preprocess=preprocess)
+    model = model_from_module(zoo.build("mobilenet_v2", width=0.35, classes=10), preprocess=preprocess)
     pixels = np.random.default_rng(0).integers(0, 256, (5120, 64, 64, 3), np.uint8)
     samples = Samples(pixels, np.arange(5120) % 10, [""] * 5120, "train", "made", preprocess)
-    taken: dict[bool, list[float]] = {True: [], False: []}
-    for turn in range(rounds):
-        for guarded in (True, False) if turn % 2 else (False, True):
-            began = time.process_time()
-            training.apply(model, Train(steps, guarded=guarded), samples, teacher=model)
-            taken[guarded].append(time.process_time() - began)
-            print(f"guarded {guarded}: {taken[guarded][-1]:.1f} s of the processor", flush=True)
-    ratio = bootstrap_ratio(taken[True], taken[False])
-    print(f"{steps} steps, guarded / not: {ratio.value:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}]", flush=True)
+    spent = {"looks": 0.0, "bounds": 0.0}
+
+    def timed(what: str, owner: type, name: str) -> None:
+        whole = getattr(owner, name)
+
+        def counted(*given: Any, **more: Any) -> Any:
+            began = time.thread_time()
+            try:
+                return whole(*given, **more)
+            finally:
+                spent[what] += time.thread_time() - began
+
+        setattr(owner, name, counted)
+
+    timed("looks", Guard, "__init__")
+    timed("looks", Guard, "fell")
+    timed("looks", Guard, "finish")
+    timed("looks", Exam, "__init__")
+    timed("bounds", Clip, "__call__")
+    began = time.thread_time()
+    training.apply(model, Train(steps), samples, teacher=model)
+    rest = time.thread_time() - began - sum(spent.values())
+    shares = ", ".join(f"{what} {seconds:.2f} s, {seconds / rest:.2%} of the rest" for what, seconds in spent.items())
+    print(f"{steps} steps of 64 pictures: {rest:.1f} s of one thread without the guard; {shares}", flush=True)
 
 
 def table() -> str:

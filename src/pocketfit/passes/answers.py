@@ -38,11 +38,7 @@ class Manner:
 
     def laid_out(self, inputs: Tensor) -> Tensor:
         """Pictures in this layout; what is no picture as it is."""
-        if inputs.ndim != 4:
-            return inputs
-        return (
-            in_order(inputs) if self.memory is torch.contiguous_format else inputs.contiguous(memory_format=self.memory)
-        )
+        return laid_out(inputs, self.memory) if inputs.ndim == 4 else inputs
 
     @property
     def findings(self) -> tuple[str, ...]:

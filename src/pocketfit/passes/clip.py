@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 STEPS_REMEMBERED = 32
-MEASURED_EVERY = 10  # steps: a layer's size
+MEASURED_EVERY = 25  # steps: a layer's size
 FEWEST_STEPS = 5  # before which no step is called unusual
 USUAL = 4.0  # times the median of the steps remembered
 LAYER_SHARE = 1.0  # of a layer's own size; times the learning rate it is what one step may move
@@ -51,7 +51,7 @@ class Clip:
             sizes = layer_sizes(self._network)
             self._sizes = {key: size for key, size in sizes.items() if key not in self._relative}
         self._taken += 1
-        norms = [float(norm) for norm in torch._foreach_norm(gradients)]
+        norms = torch.stack(torch._foreach_norm(gradients)).tolist()
         if not all(map(math.isfinite, norms)):
             for gradient in gradients:
                 gradient.zero_()
@@ -76,11 +76,12 @@ class Clip:
 @torch.no_grad()
 def layer_sizes(network: nn.Module) -> dict[int, float]:
     """By id of a parameter: the Euclidean norm of all parameters of the layer that holds it."""
+    parameters = list(network.parameters())
+    norms = dict(zip(map(id, parameters), torch.stack(torch._foreach_norm(parameters)).tolist(), strict=True))
     sizes: dict[int, float] = {}
     for layer in network.modules():
         held = list(layer.parameters(recurse=False))
-        if held:
-            numbers = sum(p.numel() for p in held)
-            size = math.hypot(*(float(p.norm()) for p in held))
-            sizes |= {id(p): max(size, SMALLEST_WEIGHT * math.sqrt(numbers)) for p in held}
+        least = SMALLEST_WEIGHT * math.sqrt(sum(p.numel() for p in held))
+        size = max(math.hypot(*(norms[id(p)] for p in held)), least)
+        sizes |= {id(p): size for p in held}
     return sizes

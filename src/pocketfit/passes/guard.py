@@ -26,7 +26,7 @@ from pocketfit.passes import together
 from pocketfit.passes.average import Average
 from pocketfit.passes.objective import Score
 
-HELD, HELD_SHARE = 512, 1 / 8  # samples that are not trained with: at most; of all
+HELD, HELD_SHARE = 384, 1 / 8  # samples that are not trained with: at most; of all
 FEWEST_HELD = 8  # fewer say nothing
 SLOWER = 0.25  # the rate after a fall, as a share of that before
 MOST_FALLS = 3
@@ -35,7 +35,7 @@ RISE = 3.0  # times the lowest average: when the guard looks
 CONSTANT_SHARE = 0.25  # of what answers that are all alike would cost, below which no loss is alarming
 FALL_SHARE, FALL_ERRORS = 0.10, 3.0  # of all answers, and in standard errors: what is a fall
 WORSE_ERRORS, WORSE_ERRORS_OF_LOSS = 1.0, 2.0  # from which on an earlier moment is preferred
-LOOK_EVERY = 150  # steps
+LOOK_EVERY = 200  # steps
 NO_SCORE = Score(np.zeros(0), np.zeros(0))
 
 
@@ -43,7 +43,7 @@ def held_rows(count: int) -> int:
     """How many of so many samples are not trained with.
 
     >>> held_rows(10_000), held_rows(400), held_rows(40)
-    (512, 50, 0)
+    (384, 50, 0)
     """
     held = min(HELD, int(count * HELD_SHARE))
     return held if held >= FEWEST_HELD else 0

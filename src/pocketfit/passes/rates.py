@@ -2,9 +2,8 @@
 
 The network is its own teacher, so that every change is a loss. It is trained for a few steps at a constant rate, the
 highest of a ladder first; the first rate holds whose losses do not rise by more than a share of what answers that are
-all alike would cost. Batch norms let weights stand what throws networks without them off at once: of the networks of
-`benchmarks/recovery.py` those with batch norms rose by 0.02 to 0.16 at the usual rate, group norms by 0.76, a ViT by
-0.47; at a quarter of the rate all stay below 0.1.
+all alike would cost. Losses are those of training, in which batch norms see what they normalise: what they remember
+lags behind at first and would speak against any rate. Figures: benchmarks/README.md, "Recovery".
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from pocketfit.passes.batches import prefetched, shuffled
 from pocketfit.passes.memory import kept_memory
 from pocketfit.passes.train import Run, device, recipe_of
 
-STEPS = 16  # at each rate; a rise that comes at all was there after 12
+STEPS = 16  # at each rate
 WARM_UP = 3  # steps to the rate
 LADDER = (1.0, 0.5, 0.25, 0.1, 0.05, 0.025, 0.01, 0.005)  # times the rate that the settings have
 WINDOW = 4  # steps over which losses are averaged
