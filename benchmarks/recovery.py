@@ -34,7 +34,6 @@ from numpy.typing import NDArray
 from recovery_networks import KINDS
 from torch import nn
 
-from pocketfit import zoo
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Prune, Train
 from pocketfit.core.preprocess import Preprocess
@@ -217,12 +216,10 @@ def rows() -> list[Row]:
 
 
 def overhead(steps: int) -> None:
-    """Seconds that one guarded training of a narrow MobileNetV2 at 64 x 64 spends on looks and on gradients' bounds."""
-    torch.manual_seed(0)
-    preprocess = replace(PREPROCESS, height=64, width=64)
-    model = model_from_module(zoo.build("mobilenet_v2", width=0.35, classes=10), preprocess=preprocess)
-    pixels = np.random.default_rng(0).integers(0, 256, (5120, 64, 64, 3), np.uint8)
-    samples = Samples(pixels, np.arange(5120) % 10, [""] * 5120, "train", "made", preprocess)
+    """Seconds that a guarded training of the narrow MobileNetV2 at 64 x 64 spends on looks and on gradients' bounds."""
+    bench, preprocess = Bench(), replace(PREPROCESS, height=64, width=64)
+    model = model_from_module(bench.model("MobileNetV2 x0.35").network, preprocess=preprocess)
+    samples = bench.data.split("train", preprocess, split_seed=0, limit=5120, cache=HOME / "pixels")
     spent = {"looks": 0.0, "bounds": 0.0}
 
     def timed(what: str, owner: type, name: str) -> None:
