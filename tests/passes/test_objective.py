@@ -87,12 +87,20 @@ def test_fewer_right_answers_are_worse_beyond_chance() -> None:
     loss = np.zeros(400)
     assert Score(few, loss).worse_than(Score(many, loss), 3.0)
     assert not Score(many, loss).worse_than(Score(few, loss), 0.0)
-    assert not Score(many, loss + 1).worse_than(Score(many, loss), 1.0, 1.0), "as many are right"
     noisy = few.copy()
     noisy[360:] = 0
     noisy[:39] = 1
     other = np.ones(400)
     other[:39] = 0
     assert not Score(noisy, loss).worse_than(Score(other, loss), 1.0), "two more of 80 that differ"
-    assert Score(noisy, loss + np.linspace(0, 1, 400)).worse_than(Score(other, loss), 1.0, 2.0)
     assert not Score(np.zeros(1), np.ones(1)).worse_than(Score(np.ones(1), np.ones(1)), 0.0), "one says nothing"
+
+
+def test_a_cross_entropy_that_has_risen_is_worse_unless_more_answers_are_right() -> None:
+    before, risen = np.linspace(0, 1, 400), np.linspace(0, 1.5, 400)
+    same, more = np.ones(400), np.ones(400)
+    same[:40] = 0
+    assert Score(same, risen).worse_than(Score(same, before), 1.0, 2.0)
+    assert not Score(same, risen).worse_than(Score(same, before), 1.0), "where it does not count"
+    assert not Score(same, before).worse_than(Score(same, risen), 1.0, 2.0)
+    assert not Score(more, risen).worse_than(Score(same, before), 1.0, 2.0)

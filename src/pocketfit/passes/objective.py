@@ -113,14 +113,16 @@ class Score:
         return float(self.right.mean()) if len(self) else math.nan
 
     def worse_than(self, other: Score, errors: float, errors_of_loss: float = math.inf) -> bool:
-        """Whether fewer answers are right, by more than chance.
+        """Whether fewer answers are right by more than chance, or the cross-entropy has risen by more than chance and
+        no more answers are right: it tells a harm that a few hundred samples cannot count yet.
 
         errors          paired standard errors that count as more than chance
-        errors_of_loss  the same of the cross-entropy, which moves before answers do; inf: it does not count
+        errors_of_loss  the same of the cross-entropy; inf: it does not count
         """
-        if len(self) < 2 or self.share >= other.share:
+        if len(self) < 2:
             return False
-        return _in_errors(other.right - self.right) > errors or _in_errors(self.loss - other.loss) > errors_of_loss
+        lost = _in_errors(other.right - self.right)
+        return lost > errors or (lost >= -errors and _in_errors(self.loss - other.loss) > errors_of_loss)
 
 
 def _in_errors(differences: NDArray[np.float64]) -> float:
