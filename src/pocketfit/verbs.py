@@ -68,6 +68,9 @@ def train(
             if not rank().first:
                 return {}
             save_model(trained, out)
+            said = [sentence for sentence in trained.findings if sentence not in start.findings]
+            for sentence in said:
+                watch.say(sentence)
             try:
                 accuracy = training.accuracy(trained, held_out, progress=watch.step("checking"))
             except PocketfitError as error:
@@ -79,7 +82,7 @@ def train(
         "train_samples": len(samples),
         "search_samples": len(held_out),
         "search_accuracy": accuracy,
-        "findings": list(dataset.findings),
+        "findings": [*dataset.findings, *said],
     }
 
 

@@ -155,16 +155,28 @@ GOLDEN_PLAN = Plan(
     ExportSettings("litert", "int8", keep_float=("classifier",), weights="int4", keep_int8=("stem",), ranges="mse"),
 )
 GOLDEN = (
-    '{"export":{"activations":"int8","calibration":200,"io":"float32","keep_float":["classifier"],"keep_int8":["ste'
-    'm"],"layout":"","precision":"int8","ranges":"mse","runtime":"litert","weights":"int4"},"passes":[{"criterion":'
-    '"taylor","keep":[["stem",24]],"layers":[],"multiple":8,"pass":"prune","ratio":0.3,"samples":256,"seed":0},{"pa'
-    'ss":"recalibrate","samples":1000,"seed":0},{"criterion":"magnitude","layers":[],"pass":"sparsify","pattern":"u'
-    'nstructured","samples":256,"seed":0,"sparsity":0.5},{"alpha":0.9,"batch_size":64,"beta":8.0,"distillation":"lo'
-    'gits","ema":0.9,"feature_weight":100.0,"features":[],"learning_rate":0.02,"optimizer":"muon","pass":"train","s'
-    'eed":0,"share":1.0,"steps":200,"temperature":4.0,"views":0},{"absorb":true,"pass":"equalize","samples":200,"st'
-    'atistics":"data"},{"pass":"correct-bias","samples":200,"statistics":"data"},{"pass":"round","samples":200,"see'
-    'd":0,"split":"calibration","sweeps":20},{"batch_size":32,"inner":0.0,"labels":0.0,"layerwise":0.0,"learning_ra'
-    'te":0.002,"pass":"quant-train","seed":0,"split":"train","steps":300}],"plan_version":6}'
+    '{"export":{"activations":"int8","calibration":200,"io":"float32","keep_float":["classifier"],"keep_int8":["stem'
+    '"],"layout":"","precision":"int8","ranges":"mse","runtime":"litert","weights":"int4"},"passes":[{"criterion":"t'
+    'aylor","keep":[["stem",24]],"layers":[],"multiple":8,"pass":"prune","ratio":0.3,"samples":256,"seed":0},{"pass"'
+    ':"recalibrate","samples":1000,"seed":0},{"criterion":"magnitude","layers":[],"pass":"sparsify","pattern":"unstr'
+    'uctured","samples":256,"seed":0,"sparsity":0.5},{"alpha":0.9,"batch_size":64,"beta":8.0,"distillation":"logits"'
+    ',"ema":0.9,"feature_weight":100.0,"features":[],"guarded":true,"learning_rate":0.02,"optimizer":"muon","pass":"'
+    'train","seed":0,"share":1.0,"steps":200,"temperature":4.0,"views":0},{"absorb":true,"pass":"equalize","samples"'
+    ':200,"statistics":"data"},{"pass":"correct-bias","samples":200,"statistics":"data"},{"pass":"round","samples":2'
+    '00,"seed":0,"split":"calibration","sweeps":20},{"batch_size":32,"guarded":true,"inner":0.0,"labels":0.0,"layerw'
+    'ise":0.0,"learning_rate":0.002,"pass":"quant-train","seed":0,"split":"train","steps":300}],"plan_version":7}'
+)
+VERSION_6 = (  # without `guarded`
+    '{"export":{"activations":"int8","calibration":200,"io":"float32","keep_float":["classifier"],"keep_int8":["stem'
+    '"],"layout":"","precision":"int8","ranges":"mse","runtime":"litert","weights":"int4"},"passes":[{"criterion":"t'
+    'aylor","keep":[["stem",24]],"layers":[],"multiple":8,"pass":"prune","ratio":0.3,"samples":256,"seed":0},{"pass"'
+    ':"recalibrate","samples":1000,"seed":0},{"criterion":"magnitude","layers":[],"pass":"sparsify","pattern":"unstr'
+    'uctured","samples":256,"seed":0,"sparsity":0.5},{"alpha":0.9,"batch_size":64,"beta":8.0,"distillation":"logits"'
+    ',"ema":0.9,"feature_weight":100.0,"features":[],"learning_rate":0.02,"optimizer":"muon","pass":"train","seed":0'
+    ',"share":1.0,"steps":200,"temperature":4.0,"views":0},{"absorb":true,"pass":"equalize","samples":200,"statistic'
+    's":"data"},{"pass":"correct-bias","samples":200,"statistics":"data"},{"pass":"round","samples":200,"seed":0,"sp'
+    'lit":"calibration","sweeps":20},{"batch_size":32,"inner":0.0,"labels":0.0,"layerwise":0.0,"learning_rate":0.002'
+    ',"pass":"quant-train","seed":0,"split":"train","steps":300}],"plan_version":6}'
 )
 VERSION_5 = (  # without `layerwise`, and `split` of Round
     '{"export":{"activations":"int8","calibration":200,"io":"float32","keep_float":["classifier"],"keep_int8":["stem"'
@@ -204,26 +216,36 @@ VERSION_3 = (  # without `inner`
 )
 
 
+def unguarded(plan: Plan) -> Plan:
+    """As before version 7, where nobody looked after a training."""
+    trained = Train | QuantTrain
+    return replace(plan, passes=tuple(replace(p, guarded=False) if isinstance(p, trained) else p for p in plan.passes))
+
+
 def by_sgd(plan: Plan) -> Plan:
-    return replace(plan, passes=tuple(replace(p, optimizer="sgd") if isinstance(p, Train) else p for p in plan.passes))
+    """As before version 5."""
+    passes = tuple(replace(p, optimizer="sgd") if isinstance(p, Train) else p for p in plan.passes)
+    return unguarded(replace(plan, passes=passes))
 
 
 def test_golden_bytes() -> None:
     """Journals, file names and plan.json of users stand on these bytes: a change needs a new plan_version."""
     assert canonical_json(GOLDEN_PLAN.to_json()) == GOLDEN
     assert GOLDEN_PLAN.code == "prune30k1-bn-sparse50.200-eq-bias-round-qat300-wi4ai8-mse-mix1-wide1"
-    assert GOLDEN_PLAN.file_stem == f"{GOLDEN_PLAN.code}-85611a12"
+    assert GOLDEN_PLAN.file_stem == f"{GOLDEN_PLAN.code}-ae88a509"
     assert Plan.from_json(json.loads(GOLDEN)) == GOLDEN_PLAN
 
 
 def test_plans_of_older_versions_mean_what_they_meant() -> None:
-    """Training knew one optimizer, and no tensors inside; training on the grid no layer by itself."""
+    """Training knew one optimizer, and nobody looked after it; training on the grid no tensors inside, and no layer by
+    itself."""
     assert Plan.from_json(json.loads(VERSION_1)) == by_sgd(WHOLE)
     passes = (Prune(0.3), Train(200), Equalize(), CorrectBias(), Round(), QuantTrain(300))
     assert Plan.from_json(json.loads(VERSION_2)) == by_sgd(Plan(passes, GOLDEN_PLAN.export))
     assert Plan.from_json(json.loads(VERSION_3)) == by_sgd(GOLDEN_PLAN)
     assert Plan.from_json(json.loads(VERSION_4)) == by_sgd(GOLDEN_PLAN)
-    assert Plan.from_json(json.loads(VERSION_5)) == GOLDEN_PLAN
+    assert Plan.from_json(json.loads(VERSION_5)) == unguarded(GOLDEN_PLAN)
+    assert Plan.from_json(json.loads(VERSION_6)) == unguarded(GOLDEN_PLAN)
     assert WHOLE.code == "prune30.200.800-r160x128-wi8ai8-mix1"
 
 
@@ -272,7 +294,7 @@ def changed(*path: str | int, value: Any) -> dict[str, Any]:
     [
         ([], r"it is \[\]: give an object with 'passes' and 'export'"),
         ({"plan_version": 2, "passes": []}, "'export' is missing"),
-        (changed("plan_version", value=7), "'plan_version' is 7: this pocketfit reads plans up to 6"),
+        (changed("plan_version", value=8), "'plan_version' is 8: this pocketfit reads plans up to 7"),
         (changed("plan_version", value=None), "'plan_version' is null"),
         (changed("plan_version", value=True), "'plan_version' is true"),
         (changed("teacher", value="x"), "'teacher' is no known key: there are export"),
@@ -310,6 +332,7 @@ def changed(*path: str | int, value: Any) -> dict[str, Any]:
         (changed("passes", 3, "steps", value=0), r"'passes\[3\].steps' is 0: give a number from 1"),
         (changed("passes", 3, "share", value=0), r"'passes\[3\].share' is 0: give a number above 0 up to 1"),
         (changed("passes", 3, "ema", value=1.0), r"'passes\[3\].ema' is 1.0"),
+        (changed("passes", 3, "guarded", value=1), r"'passes\[3\].guarded' is 1: give true or false"),
         (
             changed("passes", 3, "learning_rate", value=-1),
             r"'passes\[3\].learning_rate' is -1: give a number above 0 up to",

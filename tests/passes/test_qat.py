@@ -328,3 +328,70 @@ def test_a_network_is_narrow_at_its_bottlenecks_and_sums(name: str, expected: in
     assert len(layers) == expected
     if name == "mobilenet_v2":
         assert all(layer.endswith((".conv.2", "1.conv.1", ".add")) for layer in layers)
+
+
+def test_a_training_that_does_harm_is_taken_back(trained: tuple[Model, Model]) -> None:
+    """At a rate of hundreds of its steps each weight is thrown about: unguarded, the network is lost."""
+    model, _ = trained
+    wild = QuantTrain(12, batch_size=16, learning_rate=300.0)
+    alone = qat.apply(model, replace(wild, guarded=False), noise(64, 12, 0), FOUR)
+    watched = qat.apply(model, wild, noise(64, 12, 0), FOUR)
+    before = simulated_db(model, model, FOUR)
+    assert simulated_db(alone, model, FOUR) < before - 10
+    assert simulated_db(watched, model, FOUR) > before - 5, "where training begins: other ranges than here"
+    (said,) = [sentence for sentence in watched.findings if sentence.startswith("Training")]
+    assert "64 samples that it was trained with" in said or "best weights were put back" in said
+
+
+def test_what_is_not_finite_moves_nothing(trained: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gradient is NaN at each step: guarded it is given up with the weights as they were, else refused in words."""
+    model, _ = trained
+    monkeypatch.setattr(qat, "own_error", lambda answers, wanted: (answers * float("nan")).sum())
+    broken = QuantTrain(30, batch_size=16, learning_rate=0.05)
+    with pytest.raises(UserError, match=r"diverged; use a smaller learning rate"):
+        qat.apply(model, replace(broken, guarded=False), noise(64, 12, 0), FOUR)
+    found = qat.apply(model, broken, noise(64, 12, 0), FOUR)
+    assert simulated_db(found, model, FOUR) > simulated_db(model, model, FOUR) - 5
+    assert [s for s in found.findings if "fall at step 1, and 3 more" in s and s.endswith("it was ended")]
+
+
+def test_a_training_that_does_none_is_the_same_guarded_or_not(trained: tuple[Model, Model]) -> None:
+    model, _ = trained
+    settings = QuantTrain(6, batch_size=16, learning_rate=0.05)
+    one, other = (
+        qat.apply(model, replace(settings, guarded=guarded), noise(64, 12, 0), FOUR) for guarded in (True, False)
+    )
+    assert one.sha256 == other.sha256 and one.learned == other.learned
+
+
+class Folded(torch.nn.Module):
+    """A norm made of buffers, which the export computes from constants; answers are viewed as in every tutorial."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = torch.nn.Conv2d(3, 16, 3, 2, 1, bias=False), torch.nn.Linear(16 * 36, CLASSES)
+        self.register_buffer("mean", torch.zeros(16))
+        self.register_buffer("var", torch.ones(16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = (self.var + 1e-5).rsqrt()
+        x = self.conv(x) * scale.view(1, -1, 1, 1) + (0 - self.mean * scale).view(1, -1, 1, 1)
+        return self.fc(F.relu(x).view(x.size(0), -1))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_constants_among_the_tensors_and_views_are_no_obstacle(frozen: bool) -> None:
+    torch.manual_seed(0)
+    model = model_of(Folded().requires_grad_(not frozen), 12)
+    settings = QuantTrain(3, batch_size=16, learning_rate=0.01, inner=1.0)
+    found = qat.apply(model, settings, noise(64, 12, 0), Grid(8, 8))
+    assert all(np.isfinite(ends).all() for ends in found.learned["ranges"].values())
+    assert all(p.isfinite().all() for p in found.network.parameters())
+    assert not torch.equal(found.network.fc.weight, model.network.fc.weight)
+
+
+def test_of_what_is_zero_everywhere_nothing_is_asked() -> None:
+    zero, tensor = torch.zeros(4), torch.full((4,), 0.5, requires_grad=True)
+    qat.relative_error(tensor, zero).backward()
+    assert tensor.grad is not None and not tensor.grad.any()
+    assert float(qat.relative_error(torch.ones(4), torch.full((4,), 2.0))) == 0.25

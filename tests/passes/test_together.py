@@ -116,7 +116,7 @@ def test_alone_nothing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     parameter = nn.Parameter(torch.ones(2))
     parameter.grad = torch.ones(2)
-    together.average_gradients([parameter], 0.5)
+    assert together.average_gradients([parameter], 0.5, torch.tensor(2.0)) == 2.0
     assert together.from_first("mine") == "mine" and parameter.grad.tolist() == [1, 1]
     together.file_from_first(tmp_path / "is not there")
     together.check_rows(1)

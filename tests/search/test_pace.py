@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from pocketfit.core.plan import Equalize, ExportSettings, Plan, QuantTrain, Round, Train
-from pocketfit.search.pace import LONG_SHARE, SHORT_SHARE, Pace, grid_seconds, steps_for
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.watch import Silent
+from pocketfit.passes import rates
+from pocketfit.search import pace
+from pocketfit.search.pace import LONG_SHARE, SHORT_SHARE, Pace, grid_seconds, pace_line, steps_for
+from pocketfit.search.task import Task
+from pocketfit.sources.data import from_arrays
+from pocketfit.sources.models import model_from_module
 
 from . import made
 
@@ -57,3 +71,70 @@ def test_passes_for_the_grid_take_what_they_took_before_else_what_their_samples_
     assert abs(grid_seconds(Plan(passes, int8), [repaired], 0.1) - known) < 1e-9
     elsewhere = made.trial(1, stage="pruned", passes=passes[:2], precision="int8")
     assert grid_seconds(Plan(passes[:2], int8), [elsewhere], 0.1) == grid_seconds(Plan(passes[:2], int8), [], 0.1)
+
+
+class Net(nn.Module):
+    """`trains`: whether its forward stands training mode."""
+
+    def __init__(self, *, trains: bool = True) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
+        self.trains = trains
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and not self.trains:
+            raise RuntimeError("targets should not be none in training mode")
+        return self.body(x)
+
+
+def task(out: Path, network: nn.Module, **settings: Any) -> Task:
+    contract = Preprocess(height=8, width=8, resize="exact")
+    rng = np.random.default_rng(0)
+    data = from_arrays(rng.integers(0, 256, (300, 8, 8, 3), np.uint8), np.arange(300) % 2, class_names=("a", "b"))
+    model = model_from_module(network, preprocess=contract, labels=("a", "b"))
+    return Task(model, data, out, ("litert",), made.budget(**settings.pop("limits", {})), **settings)
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+
+def test_the_rate_is_found_without_a_time_limit_and_the_machine_does_not_show(tmp_path: Path) -> None:
+    """Two runs have the same line."""
+    lines = [pace_line(task(tmp_path, net()), Silent()) for _ in range(2)]
+    assert lines[0] == lines[1] == {"kind": "pace", "learning_rate": 0.02, "short_steps": 30, "long_steps": 100}
+
+
+def test_with_a_time_limit_the_pace_is_noted_with_whoever_teaches(tmp_path: Path) -> None:
+    limits = {"max_time": "10min"}
+    line = pace_line(task(tmp_path, net(), limits=limits), Silent())
+    assert line["steps_per_s"] > 0 and line["verdict_s"] > 0 and line["learning_rate"] == 0.02
+    asked: list[int] = []
+    teacher = model_from_module(net(), preprocess=Preprocess(height=8, width=8, resize="exact"), labels=("a", "b"))
+    teacher.network.register_forward_hook(lambda _l, _i, out: asked.append(len(out)))
+    line = pace_line(task(tmp_path, net(), limits=limits, teacher=teacher), Silent())
+    assert sum(count == 64 for count in asked) == pace.PROBE_STEPS and line["steps_per_s"] > 0
+
+
+def test_a_rate_that_is_not_the_usual_one_is_said_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = rates.Rate(0.005, 0.1, 0.25, "At the usual learning rate of 0.02 this network forgets what it knows")
+    monkeypatch.setattr(rates, "found_rate", lambda *given, **more: found)
+    heard = Heard()
+    line = pace_line(task(tmp_path, net()), heard)
+    assert line["learning_rate"] == 0.005 and [line["finding"]] == heard.said == [found.finding]
+
+
+def test_a_network_that_cannot_be_trained_is_a_finding_and_no_end(tmp_path: Path) -> None:
+    heard = Heard()
+    line = pace_line(task(tmp_path, Net(trains=False), limits={"max_time": "10min"}), heard)
+    assert heard.said[0].startswith("The network cannot be trained") and line["finding"] == heard.said[0]
+    assert line.keys() == {"kind", "finding", "short_steps", "long_steps"}
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return Net()

@@ -117,6 +117,8 @@ class Train:
     ema           decay of the running average of the weights that is handed over in the end; 0: the last weights
     views         the teacher's answers to so many shifted views of each picture are kept on disk and used again;
                   0: it answers at every step
+    guarded       gradients are kept in bounds, answers of unusual size are brought to a usual one, and some samples are
+                  held back, by which a training that does harm is noticed and taken back (passes/guard.py)
     """
 
     FACTS: ClassVar[PassFacts] = PassFacts(kind="train", moves_weights=True)
@@ -135,6 +137,7 @@ class Train:
     ema: Annotated[float, Between(0, 1, below=True)] = 0.0
     views: Annotated[int, Between(0, 1000)] = 0
     optimizer: OptimizerName = "muon"
+    guarded: bool = True
 
     def __post_init__(self) -> None:
         check_rules(self)
@@ -307,6 +310,7 @@ class QuantTrain:
                by all their positions than by their answers alone
     layerwise  weight of what each layer by itself is off, fed as in float: where samples are few, it keeps layers from
                making up for one another's errors on these alone
+    guarded    a training that does harm is noticed and taken back (passes/guard.py)
     """
 
     FACTS: ClassVar[PassFacts] = PassFacts(
@@ -321,6 +325,7 @@ class QuantTrain:
     seed: Seed = 0
     inner: Weight = 0.0
     layerwise: Weight = 0.0
+    guarded: bool = True
 
     def __post_init__(self) -> None:
         check_rules(self)

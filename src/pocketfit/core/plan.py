@@ -67,8 +67,8 @@ __all__ = [
     "Weights",
     "canonical_json",
 ]
-PLAN_VERSION = 6  # older ones knew fewer settings, and those that they lack have the meaning that they had
-READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
+PLAN_VERSION = 7  # older ones knew fewer settings, and those that they lack have the meaning that they had
+READABLE_VERSIONS = (1, 2, 3, 4, 5, 6, 7)
 RuntimeName = Annotated[str, OneOf(("litert", "onnxruntime", "torch"))]
 Precision = Literal["float32", "float16", "dynamic-int8", "int8", "weight-only"]
 Weights = Literal["int8", "int7", "int4"]
@@ -283,9 +283,15 @@ def _read_pass(item: Any, version: int) -> PassSettings:
     kind = KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise Violation(f"is {shown(name)}: known passes are {', '.join(KINDS)}", "pass")
-    meant = {"optimizer": "sgd"} if kind is Train and version < 5 else {}
+    meant = _meant_of_old(kind, version)
     settings: PassSettings = build(kind, meant | {key: value for key, value in item.items() if key != "pass"})
     return settings
+
+
+def _meant_of_old(kind: type[Any], version: int) -> dict[str, Any]:
+    """Settings that plans of this version did not know, with what they meant."""
+    meant: dict[str, Any] = {"optimizer": "sgd"} if kind is Train and version < 5 else {}
+    return meant | ({"guarded": False} if kind in (Train, QuantTrain) and version < 7 else {})
 
 
 def canonical_json(data: Any) -> str:

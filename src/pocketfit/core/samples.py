@@ -54,6 +54,23 @@ class Samples:
             rows = slice(start, start + batch_size)
             yield self.inputs(rows, layout), self.labels[rows]
 
+    def first(self, count: int) -> Samples:
+        """The first rows, without a copy of them."""
+        return self._part(slice(None, count))
+
+    def behind(self, count: int) -> Samples:
+        """All but the first rows, without a copy of them."""
+        return self._part(slice(count, None))
+
+    def _part(self, rows: slice) -> Samples:
+        return replace(
+            self,
+            array=self.array[rows],
+            labels=self.labels[rows],
+            names=self.names[rows],
+            sha256=f"{self.sha256}[{rows.start or 0}:{'' if rows.stop is None else rows.stop}]",
+        )
+
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Samples:
         """Some of the rows, in the given order; the hash says that it is a part."""
         index = np.asarray(rows, dtype=np.int64)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -37,3 +40,23 @@ class Average:
         """The network holds the average."""
         for average, now in zip(self._average, self._now, strict=True):
             now.copy_(average)
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """The network is another one now: the average begins anew with it."""
+        self._steps = 0
+        for average, now in zip(self._average, self._now, strict=True):
+            average.copy_(now)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Inside, the network holds the average; behind it, what it held before."""
+        with torch.no_grad():
+            kept = [tensor.detach().clone() for tensor in self._now]
+            self.hand_over()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, before in zip(self._now, kept, strict=True):
+                    tensor.copy_(before)

@@ -9,15 +9,17 @@ The first two are multiplied by T² by the caller, so that gradients stay as lar
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
+from pocketfit.passes.answers import in_order, laid_out, main_answer
 
 
 @dataclass(frozen=True)
@@ -27,21 +29,28 @@ class Teacher:
     order     for each class of the student, the teacher's output for it; empty where both count alike
     features  layers whose attention maps belong to the answer
     key       says what the answers depend on, for those that are kept
+    in_order  pictures go in with their channels first in memory too: its own views do not stand another layout
     """
 
     network: nn.Module
     order: tuple[int, ...] = ()
     features: tuple[str, ...] = ()
     key: str = ""
+    in_order: bool = False
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """float32 [n, classes + positions of all maps]: the logits, and behind them the maps of `features`."""
+        inputs = in_order(inputs) if self.in_order else inputs
         with torch.inference_mode():
             logits, maps = watched(self.network, self.features, inputs)
             if self.order:
                 logits = logits[:, list(self.order)]
             answers = torch.cat([logits, *maps], 1) if maps else logits
         return answers.float().clone()
+
+    def on(self, place: torch.device) -> Teacher:
+        """The same teacher where a student is trained."""
+        return self if place.type == "cpu" else replace(self, network=copy.deepcopy(self.network).to(place))
 
 
 def teacher_of(student: Model, teacher: Model, features: Sequence[str] = ()) -> Teacher:
@@ -55,7 +64,8 @@ def teacher_of(student: Model, teacher: Model, features: Sequence[str] = ()) -> 
     for name in features:
         for network, whose in ((student.network, "student"), (teacher.network, "teacher")):
             _check_layer(network, name, whose)
-    found = Teacher(teacher.network, order, tuple(features), f"{teacher.key} {order} {tuple(features)}")
+    key = f"{teacher.key} {order} {tuple(features)}"
+    found = Teacher(teacher.network, order, tuple(features), key, not stands_channels_last(teacher.network, teacher))
     if features:
         _check_maps(student, found)
     return found
@@ -111,8 +121,12 @@ def check_teacher(teacher: Model, student: Model) -> None:
         raise UserError(f"The teacher's pictures are not the student's: {values}; use a teacher that is fed alike")
 
 
-def watched(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+def watched(
+    network: nn.Module, layers: Sequence[str], inputs: Tensor, shape: tuple[int, ...] | None = None
+) -> tuple[Tensor, list[Tensor]]:
     """The logits [n, classes], and the attention map [n, height * width] of each named layer's output.
+
+    shape  of one sample's answer, by which it is known among several (`answers.main_answer`)
 
     An activation that works in place behind such a layer counts as a part of it; of a layer that is called more than
     once the last call counts.
@@ -123,7 +137,7 @@ def watched(network: nn.Module, layers: Sequence[str], inputs: Tensor) -> tuple[
         for name in layers
     ]
     try:
-        logits = network(inputs)
+        logits = main_answer(network(inputs), shape)
     finally:
         for hook in hooks:
             hook.remove()
@@ -185,6 +199,21 @@ def target_parts(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tens
 
     (ours, ours_rest), (theirs, theirs_rest) = apart(student), apart(teacher)
     return (theirs.exp() * (theirs - ours)).sum(1), (theirs_rest.exp() * (theirs_rest - ours_rest)).sum(1)
+
+
+def stands_channels_last(network: nn.Module, model: Model) -> bool:
+    """Whether a form of the model's network answers where pictures lie channels last in memory; found out with two
+    blank inputs.
+    """
+    blank = torch.zeros(2, *(size or 1 for size in model.signature.inputs[0].shape[1:]))
+    if blank.ndim != 4:
+        return True
+    try:
+        with torch.inference_mode():
+            network(laid_out(blank, torch.channels_last))
+    except RuntimeError:  # a view that is written for the other layout
+        return False
+    return True
 
 
 def _check_layer(network: nn.Module, name: str, whose: str) -> None:

@@ -35,7 +35,8 @@ class Optimizer:
     def __init__(self, network: nn.Module, name: OptimizerName) -> None:
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self._matrices = [_Matrix(weight) for weight in matrices(network)] if name == "muon" else []
-        taken = {id(matrix.weight) for matrix in self._matrices}
+        self.relative = [matrix.weight for matrix in self._matrices]  # they move by shares of their own size
+        taken = set(map(id, self.relative))
         others = [p for p in self.parameters if id(p) not in taken]
         groups = [
             {"params": [p for p in others if p.ndim > 1], "weight_decay": WEIGHT_DECAY},

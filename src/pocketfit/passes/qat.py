@@ -33,6 +33,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -42,12 +43,15 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid, QuantTrain, RangeMethod, Train
 from pocketfit.core.samples import Samples
-from pocketfit.passes.batches import prefetched, shuffled
-from pocketfit.passes.distil import Teacher, divergence, teacher_of
+from pocketfit.passes.answers import in_order
+from pocketfit.passes.batches import as_tensor, prefetched, shuffled
+from pocketfit.passes.distil import Teacher, divergence, stands_channels_last, teacher_of
 from pocketfit.passes.exported import off_grid
 from pocketfit.passes.fake import largest_integer, widest_scale
 from pocketfit.passes.fold import fold_batch_norm
+from pocketfit.passes.guard import Guard
 from pocketfit.passes.memory import kept_memory
+from pocketfit.passes.objective import Exam, Recipe
 from pocketfit.passes.point_ranges import observe, set_ranges
 from pocketfit.passes.rounding import TINY, best_scale, error, layer_inputs
 from pocketfit.passes.simulate import Simulation, WeightGrid, layers_of, simulate
@@ -60,6 +64,7 @@ Progress = Callable[[int, int], None]
 Distance = Callable[[Tensor, Tensor], Tensor]
 OBSERVED = 64  # samples, from all over the split, that the first ranges are taken from
 FIRST_RANGES: RangeMethod = "mse"
+LOOKED_AT_BY_GUARD = 256  # samples, at most
 LOOKED_AT = 512  # samples that `layerwise` learns from what a layer sees
 TEMPERATURE = Train.temperature  # of another teacher's answers: that of recovery before the grid
 LIKELY_TEMPERATURE = 2.0  # of the network's own answers, for the classes that are likely
@@ -87,7 +92,8 @@ def apply(
              the model as it is given
     teacher  another network for the same classes, in whatever order, that is learned from in its place; None: `own`
     Raises UserError for an empty split, a teacher that answers with other classes or is fed otherwise, and where
-    training diverges.
+    training diverges; where `settings.guarded`, it is taken back in place of that (passes/guard.py), by what samples
+    say that are trained with as well: of few none can be spared.
     """
     if len(samples) == 0:
         raise UserError(f"There is nothing to train on: the {settings.split} split is empty")
@@ -105,11 +111,14 @@ def apply(
     rates = [group["lr"] for group in optimizer.param_groups]
     zeros = _zeros(simulation, model.learned.get(SPARSE, ()))
     freely = settings.labels == 0 and samples.inputs(slice(0, 1)).ndim == 4
+    laid_out = _as_it_is if stands_channels_last(simulation.network, model) else in_order
+    guard = _guard(settings, simulation, asked, distance, samples, laid_out) if settings.guarded else None
     torch.manual_seed(settings.seed)
     given = shuffled(samples, settings.batch_size, settings.steps, seed=settings.seed, freely=freely)
-    for taken, (inputs, labels) in enumerate(prefetched(given)):
+    for taken, (batch, labels) in enumerate(prefetched(given)):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * schedule(taken / settings.steps)
+            group["lr"] = rate * schedule(taken / settings.steps) * (1.0 if guard is None else guard.slower)
+        inputs = laid_out(batch)
         answers = simulation.network(inputs)
         exactly = inside.answers(inputs) if inside is not None else None
         # a forward of the user's own may view what it is given
@@ -121,25 +130,64 @@ def apply(
             loss = loss + settings.layerwise * layers.error()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        finite = _stepped(optimizer, loss)
+        if guard is None and not finite:
+            raise UserError("Quantization-aware training diverged; use a smaller learning rate")
         for weight, where in zeros:
             weight.data.masked_fill_(where, 0.0)
+        if guard is not None and guard.fell(taken + 1, float(loss.detach()) if finite else math.nan):
+            optimizer.state.clear()
         if progress:
             progress(taken + 1, settings.steps)
-    if not torch.isfinite(loss):
-        raise UserError("Quantization-aware training diverged; use a smaller learning rate")
+        if guard is not None and guard.gave_up:
+            break
+    said = () if guard is None else guard.finish(taken + 1)
     network = fold_batch_norm(model.network, model.signature)
     with torch.no_grad():
         for name, values in _found(simulation).items():
             put(network, name, values)
     ranges = {name: point.range for name, point in simulation.points.items()}
-    return replace(
-        model,
-        network=network,
-        sha256=fingerprint(network),
-        learned={**model.learned, "ranges": ranges},
-        findings=tuple(dict.fromkeys((*model.findings, *off_grid(simulation.network.graph)))),
-    )
+    findings = tuple(dict.fromkeys((*model.findings, *off_grid(simulation.network.graph), *said)))
+    learned = {**model.learned, "ranges": ranges}
+    return replace(model, network=network, sha256=fingerprint(network), learned=learned, findings=findings)
+
+
+def _stepped(optimizer: torch.optim.Adam, loss: Tensor) -> bool:
+    """A step of the optimizer; where the loss or a gradient is not finite, none, and False."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    finite = bool(torch.isfinite(torch.stack([loss.detach(), *torch._foreach_norm(gradients)])).all())
+    if finite:
+        optimizer.step()
+    return finite
+
+
+def _as_it_is(inputs: Tensor) -> Tensor:
+    return inputs
+
+
+def _guard(
+    settings: QuantTrain,
+    simulation: Simulation,
+    asked: Teacher,
+    distance: Distance,
+    samples: Samples,
+    laid_out: Callable[[Tensor], Tensor],
+) -> Guard:
+    """Who looks after the training, by what the network on its grid answers to the first samples."""
+    some = samples.first(LOOKED_AT_BY_GUARD)
+    recipe = Recipe(settings.batch_size, settings.learning_rate, settings.seed, alpha=1 - settings.labels)
+
+    def answered(inputs: Tensor) -> Tensor:
+        with torch.inference_mode():
+            found: Tensor = simulation.network(laid_out(inputs))
+        return found
+
+    first = as_tensor(some.inputs(slice(0, settings.batch_size)))
+    wanted, labels = asked(first), torch.from_numpy(np.ascontiguousarray(some.labels[: settings.batch_size]))
+    constant = float(_loss(torch.zeros_like(wanted), wanted, distance, labels, settings.labels))
+    exam = Exam(some, wanted.shape[1], recipe, asked)
+    score = partial(exam.score, answered)
+    return Guard(simulation.network, score, constant=constant, rate=settings.learning_rate, average=None, held=False)
 
 
 class _Inside:
@@ -280,8 +328,9 @@ def mean_relative_error(answers: Tensor, wanted: Tensor) -> Tensor:
 
 
 def relative_error(tensor: Tensor, wanted: Tensor) -> Tensor:
-    """One over the SQNR of a tensor, as a ratio of powers."""
-    return (tensor - wanted).square().sum() / wanted.square().sum()
+    """One over the SQNR of a tensor, as a ratio of powers; of one that is zero everywhere nothing is asked."""
+    power = wanted.square().sum()
+    return (tensor - wanted).square().sum() / torch.where(power > 0, power, 1.0) * (power > 0)
 
 
 def softened_divergence(answers: Tensor, wanted: Tensor) -> Tensor:

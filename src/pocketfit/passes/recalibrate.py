@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
@@ -23,6 +24,7 @@ from pocketfit.sources.fingerprint import fingerprint
 
 BATCH_SIZE = 64
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 def apply(model: Model, settings: Recalibrate, samples: Samples) -> Model:
@@ -33,7 +35,7 @@ def apply(model: Model, settings: Recalibrate, samples: Samples) -> Model:
     Raises UserError where there are fewer than two samples, or where the statistics are no longer finite.
     """
     network = copy.deepcopy(model.network)
-    norms = [layer for layer in network.modules() if isinstance(layer, NORMS) and layer.track_running_stats]
+    norms = norms_of(network)
     if not norms:
         sentence = "Batch norms were not taken anew: the network has none"
         return replace(model, findings=tuple(dict.fromkeys((*model.findings, sentence))))
@@ -43,20 +45,32 @@ def apply(model: Model, settings: Recalibrate, samples: Samples) -> Model:
         )
     order = np.random.default_rng(settings.seed).permutation(len(samples))
     rows = np.sort(order[: settings.samples])
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train()
-    seen = 0
-    with torch.inference_mode():
-        for part in np.array_split(rows, math.ceil(len(rows) / BATCH_SIZE)):  # even parts: none has only one sample
-            seen += len(part)
-            for norm in norms:  # the first batch takes the place of what was remembered: a momentum of 1
-                norm.momentum = len(part) / seen
-            network(torch.from_numpy(np.ascontiguousarray(samples.inputs(part))))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    parts = np.array_split(rows, math.ceil(len(rows) / BATCH_SIZE))  # even parts: none has only one sample
+    take_anew(network, norms, (torch.from_numpy(np.ascontiguousarray(samples.inputs(part))) for part in parts))
     network.eval()
     for name, buffer in network.named_buffers():
         if buffer.is_floating_point() and not torch.isfinite(buffer).all():
             raise UserError(f"Taking batch norms anew gave statistics that are not finite ({name}): check the weights")
     return replace(model, network=network, sha256=fingerprint(network))
+
+
+def norms_of(network: nn.Module) -> list[Norm]:
+    """The batch norms that remember what they saw."""
+    return [layer for layer in network.modules() if isinstance(layer, NORMS) and layer.track_running_stats]
+
+
+def take_anew(network: nn.Module, norms: Sequence[Norm], batches: Iterable[Tensor]) -> None:
+    """These norms of a network in eval mode remember what these batches show them, each by its number of samples; they
+    are left in training mode."""
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+    seen = 0
+    with torch.inference_mode():
+        for batch in batches:
+            seen += len(batch)
+            for norm in norms:  # the first batch takes the place of what was remembered: a momentum of 1
+                norm.momentum = len(batch) / seen
+            network(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

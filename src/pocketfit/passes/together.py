@@ -56,15 +56,21 @@ def check_rows(rows: int) -> None:
         )
 
 
-def average_gradients(parameters: Iterable[nn.Parameter], share: float) -> None:
-    """Put the mean over all processes in place of each gradient; `share`: this process's part of the batch's rows."""
+def average_gradients(parameters: Iterable[nn.Parameter], share: float, loss: Tensor) -> float:
+    """Put the mean over all processes in place of each gradient, and return that of their losses.
+
+    share  this process's part of the batch's rows
+    """
     if rank().count == 1:
-        return
+        return float(loss.detach())
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients]).mul_(share)
+    parts = [*(gradient.reshape(-1) for gradient in gradients), loss.detach().reshape(1)]
+    flat = torch.cat(parts).mul_(share)
     distributed.all_reduce(flat)
-    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+    *means, whole = flat.split([part.numel() for part in parts])
+    for gradient, mean in zip(gradients, means, strict=True):
         gradient.copy_(mean.view(gradient.shape))
+    return float(whole)
 
 
 @torch.no_grad()

@@ -11,52 +11,48 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.launch import rank
 from pocketfit.core.model import Model
-from pocketfit.core.plan import OptimizerName, Train
+from pocketfit.core.plan import Train
 from pocketfit.core.samples import Samples
 from pocketfit.passes import distil, together
+from pocketfit.passes.answers import Manner, main_answer, manner, thawed
 from pocketfit.passes.average import Average
 from pocketfit.passes.batches import prefetched, shuffled
+from pocketfit.passes.clip import Clip
+from pocketfit.passes.guard import NO_SCORE, Guard, held_rows
 from pocketfit.passes.memory import kept_memory
+from pocketfit.passes.objective import Exam, Recipe, objective
 from pocketfit.passes.optimizers import Optimizer
+from pocketfit.passes.recalibrate import Norm, norms_of, take_anew
 from pocketfit.passes.soft_targets import taught
 from pocketfit.sources.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
+Batch = tuple[Tensor, Tensor, Tensor | None]  # inputs, labels, and a teacher's answers where they are known already
 WARMUP_SHARE = 0.05
+# Batch norms remember a tenth of each step: within 100 steps of a cosine schedule they have seen enough of its end.
+LAG_STEPS, LAG_BATCHES = 100, 10
 LABEL_SMOOTHING = 0.1  # for transfer without a teacher (Szegedy et al. 2016, section 7)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """The part of a training run that `Train` and transfer share; all but the first three speak of the teacher, and
-    mean what they mean in `Train`.
-    """
+class Course:
+    """What came of a training: the steps taken, and sentences for the user."""
 
-    batch_size: int
-    learning_rate: float
-    seed: int
-    temperature: float = 1.0
-    alpha: float = 0.0
-    label_smoothing: float = 0.0
-    distillation: Literal["logits", "decoupled"] = "logits"
-    beta: float = 0.0
-    features: tuple[str, ...] = ()
-    feature_weight: float = 0.0
-    ema: float = 0.0
-    optimizer: OptimizerName = "sgd"
+    steps: int
+    findings: tuple[str, ...] = ()
 
 
 def apply(
@@ -70,7 +66,8 @@ def apply(
 ) -> Model:
     """A trained copy of the model, after `settings.steps` steps on `samples` (the training split).
 
-    Weights that are zero in the layers of `model.learned["sparse"]` stay zero.
+    Weights that are zero in the layers of `model.learned["sparse"]` stay zero. What befell the training stands in the
+    findings.
 
     teacher  for the same classes, in whatever order where both networks name them
     cache    a folder in which the teacher's answers to `settings.views` are kept for other trainings
@@ -86,13 +83,11 @@ def apply(
     if settings.share < 1:
         order = np.random.default_rng(settings.seed).permutation(len(samples))
         samples = samples.take(np.sort(order[: max(1, round(settings.share * len(samples)))]))
-    shared = ("batch_size", "learning_rate", "seed", "temperature", "alpha", "distillation", "beta", "features")
-    recipe = Recipe(**{name: getattr(settings, name) for name in (*shared, "feature_weight", "ema", "optimizer")})
     network = copy.deepcopy(model.network)
-    optimise(
+    course = optimise(
         network,
         samples,
-        recipe,
+        recipe_of(settings, settings.learning_rate),
         steps=settings.steps,
         teacher=teaching,
         views=settings.views,
@@ -100,7 +95,20 @@ def apply(
         masks=masks_of(model),
         progress=progress,
     )
-    return replace(model, network=network, sha256=fingerprint(network))
+    return _with(model, network, course)
+
+
+def recipe_of(settings: Train, learning_rate: float) -> Recipe:
+    """What `Train` says of every step, at this rate."""
+    named = ("batch_size", "seed", "temperature", "alpha", "distillation", "beta", "features", "feature_weight", "ema")
+    shared = {name: getattr(settings, name) for name in (*named, "optimizer", "guarded")}
+    return Recipe(learning_rate=learning_rate, **shared)
+
+
+def _with(model: Model, network: nn.Module, course: Course) -> Model:
+    """The model with the trained network, and what is to be said about the training."""
+    findings = tuple(dict.fromkeys((*model.findings, *course.findings)))
+    return replace(model, network=network, sha256=fingerprint(network), findings=findings)
 
 
 def masks_of(model: Model) -> dict[str, torch.Tensor]:
@@ -127,8 +135,8 @@ def transfer(
     steps = max(1, math.ceil(epochs * len(samples) / batch_size))
     recipe = Recipe(batch_size, learning_rate, seed, label_smoothing=LABEL_SMOOTHING)
     network = copy.deepcopy(model.network)
-    optimise(network, samples, recipe, steps=steps, max_time_s=max_time_s, progress=progress)
-    return replace(model, network=network, sha256=fingerprint(network))
+    course = optimise(network, samples, recipe, steps=steps, max_time_s=max_time_s, progress=progress)
+    return _with(model, network, course)
 
 
 def replace_head(model: Model, labels: tuple[str, ...], *, seed: int) -> Model:
@@ -172,8 +180,9 @@ def optimise(
     masks: Mapping[str, torch.Tensor] | None = None,
     max_time_s: float | None = None,
     progress: Progress | None = None,
-) -> int:
-    """Train `network` in place with a cosine schedule; returns the number of steps taken.
+) -> Course:
+    """Train `network` in place with a cosine schedule. Where the recipe is guarded, gradients are kept in bounds, and
+    the first samples, which are not trained with, say whether it helps (guard.py).
 
     views, cache  as `soft_targets.taught` has them; 0: the teacher answers at every step
     masks         by parameter name; the parameter is multiplied by it after every step
@@ -183,62 +192,51 @@ def optimise(
     """
     if len(samples) == 0:
         raise UserError("There is nothing to train on: the training split is empty")
+    held = samples.first(held_rows(len(samples))) if recipe.guarded else samples.first(0)
+    samples = samples.behind(len(held)) if len(held) else samples
     rows = min(recipe.batch_size, len(samples))
     together.check_rows(rows)
     mine, place = together.join(), device()
-    if teacher is not None and place.type != "cpu":
-        teacher = replace(teacher, network=copy.deepcopy(teacher.network).to(place))
+    how = manner(network, torch.from_numpy(samples.inputs(slice(0, rows))))
+    teacher = None if teacher is None else teacher.on(place)
     batches = _batches(samples, recipe, steps, teacher if views else None, views, cache)
     torch.manual_seed(recipe.seed + mine.number)  # dropout draws from here
-    network.train().to(place, memory_format=torch.channels_last)
-    together.same_as_first(network)
-    optimizer = Optimizer(network, recipe.optimizer)
-    kept = [(network.get_parameter(name), mask.to(place)) for name, mask in (masks or {}).items()]
-    average = Average(network, recipe.ema) if recipe.ema > 0 else None
-    started = time.monotonic()
-    taken = 0
-    try:
+    with thawed(network) as said:
+        how.begin(network, place)
+        together.same_as_first(network)
+        run = Run(network, teacher, recipe, how, held if len(held) else samples.first(rows))
+        run.masks = [(network.get_parameter(name), mask.to(place)) for name, mask in (masks or {}).items()]
+        if recipe.guarded:
+            run.watch(judged=len(held) > 0)
+        started = time.monotonic()
         for batch in prefetched(batches):
-            share = taken / steps
+            share = run.taken / steps
             if max_time_s is not None:
                 share = together.from_first(max(share, (time.monotonic() - started) / max_time_s))
                 if share >= 1:
                     break
-            loss = _loss(network, teacher, *(None if part is None else part.to(place) for part in batch), recipe)
-            loss.backward()
-            together.average_gradients(optimizer.parameters, len(batch[0]) / rows)
-            optimizer.step(recipe.learning_rate * schedule(share))
-            _multiply(kept)
-            taken += 1
-            if average is not None:
-                average.update()
+            run.step(batch, rows, schedule(share))
             if progress:
-                progress(taken, steps)
-    finally:
-        if average is not None:
-            average.hand_over()
-        network.eval().to("cpu", memory_format=torch.contiguous_format)
+                progress(run.taken, steps)
+            if run.over:
+                break
+        said += [*how.findings, *run.finish(samples)]
+        network.eval()
+        network.to("cpu", memory_format=torch.contiguous_format)
     together.same_as_first(network)
-    if any(not torch.isfinite(p).all() for p in optimizer.parameters):
+    if any(not torch.isfinite(p).all() for p in network.parameters()):
         raise UserError("Training diverged: weights are no longer finite; use a smaller learning rate")
-    return taken
+    return Course(run.taken, tuple(said))
 
 
 def _batches(
     samples: Samples, recipe: Recipe, steps: int, teacher: distil.Teacher | None, views: int, cache: Path | None
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+) -> Iterator[Batch]:
     """Inputs, labels, and the answers of a teacher that is asked in advance; of several processes each has its rows."""
     size, seed, part = recipe.batch_size, recipe.seed, rank().part
     if teacher is not None:
         return taught(teacher, samples, size, steps, seed=seed, views=views, cache=cache, part=part)
     return ((*batch, None) for batch in shuffled(samples, size, steps, seed=seed, part=part))
-
-
-def _multiply(kept: list[tuple[nn.Parameter, torch.Tensor]]) -> None:
-    """Put zeros back where the masks have them."""
-    with torch.no_grad():
-        for parameter, mask in kept:
-            parameter.mul_(mask)
 
 
 def device() -> torch.device:
@@ -264,38 +262,116 @@ def schedule(share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (share - WARMUP_SHARE) / (1 - WARMUP_SHARE)))
 
 
-def _loss(
-    network: nn.Module,
-    teacher: Callable[[torch.Tensor], torch.Tensor] | None,
-    inputs: torch.Tensor,
-    labels: torch.Tensor,
-    answers: torch.Tensor | None,
-    recipe: Recipe,
-) -> torch.Tensor:
-    """(1 - alpha) CE + alpha D + feature_weight AT; the last two where there is a teacher, or its kept answers."""
-    with precision(inputs.device):
-        logits, maps = distil.watched(network, recipe.features, inputs)
-        wanted = teacher(inputs) if teacher is not None and answers is None else answers
-    logits = logits.float()
-    loss = 0 * logits.sum()  # so that rows without any label have a gradient too, of zeros
-    if recipe.alpha < 1:
-        known = labels >= 0
-        if known.any():
-            cross_entropy = nn.functional.cross_entropy(
-                logits[known], labels[known], label_smoothing=recipe.label_smoothing
+class Run:
+    """A training under way: a network on its device, what moves it, and who looks after it.
+
+    samples  that are looked at, for the scale of the logits
+    """
+
+    def __init__(
+        self, network: nn.Module, teacher: distil.Teacher | None, recipe: Recipe, how: Manner, samples: Samples
+    ) -> None:
+        self.network, self.teacher, self.recipe, self.how = network, teacher, recipe, how
+        self.place = next(network.parameters()).device
+        self.taken = 0
+        self.masks: list[tuple[nn.Parameter, torch.Tensor]] = []
+        self.average = Average(network, recipe.ema) if recipe.ema > 0 else None
+        self.exam = Exam(samples, how.shape[-1], recipe, self._taught if teacher else None) if recipe.guarded else None
+        self._guard: Guard | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._optimizer = Optimizer(self.network, self.recipe.optimizer)
+        self._clip = Clip(self.network, self._optimizer.relative) if self.recipe.guarded else None
+
+    def watch(self, *, judged: bool) -> None:
+        """From here on a training that does harm is taken back; `judged`: its samples are not trained with."""
+        assert self.exam is not None
+        ask = partial(self.exam.score, self._answered) if judged else lambda: NO_SCORE
+        self._guard = Guard(
+            self.network,
+            ask,
+            constant=self.exam.constant,
+            rate=self.recipe.learning_rate,
+            average=self.average,
+        )
+
+    @property
+    def over(self) -> bool:
+        """Whether it is of no use to go on."""
+        return self._guard is not None and self._guard.gave_up
+
+    def step(self, batch: Batch, rows: int, slower: float) -> float:
+        """One step on this process's part of a batch of `rows`, at this share of the recipe's rate; the loss of the
+        whole batch.
+        """
+        loss = self.loss(*(None if part is None else part.to(self.place) for part in batch))
+        loss.backward()
+        whole = together.average_gradients(self._optimizer.parameters, len(batch[0]) / rows, loss)
+        if self._clip is not None and not self._clip(self._optimizer.parameters):
+            whole = math.nan
+        if self._guard is not None:
+            slower *= self._guard.slower
+        self._optimizer.step(self.recipe.learning_rate * slower)
+        self._mask()
+        self.taken += 1
+        if self.average is not None:
+            self.average.update()
+        if self._guard is not None and self._guard.fell(self.taken, whole):
+            self._begin()
+        return whole
+
+    def finish(self, samples: Samples) -> tuple[str, ...]:
+        """The network holds what is handed over. After a brief training batch norms still remember what they saw while
+        the weights moved: they look at some of these samples anew, where that helps.
+        """
+        if self.average is not None:
+            self.average.hand_over()
+        if self._guard is None:
+            return ()
+        norms = norms_of(self.network)
+        if norms and self.taken <= LAG_STEPS and len(samples) > 1:
+            self._guard.catch_up(partial(self._norms_anew, norms, samples))
+        return self._guard.finish(self.taken)
+
+    def _norms_anew(self, norms: Sequence[Norm], samples: Samples) -> None:
+        count = min(len(samples), LAG_BATCHES * self.recipe.batch_size)
+        parts = np.array_split(np.arange(count), math.ceil(count / self.recipe.batch_size))
+        self.network.eval()
+        with precision(self.place):
+            take_anew(
+                self.network,
+                norms,
+                (self.how.laid_out(torch.from_numpy(samples.inputs(part)).to(self.place)) for part in parts),
             )
-            loss = loss + (1 - recipe.alpha) * cross_entropy
-    if wanted is None:
-        return loss
-    wanted, *wanted_maps = wanted.split([logits.shape[1], *(ours.shape[1] for ours in maps)], 1)
-    if recipe.alpha > 0:
-        softened = (logits / recipe.temperature, wanted / recipe.temperature)
-        if recipe.distillation == "decoupled":
-            divergence = distil.decoupled(*softened, labels, recipe.beta)
-        else:
-            divergence = distil.divergence(*softened)
-        loss = loss + recipe.alpha * recipe.temperature**2 * divergence
-    return loss + recipe.feature_weight * distil.attention_loss(maps, wanted_maps) if maps else loss
+        self.network.train()
+
+    def loss(self, inputs: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
+        """(1 - alpha) CE + alpha D + feature_weight AT; the last two where there is a teacher, or its kept answers."""
+        inputs = self.how.laid_out(inputs)
+        with precision(self.place):
+            logits, maps = distil.watched(self.network, self.recipe.features, inputs, self.how.shape)
+            wanted = self.teacher(inputs) if self.teacher is not None and answers is None else answers
+        return objective(logits, labels, self.recipe, wanted, maps, 1.0 if self.exam is None else self.exam.scale)
+
+    def _mask(self) -> None:
+        """Put zeros back where the masks have them."""
+        with torch.no_grad():
+            for parameter, mask in self.masks:
+                parameter.mul_(mask)
+
+    def _answered(self, inputs: Tensor) -> Tensor:
+        """The logits of the network as it would be handed over."""
+        self.network.eval()
+        with torch.inference_mode(), precision(self.place):
+            logits = main_answer(self.network(self.how.laid_out(inputs.to(self.place))), self.how.shape)
+        self.network.train()
+        return logits.float()
+
+    def _taught(self, inputs: Tensor) -> Tensor:
+        assert self.teacher is not None
+        with precision(self.place):
+            return self.teacher(inputs.to(self.place))
 
 
 def accuracy(model: Model, samples: Samples, *, batch_size: int = 256, progress: Progress | None = None) -> float:

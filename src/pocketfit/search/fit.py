@@ -32,7 +32,7 @@ from pocketfit.search.control import control_of
 from pocketfit.search.doubt import doubtful
 from pocketfit.search.files import check_folder, check_writable, held
 from pocketfit.search.ladder import awaiting
-from pocketfit.search.pace import LADDER_SHARE, Pace, grid_seconds, measured_pace, steps_for
+from pocketfit.search.pace import LADDER_SHARE, Pace, grid_seconds, pace_line
 from pocketfit.search.propose import Share, best_recipes, propose, ratios
 from pocketfit.search.result import Result, compose
 from pocketfit.search.resumed import check_resumed
@@ -206,7 +206,7 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
         if record.verdict is not None:
             return
         if space is None:
-            space = space_of(task, _steps(task, path, clock, watch))
+            space = space_of(task, *_steps(task, path, clock, watch))
         space = replace(
             space,
             sensitive=sensitive_layers(record, space.macs),
@@ -254,22 +254,18 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
         _deliver(task, path, deliver, finished=False, watch=watch)
 
 
-def _steps(task: Task, path: Path, clock: _Clock, watch: Watch) -> tuple[int, int]:
-    """Steps of a brief and of a long training: decided once and kept in the journal, so that a resumed run goes on with
-    the plans that it began, with another --max-time too. The pace is measured where a time limit asks for it."""
+def _steps(task: Task, path: Path, clock: _Clock, watch: Watch) -> tuple[tuple[int, int], float]:
+    """Steps of a brief and of a long training, and their learning rate: decided once and kept in the journal, so that a
+    resumed run goes on with the plans that it began, with another --max-time too."""
     if (line := journal.read(path).pace) is None:
-        pace = None if task.budget.max_time_s is None else measured_pace(task, watch)
-        samples = task.data.split_counts(task.model.split_seed)["train"]
-        short, long = steps_for(task.budget, samples, task.batch_size, len(task.runtimes), pace)
-        line = {"kind": "pace", "short_steps": short, "long_steps": long}
-        line |= {} if pace is None else {"steps_per_s": pace.steps_per_s, "verdict_s": pace.verdict_s}
+        line = pace_line(task, watch)
         journal.append(path, line)
         clock.note()
-    return line["short_steps"], line["long_steps"]
+    return (line["short_steps"], line["long_steps"]), line.get("learning_rate", Train.learning_rate)
 
 
-def space_of(task: Task, steps: tuple[int, int]) -> Space:
-    """What may be tried for this task, with this many steps for a brief and for a long training."""
+def space_of(task: Task, steps: tuple[int, int], learning_rate: float = Train.learning_rate) -> Space:
+    """What may be tried for this task, with this many steps for a brief and for a long training, at this rate."""
     short, long = steps
     rows = [row for row in task.layers if row.macs]
     layers = [row.name for row in rows]
@@ -284,7 +280,7 @@ def space_of(task: Task, steps: tuple[int, int]) -> Space:
         height=task.model.preprocess.height,
         width=task.model.preprocess.width,
         keep_resolution=task.keep_resolution,
-        train=Train(steps=short, batch_size=task.batch_size, seed=task.seed),
+        train=Train(steps=short, batch_size=task.batch_size, learning_rate=learning_rate, seed=task.seed),
         short_steps=short,
         long_steps=long,
         rounds=task.rounds,

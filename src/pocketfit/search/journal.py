@@ -2,7 +2,8 @@
 
 kinds  "start"    what this run is about: inputs, budget, environment, findings (once)
        "trial"    a Trial
-       "pace"     how many steps the plans train, and how fast training goes here if a time limit asked for it (once)
+       "pace"     how many steps the plans train, at which rate and why, and how fast training goes here if a time limit
+                  asked for it (once)
        "sensitivity"  which layers cost how much when quantized, and why (once a runtime and its weights' bits)
        "allocation"  how many channels each group keeps at each ratio of pruning (once)
        "timing"   the latency of a trial, measured again with more care, or (because: "disturbed") as other work ran

@@ -1,17 +1,21 @@
-"""How many training steps fit into the time that the user gave.
+"""How many training steps fit into the time that the user gave, and at which rate they are taken.
 
-Steps are decided once, before the first plan, and then stand in the plans: a plan never counts in seconds.
+Both are decided once, before the first plan, and then stand in the plans: a plan never counts in seconds.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from statistics import median
+from typing import Any
 
 from pocketfit.core.budget import Budget
+from pocketfit.core.errors import UserError
 from pocketfit.core.plan import PassSettings, Plan, QuantTrain, Train
+from pocketfit.core.samples import Samples
 from pocketfit.core.trial import Trial
 from pocketfit.core.watch import Watch
 from pocketfit.search.choose import halves
@@ -31,10 +35,18 @@ SHORT_RANGE, LONG_RANGE = (30, 400), (100, 2500)
 
 @dataclass(frozen=True)
 class Pace:
-    """steps_per_s of training with a teacher; verdict_s: what reading the verdict split is expected to take."""
+    """How training goes here.
+
+    steps_per_s    with a teacher
+    verdict_s      what reading the verdict split is expected to take
+    learning_rate  that the network stands (passes/rates.py)
+    finding        a sentence about the rate, "" where it is the usual one
+    """
 
     steps_per_s: float
     verdict_s: float
+    learning_rate: float = Train.learning_rate
+    finding: str = ""
 
 
 def steps_for(budget: Budget, train_samples: int, batch_size: int, runtimes: int, pace: Pace | None) -> tuple[int, int]:
@@ -54,6 +66,30 @@ def steps_for(budget: Budget, train_samples: int, batch_size: int, runtimes: int
     training_s = budget.max_time_s - pace.verdict_s - SETUP_S_PER_RUNTIME * runtimes - EXPORT_S * trials
     steps = max(0.0, training_s) * pace.steps_per_s
     return _clamp(SHORT_SHARE * steps, (10, 4 * epoch + 10)), _clamp(LONG_SHARE * steps, (20, 40 * epoch + 20))
+
+
+def pace_line(task: Task, watch: Watch) -> dict[str, Any]:
+    """The journal's line: steps of a brief and of a long training, their learning rate, a finding about it; with a time
+    limit also what depends on the machine. A network that cannot be trained is a finding: plans without training are
+    tried all the same.
+    """
+    line: dict[str, Any] = {"kind": "pace"}
+    limited = task.budget.max_time_s is not None
+    pace: Pace | None = None
+    try:
+        pace = measured_pace(task, watch)
+        finding = pace.finding
+    except UserError as error:
+        finding = str(error)
+    if pace is not None:
+        line |= {"learning_rate": pace.learning_rate}
+        line |= {"steps_per_s": pace.steps_per_s, "verdict_s": pace.verdict_s} if limited else {}
+    if finding:
+        watch.say(finding)
+        line["finding"] = finding
+    samples = task.data.split_counts(task.model.split_seed)["train"]
+    short, long = steps_for(task.budget, samples, task.batch_size, len(task.runtimes), pace if limited else None)
+    return {**line, "short_steps": short, "long_steps": long}
 
 
 def grid_seconds(plan: Plan, trials: Sequence[Trial], per_sample_s: float) -> float:
@@ -80,26 +116,34 @@ def _looked_at(settings: PassSettings) -> int:
 
 
 def measured_pace(task: Task, watch: Watch) -> Pace:
-    """Train the unpruned network with itself as teacher for a few steps and time them."""
-    from pocketfit.passes import train
+    """Train the unpruned network for a few steps, with itself as teacher: at which rate it stands that, and how fast it
+    goes with the teacher that the plans have. Raises UserError where it cannot be trained.
+    """
+    from pocketfit.passes import rates
 
-    samples = task.samples("train", task.model.preprocess, watch)
-    watch.step("timing the training")
-    few = samples.take(range(min(len(samples), PROBE_STEPS * task.batch_size)))
-    times: list[float] = []
-    train.apply(
-        task.model,
-        Train(PROBE_STEPS, batch_size=task.batch_size, seed=task.seed),
-        few,
-        teacher=task.teacher or task.model,
-        progress=lambda done, total: times.append(time.monotonic()),
-    )
-    spacing = sorted(after - before for before, after in pairwise(times))
-    seconds_per_step = spacing[len(spacing) // 2]
+    few = task.batch_size * max(PROBE_STEPS, rates.STEPS)
+    samples = task.samples("train", task.model.preprocess, watch, limit=few)
+    settings = Train(PROBE_STEPS, batch_size=task.batch_size, seed=task.seed)
+    found = rates.found_rate(task.model, settings, samples, progress=watch.step("looking for a learning rate"))
+    seconds = found.seconds_per_step if task.teacher is None else _timed(task, settings, samples, watch)
     count = task.data.split_counts(task.model.split_seed)["verdict"]
     # A forward pass in a runtime takes about a third of a training step of the same batch (forward and backward).
-    verdict_s = VERDICT_FIXED_S + 2 * count / task.batch_size * seconds_per_step / 2
-    return Pace(1 / seconds_per_step, verdict_s)
+    verdict_s = VERDICT_FIXED_S + 2 * count / task.batch_size * seconds / 2
+    return Pace(1 / seconds, verdict_s, found.learning_rate, found.finding)
+
+
+def _timed(task: Task, settings: Train, samples: Samples, watch: Watch) -> float:
+    """Seconds of a step with the teacher that the user gave."""
+    from pocketfit.passes import train
+
+    watch.step("timing the training")
+    times: list[float] = []
+
+    def noted(done: int, total: int) -> None:
+        times.append(time.monotonic())
+
+    train.apply(task.model, replace(settings, guarded=False), samples, teacher=task.teacher, progress=noted)
+    return median(after - before for before, after in pairwise(times))
 
 
 def _clamp(value: float, bounds: tuple[int, int]) -> int:

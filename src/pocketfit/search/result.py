@@ -172,7 +172,8 @@ def _explanation(
     if choice.trial.artifact is not None:
         sentences += list(choice.trial.artifact.notes)
     findings = [f for side in (choice.baseline, choice.trial) for f in side.details.get("findings", ())]
-    return sentences + list(dict.fromkeys(findings))
+    of_rate = (record.pace or {}).get("finding")
+    return sentences + list(dict.fromkeys([*([of_rate] if of_rate else []), *findings]))
 
 
 def choose_was_feasible(record: Record, budget: Budget) -> bool:
