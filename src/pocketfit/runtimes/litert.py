@@ -28,6 +28,7 @@ EXTENSION = ".tflite"
 ACCEPTS = ("torch",)
 HOW = "measured"
 
+SERVER = "pocketfit.runtimes.litert_convert:preload"
 CHILD_ENVIRONMENT = {  # the same file each time: no order of sets by hash, one thread
     "PYTHONHASHSEED": "0",
     "OMP_NUM_THREADS": "1",
@@ -130,6 +131,7 @@ def _float_file(model: Model, layout: str, work: Path) -> Path:
 
     base = work / f"{model.key}-{layout.lower()}{EXTENSION}"
     if not base.exists():
+        child.prepare(SERVER, CHILD_ENVIRONMENT)  # it loads while we trace
         source = traced(model, work)
         with whole_or_not(base) as partial:
             child.call(
@@ -142,6 +144,7 @@ def _float_file(model: Model, layout: str, work: Path) -> Path:
                     "layout": layout,
                 },
                 environment=CHILD_ENVIRONMENT,
+                server=SERVER,
             )
     return base
 
@@ -167,8 +170,10 @@ def _ranges(model: Model, base: Path, settings: ExportSettings, samples: Samples
             samples,
             fingerprints="pocketfit.runtimes.litert_quantize:fingerprints",
             environment=CHILD_ENVIRONMENT,
+            server=SERVER,
         ),
         environment=CHILD_ENVIRONMENT,
+        server=SERVER,
     )
 
 
@@ -192,6 +197,8 @@ def _quantize(base: Path, target: Path, settings: ExportSettings, found: ranges.
             "ranges": found,
         },
         environment=CHILD_ENVIRONMENT,
+        server=SERVER,
+        start_server=False,
     )
 
 

@@ -7,6 +7,7 @@ layer is found by its constants: with batch norms folded, a layer's weight is in
 
 from __future__ import annotations
 
+import importlib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,17 @@ Weights = dict[str, NDArray[np.float32]]
 # orders, which costs about 1e-6 a layer.
 TOLERANCE = 1e-3
 KEPT_METADATA = ("min_runtime_version",)
+
+
+def preload() -> None:
+    """What the children of a fork server find loaded (forkserver.py): nothing that starts a thread."""
+    for name in ("litert_torch", "ai_edge_quantizer.quantizer", "ai_edge_litert.interpreter"):
+        importlib.import_module(name)
+    import torch
+
+    from pocketfit.runtimes import litert_quantize  # noqa: F401
+
+    torch.set_num_threads(1)
 
 
 def convert(source: str, target: str, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], layout: str) -> None:

@@ -44,6 +44,8 @@ CPU_INFO = Path("/proc/cpuinfo")
 CONVERT = "pocketfit.runtimes.onnxruntime_convert"
 CALIBRATE = "pocketfit.runtimes.onnxruntime_calibrate"
 QUANTIZE = "pocketfit.runtimes.onnxruntime_quantize"
+SERVER = f"{CONVERT}:preload"
+CHILD_ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}  # the same file each time
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger")
 _DTYPES = {"float": "float32", "double": "float64"}
 
@@ -120,7 +122,7 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
         if settings == ExportSettings(NAME) or settings == ExportSettings(NAME, layout="NCHW"):
             shutil.copyfile(source, partial)
         else:
-            child.call(
+            _call(
                 f"{QUANTIZE}:make",
                 {
                     "source": str(source),
@@ -140,13 +142,14 @@ def _float_file(model: Model, work: Path) -> Path:
     """`<work>/<model.key>.onnx`, converted once."""
     path = work / f"{model.key}.onnx"
     if not path.exists():
+        child.prepare(SERVER, CHILD_ENVIRONMENT)  # it loads while we trace
         names = {
             "input_names": [spec.name for spec in model.signature.inputs],
             "output_names": [spec.name for spec in model.signature.outputs],
         }
         with whole_or_not(path) as partial:
             payload = {"traced": str(traced(model, work)), "path": str(partial), **names}
-            child.call(f"{CONVERT}:to_onnx", payload)
+            child.call(f"{CONVERT}:to_onnx", payload, environment=CHILD_ENVIRONMENT, server=SERVER)
     return path
 
 
@@ -155,7 +158,7 @@ def _prepared_file(source: Path) -> Path:
     path = source.with_suffix(f".prepared{EXTENSION}")
     if not path.exists():
         with whole_or_not(path) as partial:
-            child.call(f"{CALIBRATE}:prepare", {"source": str(source), "path": str(partial)})
+            _call(f"{CALIBRATE}:prepare", {"source": str(source), "path": str(partial)})
     return path
 
 
@@ -170,8 +173,24 @@ def _ranges(model: Model, source: Path, samples: Samples, settings: ExportSettin
         gather=f"{CALIBRATE}:gather",
         ends=[tensor.name for tensor in (*about.inputs, *about.outputs)],
         work=work,
-        learned=ranges_for(model, settings, source, given, samples, fingerprints=f"{CALIBRATE}:fingerprints"),
+        learned=ranges_for(
+            model,
+            settings,
+            source,
+            given,
+            samples,
+            fingerprints=f"{CALIBRATE}:fingerprints",
+            environment=CHILD_ENVIRONMENT,
+            server=SERVER,
+        ),
+        environment=CHILD_ENVIRONMENT,
+        server=SERVER,
     )
+
+
+def _call(target: str, payload: Mapping[str, Any]) -> Any:
+    """A job that is quick in itself: in a fork of the converter's server where that runs."""
+    return child.call(target, payload, environment=CHILD_ENVIRONMENT, server=SERVER, start_server=False)
 
 
 def _saturation_notes(path: Path, settings: ExportSettings) -> list[str]:
@@ -214,7 +233,7 @@ def read_back(contents: Contents, settings: ExportSettings) -> list[str]:
 
 def _fusion_notes(path: Path, folder: str, settings: ExportSettings) -> list[str]:
     """A sentence where ONNX Runtime, on this machine, leaves convolutions in float that were quantized."""
-    found = child.call(f"{CONVERT}:unfused_convolutions", {"path": str(path), "folder": folder})
+    found = _call(f"{CONVERT}:unfused_convolutions", {"path": str(path), "folder": folder})
     contents, kernels = onnx_file.contents(path), onnx_file.op_of_kernel(path)
     ops = [contents.ops[kernels[name]] for name in found["float"] if name in kernels]
     left = [op for op in ops if op.layer not in settings.keep_float]

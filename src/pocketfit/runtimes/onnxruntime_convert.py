@@ -5,6 +5,8 @@ Calibration is in onnxruntime_calibrate.py, quantization in onnxruntime_quantize
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +26,27 @@ if TYPE_CHECKING:
 # different orders, which costs about 1e-6 a layer.
 TOLERANCE = 1e-3
 CONVOLUTIONS = ("Conv", "ConvTranspose")
+
+
+def preload() -> None:
+    """What the children of a fork server find loaded (forkserver.py): not onnxruntime, which starts a thread.
+
+    The exporter's table of operators, 60 % of the conversion of a small network, is made once instead of in every
+    export (torch 2.13 makes it anew, from the source text of 500 functions).
+    """
+    import torch
+    from torch.onnx._internal.exporter import _registration
+
+    with contextlib.suppress(ImportError):  # torch's exporter shows its progress where tqdm is there
+        import tqdm
+
+        tqdm.tqdm.monitor_interval = 0  # it would start a thread
+    torch.set_num_threads(1)
+    registry: Any = _registration.ONNXRegistry
+    registry.from_torchlib = staticmethod(functools.cache(registry.from_torchlib))
+    example = torch.zeros(2, 2)
+    program = torch.export.export(torch.nn.Linear(2, 2).eval(), (example,))
+    torch.onnx.export(program, dynamo=True, verbose=False)
 
 
 def to_onnx(traced: str, path: str, input_names: Sequence[str], output_names: Sequence[str]) -> None:

@@ -43,6 +43,7 @@ def activation_ranges(
     work: Path,
     learned: Mapping[str, tuple[float, float]] | None = None,
     environment: Mapping[str, str] | None = None,
+    server: str = "",
 ) -> Ranges:
     """The range of every tensor that `gather` finds in the float file `source`, by `settings.ranges`.
 
@@ -57,7 +58,9 @@ def activation_ranges(
     learned  ranges by tensor name from quantization-aware training; they overrule all others
     Raises ExportFailed, with the tensor's name, where values were not finite or a learned name is not in the file.
     """
-    found = summaries(source, given, samples, settings, gather=gather, work=work, environment=environment)
+    found = summaries(
+        source, given, samples, settings, gather=gather, work=work, environment=environment, server=server
+    )
     symmetric = settings.activations == "int16"
     ranges: Ranges = {}
     for name, summary in found.items():
@@ -84,6 +87,7 @@ def summaries(
     gather: str,
     work: Path,
     environment: Mapping[str, str] | None = None,
+    server: str = "",
 ) -> dict[str, numerics.Summary]:
     """What every tensor of `source` showed, with histograms where `settings.ranges` needs them.
 
@@ -103,7 +107,7 @@ def summaries(
                 "target": str(partial),
                 "histograms": histograms,
             }
-            child.call(gather, payload, environment=environment)
+            child.call(gather, payload, environment=environment, server=server, start_server=False)
     return numerics.load(target)
 
 
