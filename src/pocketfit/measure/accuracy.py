@@ -17,7 +17,7 @@ from pocketfit import runtimes
 from pocketfit.core import user_code
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.runtime import answer
+from pocketfit.core.runtime import ROWS, answer
 from pocketfit.core.samples import Samples
 from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import TensorSpec
@@ -25,7 +25,7 @@ from pocketfit.runtimes import child
 
 Progress = Callable[[int, int], None]
 BUILT_IN = ("accuracy", "top5", "balanced-accuracy")
-BATCH_SIZE = 16
+BATCH_SIZE = ROWS
 POLL_S = 0.1
 SECONDS_A_SAMPLE, SECONDS_AT_LEAST = 2.0, 600.0  # before a run counts as hung
 

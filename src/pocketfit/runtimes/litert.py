@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import shutil
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pocketfit.core.artifact import Artifact, Contents, OpCost
-from pocketfit.core.errors import PocketfitError, UserError
+from pocketfit.core.errors import ExportFailed, PocketfitError, UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
 from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.runtimes import child, litert_file, litert_verify, ranges, require
+from pocketfit.runtimes import child, litert_blame, litert_file, litert_verify, litert_write, ranges, require
 from pocketfit.runtimes.artifact import artifact_of, whole_or_not
 from pocketfit.runtimes.learned import ranges_for
 from pocketfit.runtimes.litert_session import LiteRTSession
@@ -70,18 +71,17 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
     for package in ("ai_edge_litert", "ai_edge_quantizer", "litert_torch"):
         if importlib.util.find_spec(package) is None:
             require(package, EXTRA)
-    base = _float_file(model, settings.layout or "NHWC", work)
+    base, notes = _float_file(model, settings.layout or "NHWC", work)
     litert_verify.check_names(litert_file.inspect(base), settings)
     with whole_or_not(path) as partial:
         if settings.precision == "float32":
-            shutil.copyfile(base, partial)
-            notes: list[str] = []
+            litert_write.share_constants(base, partial)
         else:
             static = calibration if settings.precision == "int8" else None
             _quantize(base, partial, settings, _ranges(model, base, settings, static, work) if static else {})
             file = litert_file.read(partial)
             contents = litert_file.contents(file)
-            notes = [
+            notes += [
                 *litert_verify.verify(contents, settings),
                 *litert_verify.conversions(file, settings),
                 *litert_verify.slow_kernels(contents, settings),
@@ -125,28 +125,35 @@ def probe() -> RuntimeInfo:
     return RuntimeInfo(NAME, ok, version, detail, ("XNNPACK",), versions)
 
 
-def _float_file(model: Model, layout: str, work: Path) -> Path:
-    """`<work>/<model.key>-<layout>.tflite`, made if it is not there."""
+def _float_file(model: Model, layout: str, work: Path) -> tuple[Path, list[str]]:
+    """`<work>/<model.key>-<layout>.tflite`, made if it is not there, and sentences on what became of the network."""
     from pocketfit.runtimes.traced import traced
 
     base = work / f"{model.key}-{layout.lower()}{EXTENSION}"
+    said = base.with_suffix(".notes.json")
     if not base.exists():
         child.prepare(SERVER, CHILD_ENVIRONMENT)  # it loads while we trace
-        source = traced(model, work)
+        payload = {
+            "source": str(traced(model, work)),
+            "inputs": [t.to_json() for t in model.signature.inputs],
+            "outputs": [t.to_json() for t in model.signature.outputs],
+            "layout": layout,
+        }
         with whole_or_not(base) as partial:
-            child.call(
-                "pocketfit.runtimes.litert_convert:convert",
-                {
-                    "source": str(source),
-                    "target": str(partial),
-                    "inputs": [t.to_json() for t in model.signature.inputs],
-                    "outputs": [t.to_json() for t in model.signature.outputs],
-                    "layout": layout,
-                },
-                environment=CHILD_ENVIRONMENT,
-                server=SERVER,
-            )
-    return base
+            notes = _converted({**payload, "target": str(partial)})
+            said.write_text(json.dumps(notes))
+    return base, list(json.loads(said.read_text())) if said.exists() else []
+
+
+def _converted(payload: dict[str, Any]) -> list[str]:
+    """litert_convert.convert in a child; where the converter fails or dies, ExportFailed with the layer's name."""
+    where: dict[str, Any] = {"environment": CHILD_ENVIRONMENT, "server": SERVER}
+    try:
+        return list(child.call("pocketfit.runtimes.litert_convert:convert", payload, **where))
+    except ExportFailed as error:
+        if not litert_blame.unexplained(error):
+            raise
+        raise litert_blame.explained(error, Path(payload["source"]), payload["layout"], where) from error
 
 
 def _ranges(model: Model, base: Path, settings: ExportSettings, samples: Samples, work: Path) -> ranges.Ranges:
