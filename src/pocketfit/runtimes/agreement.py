@@ -20,13 +20,15 @@ from pocketfit.core.signature import TensorSpec
 # about 1e-6 a layer; what a network makes of a last bit of its input is allowed on top.
 TOLERANCE = 1e-4
 LAST_BIT = 1e-6
+ROW_BY_ROW = "The file is right for one sample at a time: pocketfit runs the samples of a batch one after the other"
 FEW = 3
 Arrays = list[NDArray[np.generic]]
 Run = Callable[[Arrays], Arrays]
 
 
 def samples(inputs: Sequence[TensorSpec], rows: int = ROWS, seed: int = 0) -> Arrays:
-    """Noise for each input [rows, ...], of another scale (0.2 to 2) and offset (-1 to 1) in every row; integers: 0, 1."""
+    """Noise for each input [rows, ...], each row of a scale (0.2 to 2) and an offset (-1 to 1) of its own; integers: 0
+    and 1."""
     rng, made = np.random.default_rng(seed), []
     for spec in inputs:
         shape = spec.with_batch(rows)
@@ -60,9 +62,7 @@ def any_batch(network: Any, run: Run, inputs: Sequence[TensorSpec], outputs: Seq
         alone = _rows(given, row, row + 1)
         if not _near(network, alone, _answers(network, alone), _rows(together, row, row + 1)):
             return False
-    return all(
-        _near(network, some, _answers(network, some), run(some)) for some in (given, _rows(given, 0, FEW))
-    )
+    return all(_near(network, some, _answers(network, some), run(some)) for some in (given, _rows(given, 0, FEW)))
 
 
 def same_rows(run: Run, inputs: Sequence[TensorSpec], tolerance: float) -> bool:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pocketfit.core.artifact import Artifact
-from pocketfit.core.plan import Plan
+from pocketfit.core.plan import ExportSettings, Plan
 
 CHUNK_BYTES = 1 << 20
 
@@ -27,6 +27,17 @@ def artifact_of(path: Path, plan: Plan, runtime: str, notes: Sequence[str] = ())
             download_bytes += len(deflate.compress(chunk))
     download_bytes += len(deflate.flush())
     return Artifact(str(path), digest.hexdigest(), size_bytes, download_bytes, runtime, plan, tuple(notes))
+
+
+def not_smaller(path: Path, float_file: Path, settings: ExportSettings) -> list[str]:
+    """A sentence where a file of another precision is no smaller than the float32 file of the same network."""
+    size_bytes, float_bytes = path.stat().st_size, float_file.stat().st_size
+    if settings.precision == "float32" or size_bytes < float_bytes:
+        return []
+    return [
+        f"This file ({size_bytes:,} bytes) is no smaller than the float32 file ({float_bytes:,} bytes): the network "
+        "has too few weights for what their scales and conversions take"
+    ]
 
 
 @contextmanager

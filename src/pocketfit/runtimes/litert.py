@@ -19,7 +19,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.runtimes import child, litert_blame, litert_file, litert_verify, litert_write, ranges, require
-from pocketfit.runtimes.artifact import artifact_of, whole_or_not
+from pocketfit.runtimes.artifact import artifact_of, not_smaller, whole_or_not
 from pocketfit.runtimes.learned import ranges_for
 from pocketfit.runtimes.litert_session import LiteRTSession
 
@@ -85,6 +85,7 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
                 *litert_verify.verify(contents, settings),
                 *litert_verify.conversions(file, settings),
                 *litert_verify.slow_kernels(contents, settings),
+                *not_smaller(partial, base, settings),
             ]
     return artifact_of(path, plan, NAME, notes)
 

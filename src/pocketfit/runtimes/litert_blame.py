@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-
 from pocketfit.core.errors import ExportFailed
 from pocketfit.runtimes import child
 
@@ -20,8 +19,17 @@ if TYPE_CHECKING:
 
 TIME_LIMIT_S = 300.0  # a second or two for each kind of operator
 NOT_CONVERTED = "litert-torch could not convert the network"
-OUR_WORDS = "answers differently from the torch network"
-RANDOM = ("rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "bernoulli", "native_dropout", "dropout")
+RANDOM = (
+    "rand",
+    "rand_like",
+    "randn",
+    "randn_like",
+    "randint",
+    "randint_like",
+    "bernoulli",
+    "native_dropout",
+    "dropout",
+)
 
 
 def unexplained(error: ExportFailed) -> bool:
@@ -143,5 +151,3 @@ def _cause(network: Any, node: fx.Node, layout: str) -> str:
     except Exception as error:  # the converter's errors are as many as its operators
         return shortened(error)
     return ""
-
-

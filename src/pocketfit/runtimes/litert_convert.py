@@ -26,7 +26,9 @@ from pocketfit.runtimes.litert_write import annotate, serialize
 Weights = dict[str, NDArray[np.float32]]
 KEPT_METADATA = ("min_runtime_version",)
 NOT_CONVERTED = "litert-torch could not convert the network"
-ROW_BY_ROW = "The file is right for one sample at a time only: pocketfit runs the samples of a batch one after the other"
+ROW_BY_ROW = (
+    "The file is right for one sample at a time only: pocketfit runs the samples of a batch one after the other"
+)
 
 
 def preload() -> None:
@@ -191,7 +193,7 @@ def _torch_matrices(weight: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 
 
 def _blocks(weight: NDArray[np.float32], inputs: int) -> list[NDArray[np.float32]]:
-    """Those of the groups of a transposed convolution, each of which has become an operator; [I, O / groups, kh, kw]."""
+    """Those of each group of a transposed convolution [I, O / groups, kh, kw], which has become an operator."""
     if weight.ndim != 4 or len(weight) <= inputs or len(weight) % inputs:
         return []
     parts = np.split(weight, len(weight) // inputs)

@@ -103,7 +103,7 @@ def _avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    """A window that reaches beyond the edge has another divisor: the sums are multiplied by 1 / (elements that count)."""
+    """A window that reaches beyond the edge has a divisor of its own: the elements that count."""
     if not ceil_mode:
         return F.avg_pool2d(x, kernel, stride or kernel, padding, False, count_include_pad, divisor_override)
     windows = [_Windows(*each) for each in _by_axis(x, kernel, stride or kernel, padding, 1)]
@@ -119,9 +119,7 @@ def _max_pool1d(
     x: Tensor, kernel: Ints, stride: Ints = (), padding: Ints = 0, dilation: Ints = 1, ceil_mode: bool = False
 ) -> Tensor:
     flat = [(1, *_tuple(each, 1)) for each in (kernel, stride or kernel)]
-    return _max_pool2d(
-        x.unsqueeze(2), *flat, (0, *_tuple(padding, 1)), (1, *_tuple(dilation, 1)), ceil_mode
-    ).squeeze(2)
+    return _max_pool2d(x.unsqueeze(2), *flat, (0, *_tuple(padding, 1)), (1, *_tuple(dilation, 1)), ceil_mode).squeeze(2)
 
 
 def _avg_pool1d(
@@ -201,11 +199,9 @@ def _conv_transpose2d(
 
 
 def _native(sizes: Sequence[int], strides: Sequence[int], paddings: Sequence[int], extras: Sequence[int]) -> bool:
-    """Whether it is LiteRT's "VALID" (no padding) or its "SAME" (as many outputs as inputs x stride, both ends alike)."""
+    """Whether it is LiteRT's "VALID" (no padding) or its "SAME" (inputs x stride outputs, both ends alike)."""
     valid = not any(paddings) and not any(extras)
-    return valid or (
-        not any(extras) and all(k - s == 2 * p for k, s, p in zip(sizes, strides, paddings, strict=True))
-    )
+    return valid or (not any(extras) and all(k - s == 2 * p for k, s, p in zip(sizes, strides, paddings, strict=True)))
 
 
 def _spread(weight: Tensor, axis: int, step: int) -> Tensor:

@@ -6,10 +6,12 @@ onnxruntime_calibrate.py and onnxruntime_quantize.py.
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import shutil
 import statistics
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,9 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.runtimes import child, onnx_file, require
-from pocketfit.runtimes.artifact import artifact_of, whole_or_not
+from pocketfit.runtimes.artifact import artifact_of, not_smaller, whole_or_not
 from pocketfit.runtimes.learned import ranges_for
+from pocketfit.runtimes.onnxruntime_recurrent import RECURRENT
 from pocketfit.runtimes.probing import probe_by_export
 from pocketfit.runtimes.ranges import Ranges, activation_ranges, check_samples
 from pocketfit.runtimes.traced import traced
@@ -46,7 +49,15 @@ CALIBRATE = "pocketfit.runtimes.onnxruntime_calibrate"
 QUANTIZE = "pocketfit.runtimes.onnxruntime_quantize"
 SERVER = f"{CONVERT}:preload"
 CHILD_ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}  # the same file each time
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger")
+WEIGHTED = (
+    *("Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger"),
+    *(*RECURRENT, "DynamicQuantizeLSTM"),
+)
+# What moves or converts values computes nothing; a leaky ReLU is put in by onnxruntime_quantize.shield as well.
+UNCOUNTED = (
+    *("QuantizeLinear", "DequantizeLinear", "Cast", "Shape", "Concat", "Expand", "Slice", "Gather", "Reshape"),
+    *("Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "LeakyRelu"),
+)
 _DTYPES = {"float": "float32", "double": "float64"}
 
 
@@ -114,7 +125,8 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
             notes += check_samples(calibration, model.signature, settings)
         if settings.ranges != "batch-norm" and len(calibration) < settings.calibration:
             notes.append(f"Calibrated on {len(calibration)} samples, as there are no {settings.calibration}")
-    source = _float_file(model, work)
+    float_file, became = _float_file(model, work)
+    source, notes = float_file, notes + became
     if calibration is not None and settings.precision == "int8":
         source = _prepared_file(source)
         found = _ranges(model, source, calibration, settings, work)
@@ -122,35 +134,39 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
         if settings == ExportSettings(NAME) or settings == ExportSettings(NAME, layout="NCHW"):
             shutil.copyfile(source, partial)
         else:
-            _call(
-                f"{QUANTIZE}:make",
-                {
-                    "source": str(source),
-                    "path": str(partial),
-                    "plan": Plan((), settings).to_json(),
-                    "layout": model.signature.inputs[0].layout,
-                    "ranges": found,
-                },
-            )
-        notes = read_back(onnx_file.contents(partial), settings) + notes
+            payload = {
+                "source": str(source),
+                "path": str(partial),
+                "plan": Plan((), settings).to_json(),
+                "about": onnx_file.metadata(onnx_file.read_model(float_file)),
+                "ranges": found,
+            }
+            notes += _call(f"{QUANTIZE}:make", payload)
+        contents = onnx_file.contents(partial)
+        notes = read_back(contents, settings) + notes
         if settings.precision == "int8":
+            notes += float_operators(contents, settings)
             notes += _fusion_notes(partial, folder, settings) + _saturation_notes(partial, settings)
+        notes += not_smaller(partial, float_file, settings)
     return artifact_of(path, plan, NAME, notes)
 
 
-def _float_file(model: Model, work: Path) -> Path:
-    """`<work>/<model.key>.onnx`, converted once."""
+def _float_file(model: Model, work: Path) -> tuple[Path, list[str]]:
+    """`<work>/<model.key>.onnx`, converted once, and sentences on what became of the network."""
     path = work / f"{model.key}.onnx"
+    said = path.with_suffix(".onnx.notes.json")
     if not path.exists():
         child.prepare(SERVER, CHILD_ENVIRONMENT)  # it loads while we trace
-        names = {
-            "input_names": [spec.name for spec in model.signature.inputs],
-            "output_names": [spec.name for spec in model.signature.outputs],
+        payload = {
+            "traced": str(traced(model, work)),
+            "inputs": [spec.to_json() for spec in model.signature.inputs],
+            "outputs": [spec.to_json() for spec in model.signature.outputs],
         }
         with whole_or_not(path) as partial:
-            payload = {"traced": str(traced(model, work)), "path": str(partial), **names}
-            child.call(f"{CONVERT}:to_onnx", payload, environment=CHILD_ENVIRONMENT, server=SERVER)
-    return path
+            payload["path"] = str(partial)
+            notes = child.call(f"{CONVERT}:to_onnx", payload, environment=CHILD_ENVIRONMENT, server=SERVER)
+            said.write_text(json.dumps(notes))
+    return path, json.loads(said.read_text()) if said.exists() else []
 
 
 def _prepared_file(source: Path) -> Path:
@@ -231,6 +247,27 @@ def read_back(contents: Contents, settings: ExportSettings) -> list[str]:
     return [f"{_count(other, 'layer')} stayed in {other[0].weight_dtype}: {_listed(other)}"] if other else []
 
 
+def float_operators(contents: Contents, settings: ExportSettings) -> list[str]:
+    """A sentence on the operators of a static int8 file that compute in float32, layers that were to do so apart."""
+    left = [op for op in contents.ops if op.compute_dtype == "float32" and op.type not in UNCOUNTED]
+    left = [op for op in left if op.layer not in settings.keep_float or not op.layer]
+    weighted = [op for op in left if op.type in WEIGHTED and op.weight_dtype not in ("", "float32")]
+    notes = []
+    if weighted:
+        notes.append(
+            f"ONNX Runtime has no integer kernel for {_kinds(weighted)}: with integer weights, these layers compute in "
+            f"float32: {_listed(weighted)}"
+        )
+    if others := [op for op in left if op.type not in WEIGHTED and op.type not in ("Mul", "Add", "Sub", "Div")]:
+        notes.append(f"Operators between the layers that stay in float32: {_kinds(others)}")
+    return notes
+
+
+def _kinds(ops: list[OpInfo]) -> str:
+    """ "2 LayerNormalization, 1 Softmax"."""
+    return ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(op.type for op in ops).items()))
+
+
 def _fusion_notes(path: Path, folder: str, settings: ExportSettings) -> list[str]:
     """A sentence where ONNX Runtime, on this machine, leaves convolutions in float that were quantized."""
     found = _call(f"{CONVERT}:unfused_convolutions", {"path": str(path), "folder": folder})
@@ -256,7 +293,7 @@ def _count(items: list[OpInfo], word: str) -> str:
 
 
 def _listed(ops: list[OpInfo], most: int = 5) -> str:
-    names = [op.layer or op.name for op in ops]
+    names = list(dict.fromkeys(op.layer or op.name for op in ops))
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -266,7 +303,8 @@ def inspect(path: Path) -> Contents:
 
 
 class OnnxSession:
-    """A loaded .onnx file on the CPU provider."""
+    """A loaded .onnx file on the CPU provider. A file that is noted to be right for one row only gets the rows of a
+    batch one after the other."""
 
     def __init__(self, session: Any) -> None:
         self._session: Any = session
@@ -275,6 +313,7 @@ class OnnxSession:
             tuple(_spec(value, about.get("pocketfit.layout", "")) for value in session.get_inputs()),
             tuple(_spec(value, None) for value in session.get_outputs()),
         )
+        self._row_by_row = about.get("pocketfit.batch") == "1"
         self.input_quantization = _stated(about, "input")
         self.output_quantization = _stated(about, "output")
 
@@ -282,6 +321,13 @@ class OnnxSession:
         """Arrays by name -> arrays by name. Raises UserError where a name, shape or dtype does not fit the file."""
         if self._session is None:
             raise UserError("This session has been closed")
+        rows = {len(value) for value in inputs.values() if value.ndim}
+        if self._row_by_row and len(rows) == 1 and (count := rows.pop()) > 1:
+            parts = [self._run({n: value[i : i + 1] for n, value in inputs.items()}) for i in range(count)]
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return self._run(inputs)
+
+    def _run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
         errors = require("onnxruntime", EXTRA).capi.onnxruntime_pybind11_state
         try:
             results = self._session.run(None, {name: np.ascontiguousarray(value) for name, value in inputs.items()})
