@@ -214,11 +214,13 @@ def run_in_child(
 
 
 def fed(samples: Samples, rows: slice, spec: TensorSpec) -> NDArray[np.float32]:
-    """These rows as the file takes them: pictures in its layout; ready tensors [n, C, H, W] moved to it if they fit."""
-    values = samples.inputs(rows, spec.layout or "NCHW")
+    """These rows as the file takes them: pictures in its layout, or in the one that fits where the file doesn't say;
+    ready tensors [n, C, H, W] moved to it if they fit."""
     wanted = tuple(spec.shape[1:])
-    if values.shape[1:] == wanted:
-        return values
+    for layout in (spec.layout,) if spec.layout else ("NCHW", "NHWC"):
+        values = samples.inputs(rows, layout)
+        if values.shape[1:] == wanted:
+            return values
     if values.ndim == 4:
         for order in ((0, 2, 3, 1), (0, 3, 1, 2)):
             if tuple(values.shape[axis] for axis in order[1:]) == wanted and samples.array.dtype != np.uint8:

@@ -20,6 +20,9 @@ from pocketfit.core.signature import TensorSpec
 # about 1e-6 a layer; what a network makes of a last bit of its input is allowed on top.
 TOLERANCE = 1e-4
 LAST_BIT = 1e-6
+# How far the rows of a batch may be from what each of them gives alone, in parts of the range: by rounding in a static
+# int8 file, by the order of sums in one with float activations.
+ROW_TOLERANCE = {"int8": 0.02, "dynamic-int8": 1e-3}
 ROW_BY_ROW = "The file is right for one sample at a time: pocketfit runs the samples of a batch one after the other"
 FEW = 3
 Arrays = list[NDArray[np.generic]]

@@ -78,7 +78,8 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
             litert_write.share_constants(base, partial)
         else:
             static = calibration if settings.precision == "int8" else None
-            _quantize(base, partial, settings, _ranges(model, base, settings, static, work) if static else {})
+            found = _ranges(model, base, settings, static, work) if static else {}
+            notes += _quantize(base, partial, settings, found)
             file = litert_file.read(partial)
             contents = litert_file.contents(file)
             notes += [
@@ -128,7 +129,7 @@ def probe() -> RuntimeInfo:
 
 def _float_file(model: Model, layout: str, work: Path) -> tuple[Path, list[str]]:
     """`<work>/<model.key>-<layout>.tflite`, made if it is not there, and sentences on what became of the network."""
-    from pocketfit.runtimes.traced import traced
+    from pocketfit.runtimes.traced import notes_of, traced
 
     base = work / f"{model.key}-{layout.lower()}{EXTENSION}"
     said = base.with_suffix(".notes.json")
@@ -141,7 +142,7 @@ def _float_file(model: Model, layout: str, work: Path) -> tuple[Path, list[str]]
             "layout": layout,
         }
         with whole_or_not(base) as partial:
-            notes = _converted({**payload, "target": str(partial)})
+            notes = [*notes_of(Path(payload["source"])), *_converted({**payload, "target": str(partial)})]
             said.write_text(json.dumps(notes))
     return base, list(json.loads(said.read_text())) if said.exists() else []
 
@@ -185,10 +186,10 @@ def _ranges(model: Model, base: Path, settings: ExportSettings, samples: Samples
     )
 
 
-def _quantize(base: Path, target: Path, settings: ExportSettings, found: ranges.Ranges) -> None:
+def _quantize(base: Path, target: Path, settings: ExportSettings, found: ranges.Ranges) -> list[str]:
     file, grid = litert_file.read(base), settings.grid
     ops = litert_file.contents(file).ops
-    child.call(
+    made: list[str] = child.call(
         "pocketfit.runtimes.litert_quantize:quantize",
         {
             "source": str(base),
@@ -208,6 +209,7 @@ def _quantize(base: Path, target: Path, settings: ExportSettings, found: ranges.
         server=SERVER,
         start_server=False,
     )
+    return made
 
 
 def _try_out() -> tuple[bool, str]:

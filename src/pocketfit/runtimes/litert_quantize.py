@@ -19,10 +19,12 @@ from pocketfit.core.cpus import usable
 from pocketfit.core.errors import ExportFailed
 from pocketfit.numerics import affine
 from pocketfit.numerics import ranges as numerics
-from pocketfit.runtimes import litert_write
+from pocketfit.runtimes import agreement, litert_write
 from pocketfit.runtimes.litert_file import TfliteFile, ints, pack_int4, read, text
+from pocketfit.runtimes.litert_session import LiteRTSession
 
 Limits = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]  # by tensor: minimum and maximum of each sample
+MOVING = ("PADV2", "PAD", "TRANSPOSE", "RESHAPE", "SLICE", "STRIDED_SLICE")
 WITH_BIAS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 # How large a bias may be: its channel's sum of products comes on top, in 32 bits; XNNPACK's kernels for 4-bit weights
 # sum up 16 times both.
@@ -88,7 +90,9 @@ def _limits(file: TfliteFile, rows: list[dict[str, NDArray[np.float32]]]) -> Lim
     )
     signature = text(file.model.signatureDefs[0].signatureKey)
     observer.calibrate({signature: rows}, recipe_manager.RecipeManager())
-    return {name: (found["min"], found["max"]) for name, found in observer.get_model_qsvs().items()}
+    floats = {file.name(index) for index in range(len(file.graph.tensors)) if file.dtype(index) == "float32"}
+    seen = observer.get_model_qsvs()
+    return {name: (found["min"], found["max"]) for name, found in seen.items() if name in floats}
 
 
 def _tensors(file: TfliteFile, rows: list[dict[str, NDArray[np.float32]]]) -> Iterator[dict[str, NDArray[np.float32]]]:
@@ -114,12 +118,12 @@ def _tensors(file: TfliteFile, rows: list[dict[str, NDArray[np.float32]]]) -> It
 
 def padded_with_infinity(file: TfliteFile, found: dict[str, numerics.Summary]) -> dict[str, numerics.Summary]:
     """Padding with minus infinity, for max pooling, makes a range that has no scale: such a padding keeps the range of
-    what it pads, in which its constant becomes the lowest integer."""
+    what it pads, in which its constant becomes the lowest integer; so does what only moves it (a transpose)."""
     repaired = dict(found)
     for op in file.graph.operators:
-        name = file.name(int(op.outputs[0]))
-        if file.op_type(op) == "PADV2" and name in repaired and not repaired[name].usable:
-            repaired[name] = repaired[file.name(int(op.inputs[0]))]
+        name, source = file.name(int(op.outputs[0])), file.name(int(op.inputs[0]))
+        if file.op_type(op) in MOVING and name in repaired and not repaired[name].usable and source in repaired:
+            repaired[name] = repaired[source]
     return repaired
 
 
@@ -133,8 +137,8 @@ def quantize(
     narrow: list[str],
     io: str,
     ranges: dict[str, list[float]],
-) -> None:
-    """The float32 file -> the deployed file of another precision.
+) -> list[str]:
+    """The float32 file -> the deployed file of another precision; -> sentences on it.
 
     activation_bits  8 or 16 of static quantization, None where activations stay in float
     kept             output tensors of the operators that stay in float32
@@ -148,14 +152,49 @@ def quantize(
     _set_recipe(tool, precision, activation_bits, kept, narrow)
     if precision == "int8":
         _set_ends(tool, io)
-    statistics = {name: {"min": np.array([low]), "max": np.array([high])} for name, (low, high) in ranges.items()}
+    statistics = _statistics(read(Path(source)), ranges)
     result = tool.quantize(statistics or None, enable_progress_report=False, enable_progress_bar=False)
     Path(target).write_bytes(bytes(result.quantized_model))
-    file = read(Path(target))
-    keep_biases(read(Path(source)), file)
+    before, file = read(Path(source)), read(Path(target))
+    keep_biases(before, file)
+    check_scales(file)
     litert_write.pointwise_as_fully_connected(file)
     Path(target).write_bytes(litert_write.compact(file))
     _check_runs(source, target, FLOAT16_SQNR_DB if precision == "float16" else None)
+    if before.notes.get("batch") == "1" or precision not in agreement.ROW_TOLERANCE or _same_rows(target, precision):
+        return []
+    litert_write.annotate(Path(target), before.notes | {"batch": "1"})
+    return [agreement.ROW_BY_ROW]
+
+
+def check_scales(file: TfliteFile) -> None:
+    """ExportFailed, with the tensor's name, for a scale that is 0, not finite or too small to be multiplied by."""
+    for index in range(len(file.graph.tensors)):
+        stated = file.quantization(index)
+        if stated is not None and not all(np.finfo(np.float32).tiny <= scale < np.inf for scale in stated.scales):
+            raise ExportFailed(
+                f"The tensor '{file.name(index)}' got a scale of {min(stated.scales):g}, which no kernel can use"
+            )
+
+
+def _same_rows(target: str, precision: str) -> bool:
+    session = LiteRTSession(Path(target), 1)
+
+    def run(arrays: agreement.Arrays) -> agreement.Arrays:
+        found = session.run({spec.name: a for spec, a in zip(session.signature.inputs, arrays, strict=True)})
+        return [found[spec.name] for spec in session.signature.outputs]
+
+    return agreement.same_rows(run, session.signature.inputs, agreement.ROW_TOLERANCE[precision])
+
+
+def _statistics(file: TfliteFile, ranges: dict[str, list[float]]) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Ranges as ai-edge-quantizer takes them: with as many dimensions as the tensor, by which it tells what a constant
+    beside it in a concatenation is divided by."""
+    ranks = {file.name(index): len(file.shape(index)) for index in range(len(file.graph.tensors))}
+    return {
+        name: {"min": np.full((1,) * ranks.get(name, 1), low), "max": np.full((1,) * ranks.get(name, 1), high)}
+        for name, (low, high) in ranges.items()
+    }
 
 
 def _set_recipe(tool: Any, precision: str, activation_bits: int | None, kept: list[str], narrow: list[str]) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.artifact import Artifact, Contents, OpCost, OpInfo, Quantization
-from pocketfit.core.device import u8s8_saturates
+from pocketfit.core.device import X86, u8s8_saturates
 from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
@@ -34,7 +34,7 @@ from pocketfit.runtimes.learned import ranges_for
 from pocketfit.runtimes.onnxruntime_recurrent import RECURRENT
 from pocketfit.runtimes.probing import probe_by_export
 from pocketfit.runtimes.ranges import Ranges, activation_ranges, check_samples
-from pocketfit.runtimes.traced import traced
+from pocketfit.runtimes.traced import notes_of, traced
 
 NAME = "onnxruntime"
 EXTRA = "onnxruntime"
@@ -157,7 +157,7 @@ def _float_file(model: Model, work: Path) -> tuple[Path, list[str]]:
     said = path.with_suffix(".onnx.notes.json")
     if not path.exists():
         child.prepare(SERVER, CHILD_ENVIRONMENT)  # it loads while we trace
-        payload = {
+        payload: dict[str, Any] = {
             "traced": str(traced(model, work)),
             "inputs": [spec.to_json() for spec in model.signature.inputs],
             "outputs": [spec.to_json() for spec in model.signature.outputs],
@@ -165,7 +165,7 @@ def _float_file(model: Model, work: Path) -> tuple[Path, list[str]]:
         with whole_or_not(path) as partial:
             payload["path"] = str(partial)
             notes = child.call(f"{CONVERT}:to_onnx", payload, environment=CHILD_ENVIRONMENT, server=SERVER)
-            said.write_text(json.dumps(notes))
+            said.write_text(json.dumps([*notes_of(Path(payload["traced"])), *notes]))
     return path, json.loads(said.read_text()) if said.exists() else []
 
 
@@ -210,22 +210,29 @@ def _call(target: str, payload: Mapping[str, Any]) -> Any:
 
 
 def _saturation_notes(path: Path, settings: ExportSettings) -> list[str]:
-    """A sentence where a U8S8 file with 8-bit weights is made on a machine that sums products in 16 bits."""
+    """A sentence where 8-bit weights of a U8S8 file can overflow, on whatever machine it is made: it goes to others."""
     if settings.activations != "uint8":
-        return []
-    text = CPU_INFO.read_text(errors="replace") if CPU_INFO.is_file() else ""
-    words = {word for line in text.splitlines() if line.startswith("flags") for word in line.split()}
-    if not u8s8_saturates(platform.machine(), words):
         return []
     pairs = onnx_file.saturating_pairs(path)
     some, of = sum(layer.saturating for layer in pairs), sum(layer.pairs for layer in pairs)
     if not some:
         return []
-    why = "has no VNNI" if text else "does not tell whether it has VNNI"
     return [
-        f"{some} of {of} pairs of weights can overflow 16 bits on this processor, which {why}: "
-        "weights of 7 bits (int7) or activations of int8 avoid that"
+        f"{some:,} of {of:,} pairs of weights ({some / of:.1%}) can overflow 16 bits on x86 processors without VNNI, "
+        f'which then answer wrongly ({_own_vnni()}): weights of 7 bits ("weights": "int7" in the plan\'s export, then '
+        "pocketfit apply) or activations of int8 avoid that"
     ]
+
+
+def _own_vnni() -> str:
+    """What this processor is in that respect."""
+    if platform.machine().lower() not in X86:
+        return "this one is no x86"
+    text = CPU_INFO.read_text(errors="replace") if CPU_INFO.is_file() else ""
+    words = {word for line in text.splitlines() if line.startswith("flags") for word in line.split()}
+    if not u8s8_saturates(platform.machine(), words):
+        return "this one has VNNI"
+    return "this one has none" if text else "this one does not tell"
 
 
 def read_back(contents: Contents, settings: ExportSettings) -> list[str]:

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
 NORMS = ("InstanceNormalization", "LayerNormalization", "BatchNormalization")  # no integer kernels on CPUs
-# How far the rows of a batch may be from what each of them gives alone, in parts of the range: by rounding in the one,
-# and by the kernels' order of sums in the other.
-ROW_TOLERANCE = {"int8": 0.02, "dynamic-int8": 1e-3}
 DYNAMIC_ROWS = (
     "ONNX Runtime sets the ranges of this file over all samples of a batch: pocketfit runs them one after the other, "
     "as an app does"
@@ -73,9 +70,9 @@ def make(
     onnx.checker.check_model(model)
     check_scales(model)
     onnx.save(model, path)
-    if about.get(BATCH) == "1" or wanted.precision not in ROW_TOLERANCE:
+    if about.get(BATCH) == "1" or wanted.precision not in agreement.ROW_TOLERANCE:
         return []
-    if agreement.same_rows(runner(path), specs(path), ROW_TOLERANCE[wanted.precision]):
+    if agreement.same_rows(runner(path), specs(path), agreement.ROW_TOLERANCE[wanted.precision]):
         return []
     set_metadata(model, {BATCH: "1"})
     onnx.save(model, path)

@@ -114,9 +114,10 @@ def summaries(
 def fitting(samples: Samples, rows: slice, given: FileTensor) -> NDArray[np.float32]:
     """The samples as the file's input takes them: [n, ...]. Ready tensors lie as the network takes them, [n, C, H, W];
     the file may take channels last. Raises UserError where they are of another shape."""
-    values = samples.inputs(rows, layout=given.layout or "NCHW")
-    if _fits(values.shape[1:], given.shape[1:]):
-        return values
+    for layout in (given.layout,) if given.layout else ("NCHW", "NHWC"):
+        values = samples.inputs(rows, layout)
+        if _fits(values.shape[1:], given.shape[1:]):
+            return values
     if samples.array.dtype != np.uint8 and values.ndim == 4:
         turned = np.ascontiguousarray(values.transpose(0, 2, 3, 1))
         if _fits(turned.shape[1:], given.shape[1:]):
