@@ -12,7 +12,11 @@ from pocketfit.runtimes import litert_rewrite
 
 POOLS = [(2, 2, 0), (3, 2, 0), (3, 2, 1), (2, 3, 1), (3, 1, 1)]
 TRANSPOSED = [
-    *({"stride": 2, "padding": 1, "output_padding": 1}, {"stride": 2, "padding": 1}, {"stride": 3, "output_padding": 2}),
+    *(
+        {"stride": 2, "padding": 1, "output_padding": 1},
+        {"stride": 2, "padding": 1},
+        {"stride": 3, "output_padding": 2},
+    ),
     *({"groups": 2}, {"groups": 4, "stride": 2, "padding": 1, "output_padding": 1}, {"dilation": 2, "padding": 1}),
     {"groups": 2, "dilation": 2, "stride": 2, "padding": 2, "output_padding": 1, "bias": False},
 ]
@@ -72,3 +76,16 @@ def test_convolutions_in_three_dimensions_are_padded_first() -> None:
     made, _ = rewritten(nn.Conv3d(2, 4, 3, 2, (0, 1, 2), groups=2), (2, 5, 6, 7))
     again = torch.export.export(made, (torch.zeros(1, 2, 5, 6, 7),))
     assert ["pad" in str(n.target) for n in again.graph.nodes if n.op == "call_function"] == [True, False]
+
+
+class Ranked(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        smallest, biggest = torch.topk(x, 3, 1, largest=False)[0], torch.topk(x, 2, -1)[0]
+        places = torch.argsort(x, 1, descending=True).float()
+        return torch.cat([smallest, biggest, torch.sort(x)[0], torch.sort(x, descending=True)[1].float(), places], 1)
+
+
+def test_what_is_sorted_is_what_is_gathered_by_topk() -> None:
+    made, _ = rewritten(Ranked(), (7,))
+    again = torch.export.export(made, (torch.zeros(1, 7),))
+    assert not [node for node in again.graph.nodes if "sort" in str(node.target)]

@@ -433,6 +433,7 @@ class Gates(nn.Module):
         return self.fc(self.rnn(steps)[0][:, -1])
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning")
 def test_recurrent_weights_are_integers_under_their_layers_name(calibration: Samples, tmp_path: Path) -> None:
     model = tiny_model(Gates(), sha256="gates")
     sizes = {}
@@ -451,8 +452,9 @@ def test_recurrent_weights_are_integers_under_their_layers_name(calibration: Sam
         got = session.run({"image": values})["logits"]
         np.testing.assert_allclose(got, wanted, atol=1e-6 if settings == FLOAT else 0.02)
         if settings == U8S8:
-            assert "no integer kernel for 2 LSTM: with integer weights, these layers compute in float32: rnn" in " ".join(
-                artifact.notes
+            assert (
+                "no integer kernel for 2 LSTM: with integer weights, these layers compute in float32: rnn"
+                in " ".join(artifact.notes)
             )
     assert sizes[U8S8] < 0.4 * sizes[FLOAT]
     assert len(sizes) == 4

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketfit.core.errors import ExportFailed
 from pocketfit.runtimes import child
+from pocketfit.runtimes.litert_session import LiteRTSession
 
 if TYPE_CHECKING:
     from torch import fx
@@ -147,7 +148,9 @@ def _cause(network: Any, node: fx.Node, layout: str) -> str:
         return ""
     try:
         with torch.no_grad(), tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
-            litert_torch.convert(fx.GraphModule(holder, graph), tuple(examples)).export(str(Path(folder, "one.tflite")))
+            one = Path(folder, "one.tflite")
+            litert_torch.convert(fx.GraphModule(holder, graph), tuple(examples)).export(str(one))
+            LiteRTSession(one, 1).close()
     except Exception as error:  # the converter's errors are as many as its operators
         return shortened(error)
     return ""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfit.core.errors import ExportFailed
+from pocketfit.core.errors import CannotRunHere, ExportFailed
 from pocketfit.core.signature import TensorSpec
 from pocketfit.runtimes import agreement
 from pocketfit.runtimes.litert_file import LAYERED, TfliteFile, ints, read, text
@@ -69,6 +69,10 @@ def convert(
             litert_torch.convert(network, tuple(examples)).export(target)
     except Exception as error:  # the converter's errors are as many as its operators
         raise ExportFailed(f"{NOT_CONVERTED}: {shortened(error)}") from error
+    try:
+        LiteRTSession(Path(target), 1).close()
+    except CannotRunHere as error:
+        raise ExportFailed(f"{NOT_CONVERTED} to operators that LiteRT runs: {shortened(error)}") from error
     weights, order = _weights_of(program)
     rename(Path(target), weights, order, [s.name for s in given], [s.name for s in wanted])
     about = {"layout": layout if turned[0] else "NCHW" if any(map(_is_picture, given)) else ""}

@@ -9,6 +9,7 @@ Each function takes the arguments of its ATen operator and computes the same, fo
     conv_transpose                -> one for each group, uncropped and then cropped: LiteRT has neither groups, nor
                                      dilation, nor any padding but that of its "SAME"
     conv3d with padding           -> padding, then conv3d: the converter crashes on some
+    topk without indices, sort    -> topk with indices, and gather: LiteRT has no sort
 
 Where a network's operator becomes many, `apply` says so.
 """
@@ -33,6 +34,8 @@ def apply(network: fx.GraphModule) -> list[str]:
     for node in network.graph.nodes:
         if node.op != "call_function" or node.target not in REWRITES:
             continue
+        if node.target == _aten.topk.default and any(user.args[1] == 1 for user in node.users):
+            continue  # with its indices asked for, it is LiteRT's own
         if node.target in TRANSPOSED and (groups := _argument(node, "groups")) > 1:
             notes.append(
                 f"LiteRT has no grouped transposed convolution: layer '{layer_of(node)}' became {groups} operators, "
@@ -247,6 +250,19 @@ def _conv3d(
     return F.conv3d(x, weight, bias, stride, 0, dilation, groups)
 
 
+def _topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
+    indices = torch.topk(x if largest else -x, k, dim)[1]
+    return torch.gather(x, dim, indices), indices
+
+
+def _sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
+    return _topk(x, int(x.shape[dim]), dim, descending)
+
+
+def _argsort(x: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
+    return _sort(x, dim, descending)[1]
+
+
 def _by_axis(x: Tensor, *settings: Ints) -> list[tuple[int, ...]]:
     """(length, and the settings) of each of the last two axes."""
     each = [_tuple(setting, 2) for setting in settings]
@@ -266,7 +282,7 @@ def _flat(pads: Any) -> list[int]:
 
 _aten = torch.ops.aten
 TRANSPOSED = (_aten.conv_transpose2d.input, _aten.conv_transpose1d.default)
-REWRITES: dict[Any, Callable[..., Tensor]] = {
+REWRITES: dict[Any, Callable[..., Any]] = {
     _aten.view.default: _view,
     _aten.instance_norm.default: _instance_norm,
     _aten.max_pool1d.default: _max_pool1d,
@@ -276,4 +292,7 @@ REWRITES: dict[Any, Callable[..., Tensor]] = {
     _aten.conv_transpose1d.default: _conv_transpose1d,
     _aten.conv_transpose2d.input: _conv_transpose2d,
     _aten.conv3d.default: _conv3d,
+    _aten.topk.default: _topk,
+    _aten.sort.default: _sort,
+    _aten.argsort.default: _argsort,
 }

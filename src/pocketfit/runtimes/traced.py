@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -79,7 +80,9 @@ def program_of(model: Model) -> ExportedProgram:
         # of two such weights with the same shape, one was taken for the other.
         tensor.data = tensor.data.contiguous()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # recurrent layers keep their weights in a list as well, which torch warns of and takes in as it should
+            warnings.filterwarnings("ignore", message=r"The tensor attributes? self\.[\s\S]* assigned during export")
             program = torch.export.export(network, examples, dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises whatever the network's own code raises
         where = _where(error, network)
