@@ -34,7 +34,7 @@ def apply(network: fx.GraphModule) -> list[str]:
     for node in network.graph.nodes:
         if node.op != "call_function" or node.target not in REWRITES:
             continue
-        if node.target == _aten.topk.default and any(user.args[1] == 1 for user in node.users):
+        if node.target == _aten.topk.default and any(user.args[1] == 1 and user.users for user in node.users):
             continue  # with its indices asked for, it is LiteRT's own
         if node.target in TRANSPOSED and (groups := _argument(node, "groups")) > 1:
             notes.append(
