@@ -96,7 +96,8 @@ def _near(network: Any, given: Arrays, wanted: Arrays, found: Arrays) -> bool:
     if max(apart) <= TOLERANCE:
         return True
     moved: Arrays = [
-        (values * (1 + LAST_BIT)).astype(values.dtype) if values.dtype.kind == "f" else values for values in given
+        (values * np.asarray(1 + LAST_BIT)).astype(values.dtype) if values.dtype.kind == "f" else values
+        for values in given
     ]
     return all(a <= max(TOLERANCE, b) for a, b in zip(apart, _apart(wanted, _answers(network, moved)), strict=True))
 

@@ -135,7 +135,7 @@ def _float_file(model: Model, layout: str, work: Path) -> tuple[Path, list[str]]
     said = base.with_suffix(".notes.json")
     if not base.exists():
         child.prepare(SERVER, CHILD_ENVIRONMENT)  # it loads while we trace
-        payload = {
+        payload: dict[str, Any] = {
             "source": str(traced(model, work)),
             "inputs": [t.to_json() for t in model.signature.inputs],
             "outputs": [t.to_json() for t in model.signature.outputs],

@@ -25,7 +25,8 @@ from pocketfit.runtimes.litert_session import LiteRTSession
 
 Limits = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]  # by tensor: minimum and maximum of each sample
 MOVING = ("PADV2", "PAD", "TRANSPOSE", "RESHAPE", "SLICE", "STRIDED_SLICE")
-WITH_BIAS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+# Operators with a bias: which inputs are the data and the bias; the weight is input 1.
+WITH_BIAS = {"CONV_2D": (0, 2), "DEPTHWISE_CONV_2D": (0, 2), "FULLY_CONNECTED": (0, 2), "TRANSPOSE_CONV": (2, 3)}
 # How large a bias may be: its channel's sum of products comes on top, in 32 bits; XNNPACK's kernels for 4-bit weights
 # sum up 16 times both.
 LARGEST_BIAS = {"int8": 2**30, "int4": 2**26}
@@ -264,8 +265,8 @@ def keep_biases(source: TfliteFile, file: TfliteFile) -> int:
     originals = {source.name(int(op.outputs[0])): op for op in source.graph.operators}
     users: dict[int, list[tuple[Any, Any]]] = {}  # by weight: operators here and in the float file
     for op in file.graph.operators:
-        third = int(op.inputs[2]) if len(op.inputs) > 2 and file.op_type(op) in WITH_BIAS else -1
-        if third in file.stored and file.dtype(third) in ("int32", "int64"):
+        bias = _bias(file, op)
+        if bias in file.stored and file.dtype(bias) in ("int32", "int64"):
             name = file.name(int(op.outputs[0]))
             if name not in originals:
                 raise ExportFailed(f"'{name}' of the quantized file is not in the float file: its bias went unchecked")
@@ -277,7 +278,7 @@ def keep_biases(source: TfliteFile, file: TfliteFile) -> int:
             raise ExportFailed(f"The integer weight of '{file.name(int(pairs[0][0].outputs[0]))}' has no scale")
         scales, largest = np.array(stated.scales, np.float32), LARGEST_BIAS[file.dtype(weight)]
         steps = [_input_scale(file, op) for op, _ in pairs]
-        biases = [np.asarray(source.constant(int(original.inputs[2])), np.float64) for _, original in pairs]
+        biases = [np.asarray(source.constant(_bias(source, original)), np.float64) for _, original in pairs]
         needed = np.max([np.abs(b) / (step * largest) for b, step in zip(biases, steps, strict=True)], axis=0)
         if not (needed > scales).any():
             continue
@@ -288,13 +289,19 @@ def keep_biases(source: TfliteFile, file: TfliteFile) -> int:
         integers = affine.quantize(real, wider if axis is not None else wider[0], axis=axis)
         _store(file, weight, pack_int4(integers) if file.dtype(weight) == "int4" else integers, wider)
         for (op, _), bias, step in zip(pairs, biases, steps, strict=True):
-            index, each = int(op.inputs[2]), step * wider.astype(np.float64)
+            index, each = _bias(file, op), step * wider.astype(np.float64)
             _store(file, index, np.rint(bias / each).astype(file.dtype(index)), each.astype(np.float32))
     return changed
 
 
+def _bias(file: TfliteFile, op: Any) -> int:
+    """The tensor that is an operator's bias, -1 without one."""
+    _, place = WITH_BIAS.get(file.op_type(op), (0, len(op.inputs)))
+    return int(op.inputs[place]) if place < len(op.inputs) else -1
+
+
 def _input_scale(file: TfliteFile, op: Any) -> float:
-    stated = file.quantization(int(op.inputs[0]))
+    stated = file.quantization(int(op.inputs[WITH_BIAS[file.op_type(op)][0]]))
     if stated is None:
         raise ExportFailed(f"'{file.name(int(op.outputs[0]))}' has an integer bias, but its input has no scale")
     return stated.scales[0]

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-Ints = int | Sequence[int]
+Ints = int | list[int] | tuple[int, ...]
 
 
 def apply(network: fx.GraphModule) -> list[str]:
@@ -121,8 +121,8 @@ def _avg_pool2d(
 def _max_pool1d(
     x: Tensor, kernel: Ints, stride: Ints = (), padding: Ints = 0, dilation: Ints = 1, ceil_mode: bool = False
 ) -> Tensor:
-    flat = [(1, *_tuple(each, 1)) for each in (kernel, stride or kernel)]
-    return _max_pool2d(x.unsqueeze(2), *flat, (0, *_tuple(padding, 1)), (1, *_tuple(dilation, 1)), ceil_mode).squeeze(2)
+    size, step, pads, gaps = _flat_settings((1, kernel), (1, stride or kernel), (0, padding), (1, dilation))
+    return _max_pool2d(x.unsqueeze(2), size, step, pads, gaps, ceil_mode).squeeze(2)
 
 
 def _avg_pool1d(
@@ -133,8 +133,8 @@ def _avg_pool1d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Tensor:
-    flat = [(1, *_tuple(each, 1)) for each in (kernel, stride or kernel)]
-    return _avg_pool2d(x.unsqueeze(2), *flat, (0, *_tuple(padding, 1)), ceil_mode, count_include_pad).squeeze(2)
+    size, step, pads = _flat_settings((1, kernel), (1, stride or kernel), (0, padding))
+    return _avg_pool2d(x.unsqueeze(2), size, step, pads, ceil_mode, count_include_pad).squeeze(2)
 
 
 class _Windows:
@@ -229,10 +229,9 @@ def _conv_transpose1d(
     groups: int = 1,
     dilation: Ints = 1,
 ) -> Tensor:
-    flat = [(start, *_tuple(each, 1)) for start, each in ((1, stride), (0, padding), (0, output_padding))]
-    return _conv_transpose2d(
-        x.unsqueeze(2), weight.unsqueeze(2), bias, *flat, groups, (1, *_tuple(dilation, 1))
-    ).squeeze(2)
+    step, pads, extra, gaps = _flat_settings((1, stride), (0, padding), (0, output_padding), (1, dilation))
+    flat = _conv_transpose2d(x.unsqueeze(2), weight.unsqueeze(2), bias, step, pads, extra, groups, gaps)
+    return flat.squeeze(2)
 
 
 def _conv3d(
@@ -273,6 +272,11 @@ def _tuple(value: Ints, count: int) -> tuple[int, ...]:
     """A setting of each axis: 2 -> (2, 2); [2] -> (2, 2)."""
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * count if len(values) == 1 else values
+
+
+def _flat_settings(*settings: tuple[int, Ints]) -> list[tuple[int, ...]]:
+    """Settings along one axis, after what holds along a first one of length 1."""
+    return [(first, *_tuple(setting, 1)) for first, setting in settings]
 
 
 def _flat(pads: Any) -> list[int]:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
@@ -43,7 +46,7 @@ def name_weights(model: ModelProto) -> None:
                 holder.input[:] = [name.removesuffix("#") for name in holder.input]
 
 
-def _value(model: ModelProto, name: str) -> object:
+def _value(model: ModelProto, name: str) -> NDArray[np.generic] | None:
     """What a tensor is that only constants decide; None where an input of the network does."""
     from onnx import helper, numpy_helper
     from onnx.reference import ReferenceEvaluator
@@ -73,7 +76,8 @@ def _value(model: ModelProto, name: str) -> object:
     output = helper.make_empty_tensor_value_info(name)
     graph = helper.make_graph(needed, "constant", [], [output], [stored[given] for given in used if given in stored])
     part = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    return ReferenceEvaluator(part).run(None, {})[0]
+    (value,) = ReferenceEvaluator(part).run(None, {})
+    return np.asarray(value)
 
 
 def _drop_unused(model: ModelProto) -> None:
