@@ -56,7 +56,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: f"{s.runtime}-{s.code}")
-def test_the_bias_of_a_switched_off_channel_is_not_lost(settings: ExportSettings, work: Path, model_and: object) -> None:
+def test_the_bias_of_a_switched_off_channel_is_not_lost(
+    settings: ExportSettings, work: Path, model_and: object
+) -> None:
     model, samples = model_and  # type: ignore[misc]
     runtime = get(settings.runtime)
     path = work / f"{settings.code}{runtime.EXTENSION}"

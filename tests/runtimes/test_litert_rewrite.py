@@ -78,6 +78,20 @@ def test_convolutions_in_three_dimensions_are_padded_first() -> None:
     assert ["pad" in str(n.target) for n in again.graph.nodes if n.op == "call_function"] == [True, False]
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning")
+def test_recurrent_layers_are_said_to_be_written_out() -> None:
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.GRU(4, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.rnn(x)[0]
+
+    program = torch.export.export(Steps().eval(), (torch.zeros(2, 3, 4),))
+    assert ["recurrent layer 'rnn'" in note for note in litert_rewrite.apply(program.module())] == [True]
+
+
 class Ranked(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         smallest, biggest = torch.topk(x, 3, 1, largest=False)[0], torch.topk(x, 2, -1)[0]

@@ -32,6 +32,11 @@ def apply(network: fx.GraphModule) -> list[str]:
     """Rewrite in place; -> sentences on what became of layers."""
     notes = []
     for node in network.graph.nodes:
+        if node.target in RECURRENT:
+            notes.append(
+                f"LiteRT has no operator for the recurrent layer '{layer_of(node)}': each of its steps is written out, "
+                "which makes the file larger and each step slower"
+            )
         if node.op != "call_function" or node.target not in REWRITES:
             continue
         if node.target == _aten.topk.default and any(user.args[1] == 1 and user.users for user in node.users):
@@ -286,6 +291,7 @@ def _flat(pads: Any) -> list[int]:
 
 _aten = torch.ops.aten
 TRANSPOSED = (_aten.conv_transpose2d.input, _aten.conv_transpose1d.default)
+RECURRENT = (_aten.lstm.input, _aten.gru.input, _aten.rnn_tanh.input, _aten.rnn_relu.input)
 REWRITES: dict[Any, Callable[..., Any]] = {
     _aten.view.default: _view,
     _aten.instance_norm.default: _instance_norm,
