@@ -1,5 +1,5 @@
-"""A channel that training has switched off: weights near 0, so that 32 bits don't hold its bias in steps of (input scale
-x weight scale). The weight's scale is raised until the bias fits; the weights become 0, which is right."""
+"""A channel that training has switched off: weights near 0, so that 32 bits don't hold its bias in steps of (input
+scale x weight scale). The weight's scale is raised until the bias fits; the weights become 0, which is right."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from tiny_net import pictures, tiny_model
 from torch import nn
 
+from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.runtime import answer
 from pocketfit.core.samples import Samples
@@ -55,12 +56,18 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("switched")
 
 
+@pytest.fixture(scope="module")
+def given() -> tuple[Model, Samples]:
+    model = tiny_model(Switched(), sha256="switched")
+    names = [str(i) for i in range(32)]
+    return model, Samples(pictures(32), np.zeros(32, np.int64), names, "calibration", "switched", model.preprocess)
+
+
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: f"{s.runtime}-{s.code}")
 def test_the_bias_of_a_switched_off_channel_is_not_lost(
-    settings: ExportSettings, work: Path, model_and: object
+    settings: ExportSettings, work: Path, given: tuple[Model, Samples]
 ) -> None:
-    model, samples = model_and  # type: ignore[misc]
-    runtime = get(settings.runtime)
+    (model, samples), runtime = given, get(settings.runtime)
     path = work / f"{settings.code}{runtime.EXTENSION}"
     runtime.export(model, Plan((), settings), samples, path, work=work)
     session, values = runtime.load(path), pictures(8, seed=3)
@@ -71,10 +78,3 @@ def test_the_bias_of_a_switched_off_channel_is_not_lost(
     np.testing.assert_allclose(wanted[:, 1], BIAS, atol=1e-3)
     np.testing.assert_allclose(got[:, 1], BIAS, atol=0.05)
     np.testing.assert_allclose(got, wanted, atol=0.6 if settings.weights == "int4" else 0.15)
-
-
-@pytest.fixture(scope="module")
-def model_and() -> tuple[object, Samples]:
-    model = tiny_model(Switched(), sha256="switched")
-    names = [str(i) for i in range(32)]
-    return model, Samples(pictures(32), np.zeros(32, np.int64), names, "calibration", "switched", model.preprocess)

@@ -1,0 +1,1 @@
+"""The networks of networks_as_brought.py."""
