@@ -37,6 +37,7 @@ from .brought.coupled import (
     FewGroups,
     FlattenAndBack,
     GroupedResidual,
+    InPlace,
     NormAfterRelu,
     OneConvolutionThreeTimes,
     PixelShuffle,
@@ -65,7 +66,9 @@ from .brought.forwards import (
 )
 from .brought.parts import CLASSES, Parts, cbr, pooled
 from .brought.weights import (
+    BareLayerNorm,
     NormsThatStayInEval,
+    StandardizedWeights,
     UnequalConcatenation,
     all_but_the_head_frozen,
     all_frozen,
@@ -101,7 +104,9 @@ class Brought:
 def built(name: str) -> nn.Module:
     """The network of this row, the same weights each time, in eval mode; norms have statistics as after a training."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # older forms of weight norms say that they are older
+        warnings.simplefilter("ignore", FutureWarning)  # older forms of weight norms say that they are older,
+        warnings.simplefilter("ignore", DeprecationWarning)  # and so do TorchScript
+        warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")  # and torch's own quantization
         torch.manual_seed(0)
         network = NETWORKS[name].build()
         network.eval()
@@ -155,6 +160,7 @@ NETWORKS: Mapping[str, Brought] = {
     "squeeze excite": Brought(SqueezeExcite),
     "densenet": Brought(Dense),
     "resnext": Brought(GroupedResidual),
+    "in place": Brought(InPlace),
     "convnext": Brought(ConvNext),
     "u-net": Brought(UNetWithClassifier),
     "side head": Brought(SideHeads),
@@ -191,6 +197,8 @@ NETWORKS: Mapping[str, Brought] = {
     "masked weights": Brought(masked_weights),
     "instance norm": Brought(lambda: with_norm(nn.InstanceNorm2d)),
     "instance norm with factors": Brought(lambda: with_norm(lambda width: nn.InstanceNorm2d(width, affine=True))),
+    "layer norm without factors": Brought(BareLayerNorm),
+    "weight standardization": Brought(StandardizedWeights),
     "group norm": Brought(lambda: with_norm(lambda width: nn.GroupNorm(4, width))),
     "layer norm over all": Brought(layer_norm_over_all),
     "no norms": Brought(without_norms),
@@ -223,7 +231,7 @@ NETWORKS: Mapping[str, Brought] = {
     "one dimension": Brought(of_one_dimension, (2, 128)),
     "three dimensions": Brought(of_three_dimensions, (1, 8, 16, 16)),
     "data parallel": Brought(lambda: nn.DataParallel(plain())),
-    "torch.compile": Brought(lambda: torch.compile(plain())),
+    "torch.compile": Brought(lambda: torch.compile(plain(), backend="eager")),
     "keeps what it saw": Brought(KeepsWhatItSaw),
     "kept a graph": Brought(kept_a_graph),
     "branch on values": Brought(ActsUnlessTraced, refused={"trace": ("torch.export cannot follow", "branches")}),
@@ -261,6 +269,10 @@ NETWORKS: Mapping[str, Brought] = {
     "forward that raises": Brought(Raises, refused=_open("AttributeError", "head")),
     "layers without weights yet": Brought(
         lambda: nn.Sequential(cbr(3, 16), nn.Flatten(), nn.LazyLinear(CLASSES)), refused=_open("LazyLinear", "weights")
+    ),
+    "quantized already": Brought(
+        lambda: torch.ao.quantization.quantize_dynamic(plain().eval(), {nn.Linear}),
+        refused=_open("quantized", "already"),
     ),
     "torchscript": Brought(
         lambda: torch.jit.trace(plain().eval(), torch.zeros(2, 3, 32, 32)), refused=_open("TorchScript")

@@ -161,6 +161,38 @@ def layer_norm_over_all() -> nn.Module:
     return nn.Sequential(conv, norm, nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), *pooled(16))
 
 
+class BareLayerNorm(nn.Module):
+    """Layer and instance norms that hold no tensor at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide, self.norm1 = cbr(3, 8, stride=2), nn.Conv2d(8, 24, 3), nn.InstanceNorm2d(24)
+        self.norm2, self.mlp = nn.LayerNorm(24, elementwise_affine=False), nn.Linear(24, 40)
+        self.fc = nn.Linear(40, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(self.wide(self.stem(x))).permute(0, 2, 3, 1)
+        return self.fc(F.relu(self.mlp(self.norm2(x))).mean((1, 2)))
+
+
+class StandardizedWeights(nn.Module):
+    """Weights are brought to mean 0 and deviation 1 at each call, inside of the layer's own forward."""
+
+    class Conv(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+            weight = weight / (weight.std((1, 2, 3), keepdim=True) + 1e-5)
+            return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.norm = cbr(3, 16, stride=2), self.Conv(16, 24, 3, 2, 1), nn.GroupNorm(4, 24)
+        self.b, self.fc = cbr(24, 32), nn.Linear(32, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.b(F.relu(self.norm(self.a(self.stem(x))))).mean((2, 3)))
+
+
 def batch_statistics() -> nn.Module:
     """Batch norms without running statistics: each answer depends on what else is in the batch."""
     return with_norm(lambda width: nn.BatchNorm2d(width, track_running_stats=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 import zlib
@@ -14,6 +15,7 @@ from pocketfit.core.artifact import Artifact
 from pocketfit.core.plan import ExportSettings, Plan
 
 CHUNK_BYTES = 1 << 20
+NOTES = ".notes.json"
 
 
 def artifact_of(path: Path, plan: Plan, runtime: str, notes: Sequence[str] = ()) -> Artifact:
@@ -38,6 +40,21 @@ def not_smaller(path: Path, float_file: Path, settings: ExportSettings) -> list[
         f"This file ({size_bytes:,} bytes) is no smaller than the float32 file ({float_bytes:,} bytes): the network "
         "has too few weights for what their scales and conversions take"
     ]
+
+
+def keep_notes(float_file: Path, notes: Sequence[str]) -> None:
+    """Note beside a float file in the work folder what became of the network on the way to it."""
+    float_file.with_suffix(NOTES).write_text(json.dumps(list(notes)), encoding="utf-8")
+
+
+def kept_notes(float_file: Path) -> list[str]:
+    """What `keep_notes` has noted of a float file; [] where nothing is, or something that isn't sentences."""
+    path = float_file.with_suffix(NOTES)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    except ValueError:
+        return []
+    return [note for note in found if isinstance(note, str)] if isinstance(found, list) else []
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.runtimes import child, litert_blame, litert_file, litert_verify, litert_write, ranges, require
-from pocketfit.runtimes.artifact import artifact_of, not_smaller, whole_or_not
+from pocketfit.runtimes.artifact import artifact_of, keep_notes, kept_notes, not_smaller, whole_or_not
 from pocketfit.runtimes.learned import ranges_for
 from pocketfit.runtimes.litert_session import LiteRTSession
 
@@ -132,7 +131,6 @@ def _float_file(model: Model, layout: str, work: Path) -> tuple[Path, list[str]]
     from pocketfit.runtimes.traced import notes_of, traced
 
     base = work / f"{model.key}-{layout.lower()}{EXTENSION}"
-    said = base.with_suffix(".notes.json")
     if not base.exists():
         child.prepare(SERVER, CHILD_ENVIRONMENT)  # it loads while we trace
         payload: dict[str, Any] = {
@@ -142,9 +140,8 @@ def _float_file(model: Model, layout: str, work: Path) -> tuple[Path, list[str]]
             "layout": layout,
         }
         with whole_or_not(base) as partial:
-            notes = [*notes_of(Path(payload["source"])), *_converted({**payload, "target": str(partial)})]
-            said.write_text(json.dumps(notes))
-    return base, list(json.loads(said.read_text())) if said.exists() else []
+            keep_notes(base, [*notes_of(Path(payload["source"])), *_converted({**payload, "target": str(partial)})])
+    return base, kept_notes(base)
 
 
 def _converted(payload: dict[str, Any]) -> list[str]:

@@ -6,12 +6,12 @@ Every kind of operator that the network has is converted alone, in a child proce
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketfit.core.errors import ExportFailed
+from pocketfit.core.scratch import temporary_folder
 from pocketfit.runtimes import child
 from pocketfit.runtimes.litert_session import LiteRTSession
 
@@ -43,7 +43,7 @@ def explained(error: ExportFailed, source: Path, layout: str, where: Mapping[str
 
     where  keywords of child.call
     """
-    with tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
+    with temporary_folder() as folder:
         note = Path(folder, "at.json")
         try:
             found = child.call(
@@ -147,7 +147,7 @@ def _cause(network: Any, node: fx.Node, layout: str) -> str:
     if not examples:
         return ""
     try:
-        with torch.no_grad(), tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
+        with torch.no_grad(), temporary_folder() as folder:
             one = Path(folder, "one.tflite")
             litert_torch.convert(fx.GraphModule(holder, graph), tuple(examples)).export(str(one))
             LiteRTSession(one, 1).close()

@@ -265,8 +265,8 @@ def keep_biases(source: TfliteFile, file: TfliteFile) -> int:
     originals = {source.name(int(op.outputs[0])): op for op in source.graph.operators}
     users: dict[int, list[tuple[Any, Any]]] = {}  # by weight: operators here and in the float file
     for op in file.graph.operators:
-        bias = _bias(file, op)
-        if bias in file.stored and file.dtype(bias) in ("int32", "int64"):
+        third = _bias(file, op)
+        if third in file.stored and file.dtype(third) in ("int32", "int64"):
             name = file.name(int(op.outputs[0]))
             if name not in originals:
                 raise ExportFailed(f"'{name}' of the quantized file is not in the float file: its bias went unchecked")

@@ -6,7 +6,6 @@ onnxruntime_calibrate.py and onnxruntime_quantize.py.
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import shutil
@@ -29,7 +28,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.runtimes import child, onnx_file, require
-from pocketfit.runtimes.artifact import artifact_of, not_smaller, whole_or_not
+from pocketfit.runtimes.artifact import artifact_of, keep_notes, kept_notes, not_smaller, whole_or_not
 from pocketfit.runtimes.learned import ranges_for
 from pocketfit.runtimes.onnxruntime_recurrent import RECURRENT
 from pocketfit.runtimes.probing import probe_by_export
@@ -154,7 +153,6 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
 def _float_file(model: Model, work: Path) -> tuple[Path, list[str]]:
     """`<work>/<model.key>.onnx`, converted once, and sentences on what became of the network."""
     path = work / f"{model.key}.onnx"
-    said = path.with_suffix(".onnx.notes.json")
     if not path.exists():
         child.prepare(SERVER, CHILD_ENVIRONMENT)  # it loads while we trace
         payload: dict[str, Any] = {
@@ -165,8 +163,8 @@ def _float_file(model: Model, work: Path) -> tuple[Path, list[str]]:
         with whole_or_not(path) as partial:
             payload["path"] = str(partial)
             notes = child.call(f"{CONVERT}:to_onnx", payload, environment=CHILD_ENVIRONMENT, server=SERVER)
-            said.write_text(json.dumps([*notes_of(Path(payload["traced"])), *notes]))
-    return path, json.loads(said.read_text()) if said.exists() else []
+            keep_notes(path, [*notes_of(Path(payload["traced"])), *notes])
+    return path, kept_notes(path)
 
 
 def _prepared_file(source: Path) -> Path:
