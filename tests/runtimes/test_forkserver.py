@@ -133,6 +133,17 @@ def test_a_quick_job_starts_no_server(server: str) -> None:
     assert child.call(f"{HERE}:about", {}, server=server, start_server=False)["parent"] != os.getpid()
 
 
+def load_slowly() -> None:
+    time.sleep(600)
+
+
+def test_a_server_that_still_loads_does_not_keep_its_parent_from_ending(server: str) -> None:
+    child.prepare(f"{HERE}:load_slowly", {})
+    start = time.monotonic()
+    forkserver.close()
+    assert time.monotonic() - start < 5
+
+
 def test_it_ends_where_nobody_asks_and_another_one_takes_over(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forkserver, "IDLE_S", 0.3)
     first = child.call(f"{HERE}:about", {}, server=server)

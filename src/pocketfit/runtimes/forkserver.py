@@ -92,6 +92,8 @@ class _Server:
         self.control.close()  # which ends it
         if self.owner != os.getpid():
             return
+        if not self.proven:  # it may still be loading, and listens to nobody
+            self.process.kill()
         try:
             self.process.wait(ENDING_S)
         except subprocess.TimeoutExpired:
