@@ -87,7 +87,9 @@ def test_golden_pictures_decode_to_the_samples(preprocess: Preprocess, make: Mak
 def test_readme_and_requirements(make: Make) -> None:
     bundle = make("onnxruntime", result=RESULT)
     text = (bundle / "README.md").read_text()
-    assert 5 <= len(text.splitlines()) <= 15
+    notes = json.loads((bundle / "manifest.json").read_text())["notes"]
+    assert 5 <= len(text.splitlines()) - len(notes) <= 15
+    assert all(note in text for note in notes)
     assert "median latency 0.25 ms (0.20 to 0.30, n = 3)" in text
     assert "The limits are met (certified)." in text
     assert "python run.py --selftest" in text

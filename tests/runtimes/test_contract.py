@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_net import CLASSES, MACS, SIDE, WEIGHTS, pictures
+from tiny_net import CLASSES, MACS, SIDE, WEIGHTS, pictures, tiny_model
 from torch import nn
 
 from pocketfit.core.artifact import Artifact
@@ -21,6 +21,7 @@ from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.runtime import Runtime, Session, answer, quantize_input
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.measure import accuracy
 from pocketfit.runtimes import NAMES, for_file, get
 
 Exported = Callable[[ExportSettings], Artifact]
@@ -134,10 +135,10 @@ def test_inputs_are_not_changed_and_outputs_are_owned(settings: ExportSettings, 
 @every_settings
 def test_any_batch_equals_single_rows(settings: ExportSettings, exported: Exported) -> None:
     _, session = opened(exported(settings))
-    values = pictures(7)
+    values = pictures(7) * np.geomspace(0.2, 3, 7, dtype=np.float32).reshape(-1, 1, 1, 1)  # ranges of their own
     singles = np.concatenate([answer(session, fed(session, values[i : i + 1])) for i in range(7)])
-    # dynamic ranges are those of the batch, so that rows can differ by the ranges' step
-    tolerance = {"float32": 1e-5, "float16": 1e-5}.get(settings.precision, 0.05 * float(np.abs(singles).max()))
+    # rounding of inner tensors turns where the kernels' order of sums does
+    tolerance = {"int8": 0.05 * float(np.abs(singles).max())}.get(settings.precision, 1e-5)
     for rows in (1, 3, 7):
         np.testing.assert_allclose(answer(session, fed(session, values[:rows])), singles[:rows], atol=tolerance)
     np.testing.assert_allclose(answer(session, fed(session, values[:1])), singles[:1], atol=tolerance)
@@ -250,6 +251,87 @@ def test_static_int8_without_calibration_is_refused(name: str, model: Model, wor
     with pytest.raises(UserError, match="alibrat"):
         runtime.export(model, Plan((), ExportSettings(name, "int8")), None, tmp_path / "x", work=work)
     assert not list(tmp_path.iterdir())
+
+
+class Apart(nn.Module):
+    """What has gone wrong in converted files: statistics of every sample on its own, no convolution first, two heads;
+    and weights too small to count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unshuffle, self.conv = nn.PixelUnshuffle(2), nn.Conv2d(12, 8, 3, 2, 1)
+        self.norm, self.head, self.side = nn.InstanceNorm2d(8, affine=True), nn.Linear(8, CLASSES), nn.Linear(8, 2)
+        with torch.no_grad():
+            self.conv.weight[:, ::2] *= 1e-38
+            self.conv.weight[1, 1, 0, 0] = 1e-33
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.norm(self.conv(self.unshuffle(image))).relu().mean((2, 3))
+        return self.head(x), self.side(x)
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Model, Artifact]]:
+    """By runtime: the network above and its float32 file."""
+    made: dict[str, tuple[Model, Artifact]] = {}
+    folder, model = tmp_path_factory.mktemp("apart"), tiny_model(Apart(), sha256="apart")
+    outputs = (TensorSpec("logits", (None, CLASSES)), TensorSpec("side", (None, 2)))
+    model = replace(model, signature=replace(model.signature, outputs=outputs))
+
+    def of(name: str) -> tuple[Model, Artifact]:
+        if name not in made:
+            runtime = get(name)
+            path = folder / f"apart{runtime.EXTENSION}"
+            made[name] = model, runtime.export(model, Plan((), ExportSettings(name)), None, path, work=folder)
+        return made[name]
+
+    return of
+
+
+@every_runtime
+def test_samples_that_differ_do_not_touch_one_another(
+    name: str, apart: Callable[[str], tuple[Model, Artifact]]
+) -> None:
+    model, artifact = apart(name)
+    session = get(name).load(Path(artifact.path))
+    scales, shifts = np.geomspace(0.1, 5, 16), np.linspace(-2, 2, 16)
+    values = pictures(16) * scales.reshape(-1, 1, 1, 1) + shifts.reshape(-1, 1, 1, 1)
+    values = values.astype(np.float32)
+    with torch.no_grad():
+        wanted = [output.numpy() for output in model.network(torch.from_numpy(values))]
+    for rows in (1, 2, 16):
+        found = session.run(as_stated(session, values[:rows]))
+        for spec, output in zip(session.signature.outputs, wanted, strict=True):
+            np.testing.assert_allclose(found[spec.name], output[:rows], atol=1e-4 * np.abs(output).max())
+
+
+@every_runtime
+def test_a_file_whose_first_operator_is_no_convolution_is_fed_as_a_picture(
+    name: str, apart: Callable[[str], tuple[Model, Artifact]]
+) -> None:
+    model, artifact = apart(name)
+    (spec,) = get(name).load(Path(artifact.path)).signature.inputs
+    assert spec.layout == ("NHWC" if spec.shape[-1] == 3 else "NCHW")
+    pixels = np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3), np.uint8)
+    samples = Samples(pixels, np.zeros(4, np.int64), list("abcd"), "train", "pixels", model.preprocess)
+    outputs = accuracy.run_all(name, Path(artifact.path), samples)
+    with torch.no_grad():
+        wanted = model.network(torch.from_numpy(samples.inputs(slice(None))))[0].numpy()
+    np.testing.assert_allclose(outputs, wanted, atol=1e-4)
+
+
+@every_runtime
+def test_weights_too_small_to_count_are_zero_in_the_file_and_said(
+    name: str, apart: Callable[[str], tuple[Model, Artifact]]
+) -> None:
+    model, artifact = apart(name)
+    weight = model.network.conv.weight.detach().abs().numpy()
+    assert int(((weight > 0) & (weight < 1e-30)).sum()) == 8 * 6 * 9 + 1, "the user's network is left as it was"
+    assert [note for note in artifact.notes if note.startswith("433 weights in 1 tensors are so small")]
+    data = Path(artifact.path).read_bytes()
+    stored = np.concatenate([np.frombuffer(data[start : len(data) // 4 * 4 - 4 + start], "<f4") for start in range(4)])
+    tiny = np.float32(weight[(weight > 0) & (weight < 1e-30)])
+    assert not np.isin(tiny, stored).any()
 
 
 class Branching(nn.Module):

@@ -42,7 +42,7 @@ def as_quantized(request: pytest.FixtureRequest) -> Iterator[tuple[Path, Path]]:
     settings = ExportSettings("litert", "int8", weights=request.param)
     deployed = export("int8", weights=request.param)
     plain = folder() / f"plain-{request.param}.tflite"
-    base = litert._float_file(MODEL, "NHWC", folder() / "work")
+    base = litert._float_file(MODEL, "NHWC", folder() / "work")[0]
     ranges = litert._ranges(MODEL, base, settings, SAMPLES, folder() / "work")
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the quantizer's own interpreter keeps all tensors

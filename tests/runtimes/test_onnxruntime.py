@@ -23,7 +23,7 @@ from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.samples import Samples
 from pocketfit.numerics import ranges as numerics
 from pocketfit.numerics.affine import fake_quantize, quantize, scale_from_range, symmetric_scale
-from pocketfit.runtimes import onnx_file, onnxruntime_calibrate, ranges, require
+from pocketfit.runtimes import onnx_file, onnxruntime_calibrate, onnxruntime_quantize, ranges, require
 from pocketfit.runtimes import onnxruntime as runtime
 
 Exported = Callable[[ExportSettings], Artifact]
@@ -360,13 +360,13 @@ def test_seven_bits_cannot_overflow_and_eight_bits_can(exported: Exported) -> No
 @pytest.mark.parametrize(
     ("cpu_info", "weights", "word"),
     [
-        ("flags\t\t: fpu avx2 avx512_vnni\n", "int8", ""),
-        ("flags\t\t: fpu avx2 avx512f\n", "int8", "has no VNNI"),
+        ("flags\t\t: fpu avx2 avx512_vnni\n", "int8", "this one has VNNI"),
+        ("flags\t\t: fpu avx2 avx512f\n", "int8", "this one has none"),
         ("flags\t\t: fpu avx2 avx512f\n", "int7", ""),
-        (None, "int8", "does not tell"),
+        (None, "int8", "this one does not tell"),
     ],
 )
-def test_a_machine_that_saturates_is_told_so(
+def test_what_overflows_without_vnni_is_said_on_every_machine(
     *,
     cpu_info: str | None,
     weights: str,
@@ -385,9 +385,79 @@ def test_a_machine_that_saturates_is_told_so(
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     plan = Plan((), replace(U8S8, weights=weights))  # type: ignore[arg-type]
     artifact = runtime.export(model, plan, calibration, tmp_path / "a.onnx", work=work)
-    said = [note for note in artifact.notes if "can overflow 16 bits" in note]
+    said = [note for note in artifact.notes if "can overflow 16 bits on x86 processors without VNNI" in note]
     assert bool(said) == bool(word)
-    assert all(word in note for note in said)
+    pairs = onnx_file.saturating_pairs(artifact.path)
+    share = sum(layer.saturating for layer in pairs) / sum(layer.pairs for layer in pairs)
+    assert all(word in note and f"({share:.1%})" in note and '"weights": "int7"' in note for note in said)
+
+
+def test_a_weight_of_two_gemms_is_turned_once(tmp_path: Path) -> None:
+    """x W^T W^T, with one stored W: ONNX Runtime's dynamic quantizer turns W for each of the two."""
+    weight = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["y"], "first", transB=1),
+        helper.make_node("Gemm", ["y", "w"], ["z"], "second", transB=1),
+    ]
+    ends = {"x": (TensorProto.FLOAT, ["n", 4])}, {"z": (TensorProto.FLOAT, ["n", 4])}
+    path = graph_file(tmp_path / "a.onnx", nodes, *ends, {"w": weight})
+    plan = Plan((), ExportSettings("onnxruntime", "dynamic-int8")).to_json()
+    onnxruntime_quantize.make(str(path), str(tmp_path / "b.onnx"), plan, {}, ranges={})
+    x = np.random.default_rng(1).normal(size=(1, 4)).astype(np.float32)
+    (got,) = ReferenceEvaluator(onnx.load(tmp_path / "b.onnx")).run(None, {"x": x})
+    np.testing.assert_allclose(got, x @ weight.T @ weight.T, atol=0.1)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-40, float("nan")])
+def test_a_scale_that_no_kernel_can_use_is_refused(scale: float, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    ends = {"x": (TensorProto.FLOAT, [2])}, {"y": (TensorProto.FLOAT, [2])}
+    path = graph_file(tmp_path / "a.onnx", nodes, *ends, {"s": np.float32(scale), "z": np.int8(0)})
+    with pytest.raises(ExportFailed, match="'x' got a scale of"):
+        onnxruntime_quantize.check_scales(onnx.load(path))
+
+
+class Gates(nn.Module):
+    """Two layers of an LSTM whose weights are larger than what the exporter folds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.rnn = nn.AvgPool2d(8), nn.LSTM(48, 48, num_layers=2, batch_first=True)
+        self.fc = nn.Linear(48, 5)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        steps = self.pool(image).flatten(1).unsqueeze(1).repeat(1, 3, 1)
+        return self.fc(self.rnn(steps)[0][:, -1])
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning")
+def test_recurrent_weights_are_integers_under_their_layers_name(calibration: Samples, tmp_path: Path) -> None:
+    model = tiny_model(Gates(), sha256="gates")
+    sizes = {}
+    for settings in (FLOAT, U8S8, replace(FLOAT, precision="dynamic-int8"), replace(U8S8, keep_float=("rnn",))):
+        path = tmp_path / f"{settings.code}.onnx"
+        artifact = runtime.export(model, Plan((), settings), calibration, path, work=tmp_path)
+        sizes[settings] = artifact.bytes
+        layers = [op for op in runtime.inspect(path).ops if op.layer == "rnn"]
+        kept = settings.precision == "float32" or settings.keep_float
+        assert len(layers) == 2
+        assert {op.weight_dtype for op in layers} == {"float32" if kept else "int8"}
+        session = runtime.load(path)
+        values = pictures(4)
+        with torch.no_grad():
+            wanted = model.network(torch.from_numpy(values)).numpy()
+        got = session.run({"image": values})["logits"]
+        np.testing.assert_allclose(got, wanted, atol=1e-6 if settings == FLOAT else 0.02)
+        if settings == U8S8:
+            assert (
+                "no integer kernel for 2 LSTM: with integer weights, these layers compute in float32: rnn"
+                in " ".join(artifact.notes)
+            )
+    assert sizes[U8S8] < 0.4 * sizes[FLOAT]
+    assert len(sizes) == 4
 
 
 def test_calibration_takes_the_first_samples(

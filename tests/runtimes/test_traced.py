@@ -11,7 +11,7 @@ from torch import nn
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.model import Model
 from pocketfit.runtimes.artifact import whole_or_not
-from pocketfit.runtimes.traced import program_of, traced
+from pocketfit.runtimes.traced import flush_denormals, program_of, traced
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
@@ -103,6 +103,21 @@ def test_a_file_is_written_whole_or_not(tmp_path: Path) -> None:
         partial.write_text("whole")
     assert path.read_text() == "whole"
     assert [entry.name for entry in path.parent.iterdir()] == ["file.onnx"]
+
+
+def test_weights_too_small_to_count_are_flushed_and_no_others() -> None:
+    """Denormals always; below 1e-30 where the tensor's largest is 1e10 times as large; else the network's own scale."""
+    layers = nn.ModuleDict({"wide": nn.Linear(4, 1), "small": nn.Linear(4, 1), "plain": nn.Linear(4, 1)})
+    wide = torch.tensor([[1.0, 1e-31, -1e-39, 1e-29]])
+    small = torch.tensor([[2e-31, 1e-32, 1e-39, 0.0]])
+    with torch.no_grad():
+        layers["wide"].weight.copy_(wide)
+        layers["small"].weight.copy_(small)
+    said = flush_denormals(layers)
+    assert layers["wide"].weight.tolist() == torch.tensor([[1.0, 0, 0, 1e-29]]).tolist()
+    assert layers["small"].weight.tolist() == torch.tensor([[2e-31, 1e-32, 0, 0]]).tolist()
+    assert said.startswith("3 weights in 2 tensors")
+    assert flush_denormals(layers) == ""
 
 
 def test_weights_lie_in_one_piece(model: Model, tmp_path: Path) -> None:

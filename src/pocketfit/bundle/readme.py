@@ -24,7 +24,7 @@ def requirements(manifest: Mapping[str, Any]) -> str:
 
 
 def readme(manifest: Mapping[str, Any]) -> str:
-    """How to run it, what was measured, on what: at most 15 lines."""
+    """How to run it, what was measured, on what: at most 15 lines, and one for each of the file's notes."""
     file, runtime, environment = manifest["file"], manifest["runtime"], manifest["environment"]
     source = "picture.jpg" if manifest["input"]["kind"] == "picture" else "tensor.npy"
     lines = [
@@ -39,6 +39,7 @@ def readme(manifest: Mapping[str, Any]) -> str:
         f"On: {environment['processor']} ({environment['machine']}, {environment['system']}),"
         f" {runtime['package']} {runtime['version']}, Python {environment['python']}.",
         *_verdict(manifest["result"]),
+        *(f"Note: {note}." for note in manifest["notes"]),
         "manifest.json says how a picture becomes the input and what the output means; preprocess.py is that in numpy.",
     ]
     return "\n".join(lines) + "\n"

@@ -17,6 +17,8 @@ from pocketfit.core.plan import Plan
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature
 
+ROWS = 16  # samples that a file is scored on at once; exports are checked with so many
+
 Arrays = Mapping[str, NDArray[np.generic]]
 
 

@@ -17,7 +17,7 @@ from pocketfit import runtimes
 from pocketfit.core import user_code
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.runtime import answer
+from pocketfit.core.runtime import ROWS, answer
 from pocketfit.core.samples import Samples
 from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import TensorSpec
@@ -25,7 +25,7 @@ from pocketfit.runtimes import child
 
 Progress = Callable[[int, int], None]
 BUILT_IN = ("accuracy", "top5", "balanced-accuracy")
-BATCH_SIZE = 16
+BATCH_SIZE = ROWS
 POLL_S = 0.1
 SECONDS_A_SAMPLE, SECONDS_AT_LEAST = 2.0, 600.0  # before a run counts as hung
 
@@ -214,11 +214,13 @@ def run_in_child(
 
 
 def fed(samples: Samples, rows: slice, spec: TensorSpec) -> NDArray[np.float32]:
-    """These rows as the file takes them: pictures in its layout; ready tensors [n, C, H, W] moved to it if they fit."""
-    values = samples.inputs(rows, spec.layout or "NCHW")
+    """These rows as the file takes them: pictures in its layout, or in the one that fits where the file doesn't say;
+    ready tensors [n, C, H, W] moved to it if they fit."""
     wanted = tuple(spec.shape[1:])
-    if values.shape[1:] == wanted:
-        return values
+    for layout in (spec.layout,) if spec.layout else ("NCHW", "NHWC"):
+        values = samples.inputs(rows, layout)
+        if values.shape[1:] == wanted:
+            return values
     if values.ndim == 4:
         for order in ((0, 2, 3, 1), (0, 3, 1, 2)):
             if tuple(values.shape[axis] for axis in order[1:]) == wanted and samples.array.dtype != np.uint8:

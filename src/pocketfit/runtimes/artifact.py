@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 import zlib
@@ -11,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pocketfit.core.artifact import Artifact
-from pocketfit.core.plan import Plan
+from pocketfit.core.plan import ExportSettings, Plan
 
 CHUNK_BYTES = 1 << 20
+NOTES = ".notes.json"
 
 
 def artifact_of(path: Path, plan: Plan, runtime: str, notes: Sequence[str] = ()) -> Artifact:
@@ -27,6 +29,32 @@ def artifact_of(path: Path, plan: Plan, runtime: str, notes: Sequence[str] = ())
             download_bytes += len(deflate.compress(chunk))
     download_bytes += len(deflate.flush())
     return Artifact(str(path), digest.hexdigest(), size_bytes, download_bytes, runtime, plan, tuple(notes))
+
+
+def not_smaller(path: Path, float_file: Path, settings: ExportSettings) -> list[str]:
+    """A sentence where a file of another precision is no smaller than the float32 file of the same network."""
+    size_bytes, float_bytes = path.stat().st_size, float_file.stat().st_size
+    if settings.precision == "float32" or size_bytes < float_bytes:
+        return []
+    return [
+        f"This file ({size_bytes:,} bytes) is no smaller than the float32 file ({float_bytes:,} bytes): the network "
+        "has too few weights for what their scales and conversions take"
+    ]
+
+
+def keep_notes(float_file: Path, notes: Sequence[str]) -> None:
+    """Note beside a float file in the work folder what became of the network on the way to it."""
+    float_file.with_suffix(NOTES).write_text(json.dumps(list(notes)), encoding="utf-8")
+
+
+def kept_notes(float_file: Path) -> list[str]:
+    """What `keep_notes` has noted of a float file; [] where nothing is, or something that isn't sentences."""
+    path = float_file.with_suffix(NOTES)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    except ValueError:
+        return []
+    return [note for note in found if isinstance(note, str)] if isinstance(found, list) else []
 
 
 @contextmanager

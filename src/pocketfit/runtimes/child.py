@@ -1,21 +1,18 @@
-"""Run a function in a fresh Python process, with a time and a memory limit.
+"""Run a function in a Python process of its own, with a time and a memory limit.
 
 Converters, quantizers and runtimes crash, leak and print. Whatever happens in the child ends up here as a result, as
-one of our own errors, or as ExportFailed with the last lines that the child printed.
+one of our own errors, or as ExportFailed with the last lines that the child printed. The process is a fresh one, or,
+where a server is named, a fork of one that has loaded what the function needs (forkserver.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import importlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +21,13 @@ import psutil
 
 from pocketfit.core import errors
 from pocketfit.core.scratch import temporary_folder
+from pocketfit.runtimes import forkserver
+from pocketfit.runtimes.job import LOG
 
 LOG_LINES = 30
 POLL_S = 0.05
+KILLED_S = 60.0  # the kernel may have much memory to take back
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # what lies in the current directory does not stand in for a package
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def call(
@@ -38,29 +37,28 @@ def call(
     timeout_s: float = 900.0,
     memory_bytes: int = 12 * 2**30,
     environment: Mapping[str, str] | None = None,
+    server: str = "",
+    start_server: bool = True,
 ) -> Any:
     """Call `target` ("package.module:function") with `payload` in a child process and return what it returns.
 
     Both travel as JSON. `memory_bytes` limits the resident memory of the child. Errors of pocketfit's own tree that
     the function raises are raised here again; any other end of the child is ExportFailed, with the log's tail.
+
+    server        "package.module:function" that loads what `target` needs: the child is a fork of a process that has
+                  called it. "": a fresh process, for whatever is timed or whose memory is measured
+    start_server  False for a job that is quicker in a fresh process than the server is loaded: it takes a fork of one
+                  that is there
     """
     with temporary_folder() as folder:
-        result_path, log_path = Path(folder, "result.json"), Path(folder, "log")
+        result_path, log_path = Path(folder, "result.json"), Path(folder, LOG)
         Path(folder, "payload.json").write_text(json.dumps(payload))
-        with log_path.open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "pocketfit.runtimes.child", target, folder, str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={
-                    **os.environ,
-                    **SAFE_PATH,
-                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                    **(environment or {}),
-                },
-                start_new_session=True,
-            )
+        whole = _whole(environment)
+        process: subprocess.Popen[bytes] | forkserver.Forked | None = None
+        if server:
+            process = forkserver.fork(server, target, folder, whole, may_start=start_server)
+        if process is None:
+            process = _fresh(target, folder, whole)
         try:
             reason = _wait(process, timeout_s, memory_bytes)
         finally:
@@ -81,7 +79,30 @@ def call(
     raise errors.ExportFailed(f"{_name(target)} failed: {result['message']}", tail)
 
 
-def _wait(process: subprocess.Popen[bytes], timeout_s: float, memory_bytes: int) -> str:
+def prepare(server: str, environment: Mapping[str, str]) -> None:
+    """Have a server loading for a `call` that comes soon."""
+    forkserver.start(server, _whole(environment))
+
+
+def _whole(environment: Mapping[str, str] | None) -> dict[str, str]:
+    """The variables of a child: ours, our sys.path, and what is set for it."""
+    path = os.pathsep.join(filter(None, sys.path))
+    return {**os.environ, **SAFE_PATH, "PYTHONPATH": path, **(environment or {})}
+
+
+def _fresh(target: str, folder: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    with Path(folder, LOG).open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pocketfit.runtimes.job", target, folder, str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def _wait(process: subprocess.Popen[bytes] | forkserver.Forked, timeout_s: float, memory_bytes: int) -> str:
     """ "" when the child ended by itself, else why it was ended."""
     deadline = time.monotonic() + timeout_s
     handle: psutil.Process | None = None
@@ -99,41 +120,11 @@ def _wait(process: subprocess.Popen[bytes], timeout_s: float, memory_bytes: int)
                 return f"was stopped at {memory_bytes / 1e9:.1f} GB of memory, its limit"
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes] | forkserver.Forked) -> None:
     if process.poll() is None:
         process.kill()
-        process.wait()
+        process.wait(KILLED_S)
 
 
 def _name(target: str) -> str:
     return f"The step {target.removeprefix('pocketfit.').replace(':', '.')}"
-
-
-def main(target: str, folder: str) -> None:
-    """The child's side: call the function, write its result beside the payload."""
-    payload = json.loads(Path(folder, "payload.json").read_text())
-    module, function = target.split(":")
-    try:
-        result: dict[str, Any] = {"value": getattr(importlib.import_module(module), function)(**payload)}
-    except Exception as error:  # every failure must reach the parent as data
-        traceback.print_exc()
-        result = {"type": type(error).__name__, "message": str(error) or type(error).__name__}
-    partial = Path(folder, "result.partial")
-    partial.write_text(json.dumps(result))
-    partial.replace(Path(folder, "result.json"))
-
-
-def _die_with(parent: int) -> None:
-    """Where the parent is killed, the child must not go on: the run that takes over would be timed beside it.
-
-    Linux only; elsewhere an orphan works on to its end.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call
-            os._exit(1)
-
-
-if __name__ == "__main__":
-    _die_with(int(sys.argv[3]))
-    main(sys.argv[1], sys.argv[2])

@@ -33,6 +33,7 @@ def ranges_for(
     *,
     fingerprints: str,
     environment: Mapping[str, str] | None = None,
+    server: str = "",
 ) -> Ranges:
     """`model.learned["ranges"]`, or those that batch norms remember where the settings want them, by tensor of the
     float file `source`; {} where nothing was learned.
@@ -60,6 +61,8 @@ def ranges_for(
             fingerprints,
             {"source": str(source), "samples": str(data), "target": str(target)},
             environment=environment,
+            server=server,
+            start_server=False,
         )
         theirs: dict[str, list[float]] = json.loads(target.read_text())
     found: Ranges = {}

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pocketfit.core.artifact import Artifact, Contents, OpCost
-from pocketfit.core.errors import PocketfitError, UserError
+from pocketfit.core.errors import ExportFailed, PocketfitError, UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
 from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.runtimes import child, litert_file, litert_verify, ranges, require
-from pocketfit.runtimes.artifact import artifact_of, whole_or_not
+from pocketfit.runtimes import child, litert_blame, litert_file, litert_verify, litert_write, ranges, require
+from pocketfit.runtimes.artifact import artifact_of, keep_notes, kept_notes, not_smaller, whole_or_not
 from pocketfit.runtimes.learned import ranges_for
 from pocketfit.runtimes.litert_session import LiteRTSession
 
@@ -28,6 +28,7 @@ EXTENSION = ".tflite"
 ACCEPTS = ("torch",)
 HOW = "measured"
 
+SERVER = "pocketfit.runtimes.litert_convert:preload"
 CHILD_ENVIRONMENT = {  # the same file each time: no order of sets by hash, one thread
     "PYTHONHASHSEED": "0",
     "OMP_NUM_THREADS": "1",
@@ -69,21 +70,22 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
     for package in ("ai_edge_litert", "ai_edge_quantizer", "litert_torch"):
         if importlib.util.find_spec(package) is None:
             require(package, EXTRA)
-    base = _float_file(model, settings.layout or "NHWC", work)
+    base, notes = _float_file(model, settings.layout or "NHWC", work)
     litert_verify.check_names(litert_file.inspect(base), settings)
     with whole_or_not(path) as partial:
         if settings.precision == "float32":
-            shutil.copyfile(base, partial)
-            notes: list[str] = []
+            litert_write.share_constants(base, partial)
         else:
             static = calibration if settings.precision == "int8" else None
-            _quantize(base, partial, settings, _ranges(model, base, settings, static, work) if static else {})
+            found = _ranges(model, base, settings, static, work) if static else {}
+            notes += _quantize(base, partial, settings, found)
             file = litert_file.read(partial)
             contents = litert_file.contents(file)
-            notes = [
+            notes += [
                 *litert_verify.verify(contents, settings),
                 *litert_verify.conversions(file, settings),
                 *litert_verify.slow_kernels(contents, settings),
+                *not_smaller(partial, base, settings),
             ]
     return artifact_of(path, plan, NAME, notes)
 
@@ -124,26 +126,33 @@ def probe() -> RuntimeInfo:
     return RuntimeInfo(NAME, ok, version, detail, ("XNNPACK",), versions)
 
 
-def _float_file(model: Model, layout: str, work: Path) -> Path:
-    """`<work>/<model.key>-<layout>.tflite`, made if it is not there."""
-    from pocketfit.runtimes.traced import traced
+def _float_file(model: Model, layout: str, work: Path) -> tuple[Path, list[str]]:
+    """`<work>/<model.key>-<layout>.tflite`, made if it is not there, and sentences on what became of the network."""
+    from pocketfit.runtimes.traced import notes_of, traced
 
     base = work / f"{model.key}-{layout.lower()}{EXTENSION}"
     if not base.exists():
-        source = traced(model, work)
+        child.prepare(SERVER, CHILD_ENVIRONMENT)  # it loads while we trace
+        payload: dict[str, Any] = {
+            "source": str(traced(model, work)),
+            "inputs": [t.to_json() for t in model.signature.inputs],
+            "outputs": [t.to_json() for t in model.signature.outputs],
+            "layout": layout,
+        }
         with whole_or_not(base) as partial:
-            child.call(
-                "pocketfit.runtimes.litert_convert:convert",
-                {
-                    "source": str(source),
-                    "target": str(partial),
-                    "inputs": [t.to_json() for t in model.signature.inputs],
-                    "outputs": [t.to_json() for t in model.signature.outputs],
-                    "layout": layout,
-                },
-                environment=CHILD_ENVIRONMENT,
-            )
-    return base
+            keep_notes(base, [*notes_of(Path(payload["source"])), *_converted({**payload, "target": str(partial)})])
+    return base, kept_notes(base)
+
+
+def _converted(payload: dict[str, Any]) -> list[str]:
+    """litert_convert.convert in a child; where the converter fails or dies, ExportFailed with the layer's name."""
+    where: dict[str, Any] = {"environment": CHILD_ENVIRONMENT, "server": SERVER}
+    try:
+        return list(child.call("pocketfit.runtimes.litert_convert:convert", payload, **where))
+    except ExportFailed as error:
+        if not litert_blame.unexplained(error):
+            raise
+        raise litert_blame.explained(error, Path(payload["source"]), payload["layout"], where) from error
 
 
 def _ranges(model: Model, base: Path, settings: ExportSettings, samples: Samples, work: Path) -> ranges.Ranges:
@@ -167,15 +176,17 @@ def _ranges(model: Model, base: Path, settings: ExportSettings, samples: Samples
             samples,
             fingerprints="pocketfit.runtimes.litert_quantize:fingerprints",
             environment=CHILD_ENVIRONMENT,
+            server=SERVER,
         ),
         environment=CHILD_ENVIRONMENT,
+        server=SERVER,
     )
 
 
-def _quantize(base: Path, target: Path, settings: ExportSettings, found: ranges.Ranges) -> None:
+def _quantize(base: Path, target: Path, settings: ExportSettings, found: ranges.Ranges) -> list[str]:
     file, grid = litert_file.read(base), settings.grid
     ops = litert_file.contents(file).ops
-    child.call(
+    made: list[str] = child.call(
         "pocketfit.runtimes.litert_quantize:quantize",
         {
             "source": str(base),
@@ -192,7 +203,10 @@ def _quantize(base: Path, target: Path, settings: ExportSettings, found: ranges.
             "ranges": found,
         },
         environment=CHILD_ENVIRONMENT,
+        server=SERVER,
+        start_server=False,
     )
+    return made
 
 
 def _try_out() -> tuple[bool, str]:

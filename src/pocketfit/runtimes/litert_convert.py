@@ -7,6 +7,8 @@ layer is found by its constants: with batch norms folded, a layer's weight is in
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,19 +16,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfit.core.errors import ExportFailed
+from pocketfit.core.errors import CannotRunHere, ExportFailed
+from pocketfit.core.signature import TensorSpec
+from pocketfit.runtimes import agreement
 from pocketfit.runtimes.litert_file import LAYERED, TfliteFile, ints, read, text
-from pocketfit.runtimes.litert_write import serialize
+from pocketfit.runtimes.litert_session import LiteRTSession
+from pocketfit.runtimes.litert_write import annotate, serialize
 
 Weights = dict[str, NDArray[np.float32]]
-# The largest difference allowed between torch and LiteRT, in parts of the largest output: they sum in different
-# orders, which costs about 1e-6 a layer.
-TOLERANCE = 1e-3
 KEPT_METADATA = ("min_runtime_version",)
+NOT_CONVERTED = "litert-torch could not convert the network"
+ROW_BY_ROW = (
+    "The file is right for one sample at a time only: pocketfit runs the samples of a batch one after the other"
+)
 
 
-def convert(source: str, target: str, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], layout: str) -> None:
-    """A traced network (.pt2) -> the float32 .tflite at batch 1, tensors and signature named as in the network.
+def preload() -> None:
+    """What the children of a fork server find loaded (forkserver.py): nothing that starts a thread."""
+    for name in ("litert_torch", "ai_edge_quantizer.quantizer", "ai_edge_litert.interpreter"):
+        importlib.import_module(name)
+    import torch
+
+    from pocketfit.runtimes import litert_quantize  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def convert(
+    source: str, target: str, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], layout: str
+) -> list[str]:
+    """A traced network (.pt2) -> the float32 .tflite at batch 1, tensors and signature named as in the network;
+    -> sentences on what became of it.
 
     inputs, outputs: TensorSpec.to_json() of the network's signature. `layout` "NHWC" turns the picture inputs and
     outputs to channels-last, which spares the runtime a transpose; "NCHW" leaves them.
@@ -34,45 +54,83 @@ def convert(source: str, target: str, inputs: list[dict[str, Any]], outputs: lis
     import litert_torch
     import torch
 
+    from pocketfit.runtimes import litert_rewrite
+
     program = torch.export.load(source)
+    given, wanted = [TensorSpec.from_json(s) for s in inputs], [TensorSpec.from_json(s) for s in outputs]
     network: Any = program.module()
-    turned = [[i for i, spec in enumerate(side) if _is_picture(spec)] for side in (inputs, outputs)]
-    if layout == "NHWC" and any(turned):
+    notes = litert_rewrite.apply(network)
+    turned = [[i for i, spec in enumerate(side) if layout == "NHWC" and _is_picture(spec)] for side in (given, wanted)]
+    if any(turned):
         network = litert_torch.to_channel_last_io(network, args=turned[0], outputs=turned[1])
-    examples = []
-    for spec in inputs:
-        shape = [1 if size is None else size for size in spec["shape"]]
-        if layout == "NHWC" and _is_picture(spec):
-            shape = [shape[0], *shape[2:], shape[1]]
-        examples.append(torch.zeros(shape, dtype=getattr(torch, spec["dtype"])))
-    with torch.no_grad():
-        litert_torch.convert(network, tuple(examples)).export(target)
-    _check_against_torch(network, examples, target)
+    examples = [torch.zeros(_as_fed(spec, spec.with_batch(1), layout), dtype=_dtype(spec)) for spec in given]
+    try:
+        with torch.no_grad():
+            litert_torch.convert(network, tuple(examples)).export(target)
+    except Exception as error:  # the converter's errors are as many as its operators
+        raise ExportFailed(f"{NOT_CONVERTED}: {shortened(error)}") from error
+    try:
+        LiteRTSession(Path(target), 1).close()
+    except CannotRunHere as error:
+        raise ExportFailed(f"{NOT_CONVERTED} to operators that LiteRT runs: {shortened(error)}") from error
     weights, order = _weights_of(program)
-    rename(Path(target), weights, order, [s["name"] for s in inputs], [s["name"] for s in outputs])
+    rename(Path(target), weights, order, [s.name for s in given], [s.name for s in wanted])
+    about = {"layout": layout if turned[0] else "NCHW" if any(map(_is_picture, given)) else ""}
+    if not _right_for_any_batch(program.module(), Path(target), given, wanted, layout):
+        about["batch"] = "1"
+        notes.append(ROW_BY_ROW)
+    annotate(Path(target), about)
+    return notes
 
 
-def _check_against_torch(network: Any, examples: list[Any], target: str) -> None:
-    """Both answer the same noise alike, or ExportFailed: litert-torch has been seen to mix weights up silently."""
+def _right_for_any_batch(
+    network: Any, target: Path, inputs: list[TensorSpec], outputs: list[TensorSpec], layout: str
+) -> bool:
+    """See agreement.any_batch: litert-torch has been seen to mix weights up silently, and to write batch sizes down."""
+    session = LiteRTSession(target, 1)
+
+    def run(arrays: agreement.Arrays) -> agreement.Arrays:
+        fed = {
+            spec.name: np.ascontiguousarray(_moved(values, spec, layout))
+            for spec, values in zip(inputs, arrays, strict=True)
+        }
+        found = session.run(fed)
+        return [_moved(found[spec.name], spec, layout, back=True) for spec in outputs]
+
+    return agreement.any_batch(network, run, inputs, [spec.name for spec in outputs], "The .tflite")
+
+
+def _moved(values: NDArray[np.generic], spec: TensorSpec, layout: str, *, back: bool = False) -> NDArray[np.generic]:
+    if layout != "NHWC" or not _is_picture(spec):
+        return values
+    return values.transpose(0, 3, 1, 2) if back else values.transpose(0, 2, 3, 1)
+
+
+def _as_fed(spec: TensorSpec, shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    return (shape[0], *shape[2:], shape[1]) if layout == "NHWC" and _is_picture(spec) else shape
+
+
+def _dtype(spec: TensorSpec) -> Any:
     import torch
-    from ai_edge_litert.interpreter import Interpreter
 
-    generator = torch.Generator().manual_seed(0)
-    given = [torch.randn(e.shape, generator=generator) if e.is_floating_point() else e for e in examples]
-    with torch.no_grad():
-        wanted = network(*given)
-    first = (wanted[0] if isinstance(wanted, tuple | list) else wanted).numpy()
-    session = Interpreter(model_path=target)
-    (signature,) = session.get_signature_list().values()  # its names end in the number of the argument
-    feed = {name: values.numpy() for name, values in zip(sorted(signature["inputs"]), given, strict=True)}
-    found = session.get_signature_runner()(**feed)[min(signature["outputs"])]
-    worst = float(np.abs(found - first).max() / max(float(np.abs(first).max()), 1e-6))
-    if not worst <= TOLERANCE:
-        raise ExportFailed(f"The .tflite answers differently from the torch network: off by {worst:.2g} of its range")
+    return getattr(torch, spec.dtype)
 
 
-def _is_picture(spec: dict[str, Any]) -> bool:
-    return len(spec["shape"]) == 4 and spec["layout"] in ("NCHW", "")
+def shortened(error: BaseException) -> str:
+    """The line of a converter's error that says what is wrong, without its pages of MLIR.
+
+    >>> shortened(ValueError("Failed to run converter passes: <eval>.4:20:0: error: failed to legalize 'mhlo.sort': x"))
+    "failed to legalize 'mhlo.sort'"
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    telling = [line for line in lines if not line.endswith(":")] or lines
+    line = next((line for line in telling if "error: " in line), telling[0]).split("error: ", maxsplit=1)[-1]
+    found = re.match(r"(failed to legalize(?: operation)? '[^']*')", line)
+    return (found[1] if found else line)[:200]
+
+
+def _is_picture(spec: TensorSpec) -> bool:
+    return len(spec.shape) == 4 and spec.layout in ("NCHW", "")
 
 
 def _weights_of(program: Any) -> tuple[Weights, list[str]]:
@@ -108,6 +166,9 @@ def match_layers(file: TfliteFile, weights: Weights, order: list[str]) -> dict[i
         stored = _file_matrix(file, op, weight)
         for alike in (_close, _proportional):
             found = tuple(name for name in order if any(alike(m, stored) for m in matrices[name]))
+            if not found and file.op_type(op) == "TRANSPOSE_CONV":
+                inputs = file.shape(weight)[-1]
+                found = tuple(n for n in order if any(alike(m, stored) for m in _blocks(weights[n], inputs)))
             if found:
                 candidates[index] = found
                 break
@@ -133,6 +194,14 @@ def _torch_matrices(weight: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     forward = np.moveaxis(weight, 1, -1)
     transposed = np.moveaxis(weight, 0, -1)
     return [m.reshape(m.shape[0], -1) for m in (forward, transposed)]
+
+
+def _blocks(weight: NDArray[np.float32], inputs: int) -> list[NDArray[np.float32]]:
+    """Those of each group of a transposed convolution [I, O / groups, kh, kw], which has become an operator."""
+    if weight.ndim != 4 or len(weight) <= inputs or len(weight) % inputs:
+        return []
+    parts = np.split(weight, len(weight) // inputs)
+    return [np.moveaxis(part, 0, -1).reshape(part.shape[1], -1) for part in parts]
 
 
 def _file_matrix(file: TfliteFile, op: Any, weight: int) -> NDArray[np.float32]:

@@ -37,6 +37,7 @@ DTYPES = {  # names in the schema's TensorType -> numpy; int4 has no numpy form
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "CONV_3D")  # input 1 is the weight
 LAYERED = (*WEIGHTED, "BATCH_MATMUL")  # what a layer of the network with weights becomes
 SHAPE_DTYPES = ("int32", "int64", "bool", "string")  # constants that are axes, shapes or biases, never weights
+OWN_METADATA = "pocketfit."  # see litert_write.annotate
 CASTS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 
 
@@ -89,6 +90,19 @@ class TfliteFile:
         if raw is None or kind is None:
             return None
         return np.frombuffer(raw.tobytes(), kind).reshape(self.shape(index))
+
+    @cached_property
+    def notes(self) -> dict[str, str]:
+        """What litert_write.annotate has noted in the file: {"layout": "NHWC"}."""
+        found = {}
+        for item in self.model.metadata or ():
+            if text(item.name).startswith(OWN_METADATA):
+                buffer = self.model.buffers[item.buffer]
+                raw = b"" if buffer.data is None else np.asarray(buffer.data, np.uint8).tobytes()
+                if buffer.offset > 1:
+                    raw = self.data[buffer.offset : buffer.offset + buffer.size]
+                found[text(item.name).removeprefix(OWN_METADATA)] = raw.decode(errors="replace")
+        return found
 
     @cached_property
     def stored(self) -> dict[int, int]:
@@ -231,11 +245,14 @@ def _inputs_and_outputs(file: TfliteFile) -> tuple[tuple[FileTensor, ...], tuple
 
 
 def _layout(file: TfliteFile, index: int) -> str:
-    """Of a picture input: "NCHW" when a TRANSPOSE to channels-last is the first thing that happens to it, "NHWC" when a
-    convolution or pooling reads it; else by which axis is as short as a channel axis; "" when it is no picture."""
+    """Of a picture input: as noted in the file; of other tools' files, "NCHW" when a TRANSPOSE to channels-last is the
+    first thing that happens to it, "NHWC" when one from there, or when a convolution or pooling reads it; else by which
+    axis is as short as a channel axis; "" when it is no picture."""
     shape = file.shape(index)
     if len(shape) != 4:
         return ""
+    if "layout" in file.notes:
+        return file.notes["layout"]
     reached = {index}
     for op in file.graph.operators:
         if len(op.inputs) == 0 or int(op.inputs[0]) not in reached:
@@ -243,7 +260,8 @@ def _layout(file: TfliteFile, index: int) -> str:
         kind = file.op_type(op)
         if kind == "TRANSPOSE":
             order = file.constant(int(op.inputs[1]))
-            return "NCHW" if order is not None and order.tolist() == [0, 2, 3, 1] else ""
+            known = {(0, 2, 3, 1): "NCHW", (0, 3, 1, 2): "NHWC"}
+            return "" if order is None else known.get(tuple(order.tolist()), "")
         if kind in WEIGHTED or kind.endswith("POOL_2D"):
             return "NHWC"
         reached.update(ints(op.outputs))

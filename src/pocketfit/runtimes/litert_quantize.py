@@ -19,11 +19,14 @@ from pocketfit.core.cpus import usable
 from pocketfit.core.errors import ExportFailed
 from pocketfit.numerics import affine
 from pocketfit.numerics import ranges as numerics
-from pocketfit.runtimes import litert_write
+from pocketfit.runtimes import agreement, litert_write
 from pocketfit.runtimes.litert_file import TfliteFile, ints, pack_int4, read, text
+from pocketfit.runtimes.litert_session import LiteRTSession
 
 Limits = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]  # by tensor: minimum and maximum of each sample
-WITH_BIAS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+MOVING = ("PADV2", "PAD", "TRANSPOSE", "RESHAPE", "SLICE", "STRIDED_SLICE")
+# Operators with a bias: which inputs are the data and the bias; the weight is input 1.
+WITH_BIAS = {"CONV_2D": (0, 2), "DEPTHWISE_CONV_2D": (0, 2), "FULLY_CONNECTED": (0, 2), "TRANSPOSE_CONV": (2, 3)}
 # How large a bias may be: its channel's sum of products comes on top, in 32 bits; XNNPACK's kernels for 4-bit weights
 # sum up 16 times both.
 LARGEST_BIAS = {"int8": 2**30, "int4": 2**26}
@@ -88,7 +91,9 @@ def _limits(file: TfliteFile, rows: list[dict[str, NDArray[np.float32]]]) -> Lim
     )
     signature = text(file.model.signatureDefs[0].signatureKey)
     observer.calibrate({signature: rows}, recipe_manager.RecipeManager())
-    return {name: (found["min"], found["max"]) for name, found in observer.get_model_qsvs().items()}
+    floats = {file.name(index) for index in range(len(file.graph.tensors)) if file.dtype(index) == "float32"}
+    seen = observer.get_model_qsvs()
+    return {name: (found["min"], found["max"]) for name, found in seen.items() if name in floats}
 
 
 def _tensors(file: TfliteFile, rows: list[dict[str, NDArray[np.float32]]]) -> Iterator[dict[str, NDArray[np.float32]]]:
@@ -114,12 +119,12 @@ def _tensors(file: TfliteFile, rows: list[dict[str, NDArray[np.float32]]]) -> It
 
 def padded_with_infinity(file: TfliteFile, found: dict[str, numerics.Summary]) -> dict[str, numerics.Summary]:
     """Padding with minus infinity, for max pooling, makes a range that has no scale: such a padding keeps the range of
-    what it pads, in which its constant becomes the lowest integer."""
+    what it pads, in which its constant becomes the lowest integer; so does what only moves it (a transpose)."""
     repaired = dict(found)
     for op in file.graph.operators:
-        name = file.name(int(op.outputs[0]))
-        if file.op_type(op) == "PADV2" and name in repaired and not repaired[name].usable:
-            repaired[name] = repaired[file.name(int(op.inputs[0]))]
+        name, source = file.name(int(op.outputs[0])), file.name(int(op.inputs[0]))
+        if file.op_type(op) in MOVING and name in repaired and not repaired[name].usable and source in repaired:
+            repaired[name] = repaired[source]
     return repaired
 
 
@@ -133,8 +138,8 @@ def quantize(
     narrow: list[str],
     io: str,
     ranges: dict[str, list[float]],
-) -> None:
-    """The float32 file -> the deployed file of another precision.
+) -> list[str]:
+    """The float32 file -> the deployed file of another precision; -> sentences on it.
 
     activation_bits  8 or 16 of static quantization, None where activations stay in float
     kept             output tensors of the operators that stay in float32
@@ -148,14 +153,49 @@ def quantize(
     _set_recipe(tool, precision, activation_bits, kept, narrow)
     if precision == "int8":
         _set_ends(tool, io)
-    statistics = {name: {"min": np.array([low]), "max": np.array([high])} for name, (low, high) in ranges.items()}
+    statistics = _statistics(read(Path(source)), ranges)
     result = tool.quantize(statistics or None, enable_progress_report=False, enable_progress_bar=False)
     Path(target).write_bytes(bytes(result.quantized_model))
-    file = read(Path(target))
-    keep_biases(read(Path(source)), file)
+    before, file = read(Path(source)), read(Path(target))
+    keep_biases(before, file)
+    check_scales(file)
     litert_write.pointwise_as_fully_connected(file)
     Path(target).write_bytes(litert_write.compact(file))
     _check_runs(source, target, FLOAT16_SQNR_DB if precision == "float16" else None)
+    if before.notes.get("batch") == "1" or precision not in agreement.ROW_TOLERANCE or _same_rows(target, precision):
+        return []
+    litert_write.annotate(Path(target), before.notes | {"batch": "1"})
+    return [agreement.ROW_BY_ROW]
+
+
+def check_scales(file: TfliteFile) -> None:
+    """ExportFailed, with the tensor's name, for a scale that is 0, not finite or too small to be multiplied by."""
+    for index in range(len(file.graph.tensors)):
+        stated = file.quantization(index)
+        if stated is not None and not all(np.finfo(np.float32).tiny <= scale < np.inf for scale in stated.scales):
+            raise ExportFailed(
+                f"The tensor '{file.name(index)}' got a scale of {min(stated.scales):g}, which no kernel can use"
+            )
+
+
+def _same_rows(target: str, precision: str) -> bool:
+    session = LiteRTSession(Path(target), 1)
+
+    def run(arrays: agreement.Arrays) -> agreement.Arrays:
+        found = session.run({spec.name: a for spec, a in zip(session.signature.inputs, arrays, strict=True)})
+        return [found[spec.name] for spec in session.signature.outputs]
+
+    return agreement.same_rows(run, session.signature.inputs, agreement.ROW_TOLERANCE[precision])
+
+
+def _statistics(file: TfliteFile, ranges: dict[str, list[float]]) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Ranges as ai-edge-quantizer takes them: with as many dimensions as the tensor, by which it tells what a constant
+    beside it in a concatenation is divided by."""
+    ranks = {file.name(index): len(file.shape(index)) for index in range(len(file.graph.tensors))}
+    return {
+        name: {"min": np.full((1,) * ranks.get(name, 1), low), "max": np.full((1,) * ranks.get(name, 1), high)}
+        for name, (low, high) in ranges.items()
+    }
 
 
 def _set_recipe(tool: Any, precision: str, activation_bits: int | None, kept: list[str], narrow: list[str]) -> None:
@@ -225,7 +265,7 @@ def keep_biases(source: TfliteFile, file: TfliteFile) -> int:
     originals = {source.name(int(op.outputs[0])): op for op in source.graph.operators}
     users: dict[int, list[tuple[Any, Any]]] = {}  # by weight: operators here and in the float file
     for op in file.graph.operators:
-        third = int(op.inputs[2]) if len(op.inputs) > 2 and file.op_type(op) in WITH_BIAS else -1
+        third = _bias(file, op)
         if third in file.stored and file.dtype(third) in ("int32", "int64"):
             name = file.name(int(op.outputs[0]))
             if name not in originals:
@@ -238,7 +278,7 @@ def keep_biases(source: TfliteFile, file: TfliteFile) -> int:
             raise ExportFailed(f"The integer weight of '{file.name(int(pairs[0][0].outputs[0]))}' has no scale")
         scales, largest = np.array(stated.scales, np.float32), LARGEST_BIAS[file.dtype(weight)]
         steps = [_input_scale(file, op) for op, _ in pairs]
-        biases = [np.asarray(source.constant(int(original.inputs[2])), np.float64) for _, original in pairs]
+        biases = [np.asarray(source.constant(_bias(source, original)), np.float64) for _, original in pairs]
         needed = np.max([np.abs(b) / (step * largest) for b, step in zip(biases, steps, strict=True)], axis=0)
         if not (needed > scales).any():
             continue
@@ -249,13 +289,19 @@ def keep_biases(source: TfliteFile, file: TfliteFile) -> int:
         integers = affine.quantize(real, wider if axis is not None else wider[0], axis=axis)
         _store(file, weight, pack_int4(integers) if file.dtype(weight) == "int4" else integers, wider)
         for (op, _), bias, step in zip(pairs, biases, steps, strict=True):
-            index, each = int(op.inputs[2]), step * wider.astype(np.float64)
+            index, each = _bias(file, op), step * wider.astype(np.float64)
             _store(file, index, np.rint(bias / each).astype(file.dtype(index)), each.astype(np.float32))
     return changed
 
 
+def _bias(file: TfliteFile, op: Any) -> int:
+    """The tensor that is an operator's bias, -1 without one."""
+    _, place = WITH_BIAS.get(file.op_type(op), (0, len(op.inputs)))
+    return int(op.inputs[place]) if place < len(op.inputs) else -1
+
+
 def _input_scale(file: TfliteFile, op: Any) -> float:
-    stated = file.quantization(int(op.inputs[0]))
+    stated = file.quantization(int(op.inputs[WITH_BIAS[file.op_type(op)][0]]))
     if stated is None:
         raise ExportFailed(f"'{file.name(int(op.outputs[0]))}' has an integer bias, but its input has no scale")
     return stated.scales[0]

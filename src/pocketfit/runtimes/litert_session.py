@@ -24,15 +24,15 @@ class LiteRTSession:
     """A loaded .tflite; see core.runtime.Session.
 
     Files are written for one sample. A batch resizes the inputs; where the file fixes the batch inside (a reshape to a
-    constant shape), the rows are run one after the other.
+    constant shape), or is noted to be right for one row only, the rows are run one after the other.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
         if threads < 1:
             raise UserError(f"{threads} threads cannot run anything: give a whole number from 1")
-        contents = litert_file.inspect(path)
+        contents, notes = litert_file.inspect(path), litert_file.read(path).notes
         self._path, self._threads = path, threads
-        self._row_by_row = False
+        self._row_by_row = notes.get("batch") == "1"
         self._interpreter: Any = None
         self._open()
         self._batch = self._opened_batch = self._shapes()[0][0]

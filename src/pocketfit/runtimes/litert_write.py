@@ -8,11 +8,13 @@ constant that its operator names anyway has no name of its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pocketfit.runtimes.litert_file import LAYERED, TfliteFile, ints, layer_of
+from pocketfit.runtimes.litert_file import LAYERED, OWN_METADATA, TfliteFile, ints, layer_of, read, text
 
 ALIGNMENT = 16  # bytes, of Buffer.data: force_align in LiteRT's schema
 FULLY_CONNECTED_VERSION = 5  # of the operator: the first that keeps the number of dimensions
@@ -53,6 +55,30 @@ def serialize(model: Any, *, share: bool = False) -> bytes:
     builder = Builder()
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
+
+
+def annotate(path: Path, values: Mapping[str, str]) -> None:
+    """Note in a file, in place, what pocketfit's sessions need to know of it: metadata "pocketfit.<name>".
+
+    layout  of its picture input, "NHWC" or "NCHW"; "" for none
+    batch   "1" where it is right for one row at a time only
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    file = read(path)
+    model = file.model
+    model.metadata = [item for item in model.metadata or [] if not text(item.name).startswith(OWN_METADATA)]
+    for name, value in values.items():
+        model.buffers.append(schema.BufferT(data=np.frombuffer(value.encode(), np.uint8)))
+        model.metadata.append(schema.MetadataT(name=f"{OWN_METADATA}{name}", buffer=len(model.buffers) - 1))
+    path.write_bytes(serialize(model))
+
+
+def share_constants(source: Path, target: Path) -> None:
+    """Copy a file with each constant stored once: the converter writes a weight as often as it is used."""
+    file = read(source)
+    _share_buffers(file)
+    target.write_bytes(serialize(file.model, share=True))
 
 
 def compact(file: TfliteFile) -> bytes:

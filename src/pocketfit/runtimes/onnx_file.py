@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 LOOK_THROUGH = (DEQUANTIZE, "Cast", "Identity", "Transpose")
 ACTIVATIONS = ("Clip", "Relu", "LeakyRelu", "HardSigmoid", "HardSwish", "Sigmoid", "Tanh")
 CONVOLUTIONS = ("Conv", "ConvInteger", "QLinearConv", "FusedConv")
+# torch's names, after what ONNX Runtime's preparation and quantizer put around them
+WEIGHT_NAME = re.compile(r"(?:Conv\w+Fusion_W_)?(.+)\.weight(?:_[ih]h_l\d+)?(?:_quantized)?")
 Shape = tuple[int | None, ...]
 
 
@@ -50,11 +53,23 @@ def read_model(path: str | Path) -> ModelProto:
     return model
 
 
+def set_metadata(model: ModelProto, values: Mapping[str, str]) -> None:
+    """Add to what a file notes of itself, or change it; in the order of names."""
+    kept = metadata(model) | dict(values)
+    del model.metadata_props[:]
+    for key, value in sorted(kept.items()):
+        model.metadata_props.add(key=key, value=value)
+
+
+def metadata(model: ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
 def contents(path: str | Path) -> Contents:
     """What the file states of its inputs, outputs and operators; MACs are those of one sample."""
     model = read_model(path)
     graph = _Graph.of(model)
-    layout = {entry.key: entry.value for entry in model.metadata_props}.get("pocketfit.layout", "")
+    layout = metadata(model).get("pocketfit.layout", "")
     inputs = [value for value in model.graph.input if value.name not in graph.constants]
     return Contents(
         "onnx",
@@ -195,8 +210,18 @@ def _op(graph: _Graph, index: int, node: NodeProto) -> OpInfo:
         weight_shape=() if stored is None else tuple(stored.dims),
         weight_bytes=weight_bytes,
         macs=_macs(graph, node),
-        layer=weight.removesuffix("_quantized").removesuffix(".weight") if ".weight" in weight else "",
+        layer=layer_of(weight),
     )
+
+
+def layer_of(weight: str) -> str:
+    """The layer whose weight is called so, "" for another tensor.
+
+    >>> layer_of("features.0.weight"), layer_of("rnn.weight_ih_l0_quantized"), layer_of("val_7")
+    ('features.0', 'rnn', '')
+    """
+    found = WEIGHT_NAME.fullmatch(weight)
+    return found[1] if found else ""
 
 
 def _weight(graph: _Graph, node: NodeProto) -> str:

@@ -10,6 +10,7 @@ import platform
 import re
 import shutil
 import statistics
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.artifact import Artifact, Contents, OpCost, OpInfo, Quantization
-from pocketfit.core.device import u8s8_saturates
+from pocketfit.core.device import X86, u8s8_saturates
 from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
@@ -27,11 +28,12 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.runtimes import child, onnx_file, require
-from pocketfit.runtimes.artifact import artifact_of, whole_or_not
+from pocketfit.runtimes.artifact import artifact_of, keep_notes, kept_notes, not_smaller, whole_or_not
 from pocketfit.runtimes.learned import ranges_for
+from pocketfit.runtimes.onnxruntime_recurrent import RECURRENT
 from pocketfit.runtimes.probing import probe_by_export
 from pocketfit.runtimes.ranges import Ranges, activation_ranges, check_samples
-from pocketfit.runtimes.traced import traced
+from pocketfit.runtimes.traced import notes_of, traced
 
 NAME = "onnxruntime"
 EXTRA = "onnxruntime"
@@ -44,7 +46,17 @@ CPU_INFO = Path("/proc/cpuinfo")
 CONVERT = "pocketfit.runtimes.onnxruntime_convert"
 CALIBRATE = "pocketfit.runtimes.onnxruntime_calibrate"
 QUANTIZE = "pocketfit.runtimes.onnxruntime_quantize"
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger")
+SERVER = f"{CONVERT}:preload"
+CHILD_ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}  # the same file each time
+WEIGHTED = (
+    *("Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger"),
+    *(*RECURRENT, "DynamicQuantizeLSTM"),
+)
+# What moves or converts values computes nothing; a leaky ReLU is put in by onnxruntime_quantize.shield as well.
+UNCOUNTED = (
+    *("QuantizeLinear", "DequantizeLinear", "Cast", "Shape", "Concat", "Expand", "Slice", "Gather", "Reshape"),
+    *("Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "LeakyRelu"),
+)
 _DTYPES = {"float": "float32", "double": "float64"}
 
 
@@ -112,7 +124,8 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
             notes += check_samples(calibration, model.signature, settings)
         if settings.ranges != "batch-norm" and len(calibration) < settings.calibration:
             notes.append(f"Calibrated on {len(calibration)} samples, as there are no {settings.calibration}")
-    source = _float_file(model, work)
+    float_file, became = _float_file(model, work)
+    source, notes = float_file, notes + became
     if calibration is not None and settings.precision == "int8":
         source = _prepared_file(source)
         found = _ranges(model, source, calibration, settings, work)
@@ -120,34 +133,38 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
         if settings == ExportSettings(NAME) or settings == ExportSettings(NAME, layout="NCHW"):
             shutil.copyfile(source, partial)
         else:
-            child.call(
-                f"{QUANTIZE}:make",
-                {
-                    "source": str(source),
-                    "path": str(partial),
-                    "plan": Plan((), settings).to_json(),
-                    "layout": model.signature.inputs[0].layout,
-                    "ranges": found,
-                },
-            )
-        notes = read_back(onnx_file.contents(partial), settings) + notes
+            payload = {
+                "source": str(source),
+                "path": str(partial),
+                "plan": Plan((), settings).to_json(),
+                "about": onnx_file.metadata(onnx_file.read_model(float_file)),
+                "ranges": found,
+            }
+            notes += _call(f"{QUANTIZE}:make", payload)
+        contents = onnx_file.contents(partial)
+        notes = read_back(contents, settings) + notes
         if settings.precision == "int8":
+            notes += float_operators(contents, settings)
             notes += _fusion_notes(partial, folder, settings) + _saturation_notes(partial, settings)
+        notes += not_smaller(partial, float_file, settings)
     return artifact_of(path, plan, NAME, notes)
 
 
-def _float_file(model: Model, work: Path) -> Path:
-    """`<work>/<model.key>.onnx`, converted once."""
+def _float_file(model: Model, work: Path) -> tuple[Path, list[str]]:
+    """`<work>/<model.key>.onnx`, converted once, and sentences on what became of the network."""
     path = work / f"{model.key}.onnx"
     if not path.exists():
-        names = {
-            "input_names": [spec.name for spec in model.signature.inputs],
-            "output_names": [spec.name for spec in model.signature.outputs],
+        child.prepare(SERVER, CHILD_ENVIRONMENT)  # it loads while we trace
+        payload: dict[str, Any] = {
+            "traced": str(traced(model, work)),
+            "inputs": [spec.to_json() for spec in model.signature.inputs],
+            "outputs": [spec.to_json() for spec in model.signature.outputs],
         }
         with whole_or_not(path) as partial:
-            payload = {"traced": str(traced(model, work)), "path": str(partial), **names}
-            child.call(f"{CONVERT}:to_onnx", payload)
-    return path
+            payload["path"] = str(partial)
+            notes = child.call(f"{CONVERT}:to_onnx", payload, environment=CHILD_ENVIRONMENT, server=SERVER)
+            keep_notes(path, [*notes_of(Path(payload["traced"])), *notes])
+    return path, kept_notes(path)
 
 
 def _prepared_file(source: Path) -> Path:
@@ -155,7 +172,7 @@ def _prepared_file(source: Path) -> Path:
     path = source.with_suffix(f".prepared{EXTENSION}")
     if not path.exists():
         with whole_or_not(path) as partial:
-            child.call(f"{CALIBRATE}:prepare", {"source": str(source), "path": str(partial)})
+            _call(f"{CALIBRATE}:prepare", {"source": str(source), "path": str(partial)})
     return path
 
 
@@ -170,27 +187,50 @@ def _ranges(model: Model, source: Path, samples: Samples, settings: ExportSettin
         gather=f"{CALIBRATE}:gather",
         ends=[tensor.name for tensor in (*about.inputs, *about.outputs)],
         work=work,
-        learned=ranges_for(model, settings, source, given, samples, fingerprints=f"{CALIBRATE}:fingerprints"),
+        learned=ranges_for(
+            model,
+            settings,
+            source,
+            given,
+            samples,
+            fingerprints=f"{CALIBRATE}:fingerprints",
+            environment=CHILD_ENVIRONMENT,
+            server=SERVER,
+        ),
+        environment=CHILD_ENVIRONMENT,
+        server=SERVER,
     )
 
 
+def _call(target: str, payload: Mapping[str, Any]) -> Any:
+    """A job that is quick in itself: in a fork of the converter's server where that runs."""
+    return child.call(target, payload, environment=CHILD_ENVIRONMENT, server=SERVER, start_server=False)
+
+
 def _saturation_notes(path: Path, settings: ExportSettings) -> list[str]:
-    """A sentence where a U8S8 file with 8-bit weights is made on a machine that sums products in 16 bits."""
+    """A sentence where 8-bit weights of a U8S8 file can overflow, on whatever machine it is made: it goes to others."""
     if settings.activations != "uint8":
-        return []
-    text = CPU_INFO.read_text(errors="replace") if CPU_INFO.is_file() else ""
-    words = {word for line in text.splitlines() if line.startswith("flags") for word in line.split()}
-    if not u8s8_saturates(platform.machine(), words):
         return []
     pairs = onnx_file.saturating_pairs(path)
     some, of = sum(layer.saturating for layer in pairs), sum(layer.pairs for layer in pairs)
     if not some:
         return []
-    why = "has no VNNI" if text else "does not tell whether it has VNNI"
     return [
-        f"{some} of {of} pairs of weights can overflow 16 bits on this processor, which {why}: "
-        "weights of 7 bits (int7) or activations of int8 avoid that"
+        f"{some:,} of {of:,} pairs of weights ({some / of:.1%}) can overflow 16 bits on x86 processors without VNNI, "
+        f'which then answer wrongly ({_own_vnni()}): weights of 7 bits ("weights": "int7" in the plan\'s export, then '
+        "pocketfit apply) or activations of int8 avoid that"
     ]
+
+
+def _own_vnni() -> str:
+    """What this processor is in that respect."""
+    if platform.machine().lower() not in X86:
+        return "this one is no x86"
+    text = CPU_INFO.read_text(errors="replace") if CPU_INFO.is_file() else ""
+    words = {word for line in text.splitlines() if line.startswith("flags") for word in line.split()}
+    if not u8s8_saturates(platform.machine(), words):
+        return "this one has VNNI"
+    return "this one has none" if text else "this one does not tell"
 
 
 def read_back(contents: Contents, settings: ExportSettings) -> list[str]:
@@ -212,9 +252,30 @@ def read_back(contents: Contents, settings: ExportSettings) -> list[str]:
     return [f"{_count(other, 'layer')} stayed in {other[0].weight_dtype}: {_listed(other)}"] if other else []
 
 
+def float_operators(contents: Contents, settings: ExportSettings) -> list[str]:
+    """A sentence on the operators of a static int8 file that compute in float32, layers that were to do so apart."""
+    left = [op for op in contents.ops if op.compute_dtype == "float32" and op.type not in UNCOUNTED]
+    left = [op for op in left if op.layer not in settings.keep_float or not op.layer]
+    weighted = [op for op in left if op.type in WEIGHTED and op.weight_dtype not in ("", "float32")]
+    notes = []
+    if weighted:
+        notes.append(
+            f"ONNX Runtime has no integer kernel for {_kinds(weighted)}: with integer weights, these layers compute in "
+            f"float32: {_listed(weighted)}"
+        )
+    if others := [op for op in left if op.type not in WEIGHTED and op.type not in ("Mul", "Add", "Sub", "Div")]:
+        notes.append(f"Operators between the layers that stay in float32: {_kinds(others)}")
+    return notes
+
+
+def _kinds(ops: list[OpInfo]) -> str:
+    """ "2 LayerNormalization, 1 Softmax"."""
+    return ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(op.type for op in ops).items()))
+
+
 def _fusion_notes(path: Path, folder: str, settings: ExportSettings) -> list[str]:
     """A sentence where ONNX Runtime, on this machine, leaves convolutions in float that were quantized."""
-    found = child.call(f"{CONVERT}:unfused_convolutions", {"path": str(path), "folder": folder})
+    found = _call(f"{CONVERT}:unfused_convolutions", {"path": str(path), "folder": folder})
     contents, kernels = onnx_file.contents(path), onnx_file.op_of_kernel(path)
     ops = [contents.ops[kernels[name]] for name in found["float"] if name in kernels]
     left = [op for op in ops if op.layer not in settings.keep_float]
@@ -237,7 +298,7 @@ def _count(items: list[OpInfo], word: str) -> str:
 
 
 def _listed(ops: list[OpInfo], most: int = 5) -> str:
-    names = [op.layer or op.name for op in ops]
+    names = list(dict.fromkeys(op.layer or op.name for op in ops))
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -247,7 +308,8 @@ def inspect(path: Path) -> Contents:
 
 
 class OnnxSession:
-    """A loaded .onnx file on the CPU provider."""
+    """A loaded .onnx file on the CPU provider. A file that is noted to be right for one row only gets the rows of a
+    batch one after the other."""
 
     def __init__(self, session: Any) -> None:
         self._session: Any = session
@@ -256,6 +318,7 @@ class OnnxSession:
             tuple(_spec(value, about.get("pocketfit.layout", "")) for value in session.get_inputs()),
             tuple(_spec(value, None) for value in session.get_outputs()),
         )
+        self._row_by_row = about.get("pocketfit.batch") == "1"
         self.input_quantization = _stated(about, "input")
         self.output_quantization = _stated(about, "output")
 
@@ -263,6 +326,13 @@ class OnnxSession:
         """Arrays by name -> arrays by name. Raises UserError where a name, shape or dtype does not fit the file."""
         if self._session is None:
             raise UserError("This session has been closed")
+        rows = {len(value) for value in inputs.values() if value.ndim}
+        if self._row_by_row and len(rows) == 1 and (count := rows.pop()) > 1:
+            parts = [self._run({n: value[i : i + 1] for n, value in inputs.items()}) for i in range(count)]
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return self._run(inputs)
+
+    def _run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
         errors = require("onnxruntime", EXTRA).capi.onnxruntime_pybind11_state
         try:
             results = self._session.run(None, {name: np.ascontiguousarray(value) for name, value in inputs.items()})

@@ -12,20 +12,33 @@ from numpy.typing import NDArray
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.numerics.affine import quantize, symmetric_scale
+from pocketfit.runtimes import agreement, onnxruntime_recurrent
+from pocketfit.runtimes.onnx_file import DEQUANTIZE, QUANTIZE, layer_of, set_metadata
+from pocketfit.runtimes.onnxruntime_convert import BATCH, LAYOUT, runner, specs
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
+NORMS = ("InstanceNormalization", "LayerNormalization", "BatchNormalization")  # no integer kernels on CPUs
+DYNAMIC_ROWS = (
+    "ONNX Runtime sets the ranges of this file over all samples of a batch: pocketfit runs them one after the other, "
+    "as an app does"
+)
 INT4_OPSET = 21  # of ONNX: the first whose Cast takes int4
 
 
 def make(
-    source: str, path: str, plan: dict[str, Any], layout: str, *, ranges: Mapping[str, tuple[float, float]]
-) -> None:
-    """Turn the float32 file `source` into the file that the plan's export settings ask for.
+    source: str,
+    path: str,
+    plan: dict[str, Any],
+    about: Mapping[str, str],
+    *,
+    ranges: Mapping[str, tuple[float, float]],
+) -> list[str]:
+    """Turn the float32 file `source` into the file that the plan's export settings ask for; -> sentences on it.
 
     source   static int8: the prepared file (onnxruntime_calibrate.prepare)
-    layout   of the picture input in `source` ("NCHW", or "" where it is no picture)
+    about    what the float32 file notes of itself (LAYOUT, BATCH)
     ranges   static int8: of each float tensor of `source`
     """
     import onnx
@@ -37,31 +50,54 @@ def make(
     if wanted.precision == "float16":
         float16_weights(model, float_nodes)
     elif wanted.precision == "weight-only":
-        model = integer_weights(model, wanted)
+        model = integer_weights(model, wanted, weights_of(model))
     elif wanted.precision == "dynamic-int8":
-        model = _dynamic(source, path, float_nodes)
+        model = _dynamic(model, path, float_nodes)
     elif wanted.precision == "int8":
         model = _static(model, wanted, float_nodes, ranges)
         shield(model, float_nodes)
+    if wanted.precision in ("int8", "dynamic-int8"):
+        model = integer_weights(model, wanted, onnxruntime_recurrent.weights_of(model))
     if wanted.io != "float32":
         integer_ends(model)
-    if wanted.layout == "NHWC" and layout == "NCHW":
+    noted = dict(about)
+    if wanted.layout == "NHWC" and about.get(LAYOUT) == "NCHW":
         channels_last_input(model)
-        layout = "NHWC"
-    _set_metadata(model, {"pocketfit.layout": layout})
+        noted[LAYOUT] = "NHWC"
+    set_metadata(model, noted)
     model.producer_name, model.producer_version = "pocketfit", ""
     del model.graph.value_info[:]
     onnx.checker.check_model(model)
+    check_scales(model)
     onnx.save(model, path)
+    if about.get(BATCH) == "1" or wanted.precision not in agreement.ROW_TOLERANCE:
+        return []
+    if agreement.same_rows(runner(path), specs(path), agreement.ROW_TOLERANCE[wanted.precision]):
+        return []
+    set_metadata(model, {BATCH: "1"})
+    onnx.save(model, path)
+    return [DYNAMIC_ROWS if wanted.precision == "dynamic-int8" else agreement.ROW_BY_ROW]
+
+
+def check_scales(model: ModelProto) -> None:
+    """ExportFailed, with the tensor's name, for a scale that is 0, not finite or too small to be multiplied by."""
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in (QUANTIZE, DEQUANTIZE) and node.input[1] in constants:
+            scales = np.asarray(numpy_helper.to_array(constants[node.input[1]]), np.float64)
+            if not ((scales >= np.finfo(np.float32).tiny) & np.isfinite(scales)).all():
+                worst = float(scales.ravel()[np.argmin(scales)])
+                raise ExportFailed(f"The tensor '{node.input[0]}' got a scale of {worst:g}, which no kernel can use")
 
 
 def nodes_of_layers(model: ModelProto, layers: Sequence[str], wish: str = "stay in float32") -> list[str]:
     """Names of the nodes whose weight is "<layer>.weight"; a layer without one is UserError: it cannot `wish`."""
     users: dict[str, list[str]] = {}
     for node in model.graph.node:
-        for name in node.input:
-            if name.endswith(".weight"):
-                users.setdefault(name.removesuffix(".weight"), []).append(node.name)
+        for layer in dict.fromkeys(filter(None, map(layer_of, node.input))):
+            users.setdefault(layer, []).append(node.name)
     for layer in layers:
         if layer not in users:
             near = difflib.get_close_matches(layer, users, n=1)
@@ -102,8 +138,9 @@ def _put_in_front(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
     model.graph.node.extend(whole)
 
 
-def integer_weights(model: ModelProto, settings: ExportSettings) -> ModelProto:
-    """Store matrices and kernels as integers: weight [int8 or int4] -> Cast -> Mul(scale) -> Conv [float32].
+def integer_weights(model: ModelProto, settings: ExportSettings, weights: Mapping[str, tuple[int, bool]]) -> ModelProto:
+    """Store these weights (as `weights_of` gives them) as integers: weight [int8 or int4] -> Cast -> Mul(scale) ->
+    Conv [float32]; those that the settings leave in float stay as they are.
 
     ONNX Runtime carries out Cast and Mul while loading. A DequantizeLinear in their place it would keep, as half of a
     pair: on the pretrained MobileNetV2 that took twice the time of the float32 file, this takes the same.
@@ -113,12 +150,12 @@ def integer_weights(model: ModelProto, settings: ExportSettings) -> ModelProto:
 
     grid = settings.grid
     assert grid is not None
-    if settings.weights == "int4":
+    if settings.weights == "int4" and settings.precision == "weight-only":
         model = onnx.version_converter.convert_version(model, INT4_OPSET)
     graph, new = model.graph, []
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    for weight, (axis, depthwise) in weights_of(model).items():
-        bits = grid.bits(weight.removesuffix(".weight"), depthwise=depthwise)
+    for weight, (axis, depthwise) in weights.items():
+        bits = grid.bits(layer_of(weight), depthwise=depthwise)
         if bits is None:
             continue
         values = numpy_helper.to_array(constants[weight])
@@ -161,7 +198,7 @@ def weights_of(model: ModelProto) -> dict[str, tuple[int, bool]]:
             found[weight.name] = 1, numbers.get("group", 1) > 1 and weight.dims[1] == 1
         elif node.op_type in ("Gemm", "MatMul"):
             found[weight.name] = 0 if numbers.get("transB") else len(weight.dims) - 1, False
-    return found
+    return found | onnxruntime_recurrent.weights_of(model)
 
 
 def channel_scales(values: NDArray[np.float32], axis: int, bits: int) -> NDArray[np.float32]:
@@ -169,13 +206,37 @@ def channel_scales(values: NDArray[np.float32], axis: int, bits: int) -> NDArray
     return symmetric_scale(np.abs(values).max(axis=tuple(i for i in range(values.ndim) if i != axis)), bits)
 
 
-def _dynamic(source: str, path: str, float_nodes: Sequence[str]) -> ModelProto:
+def _dynamic(model: ModelProto, path: str, float_nodes: Sequence[str]) -> ModelProto:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    turn_shared_weights(model)
     # ONNX Runtime's CPU kernel of ConvInteger takes uint8 weights only.
-    quantize_dynamic(source, path, weight_type=QuantType.QUInt8, nodes_to_exclude=list(float_nodes))
+    quantize_dynamic(model, path, weight_type=QuantType.QUInt8, nodes_to_exclude=list(float_nodes))
     return onnx.load(path)
+
+
+def turn_shared_weights(model: ModelProto) -> None:
+    """Gemm(x, W, transB=1), twice with one W  ->  Gemm(x, transposed W), twice.
+
+    ONNX Runtime's quantizer (1.31) makes a MatMul of each and transposes W in place, every time: the second undoes the
+    first.
+    """
+    from onnx import numpy_helper
+
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    users: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            if name in stored:
+                users.setdefault(name, []).append(node)
+    for name, nodes in users.items():
+        turned = [[a for a in node.attribute if a.name == "transB" and a.i] for node in nodes]
+        if len(nodes) > 1 and all(n.op_type == "Gemm" and n.input[1] == name for n in nodes) and all(turned):
+            values = np.ascontiguousarray(numpy_helper.to_array(stored[name]).T)
+            stored[name].CopyFrom(numpy_helper.from_array(values, name))
+            for (attribute,) in turned:
+                attribute.i = 0
 
 
 def _static(
@@ -189,6 +250,7 @@ def _static(
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
+    biases = _without_grouped_biases(model)
     limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     quantizer = QDQQuantizer(
         model,
@@ -199,13 +261,32 @@ def _static(
         tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
         nodes_to_quantize=[],
         nodes_to_exclude=list(float_nodes),
-        op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry}),
+        op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry} - set(NORMS)),
         extra_options={"TensorQuantOverrides": _narrow_weights(model, settings)},
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     made: ModelProto = quantizer.model.model
+    for node in made.graph.node:
+        if node.name in biases:
+            bias = biases[node.name]
+            node.input.append(bias.name)
+            if all(tensor.name != bias.name for tensor in made.graph.initializer):
+                made.graph.initializer.append(bias)
     return made
+
+
+def _without_grouped_biases(model: ModelProto) -> dict[str, TensorProto]:
+    """Take the biases of grouped transposed convolutions away, by the node's name: with a scale for each of O / groups
+    weights, ONNX Runtime's quantizer has none for each of O biases. The kernel computes in float32 anyway."""
+    stored, found = {tensor.name: tensor for tensor in model.graph.initializer}, {}
+    for node in model.graph.node:
+        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        if node.op_type == "ConvTranspose" and groups > 1 and len(node.input) > 2 and node.input[2] in stored:
+            found[node.name] = type(stored[node.input[2]])()
+            found[node.name].CopyFrom(stored[node.input[2]])
+            del node.input[2:]
+    return found
 
 
 def _narrow_weights(model: ModelProto, settings: ExportSettings) -> dict[str, list[dict[str, Any]]]:
@@ -219,8 +300,11 @@ def _narrow_weights(model: ModelProto, settings: ExportSettings) -> dict[str, li
     grid, overrides = settings.grid, {}
     assert grid is not None
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    recurrent = onnxruntime_recurrent.weights_of(model)
     for weight, (axis, depthwise) in weights_of(model).items():
-        bits = grid.bits(weight.removesuffix(".weight"), depthwise=depthwise)
+        if weight in recurrent:  # which the quantizer leaves alone
+            continue
+        bits = grid.bits(layer_of(weight), depthwise=depthwise)
         if bits is not None and bits < 8:
             scales = channel_scales(numpy_helper.to_array(constants[weight]), axis, bits)
             zero, kind = np.int8(0), QuantType.QInt8
@@ -284,7 +368,7 @@ def integer_ends(model: ModelProto) -> None:
         node.output[:] = [last.name if name == inner else name for name in node.output]
     graph.node.remove(start)
     graph.node.remove(end)
-    _set_metadata(model, notes)
+    set_metadata(model, notes)
 
 
 def channels_last_input(model: ModelProto) -> None:
@@ -307,10 +391,3 @@ def channels_last_input(model: ModelProto) -> None:
 
 def _names(nodes: Sequence[NodeProto]) -> str:
     return ", ".join(node.name or node.op_type for node in nodes) or "nothing"
-
-
-def _set_metadata(model: ModelProto, values: Mapping[str, str]) -> None:
-    kept = {entry.key: entry.value for entry in model.metadata_props} | dict(values)
-    del model.metadata_props[:]
-    for key, value in sorted(kept.items()):
-        model.metadata_props.add(key=key, value=value)

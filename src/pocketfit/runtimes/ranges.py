@@ -43,6 +43,7 @@ def activation_ranges(
     work: Path,
     learned: Mapping[str, tuple[float, float]] | None = None,
     environment: Mapping[str, str] | None = None,
+    server: str = "",
 ) -> Ranges:
     """The range of every tensor that `gather` finds in the float file `source`, by `settings.ranges`.
 
@@ -57,7 +58,9 @@ def activation_ranges(
     learned  ranges by tensor name from quantization-aware training; they overrule all others
     Raises ExportFailed, with the tensor's name, where values were not finite or a learned name is not in the file.
     """
-    found = summaries(source, given, samples, settings, gather=gather, work=work, environment=environment)
+    found = summaries(
+        source, given, samples, settings, gather=gather, work=work, environment=environment, server=server
+    )
     symmetric = settings.activations == "int16"
     ranges: Ranges = {}
     for name, summary in found.items():
@@ -84,6 +87,7 @@ def summaries(
     gather: str,
     work: Path,
     environment: Mapping[str, str] | None = None,
+    server: str = "",
 ) -> dict[str, numerics.Summary]:
     """What every tensor of `source` showed, with histograms where `settings.ranges` needs them.
 
@@ -103,16 +107,17 @@ def summaries(
                 "target": str(partial),
                 "histograms": histograms,
             }
-            child.call(gather, payload, environment=environment)
+            child.call(gather, payload, environment=environment, server=server, start_server=False)
     return numerics.load(target)
 
 
 def fitting(samples: Samples, rows: slice, given: FileTensor) -> NDArray[np.float32]:
     """The samples as the file's input takes them: [n, ...]. Ready tensors lie as the network takes them, [n, C, H, W];
     the file may take channels last. Raises UserError where they are of another shape."""
-    values = samples.inputs(rows, layout=given.layout or "NCHW")
-    if _fits(values.shape[1:], given.shape[1:]):
-        return values
+    for layout in (given.layout,) if given.layout else ("NCHW", "NHWC"):
+        values = samples.inputs(rows, layout)
+        if _fits(values.shape[1:], given.shape[1:]):
+            return values
     if samples.array.dtype != np.uint8 and values.ndim == 4:
         turned = np.ascontiguousarray(values.transpose(0, 2, 3, 1))
         if _fits(turned.shape[1:], given.shape[1:]):

@@ -35,7 +35,7 @@ from pocketfit.core.signature import Signature
 from pocketfit.runtimes import require
 from pocketfit.runtimes.artifact import artifact_of, whole_or_not
 from pocketfit.runtimes.probing import probe_by_export
-from pocketfit.runtimes.traced import SIGNATURE, traced
+from pocketfit.runtimes.traced import SIGNATURE, notes_of, traced
 
 if TYPE_CHECKING:
     from torch import fx
@@ -86,7 +86,7 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
     source = traced(model, work)
     with whole_or_not(path) as partial:
         shutil.copyfile(source, partial)
-    return artifact_of(path, plan, NAME)
+    return artifact_of(path, plan, NAME, notes_of(source))
 
 
 class TorchSession:

@@ -1,0 +1,132 @@
+"""Does a converted file answer as the torch network does: every output, one sample alone and a batch of them.
+
+The samples of a batch differ in scale and offset, as pictures do: a file whose normalization mixes samples, or that has
+a batch size written into it, answers white noise of one scale almost rightly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfit.core.errors import ExportFailed
+from pocketfit.core.runtime import ROWS
+from pocketfit.core.signature import TensorSpec
+
+# The largest difference allowed, in parts of the largest value of an output. Both sum in different orders, which costs
+# about 1e-6 a layer; what a network makes of a last bit of its input is allowed on top.
+TOLERANCE = 1e-4
+LAST_BIT = 1e-6
+# How far the rows of a batch may be from what each of them gives alone, in parts of the range: by rounding in a static
+# int8 file, by the order of sums in one with float activations.
+ROW_TOLERANCE = {"int8": 0.02, "dynamic-int8": 1e-3}
+ROW_BY_ROW = "The file is right for one sample at a time: pocketfit runs the samples of a batch one after the other"
+FEW = 3
+Arrays = list[NDArray[np.generic]]
+Run = Callable[[Arrays], Arrays]
+
+
+def samples(inputs: Sequence[TensorSpec], rows: int = ROWS, seed: int = 0) -> Arrays:
+    """Noise for each input [rows, ...], each row of a scale (0.2 to 2) and an offset (-1 to 1) of its own; integers: 0
+    and 1."""
+    rng, made = np.random.default_rng(seed), []
+    for spec in inputs:
+        shape = spec.with_batch(rows)
+        if not spec.dtype.startswith("float"):
+            made.append(rng.integers(0, 2, shape).astype(spec.dtype))
+            continue
+        each = (shape[0], *[1] * (len(shape) - 1))
+        scale, offset = np.geomspace(0.2, 2, shape[0]), rng.permutation(np.linspace(-1, 1, shape[0]))
+        values = rng.standard_normal(shape) * scale.reshape(each) + offset.reshape(each)
+        made.append(values.astype(spec.dtype))
+    return made
+
+
+def any_batch(network: Any, run: Run, inputs: Sequence[TensorSpec], outputs: Sequence[str], what: str) -> bool:
+    """Whether a file answers as `network` (a torch module) for any number of rows; False: for one row at a time only,
+    or because the network itself mixes the rows of a batch.
+
+    run   calls the file: arrays in the order of `inputs` -> arrays in the order of `outputs`
+    what  calls the file in a sentence: "The ONNX file"
+    Raises ExportFailed, naming the output, where not even single rows are answered rightly.
+    """
+    given = samples(inputs)
+    if any(spec.shape[0] is not None for spec in inputs):
+        _must_agree(network, run, given, outputs, what)
+        return True
+    last = len(given[0]) - 1
+    for row in range(0, last + 1, last // FEW):
+        _must_agree(network, run, _rows(given, row, row + 1), outputs, what)
+    together = _answers(network, given)
+    for row in (0, last):
+        alone = _rows(given, row, row + 1)
+        if not _near(network, alone, _answers(network, alone), _rows(together, row, row + 1)):
+            return False
+    return all(_near(network, some, _answers(network, some), run(some)) for some in (given, _rows(given, 0, FEW)))
+
+
+def same_rows(run: Run, inputs: Sequence[TensorSpec], tolerance: float) -> bool:
+    """Whether a file answers the rows of a batch as it answers each of them alone, up to `tolerance` of the range."""
+    given = samples(inputs)
+    together = run(given)
+    alone = zip(*(run(_rows(given, row, row + 1)) for row in range(len(given[0]))), strict=True)
+    apart = _apart([np.concatenate(rows) for rows in alone], together)
+    return max(apart) <= tolerance
+
+
+def _must_agree(network: Any, run: Run, given: Arrays, outputs: Sequence[str], what: str) -> None:
+    wanted, found = _answers(network, given), run(given)
+    if _near(network, given, wanted, found):
+        return
+    apart = _apart(wanted, found)
+    worst = max(range(len(apart)), key=apart.__getitem__)
+    raise ExportFailed(
+        f"{what} answers differently from the torch network: its output '{outputs[worst]}' is off by "
+        f"{apart[worst]:.2g} of its range"
+    )
+
+
+def _near(network: Any, given: Arrays, wanted: Arrays, found: Arrays) -> bool:
+    """Whether each output is within TOLERANCE, or as near as torch's own answers are where each input is changed in
+    its last bits."""
+    apart = _apart(wanted, found)
+    if max(apart) <= TOLERANCE:
+        return True
+    moved: Arrays = [
+        (values * np.asarray(1 + LAST_BIT)).astype(values.dtype) if values.dtype.kind == "f" else values
+        for values in given
+    ]
+    return all(a <= max(TOLERANCE, b) for a, b in zip(apart, _apart(wanted, _answers(network, moved)), strict=True))
+
+
+def _rows(arrays: Arrays, start: int, stop: int) -> Arrays:
+    return [values[start:stop] for values in arrays]
+
+
+def _answers(network: Any, given: Arrays) -> Arrays:
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    with torch.no_grad():
+        found = network(*(torch.from_numpy(np.ascontiguousarray(values)) for values in given))
+    return [value.numpy() for value in tree_leaves(found)]
+
+
+def _apart(wanted: Arrays, found: Arrays) -> list[float]:
+    """By output, the largest difference in parts of the largest value; infinite for another shape or another number
+    of outputs, or where one has NaN and the other has not."""
+    if len(wanted) != len(found):
+        return [float("inf")] * len(wanted)
+    apart = []
+    for a, b in zip(wanted, found, strict=True):
+        if a.shape != b.shape or (np.isfinite(a) != np.isfinite(b)).any():
+            apart.append(float("inf"))
+            continue
+        finite = np.isfinite(a)
+        left, right = a[finite].astype(np.float64), b[finite].astype(np.float64)
+        largest = max(float(np.abs(left).max(initial=0)), 1e-6)
+        apart.append(float(np.abs(left - right).max(initial=0)) / largest)
+    return apart
