@@ -132,7 +132,6 @@ def test_patterns_of_names_overrule() -> None:
     ("settings", "sentence"),
     [
         (Sparsify(0.5, layers=(("layer9", 0.5),)), "'layer9' matches no convolution or linear layer.*stem.0, deep.0"),
-        (Sparsify(0.5, layers=(("(", 0.5),)), "not a regular expression"),
         (Sparsify(pattern="2:4", layers=(("fc", 0.8),)), "makes 0.5 of a layer's weights zero.*cannot have 0.8"),
         (Sparsify(0.999), "leave 'odd' none of its 432 weights"),
         (Sparsify(0.5, criterion="movement"), "give labelled samples"),
@@ -141,6 +140,11 @@ def test_patterns_of_names_overrule() -> None:
 def test_what_cannot_be_done_is_said(settings: Sparsify, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         sparsify.apply(made(), settings, None)
+
+
+def test_a_pattern_that_is_none_is_refused_where_the_settings_are_made() -> None:
+    with pytest.raises(UserError, match=r'"\(" is no regular expression'):
+        Sparsify(0.5, layers=(("(", 0.5),))
 
 
 def test_movement_keeps_what_the_loss_pulls_away_from_zero() -> None:

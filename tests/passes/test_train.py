@@ -185,7 +185,7 @@ def test_refusals() -> None:
 
 
 def test_divergence_is_a_sentence_and_not_a_nan_model() -> None:
-    settings = Train(30, batch_size=8, alpha=0.0, learning_rate=1e12, guarded=False)
+    settings = Train(30, batch_size=8, alpha=0.0, learning_rate=100.0, optimizer="sgd", guarded=False)
     with pytest.raises(UserError, match=r"diverged.*smaller learning rate"):
         train.apply(model(), settings, samples(), teacher=None)
 

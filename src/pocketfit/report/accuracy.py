@@ -183,7 +183,7 @@ def _layers(line: Json, mended: Trial | None, chosen: int | None) -> dict[str, A
         "rows": body,
         "before": bool(before),
         "alone": any("weights_db" in row for row in rows.values()),
-        "widest": any("widest" in row for row in rows.values()),
+        "widest": any(row.get("widest") is not None for row in rows.values()),
         "why": any(row["why"] for row in body),
         "done": _whose(mended, chosen),
         "judged": line.get("judged"),
@@ -198,7 +198,7 @@ def _whose(mended: Trial | None, chosen: int | None) -> str:
 
 def _layer(name: str, before: Json | None, after: Json, top: float, plan: Plan | None) -> dict[str, Any]:
     first = before or after
-    widest = [row["widest"] for row in (before, after) if row and "widest" in row]
+    widest = [row["widest"] for row in (before, after) if row and row.get("widest") is not None]
     return {
         "name": name,
         "order": first["share"],

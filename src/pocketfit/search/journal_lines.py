@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.measurement import Measurement
+from pocketfit.core.pass_settings import Rate
 from pocketfit.core.plan import RuntimeName
 from pocketfit.core.rules import Between, Count, Positive, Seconds, Text
 from pocketfit.core.schema import Violation, reader
@@ -47,10 +48,13 @@ class Time(TypedDict):
 
 
 class Pace(TypedDict):
-    """With a time limit, also how fast training went, and what the verdict is expected to take."""
+    """Steps of the trainings and the rate at which they go; with a time limit, also how fast training went, and what the
+    verdict is expected to take."""
 
     short_steps: Positive
     long_steps: Positive
+    learning_rate: NotRequired[Rate]
+    finding: NotRequired[str]
     steps_per_s: NotRequired[Annotated[float, Between(1e-9, 1e9)]]
     verdict_s: NotRequired[Seconds]
 
