@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
@@ -185,9 +185,20 @@ def test_refusals() -> None:
 
 
 def test_divergence_is_a_sentence_and_not_a_nan_model() -> None:
+    class Squares(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(432, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            met = self.enter(x.flatten(1))
+            out: Tensor = self.leave(met * met * met)
+            return out
+
+    given = model_from_module(Squares(), preprocess=PREPROCESS, labels=LABELS)
     settings = Train(30, batch_size=8, alpha=0.0, learning_rate=100.0, optimizer="sgd", guarded=False)
     with pytest.raises(UserError, match=r"diverged.*smaller learning rate"):
-        train.apply(model(), settings, samples(), teacher=None)
+        train.apply(given, settings, samples(), teacher=None)
 
 
 def test_an_interrupt_leaves_the_thread_pool_in_peace() -> None:
