@@ -27,9 +27,8 @@ from torch.nn.utils import weight_norm as old_weight_norm
 from pocketfit.core.model import Model
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.sources.models import model_from_module
-
-from .brought.attention import Attention, ConvolutionsThenRecurrence, Encoder, Mixer, Recurrent, VisionTransformer
-from .brought.coupled import (
+from tests.brought.attention import Attention, ConvolutionsThenRecurrence, Encoder, Mixer, Recurrent, VisionTransformer
+from tests.brought.coupled import (
     ChannelShuffle,
     ChunkAndConcatenate,
     ConvNext,
@@ -47,7 +46,7 @@ from .brought.coupled import (
     TwiceInOneConcatenation,
     UNetWithClassifier,
 )
-from .brought.forwards import (
+from tests.brought.forwards import (
     ActsUnlessTraced,
     HardswishFunction,
     KeepsWhatItSaw,
@@ -64,8 +63,8 @@ from .brought.forwards import (
     side_by_side,
     without_norms,
 )
-from .brought.parts import CLASSES, Parts, cbr, pooled
-from .brought.weights import (
+from tests.brought.parts import CLASSES, Parts, cbr, pooled
+from tests.brought.weights import (
     BareLayerNorm,
     NormsThatStayInEval,
     StandardizedWeights,

@@ -24,6 +24,7 @@ from pocketfit import cli, verbs, zoo
 from pocketfit.asked import Teacher
 from pocketfit.core.errors import Stopped, UserError
 from pocketfit.sources.models import open_model
+from tests.report import sample_run
 
 PATHS = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
 VERBS = (
@@ -420,11 +421,6 @@ def test_exit_codes(here: Path, monkeypatch: pytest.MonkeyPatch, error: BaseExce
 @pytest.fixture
 def run(here: Path) -> Path:
     """A finished run: a journal with made-up figures (fixtures, not measurements)."""
-    sys.path.insert(0, str(Path(__file__).parent / "report"))
-    try:
-        import sample_run
-    finally:
-        sys.path.pop(0)
     return sample_run.write(here / "out")
 
 

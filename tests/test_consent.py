@@ -24,8 +24,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.runtimes import child
 from pocketfit.sources.models import model_from_module, open_model, save_model
-
-from .report import sample_run
+from tests.report import sample_run
 
 EVIL = "from pathlib import Path\nPath({sign!r}).write_text('it ran')\n" + (
     "from torch import nn\n"

@@ -25,6 +25,7 @@ from pocketfit.search import files
 from pocketfit.sources.data import from_arrays
 from pocketfit.sources.models import load_model
 from pocketfit.sources.splits import position
+from tests.report import sample_run
 
 PATHS = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -211,11 +212,6 @@ def test_numbers_and_names_that_are_none(here: Path) -> None:
 @pytest.fixture
 def run(here: Path) -> Path:
     """A finished run: a journal with made-up figures (fixtures, not measurements)."""
-    sys.path.insert(0, str(Path(__file__).parent / "report"))
-    try:
-        import sample_run
-    finally:
-        sys.path.pop(0)
     return sample_run.write(here / "done")  # type: ignore[no-any-return]
 
 

@@ -10,8 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pocketfit import cli
-
-from .given import folder, refused
+from tests.given import folder, refused
 
 FACTORY = """
 import torch

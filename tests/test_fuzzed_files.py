@@ -30,9 +30,8 @@ from pocketfit.search.result import compose
 from pocketfit.search.result_file import read_result
 from pocketfit.sources.contract import read_preprocess
 from pocketfit.sources.models import load_model, model_from_module, save_model
-
-from .mutations import COUNTS, as_text, changed, mutated, spoilt, survived
-from .report import sample_ladder, sample_run
+from tests.mutations import COUNTS, as_text, changed, mutated, spoilt, survived
+from tests.report import sample_ladder, sample_run
 
 SHOWN_EACH, DRAWN_EACH = 10, 25  # pages take longer than files do to read
 

@@ -56,8 +56,7 @@ from pocketfit.passes.simulate import WEIGHTED, layers_of, simulate
 from pocketfit.passes.written import attribute
 from pocketfit.sources.data import from_arrays
 from pocketfit.sources.models import load_model, model_from_module, save_model
-
-from .networks_as_brought import NETWORKS, arrays, built, opened
+from tests.networks_as_brought import NETWORKS, arrays, built, opened
 
 OPENED = [name for name, row in NETWORKS.items() if "open" not in row.refused]
 TRACED = [name for name in OPENED if "trace" not in NETWORKS[name].refused]

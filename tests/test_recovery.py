@@ -11,8 +11,7 @@ from pocketfit.core.plan import Train
 from pocketfit.core.samples import Samples
 from pocketfit.passes import rates, train
 from pocketfit.sources.data import from_arrays
-
-from .networks_as_brought import NETWORKS, arrays, opened
+from tests.networks_as_brought import NETWORKS, arrays, opened
 
 STEPS, BATCH = 6, 16
 COUNT = 120  # pictures, a tenth of which nobody trains with

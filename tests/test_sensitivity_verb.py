@@ -18,8 +18,7 @@ from pocketfit.measure import cost, cost_table
 from pocketfit.measure.cost_table import CostTable, SubNetwork
 from pocketfit.passes.widths import skeleton
 from pocketfit.runtimes import onnxruntime
-
-from .given import folder, refused
+from tests.given import folder, refused
 
 FACTORY = """
 import torch

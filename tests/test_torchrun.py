@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 
 from pocketfit import cli, cli_exit
 from pocketfit.core.plan import ExportSettings, Plan, Prune, Recalibrate, Train
-
-from .given import folder
+from tests.given import folder
 
 FACTORY = """
 import torch

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +19,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes import criteria, prune
 from pocketfit.passes.graph import trace
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "passes"))
-import small_nets
+from tests.passes import small_nets
 
 SIDE = 16
 torch.set_num_threads(1)

@@ -11,8 +11,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, Grid
 from pocketfit.core.samples import Samples
 from pocketfit.passes import equalize
-
-from .sabotage import BOTTLENECKS, mobilenet_v2, pictures, sabotaged
+from tests.analysis.sabotage import BOTTLENECKS, mobilenet_v2, pictures, sabotaged
 
 GRID = Grid(8, 8)
 pytestmark = pytest.mark.slow

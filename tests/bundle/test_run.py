@@ -17,8 +17,7 @@ from PIL import Image
 from pocketfit.bundle import run_template
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.sources.preprocess import to_tensor
-
-from .tiny import BGR, GREY, LABELS, RGB, samples_for, weights
+from tests.bundle.tiny import BGR, GREY, LABELS, RGB, samples_for, weights
 
 Make = Callable[..., Path]
 # Python's isolated mode plus a lock on what a bundle must not need; run.py is started as the main program.

@@ -20,8 +20,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.runtimes.artifact import artifact_of
-
-from .tiny import BGR, GREY, LABELS, RGB, model_for, samples_for, write_onnx
+from tests.bundle.tiny import BGR, GREY, LABELS, RGB, model_for, samples_for, write_onnx
 
 Make = Callable[..., Path]
 RESULT = {"status": "met", "certified": True, "budget": {}, "comparison": {"size_ratio": 0.3}, "trials": 4}

@@ -4,7 +4,6 @@ loses less by them."""
 import math
 
 import pytest
-import small_nets as nets
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.passes import balance, observe, streams
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.observe import Channels
+from tests.passes import small_nets as nets
 
 WEIGHTS_ONLY, TENSORS_ONLY = Grid(4, None), Grid(4, 8, keep_float=("0", "2"))
 CHANNELS = 12

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import small_nets as nets
 import torch
 from scipy import integrate, stats
 from torch import nn
@@ -17,6 +16,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.passes import bias
 from pocketfit.passes.fake import fake_weight, widest_scale
 from pocketfit.passes.moments import clipped
+from tests.passes import small_nets as nets
 
 FOUR, EIGHT = Grid(4, 8), Grid(8, 8)
 

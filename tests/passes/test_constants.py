@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import small_nets as nets
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 from pocketfit.core.plan import Prune
 from pocketfit.passes import constants, criteria, prune
 from pocketfit.passes.graph import trace
+from tests.passes import small_nets as nets
 
 
 class Reading(nn.Module):

@@ -5,7 +5,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import small_nets as nets
 import torch
 import torch_pruning as tp
 from torch.nn import functional as F
@@ -14,6 +13,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Prune
 from pocketfit.passes import criteria, prune
 from pocketfit.passes.graph import trace
+from tests.passes import small_nets as nets
 
 
 @pytest.fixture(scope="module")

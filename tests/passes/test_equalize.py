@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import small_nets as nets
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +23,7 @@ from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.simulate import simulate
 from pocketfit.passes.streams import ONE
 from pocketfit.sources.models import model_from_module, open_model
+from tests.passes import small_nets as nets
 
 EIGHT, FOUR = Grid(8, 8), Grid(4, 8)
 

@@ -1,12 +1,12 @@
 """Folded networks answer as before, without batch norms where these can go."""
 
 import pytest
-import small_nets as nets
 import torch
 from torch import nn
 
 from pocketfit import zoo
 from pocketfit.passes.fold import fold_batch_norm, foldable
+from tests.passes import small_nets as nets
 
 
 def norms(network):

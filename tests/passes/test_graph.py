@@ -3,13 +3,13 @@
 import time
 
 import pytest
-import small_nets as nets
 import torch
 import torch_pruning as tp
 
 from pocketfit import zoo
 from pocketfit.core.errors import UserError
 from pocketfit.passes.graph import OUTPUT, trace
+from tests.passes import small_nets as nets
 
 
 def graph_of(network, side=16):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_nets as nets
 import torch
 
 from pocketfit import zoo
@@ -20,6 +19,7 @@ from pocketfit.passes import prune
 from pocketfit.passes.graph import trace
 from pocketfit.runtimes import get
 from pocketfit.sources.models import load_model, model_from_module, save_model
+from tests.passes import small_nets as nets
 
 RUNTIMES = ("litert", "onnxruntime")
 TOLERANCE = 1e-4

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import small_nets as nets
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +11,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Prune
 from pocketfit.passes import criteria, prune
 from pocketfit.passes.graph import trace
+from tests.passes import small_nets as nets
 
 
 def parameters(network):

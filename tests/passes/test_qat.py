@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_rounding import Net, model_of, noise
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
@@ -21,6 +20,7 @@ from pocketfit.passes import fake, qat, sparsify
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.simulate import simulate
 from pocketfit.sources.models import open_model
+from tests.passes.test_rounding import Net, model_of, noise
 
 FOUR = Grid(4, 8)
 CLASSES = 6

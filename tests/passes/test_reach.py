@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import small_nets as nets
 from torch import nn
 
 from pocketfit.core.plan import Prune
 from pocketfit.passes import prune
 from pocketfit.passes.reach import NOTHING_TO_PRUNE
+from tests.passes import small_nets as nets
 
 
 def said(network: nn.Module, settings: Prune) -> list[str]:

@@ -1,12 +1,12 @@
 """Smaller pictures: signature and preprocess follow, the weights stay."""
 
 import pytest
-import small_nets as nets
 import torch
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Resolution
 from pocketfit.passes import resolution
+from tests.passes import small_nets as nets
 
 
 def test_signature_and_preprocess_follow():

@@ -7,7 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_nets import (
+from torch import nn
+
+from pocketfit import zoo
+from pocketfit.core.model import Model
+from pocketfit.core.plan import ExportSettings, Grid
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.numerics.fidelity import sqnr_db
+from pocketfit.passes import fake
+from pocketfit.passes.simulate import fingerprints_of, simulate
+from pocketfit.sources.models import model_from_module
+from tests.passes.small_nets import (
     Channelwise,
     Concat,
     Flatten,
@@ -19,16 +29,6 @@ from small_nets import (
     model_of,
     with_statistics,
 )
-from torch import nn
-
-from pocketfit import zoo
-from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Grid
-from pocketfit.core.preprocess import Preprocess
-from pocketfit.numerics.fidelity import sqnr_db
-from pocketfit.passes import fake
-from pocketfit.passes.simulate import fingerprints_of, simulate
-from pocketfit.sources.models import model_from_module
 
 EIGHT = Grid(8, 8)
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_rounding import model_of, noise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +20,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.passes import bias, equalize, prune, sparsify
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.sparsify import lowest_of_all, lowest_of_fours, zeros_of
+from tests.passes.test_rounding import model_of, noise
 
 
 class Net(nn.Module):

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_nets import Concat, Residual, Squeeze
 
 from pocketfit import zoo
 from pocketfit.analysis.layers import layer_table, totals
@@ -14,6 +13,7 @@ from pocketfit.core import skeleton as words
 from pocketfit.passes import widths as forms
 from pocketfit.passes.graph import trace
 from pocketfit.sources.models import model_from_module
+from tests.passes.small_nets import Concat, Residual, Squeeze
 
 SHAPE = (3, 32, 32)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import small_nets as nets
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +11,7 @@ from pocketfit.core.plan import CorrectBias, Grid, Round
 from pocketfit.passes import bias, rounding
 from pocketfit.passes.fake import fake_weight, widest_scale
 from pocketfit.passes.written import add_to_bias
+from tests.passes import small_nets as nets
 
 
 class Tied(nn.Module):

@@ -13,8 +13,7 @@ from pocketfit.report.accuracy import where_it_went
 from pocketfit.report.data import report_data
 from pocketfit.report.render import render
 from pocketfit.search import journal
-
-from . import sample_ladder, sample_run
+from tests.report import sample_ladder, sample_run
 
 
 def entries(

@@ -8,9 +8,8 @@ import pytest
 
 from pocketfit.core.errors import UserError
 from pocketfit.report.channel_sensitivity import drawing, page_data, render, sentences, write_sensitivity
-
-from .page import Page, whole
-from .sample_sensitivity import GROUPS, sensitivity, timed
+from tests.report.page import Page, whole
+from tests.report.sample_sensitivity import GROUPS, sensitivity, timed
 
 
 def test_the_page_is_whole_and_loads_nothing() -> None:

@@ -8,8 +8,7 @@ import pytest
 
 from pocketfit.core.budget import Budget
 from pocketfit.report.data import report_data
-
-from . import sample_run
+from tests.report import sample_run
 
 VARIANTS = ("met", "uncertified", "infeasible", "stopped", "empty")
 

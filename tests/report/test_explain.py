@@ -9,9 +9,8 @@ import pytest
 from pocketfit.core.errors import UserError
 from pocketfit.report import explain_svg
 from pocketfit.report.explain import explain_data, render, write_explanation
-
-from .page import whole
-from .sample_explain import explanation
+from tests.report.page import whole
+from tests.report.sample_explain import explanation
 
 
 def test_the_page_is_whole_and_loads_nothing() -> None:

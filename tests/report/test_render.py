@@ -13,9 +13,8 @@ import pytest
 from pocketfit.core.errors import UserError
 from pocketfit.report.data import report_data
 from pocketfit.report.render import render, write_report
-
-from . import sample_run
-from .page import Page, whole
+from tests.report import sample_run
+from tests.report.page import Page, whole
 
 VARIANTS = ("met", "uncertified", "infeasible", "stopped", "empty")
 

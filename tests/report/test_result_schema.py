@@ -24,8 +24,7 @@ from pocketfit.search.journal import digest
 from pocketfit.search.result import compose
 from pocketfit.search.result_file import read_result
 from tests.mutations import as_text, changed
-
-from . import sample_run
+from tests.report import sample_run
 
 SCHEMA = json.loads(files("pocketfit.search").joinpath("result.schema.json").read_text())
 VARIANTS = ("met", "uncertified", "infeasible", "stopped", "empty")

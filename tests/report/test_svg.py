@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from pocketfit.report import svg
 from pocketfit.report.data import report_data
-
-from . import sample_run
+from tests.report import sample_run
 
 NUMBERS = st.floats(1e-6, 1e9)
 

@@ -16,8 +16,7 @@ from pocketfit.core.plan import (
     Round,
 )
 from pocketfit.report import words
-
-from . import sample_run
+from tests.report import sample_run
 
 
 def test_verdict_when_the_limits_are_met() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +13,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.samples import Samples
 from pocketfit.runtimes import get
-
-# Test modules import tiny_net, and child processes import test_child; pytest's importlib mode adds no folder itself.
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny_net import pictures, tiny_model
+from tests.runtimes.tiny_net import pictures, tiny_model
 
 
 @pytest.fixture(scope="session")

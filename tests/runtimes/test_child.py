@@ -19,8 +19,8 @@ import pytest
 from pocketfit.core import errors
 from pocketfit.runtimes import child, forkserver
 
-HERE = "test_child"  # this file's folder is on sys.path, and the child inherits that
-SERVER = "test_child:nothing"
+HERE = "tests.runtimes.test_child"
+SERVER = f"{HERE}:nothing"
 Call = Callable[..., Any]
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_net import CLASSES, MACS, SIDE, WEIGHTS, pictures, tiny_model
 from torch import nn
 
 from pocketfit.core.artifact import Artifact
@@ -23,6 +22,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.measure import accuracy
 from pocketfit.runtimes import NAMES, for_file, get
+from tests.runtimes.tiny_net import CLASSES, MACS, SIDE, WEIGHTS, pictures, tiny_model
 
 Exported = Callable[[ExportSettings], Artifact]
 SIGNATURE = Signature(

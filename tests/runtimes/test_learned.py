@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_net import pictures, tiny_model
 
 from pocketfit import runtimes
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes.simulate import simulate
+from tests.runtimes.tiny_net import pictures, tiny_model
 
 
 def scales_of(path: Path, runtime: str) -> list[float]:

@@ -5,13 +5,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from litert_net import CLASSES, LAYERS, MODEL, SAMPLES, SIZE, answers, by_layer, expected, export, sqnr_db
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.runtime import answer
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.runtimes import litert
+from tests.runtimes.litert_net import (
+    CLASSES,
+    LAYERS,
+    MODEL,
+    SAMPLES,
+    SIZE,
+    answers,
+    by_layer,
+    expected,
+    export,
+    sqnr_db,
+)
 
 
 @pytest.mark.parametrize(("layout", "shape"), [("", (1, SIZE, SIZE, 3)), ("NCHW", (1, 3, SIZE, SIZE))])

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_net import tiny_model
 from torch import nn
 
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.runtimes import child, litert, litert_blame
+from tests.runtimes.tiny_net import tiny_model
 
 pytest.importorskip("litert_torch")
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-from litert_net import LAYERS, export
 from numpy.typing import NDArray
 
 from pocketfit.core.artifact import OpInfo
 from pocketfit.runtimes import litert, litert_convert, litert_file
+from tests.runtimes.litert_net import LAYERS, export
 
 
 def test_layers_with_the_same_weights_are_told_apart_by_order() -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from litert_net import CLASSES, LAYERS, SIZE, by_layer, export
 
 from pocketfit.core.errors import UserError
 from pocketfit.runtimes import litert
+from tests.runtimes.litert_net import CLASSES, LAYERS, SIZE, by_layer, export
 
 
 def test_layers_keep_their_torch_names_shapes_and_macs() -> None:

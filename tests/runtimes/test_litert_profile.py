@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from litert_net import SIZE, export
 
 from pocketfit.core.errors import CannotRunHere
 from pocketfit.runtimes import litert, litert_profile
+from tests.runtimes.litert_net import SIZE, export
 
 
 def test_profile_names_kernels_and_adds_up() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from litert_net import CLASSES, LAYERS, MODEL, SAMPLES, SIZE, Net, answers, expected, export, model_of, sqnr_db
 from numpy.typing import NDArray
 from torch import nn
 
@@ -15,6 +14,19 @@ from pocketfit.core.artifact import Artifact
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.numerics import affine, ranges
 from pocketfit.runtimes import litert, litert_file, litert_quantize
+from tests.runtimes.litert_net import (
+    CLASSES,
+    LAYERS,
+    MODEL,
+    SAMPLES,
+    SIZE,
+    Net,
+    answers,
+    expected,
+    export,
+    model_of,
+    sqnr_db,
+)
 
 Grid = tuple[NDArray[np.generic], NDArray[np.float32]]
 

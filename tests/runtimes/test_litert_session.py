@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from litert_net import CLASSES, SAMPLES, SIZE, export
 
 from pocketfit.core.errors import CannotRunHere, UserError
 from pocketfit.runtimes import litert, litert_file, litert_write
+from tests.runtimes.litert_net import CLASSES, SAMPLES, SIZE, export
 
 
 def test_batches_and_single_rows_agree() -> None:

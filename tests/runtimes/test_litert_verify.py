@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from litert_net import LAYERS, SIZE, by_layer, export
 
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.plan import ExportSettings
 from pocketfit.runtimes import litert, litert_verify
+from tests.runtimes.litert_net import LAYERS, SIZE, by_layer, export
 
 
 def test_a_file_that_breaks_the_plan_is_not_handed_over() -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from litert_net import CLASSES, MODEL, SAMPLES, SIZE, by_layer, export, folder, model_of
 from numpy.typing import NDArray
 from torch import nn
 
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.runtimes import litert, litert_file, litert_quantize, litert_write
+from tests.runtimes.litert_net import CLASSES, MODEL, SAMPLES, SIZE, by_layer, export, folder, model_of
 
 
 def run(path: Path, *, xnnpack: bool) -> NDArray[np.generic]:

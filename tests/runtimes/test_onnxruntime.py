@@ -13,7 +13,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnxruntime import quantization
-from tiny_net import SIDE, WEIGHTS, pictures, tiny_model
 from torch import nn
 
 from pocketfit.core.artifact import Artifact
@@ -25,6 +24,7 @@ from pocketfit.numerics import ranges as numerics
 from pocketfit.numerics.affine import fake_quantize, quantize, scale_from_range, symmetric_scale
 from pocketfit.runtimes import onnx_file, onnxruntime_calibrate, onnxruntime_quantize, ranges, require
 from pocketfit.runtimes import onnxruntime as runtime
+from tests.runtimes.tiny_net import SIDE, WEIGHTS, pictures, tiny_model
 
 Exported = Callable[[ExportSettings], Artifact]
 FLOAT = ExportSettings("onnxruntime")

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_litert_quantize import stored
-from tiny_net import pictures, tiny_model
 
 from pocketfit import runtimes
 from pocketfit.core.plan import CorrectBias, Equalize, ExportSettings, Plan, QuantTrain, Round, Sparsify
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes import bias, equalize, qat, rounding, sparsify
+from tests.runtimes.test_litert_quantize import stored
+from tests.runtimes.tiny_net import pictures, tiny_model
 
 SPARSITY = 0.6
 

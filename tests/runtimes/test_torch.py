@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_net import POSITIONS, SIDE, pictures
 
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.runtimes import torch as runtime
+from tests.runtimes.tiny_net import POSITIONS, SIDE, pictures
 
 Exported = Callable[[ExportSettings], Artifact]
 

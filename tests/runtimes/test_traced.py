@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_net import SIDE, pictures, tiny_model
 from torch import nn
 
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.model import Model
 from pocketfit.runtimes.artifact import whole_or_not
 from pocketfit.runtimes.traced import flush_denormals, program_of, traced
+from tests.runtimes.tiny_net import SIDE, pictures, tiny_model
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")

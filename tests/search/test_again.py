@@ -19,8 +19,7 @@ from pocketfit.measure.cost import LatencyComparison
 from pocketfit.search import again, journal
 from pocketfit.search.choose import choose
 from pocketfit.search.result import compose
-
-from . import made
+from tests.search import made
 
 BESIDE = ("other processes used up to 1.00 of 2 cores (in 4 of 4 sessions)",)
 LIMITS = made.budget(max_latency="0.6x", max_drop="1pt")

@@ -35,8 +35,7 @@ from pocketfit.search.carry import carried_out, prefix_hash
 from pocketfit.search.task import Task
 from pocketfit.sources.data import from_arrays
 from pocketfit.sources.models import model_from_module
-
-from . import made
+from tests.search import made
 
 BRIEF, LONGER = Train(3, batch_size=8), Train(4, batch_size=8, seed=1)
 PRUNE = Prune(0.5)

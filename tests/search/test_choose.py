@@ -13,8 +13,7 @@ from pocketfit.core.plan import Equalize, Prune, QuantTrain, Round, Train
 from pocketfit.core.trial import Trial
 from pocketfit.search.choose import _outgrown, baselines, choose, latency_ms
 from pocketfit.search.limits import check
-
-from . import made
+from tests.search import made
 
 BASE = made.baseline()
 

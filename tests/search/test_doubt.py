@@ -5,8 +5,7 @@ from __future__ import annotations
 from pocketfit.search import journal
 from pocketfit.search.choose import choose
 from pocketfit.search.doubt import doubtful
-
-from . import made
+from tests.search import made
 
 BASE = made.baseline()
 LIMIT = made.budget(max_latency="0.6x", prefer="size")

@@ -17,9 +17,8 @@ from pocketfit.search import fit, journal
 from pocketfit.search.space import Proposal
 from pocketfit.search.task import Task
 from pocketfit.sources.cache import stored_array
-
-from . import made
-from .test_task import task
+from tests.search import made
+from tests.search.test_task import task
 
 
 def test_what_a_kill_has_left_is_no_foreign_folder(tmp_path: Path) -> None:

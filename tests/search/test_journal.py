@@ -16,8 +16,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.trial import Trial
 from pocketfit.search import journal
-
-from . import made
+from tests.search import made
 
 LIMITS = made.budget(max_size="0.4x", max_drop="1pt", max_time="10min", max_trials=9)
 TRIALS = [made.baseline(), made.trial(1, precision="int8"), made.failed(2), made.trial(3, precision="float16")]

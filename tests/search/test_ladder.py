@@ -14,9 +14,8 @@ from pocketfit.search.choose import choose, halves
 from pocketfit.search.ladder import awaiting, layers_in_float
 from pocketfit.search.propose import Share, best_recipe, propose
 from pocketfit.search.space import Space
-
-from . import made
-from .test_propose import BOTH, search, stages
+from tests.search import made
+from tests.search.test_propose import BOTH, search, stages
 
 REPAIRED = (Equalize, Round)
 TRAINED = (Equalize, Round, QuantTrain)

@@ -19,8 +19,7 @@ from pocketfit.search.layers import layer_times
 from pocketfit.search.task import Task
 from pocketfit.sources.data import from_arrays
 from pocketfit.sources.models import model_from_module
-
-from . import made
+from tests.search import made
 
 
 @pytest.mark.slow

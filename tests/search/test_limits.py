@@ -8,8 +8,7 @@ import pytest
 
 from pocketfit.core.budget import Limit
 from pocketfit.search.limits import Check, check
-
-from . import made
+from tests.search import made
 
 BASE = made.baseline()
 TRIAL = made.trial(1, size=0.3, latency=0.5, drop=0.6, spread=0.1, sure=0.3)

@@ -21,8 +21,7 @@ from pocketfit.search.pace import LONG_SHARE, SHORT_SHARE, Pace, grid_seconds, p
 from pocketfit.search.task import Task
 from pocketfit.sources.data import from_arrays
 from pocketfit.sources.models import model_from_module
-
-from . import made
+from tests.search import made
 
 PACE = Pace(steps_per_s=4.0, verdict_s=60.0)
 

@@ -18,8 +18,7 @@ from pocketfit.search.choose import choose, halves
 from pocketfit.search.control import control_of
 from pocketfit.search.propose import MOST_EXTENSIONS, RATIO_LADDER, best_recipe, propose, ratios
 from pocketfit.search.space import Proposal, Space
-
-from . import made
+from tests.search import made
 
 BOTH = ("litert", "onnxruntime")
 LIMITS: dict[str, Any] = {"max_size": "0.2x", "max_drop": "1pt"}

@@ -15,8 +15,7 @@ from pocketfit.core.trial import Trial
 from pocketfit.report import words
 from pocketfit.search import journal
 from pocketfit.search.result import compose
-
-from . import made
+from tests.search import made
 
 SCHEMA = json.loads(resources.files("pocketfit.search").joinpath("result.schema.json").read_text())
 WORDS: dict[str, Any] = {"max_size": "0.4x", "max_latency": "0.7x", "max_drop": "1pt", "max_memory": "2x"}

@@ -14,8 +14,7 @@ from pocketfit.core.plan import Prune
 from pocketfit.search import journal
 from pocketfit.search.resumed import check_resumed
 from pocketfit.search.task import Task
-
-from . import made
+from tests.search import made
 
 PATH = Path("out/journal.jsonl")
 TASK = cast(

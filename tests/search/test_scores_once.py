@@ -17,9 +17,8 @@ from pocketfit.report.data import _classes
 from pocketfit.search import fit, journal, layers, scores_once, verdict
 from pocketfit.search.task import Task
 from pocketfit.sources.data import from_arrays
-
-from . import made
-from .test_task import task
+from tests.search import made
+from tests.search.test_task import task
 
 
 class Killed(BaseException):

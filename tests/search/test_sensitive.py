@@ -20,8 +20,7 @@ from pocketfit.search.sensitive import sensitive_layers, sensitive_to_four_bits,
 from pocketfit.search.task import Task
 from pocketfit.sources.data import from_arrays
 from pocketfit.sources.models import model_from_module
-
-from . import made
+from tests.search import made
 
 PLAN = Plan((), ExportSettings("litert", "int8", ranges="mse", calibration=40))
 FOUR = replace(PLAN, export=replace(PLAN.export, weights="int4"))

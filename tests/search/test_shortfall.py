@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from pocketfit.core.trial import Trial
 from pocketfit.search.limits import check
 from pocketfit.search.shortfall import Shortfall, explain_shortfall, say
-
-from . import made
+from tests.search import made
 
 BASE = made.baseline()
 

@@ -32,8 +32,7 @@ from pocketfit.search.task import (
     with_labels,
 )
 from pocketfit.sources.data import from_arrays
-
-from . import made
+from tests.search import made
 
 PREPROCESS = Preprocess(height=8, width=8, resize="exact")
 

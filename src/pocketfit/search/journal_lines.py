@@ -48,8 +48,7 @@ class Time(TypedDict):
 
 
 class Pace(TypedDict):
-    """Steps of the trainings and the rate at which they go; with a time limit, also how fast training went, and what the
-    verdict is expected to take."""
+    """Steps of the trainings and their rate; with a time limit, also how fast training went, and what the verdict takes."""
 
     short_steps: Positive
     long_steps: Positive

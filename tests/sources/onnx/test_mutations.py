@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from onnx_files import conv_net
-
 from pocketfit.core.errors import ExportFailed
 from pocketfit.runtimes import child
+from tests.sources.onnx.onnx_files import conv_net
 
 COUNT = 1000
 DEATHS = 3  # of libraries; the process that opens a file only reports them

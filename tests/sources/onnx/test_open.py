@@ -10,13 +10,13 @@ import onnx
 import pytest
 import torch
 from onnx import helper
-from onnx_files import conv_net, model, tensor
 
 from pocketfit.core.errors import UserError
 from pocketfit.sources.onnx import compare
 from pocketfit.sources.onnx import open as opening
 from pocketfit.sources.onnx.graph import Graph, Value
 from pocketfit.sources.onnx.open import Converted, check_against_onnxruntime, open_onnx
+from tests.sources.onnx.onnx_files import conv_net, model, tensor
 
 
 @pytest.fixture(scope="module")

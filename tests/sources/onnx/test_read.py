@@ -9,11 +9,11 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from onnx_files import FLOAT, assert_same, conv_net, graph_of, model, network_of, random, tensor
 
 from pocketfit.core.errors import UserError
 from pocketfit.sources.onnx.graph import load_graph, save_graph
 from pocketfit.sources.onnx.read import parse, read
+from tests.sources.onnx.onnx_files import FLOAT, assert_same, conv_net, graph_of, model, network_of, random, tensor
 
 
 def with_weights_outside(location: str, offset: str = "0") -> onnx.ModelProto:

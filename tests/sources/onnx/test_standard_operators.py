@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from standard_cases import light_files, run, stored_files
 
 from pocketfit.runtimes import child
+from tests.sources.onnx.standard_cases import light_files, run, stored_files
 
 
 def one_sentence(message: str) -> bool:
