@@ -24,7 +24,7 @@ from pocketfit.core.plan import Plan, canonical_json
 from pocketfit.core.samples import Samples
 from pocketfit.measure import accuracy, cost
 from pocketfit.measure.environment import environment
-from pocketfit.numerics import statistics
+from pocketfit.numerics import latency_intervals
 from pocketfit.runtimes.artifact import artifact_of
 
 OPENVINO = "openvino"
@@ -121,9 +121,9 @@ def _over(
 ) -> Measurement:
     """The median over all sessions with its interval, in ms, or as a ratio to the baseline's."""
     if baseline is None:
-        name, unit, over = "latency_ms", "ms", statistics.latency_of_sessions(sessions)
+        name, unit, over = "latency_ms", "ms", latency_intervals.latency_of_sessions(sessions)
     else:
-        name, unit, over = "latency_ratio", "x", statistics.ratio_of_sessions(sessions, baseline)
+        name, unit, over = "latency_ratio", "x", latency_intervals.ratio_of_sessions(sessions, baseline)
     n, found = sum(calls.size for calls in sessions), over.interval
     return Measurement(name, unit, found.value, n, found.low, found.high, environment=dict(where))
 

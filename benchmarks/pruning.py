@@ -39,9 +39,9 @@ from pocketfit.analysis.predictor import Predictor
 from pocketfit.core.model import Model, Origin
 from pocketfit.core.plan import ExportSettings, Plan, Prune, Resolution, Train, canonical_json
 from pocketfit.core.samples import Samples
-from pocketfit.core.skeleton import mac_terms
 from pocketfit.measure import cost, cost_table
-from pocketfit.numerics.statistics import paired_drop
+from pocketfit.numerics.channel_shapes import mac_terms
+from pocketfit.numerics.latency_intervals import paired_drop
 from pocketfit.passes import criteria, prune, resolution
 from pocketfit.passes import train as training
 from pocketfit.passes.graph import ChannelGraph, trace

@@ -50,10 +50,10 @@ from pocketfit.core.plan import (
 )
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.core.watch import Watch
+from pocketfit.core.support.progress import Watch
 from pocketfit.measure import cost
 from pocketfit.measure.environment import environment
-from pocketfit.numerics.fidelity import sqnr_db
+from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.progress import watch_for_terminal
 from pocketfit.runtimes import child
 from pocketfit.runtimes.artifact import whole_or_not

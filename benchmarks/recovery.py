@@ -38,7 +38,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Prune, Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.numerics.statistics import paired_drop
+from pocketfit.numerics.latency_intervals import paired_drop
 from pocketfit.passes import prune
 from pocketfit.passes import train as training
 from pocketfit.passes.answers import manner

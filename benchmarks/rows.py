@@ -18,8 +18,8 @@ from pocketfit.core.measurement import Measurement
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.samples import Samples
 from pocketfit.measure import cost
-from pocketfit.numerics.fidelity import agreement, sqnr_db
-from pocketfit.numerics.statistics import Drop, paired_drop
+from pocketfit.numerics.latency_intervals import Drop, paired_drop
+from pocketfit.numerics.sqnr import agreement, sqnr_db
 
 Score = Callable[[NDArray[np.float32]], NDArray[np.float64]]  # outputs [n, classes] -> scores, one an independent unit
 

@@ -33,11 +33,11 @@ from pocketfit.core.measurement import Measurement
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, PassSettings, Plan, Train, canonical_json
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.core.watch import Watch
 from pocketfit.measure import accuracy, cost
 from pocketfit.measure.environment import environment
-from pocketfit.numerics.statistics import paired_drop
+from pocketfit.numerics.latency_intervals import paired_drop
 from pocketfit.passes import train
 from pocketfit.progress import watch_for_terminal
 from pocketfit.runtimes import child

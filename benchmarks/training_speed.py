@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from pocketfit import zoo
-from pocketfit.numerics.statistics import bootstrap_ratio
+from pocketfit.numerics.latency_intervals import bootstrap_ratio
 from pocketfit.passes.fake import fake_activation, grid_of
 from pocketfit.passes.memory import kept_memory
 

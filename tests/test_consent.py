@@ -19,9 +19,9 @@ from torch import nn
 
 import pocketfit
 from pocketfit import cli
-from pocketfit.core import user_code
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.support import user_code
 from pocketfit.runtimes import child
 from pocketfit.sources.models import model_from_module, open_model, save_model
 from tests.report import sample_run

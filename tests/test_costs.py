@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from pocketfit.cli import main
-from pocketfit.core.skeleton import macs_of
 from pocketfit.measure import cost_table
 from pocketfit.measure.cost_table import CostTable, SubNetwork, draw
+from pocketfit.numerics.channel_shapes import macs_of
 from pocketfit.passes.widths import skeleton
 
 

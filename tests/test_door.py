@@ -19,9 +19,9 @@ from PIL import Image
 
 from pocketfit import cli, verbs
 from pocketfit.core.errors import UserError
+from pocketfit.core.support import files
 from pocketfit.measure import cost_table
 from pocketfit.passes import train as training
-from pocketfit.search import files
 from pocketfit.sources.data import from_arrays
 from pocketfit.sources.models import load_model
 from pocketfit.sources.splits import position

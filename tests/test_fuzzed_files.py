@@ -19,9 +19,9 @@ from torch import nn
 
 from pocketfit import show
 from pocketfit.core.errors import UserError
-from pocketfit.core.json_file import load
 from pocketfit.core.plan import Plan
 from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.support.json_file import load
 from pocketfit.report.data import report_data
 from pocketfit.report.render import render
 from pocketfit.report.words import plan_words

@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 from pocketfit import cli
 from pocketfit.core.errors import MissingPackage
 from pocketfit.core.plan import ExportSettings, Plan
-from pocketfit.core.skeleton import macs_of
 from pocketfit.measure import cost, cost_table
 from pocketfit.measure.cost_table import CostTable, SubNetwork
+from pocketfit.numerics.channel_shapes import macs_of
 from pocketfit.passes.widths import skeleton
 from pocketfit.runtimes import onnxruntime
 from tests.given import folder, refused

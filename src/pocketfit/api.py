@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pocketfit.core.budget import Budget
-from pocketfit.core.cpus import check_threads, usable
 from pocketfit.core.errors import UserError
-from pocketfit.core.launch import check_alone
 from pocketfit.core.model import Model
 from pocketfit.core.pass_settings import Criterion
 from pocketfit.core.plan import ExportSettings, Plan, Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.core.scratch import temporary_folder
+from pocketfit.core.support.array_file import forget_arrays
+from pocketfit.core.support.cpus import check_threads, usable
+from pocketfit.core.support.files import OF_APPLY, check_folder, held, write_json
+from pocketfit.core.support.processes import check_alone
+from pocketfit.core.support.progress import Silent, Watch
+from pocketfit.core.support.scratch import temporary_folder
+from pocketfit.core.support.user_code import Allowed
 from pocketfit.core.trial import Trial
-from pocketfit.core.user_code import Allowed
-from pocketfit.core.watch import Silent, Watch
 from pocketfit.measure.accuracy import check_metric
 from pocketfit.search.attempt import Exported, export
-from pocketfit.search.files import OF_APPLY, check_folder, held, write_json
 from pocketfit.search.fit import check_out, fit_task
 from pocketfit.search.result import Result
 from pocketfit.search.task import Task, about_order, check_teacher, with_labels
-from pocketfit.sources.cache import forget_arrays
 from pocketfit.sources.data import Dataset, from_arrays, open_data
 from pocketfit.sources.models import model_from_module, open_model
 

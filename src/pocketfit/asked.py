@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.user_code import Allowed, consent
+from pocketfit.core.support.user_code import Allowed, consent
 
 if TYPE_CHECKING:
     from pocketfit.core.model import Model
-    from pocketfit.core.watch import Watch
+    from pocketfit.core.support.progress import Watch
     from pocketfit.sources.data import Dataset
 
 FIT_RUNTIMES = ("litert", "onnxruntime")

@@ -34,9 +34,9 @@ from pocketfit.cli_options import (
     teacher_options,
     threads_option,
 )
-from pocketfit.core.cpus import limit_threads
 from pocketfit.core.errors import UserError
-from pocketfit.core.launch import rank
+from pocketfit.core.support.cpus import limit_threads
+from pocketfit.core.support.processes import rank
 
 # Threads of PyTorch's OpenMP library that wait for each other burn their core for milliseconds by default. On two cores
 # with a second busy process that made training three to five times slower; short waits cost little on an idle machine.

@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 import click
 
 from pocketfit import __version__
-from pocketfit.core.cpus import check_threads
 from pocketfit.core.errors import PocketfitError, Stopped, UserError, is_systems
-from pocketfit.core.launch import check_alone
-from pocketfit.core.text import READABLE, readable
+from pocketfit.core.support.cpus import check_threads
+from pocketfit.core.support.processes import check_alone
+from pocketfit.core.support.text import READABLE, readable
 
 GRACE_S = 10.0
 LIMITS_NOT_MET, BAD_INPUT, OUR_FAULT, INTERRUPTED = 1, 2, 3, 130

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pocketfit.core.launch import rank
-from pocketfit.core.watch import Tick
+from pocketfit.core.support.processes import rank
+from pocketfit.core.support.progress import Tick
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.json_file import load
+from pocketfit.core.support.json_file import load
 from pocketfit.report.words import format_bytes, format_count, format_share, format_value, limit_words, verdict_sentence
 from pocketfit.search import journal
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from pocketfit.asked import Files, Pruning, Source, Teacher, dataset, listed
-from pocketfit.core import user_code
 from pocketfit.core.budget import SECONDS, Budget, parse_unit
 from pocketfit.core.errors import PocketfitError, UserError
-from pocketfit.core.json_file import load
-from pocketfit.core.launch import rank
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Plan
-from pocketfit.core.scratch import temporary_folder
+from pocketfit.core.support import user_code
+from pocketfit.core.support.json_file import load
+from pocketfit.core.support.processes import rank
+from pocketfit.core.support.scratch import temporary_folder
 
 
 def train(
@@ -33,10 +33,10 @@ def train(
 ) -> dict[str, Any]:
     """Transfer learning; see `pocketfit train --help`. The accuracy is measured on the search split, in PyTorch."""
     from pocketfit.core.plan import Resolution
+    from pocketfit.core.support.files import check_folder
     from pocketfit.passes import resolution
     from pocketfit.passes import train as training
     from pocketfit.progress import watch_for_terminal
-    from pocketfit.search.files import check_folder
     from pocketfit.sources.data import open_data
     from pocketfit.sources.models import save_model
 
@@ -129,9 +129,9 @@ def fit(
     names, layer_ratios = files.runtime_names(), pruning.layer_ratios()
 
     from pocketfit import api
+    from pocketfit.core.support.files import check_folder
     from pocketfit.measure.accuracy import check_metric
     from pocketfit.progress import watch_for_terminal
-    from pocketfit.search.files import check_folder
     from pocketfit.search.fit import check_out
     from pocketfit.search.task import Task
 
@@ -193,8 +193,8 @@ def _record(out: Path) -> Any:
 def apply(plan: Path, source: Source, data: Path | None, out: Path, teacher: Teacher, quiet: bool) -> dict[str, Any]:
     """Make a plan's artifact again."""
     from pocketfit import api
+    from pocketfit.core.support.files import OF_APPLY, check_folder
     from pocketfit.progress import watch_for_terminal
-    from pocketfit.search.files import OF_APPLY, check_folder
 
     if rank().first:
         check_folder(out, OF_APPLY)
@@ -219,8 +219,8 @@ def apply(plan: Path, source: Source, data: Path | None, out: Path, teacher: Tea
 
 def report(out: Path) -> Path:
     """Write report.html from the journal."""
+    from pocketfit.core.support.files import check_writable, write_json
     from pocketfit.report.render import write_report
-    from pocketfit.search.files import check_writable, write_json
     from pocketfit.search.result import compose
     from pocketfit.search.result_file import read_result
 

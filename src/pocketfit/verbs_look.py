@@ -10,16 +10,16 @@ import numpy as np
 
 from pocketfit.asked import Source, dataset, listed
 from pocketfit.core.errors import UserError
-from pocketfit.core.json_file import load
 from pocketfit.core.model import ModelFile
 from pocketfit.core.plan import Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.core.schema import checked
-from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import TensorSpec
-from pocketfit.core.text import readable
-from pocketfit.core.watch import Watch
+from pocketfit.core.support.json_file import load
+from pocketfit.core.support.progress import Watch
+from pocketfit.core.support.schema import checked
+from pocketfit.core.support.scratch import temporary_folder
+from pocketfit.core.support.text import readable
 
 PROFILE_RUNS = 30
 TRIED = 32  # samples that a metric is tried on
@@ -190,9 +190,9 @@ def explain(
 ) -> dict[str, Any]:
     """Which layers cost a plain int8 file its accuracy; with `out`, explain.json and explain.html are written there."""
     from pocketfit.analysis import explain as analysis
+    from pocketfit.core.support.files import OF_A_RUN, OF_LOOKS, check_folder
     from pocketfit.progress import watch_for_terminal
     from pocketfit.report.explain import write_explanation
-    from pocketfit.search.files import OF_A_RUN, OF_LOOKS, check_folder
     from pocketfit.search.task import about_order, aligned, with_labels
 
     if out is not None:

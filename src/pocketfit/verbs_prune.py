@@ -10,7 +10,7 @@ from pocketfit.core.errors import UserError
 
 if TYPE_CHECKING:
     from pocketfit.analysis.predictor import Predictor
-    from pocketfit.core.skeleton import LayerShape
+    from pocketfit.numerics.channel_shapes import LayerShape
 
 
 def sensitivity(
@@ -55,9 +55,9 @@ def sensitivity(
     from pocketfit import api
     from pocketfit.analysis.channel_plan import Target, planned
     from pocketfit.analysis.channel_sensitivity import checked_ratios
+    from pocketfit.core.support.files import OF_A_RUN, OF_LOOKS, check_folder
     from pocketfit.progress import watch_for_terminal
     from pocketfit.report.channel_sensitivity import sentences, write_sensitivity
-    from pocketfit.search.files import OF_A_RUN, OF_LOOKS, check_folder
 
     if out is not None:
         check_folder(out, (*OF_LOOKS, *OF_A_RUN))
@@ -118,10 +118,10 @@ def costs(
 
     from pocketfit.analysis import predictor
     from pocketfit.core.plan import ExportSettings
+    from pocketfit.core.support.files import check_file, check_writable, write_json
     from pocketfit.measure import cost_table
     from pocketfit.passes.graph import trace
     from pocketfit.progress import watch_for_terminal
-    from pocketfit.search.files import check_file, check_writable, write_json
 
     if out is not None:
         check_file(out, ("full_ms", "held_out"))

@@ -18,10 +18,10 @@ from pocketfit.analysis.channel_sensitivity import ChannelTable
 from pocketfit.analysis.predictor import Errors, LayerCost, Predictor
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import ExportSettings
-from pocketfit.core.skeleton import LayerShape, Side, Skeleton
-from pocketfit.core.watch import Silent
+from pocketfit.core.support.progress import Silent
 from pocketfit.measure import cost_table
 from pocketfit.measure.cost_table import CostTable, SubNetwork
+from pocketfit.numerics.channel_shapes import LayerShape, Side, Skeleton
 from pocketfit.passes.graph import trace
 from pocketfit.passes.widths import skeleton
 from pocketfit.sources.models import model_from_module

@@ -7,7 +7,7 @@ from pocketfit.analysis.culprit import Culprit, cause, check_names, culprits, ke
 from pocketfit.analysis.headline import excluded, headline
 from pocketfit.analysis.sensitivity import Channels, LayerSensitivity
 from pocketfit.core.errors import UserError
-from pocketfit.numerics.statistics import Drop
+from pocketfit.numerics.latency_intervals import Drop
 
 EVEN = Channels(16, 1.5, 0, ())
 UNEVEN = Channels(144, 60.2, 2, (7, 3))

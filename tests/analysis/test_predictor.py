@@ -11,8 +11,8 @@ from scipy import optimize, stats
 
 from pocketfit.analysis import predictor
 from pocketfit.core.errors import UserError
-from pocketfit.core.skeleton import LayerShape, Side, Skeleton
 from pocketfit.measure.cost_table import REST, CostTable, SubNetwork, draw
+from pocketfit.numerics.channel_shapes import LayerShape, Side, Skeleton
 
 CHAIN = Skeleton(
     {"enter": 64, "expand": 96},

@@ -11,7 +11,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Grid
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.numerics.fidelity import sqnr_db
+from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.passes.simulate import simulate
 from pocketfit.sources.models import model_from_module
 

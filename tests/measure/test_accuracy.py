@@ -10,7 +10,7 @@ from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
 from pocketfit.core.signature import TensorSpec
 from pocketfit.measure import accuracy
 from pocketfit.measure.accuracy import Scores
-from pocketfit.numerics.statistics import paired_drop
+from pocketfit.numerics.latency_intervals import paired_drop
 
 
 def scores_of(predictions, labels, metric="accuracy"):

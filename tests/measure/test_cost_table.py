@@ -10,8 +10,8 @@ from torch import nn
 from pocketfit.analysis import predictor
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import ExportSettings
-from pocketfit.core.skeleton import Skeleton
 from pocketfit.measure import cost, cost_table
+from pocketfit.numerics.channel_shapes import Skeleton
 from pocketfit.passes.graph import trace
 from pocketfit.sources.models import model_from_module
 

@@ -17,7 +17,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import CorrectBias, Equalize, Grid
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.numerics.fidelity import sqnr_db
+from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.passes import bias, equalize, streams
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.simulate import simulate

@@ -15,7 +15,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Grid, QuantTrain, Sparsify
 from pocketfit.core.samples import Samples
-from pocketfit.numerics.fidelity import sqnr_db
+from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.passes import fake, qat, sparsify
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.simulate import simulate

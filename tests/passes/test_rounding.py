@@ -17,7 +17,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Grid, Round, Sparsify
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.numerics.fidelity import sqnr_db
+from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.passes import fake, rounding, sparsify
 from pocketfit.passes.rounding import Sums, descended, patches, shift, solve
 from pocketfit.passes.simulate import layers_of, simulate

@@ -13,7 +13,7 @@ from pocketfit import zoo
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Grid
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.numerics.fidelity import sqnr_db
+from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.passes import fake
 from pocketfit.passes.simulate import fingerprints_of, simulate
 from pocketfit.sources.models import model_from_module

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pocketfit.core.launch import rank
+from pocketfit.core.support.processes import rank
 from pocketfit.core.plan import Sparsify, Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples

@@ -9,7 +9,7 @@ import torch
 
 from pocketfit import zoo
 from pocketfit.analysis.layers import layer_table, totals
-from pocketfit.core import skeleton as words
+from pocketfit.numerics import channel_shapes as words
 from pocketfit.passes import widths as forms
 from pocketfit.passes.graph import trace
 from pocketfit.sources.models import model_from_module

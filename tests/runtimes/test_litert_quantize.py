@@ -12,7 +12,7 @@ from torch import nn
 
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.plan import ExportSettings, Plan
-from pocketfit.numerics import affine, ranges
+from pocketfit.numerics import affine, quantization_ranges
 from pocketfit.runtimes import litert, litert_file, litert_quantize
 from tests.runtimes.litert_net import (
     CLASSES,
@@ -137,7 +137,7 @@ def test_what_is_gathered_is_what_the_tensors_hold(samples_file: Path, tmp_path:
     source = export().path
     litert_quantize.gather(source, str(samples_file), str(tmp_path / "a.npz"), histograms=False)
     litert_quantize.gather(source, str(samples_file), str(tmp_path / "b.npz"), histograms=True)
-    limits, counted = ranges.load(tmp_path / "a.npz"), ranges.load(tmp_path / "b.npz")
+    limits, counted = quantization_ranges.load(tmp_path / "a.npz"), quantization_ranges.load(tmp_path / "b.npz")
     assert {op.name for op in litert.inspect(Path(source)).ops} | {"image"} == set(limits) == set(counted)
     values = SAMPLES.inputs(slice(0, 6))
     with torch.no_grad():
@@ -161,8 +161,8 @@ def test_fingerprints_tell_tensors_apart(samples_file: Path, tmp_path: Path) -> 
     values = SAMPLES.inputs(slice(0, 6))
     with torch.no_grad():
         stem = MODEL.network.stem(torch.from_numpy(values)).numpy()
-    assert prints["image"] == pytest.approx(ranges.fingerprint(values), rel=1e-5, abs=1e-5)
-    assert prints["stem.0"] == pytest.approx(ranges.fingerprint(stem), rel=1e-4)
+    assert prints["image"] == pytest.approx(quantization_ranges.fingerprint(values), rel=1e-5, abs=1e-5)
+    assert prints["stem.0"] == pytest.approx(quantization_ranges.fingerprint(stem), rel=1e-4)
     assert {*LAYERS[:3], "image", "scores"} <= set(prints)
     assert not any(name.endswith(("weight", "bias")) for name in prints)
 

@@ -20,7 +20,7 @@ from pocketfit.core.errors import ExportFailed, MissingPackage, UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.samples import Samples
-from pocketfit.numerics import ranges as numerics
+from pocketfit.numerics import quantization_ranges as numerics
 from pocketfit.numerics.affine import fake_quantize, quantize, scale_from_range, symmetric_scale
 from pocketfit.runtimes import onnx_file, onnxruntime_calibrate, onnxruntime_quantize, ranges, require
 from pocketfit.runtimes import onnxruntime as runtime

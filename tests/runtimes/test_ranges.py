@@ -14,7 +14,7 @@ from pocketfit.core.plan import ExportSettings
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.numerics import ranges as numerics
+from pocketfit.numerics import quantization_ranges as numerics
 from pocketfit.runtimes import ranges
 
 SETTINGS = ExportSettings("onnxruntime", "int8")

@@ -11,8 +11,8 @@ import pytest
 
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.measurement import Measurement
+from pocketfit.core.support.progress import Silent
 from pocketfit.core.trial import Trial
-from pocketfit.core.watch import Silent
 from pocketfit.devices import local
 from pocketfit.measure import cost
 from pocketfit.measure.cost import LatencyComparison

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Prune
-from pocketfit.core.skeleton import Term
+from pocketfit.numerics.channel_shapes import Term
 from pocketfit.search import allocate
 from pocketfit.search.allocate import Choice
 

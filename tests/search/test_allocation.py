@@ -17,8 +17,8 @@ from pocketfit.core.budget import Budget
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Prune
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.skeleton import Term, mac_terms, parameter_terms
-from pocketfit.core.watch import Silent
+from pocketfit.core.support.progress import Silent
+from pocketfit.numerics.channel_shapes import Term, mac_terms, parameter_terms
 from pocketfit.passes import prune, widths
 from pocketfit.passes.graph import trace
 from pocketfit.search import allocate, allocation, journal

@@ -28,7 +28,7 @@ from pocketfit.core.plan import (
     Train,
 )
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.watch import Silent
+from pocketfit.core.support.progress import Silent
 from pocketfit.passes import bias, equalize, prune, qat, recalibrate, rounding, sparsify, train
 from pocketfit.search import carry
 from pocketfit.search.carry import carried_out, prefix_hash

@@ -17,9 +17,9 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, ExportSettings, Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import answer
-from pocketfit.core.watch import Silent
+from pocketfit.core.support.progress import Silent
 from pocketfit.measure import cost
-from pocketfit.numerics.fidelity import sqnr_db
+from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.search.carry import carried_out
 from pocketfit.search.task import Task
 from pocketfit.sources.data import no_data

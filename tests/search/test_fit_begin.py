@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.watch import Silent
+from pocketfit.core.support.array_file import stored_array
+from pocketfit.core.support.progress import Silent
 from pocketfit.search import attempt as attempts
 from pocketfit.search import fit, journal
 from pocketfit.search.space import Proposal
 from pocketfit.search.task import Task
-from pocketfit.sources.cache import stored_array
 from tests.search import made
 from tests.search.test_task import task
 

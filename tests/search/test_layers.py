@@ -12,8 +12,8 @@ from torch import nn
 
 from pocketfit.core.plan import Equalize, ExportSettings, Plan, Round
 from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.support.progress import Silent
 from pocketfit.core.trial import Trial
-from pocketfit.core.watch import Silent
 from pocketfit.search.attempt import export
 from pocketfit.search.layers import layer_times
 from pocketfit.search.task import Task

@@ -14,7 +14,7 @@ from torch import nn
 
 from pocketfit.core.plan import Equalize, ExportSettings, Plan, QuantTrain, Round, Train
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.watch import Silent
+from pocketfit.core.support.progress import Silent
 from pocketfit.passes import rates
 from pocketfit.search import pace
 from pocketfit.search.pace import LONG_SHARE, SHORT_SHARE, Pace, grid_seconds, pace_line, steps_for

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pocketfit.core.samples import Samples
-from pocketfit.core.watch import Silent
+from pocketfit.core.support.progress import Silent
 from pocketfit.measure.accuracy import Scores
 from pocketfit.report.data import _classes
 from pocketfit.search import fit, journal, layers, scores_once, verdict

@@ -14,7 +14,7 @@ from torch import nn
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.watch import Silent
+from pocketfit.core.support.progress import Silent
 from pocketfit.search import journal
 from pocketfit.search.sensitive import sensitive_layers, sensitive_to_four_bits, sensitivity_line, sets_in_float
 from pocketfit.search.task import Task

@@ -13,10 +13,10 @@ from pocketfit import runtimes
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, ExportSettings, PassSettings, Plan, Round
 from pocketfit.core.samples import Samples
-from pocketfit.core.watch import Watch
+from pocketfit.core.support.progress import Watch
 from pocketfit.measure import accuracy, fidelity
-from pocketfit.numerics import fidelity as numbers
-from pocketfit.numerics.statistics import Drop, paired_drop
+from pocketfit.numerics import sqnr as numbers
+from pocketfit.numerics.latency_intervals import Drop, paired_drop
 
 DRIFT_SAMPLES = 8
 

@@ -12,7 +12,7 @@ from pocketfit.analysis import predictor
 from pocketfit.analysis.predictor import Errors, Predictor
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings
-from pocketfit.core.watch import Watch
+from pocketfit.core.support.progress import Watch
 from pocketfit.measure import cost_table
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from typing import Annotated, Any, TypedDict
 
 from pocketfit.analysis import channel_trials as trials
 from pocketfit.analysis.channel_trials import Answers, Job, Row
-from pocketfit.core import user_code
-from pocketfit.core.json_file import parse, read_bytes
 from pocketfit.core.model import Model
-from pocketfit.core.rules import Between, Count
 from pocketfit.core.samples import Samples
-from pocketfit.core.schema import checked
-from pocketfit.core.scratch import temporary_folder
+from pocketfit.core.support import user_code
+from pocketfit.core.support.json_file import parse, read_bytes
+from pocketfit.core.support.rules import Between, Count
+from pocketfit.core.support.schema import checked
+from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.passes.graph import ChannelGraph
 from pocketfit.runtimes import child
 

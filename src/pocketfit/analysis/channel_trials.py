@@ -22,9 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pocketfit.core import user_code
 from pocketfit.core.model import Model
 from pocketfit.core.samples import Samples
+from pocketfit.core.support import user_code
 from pocketfit.passes import prune
 from pocketfit.passes.graph import ChannelGraph, Slice
 from pocketfit.sources.contract import check_preprocess

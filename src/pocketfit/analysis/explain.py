@@ -22,7 +22,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, ExportSettings, PassSettings, Plan, Round
 from pocketfit.core.samples import Samples
-from pocketfit.core.watch import Silent, Watch
+from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.runtimes.ranges import check_samples
 
 SCHEMA_VERSION = 1

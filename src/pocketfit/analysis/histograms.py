@@ -11,7 +11,7 @@ from pocketfit import runtimes
 from pocketfit.core.artifact import Contents
 from pocketfit.core.plan import ExportSettings, RangeMethod
 from pocketfit.core.samples import Samples
-from pocketfit.numerics import ranges as numerics
+from pocketfit.numerics import quantization_ranges as numerics
 from pocketfit.runtimes.ranges import summaries
 
 SHOWN_BINS = 64

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid, RangeMethod
 from pocketfit.core.samples import Samples
-from pocketfit.numerics import ranges as numerics
+from pocketfit.numerics import quantization_ranges as numerics
 from pocketfit.passes.point_ranges import batches, observe, set_ranges
 from pocketfit.passes.simulate import Point, Simulation, WeightGrid, simulate
 

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.skeleton import LayerShape, Skeleton, Term, Widths
 from pocketfit.measure.cost_table import REST, CostTable, SubNetwork
+from pocketfit.numerics.channel_shapes import LayerShape, Skeleton, Term, Widths
 
 STEPS = (1, 4, 8, 16)
 FEWEST = 4  # measured sub-networks that a table must have: as many as a layer has coefficients

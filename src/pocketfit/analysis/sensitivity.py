@@ -20,7 +20,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid, RangeMethod
 from pocketfit.core.samples import Samples
-from pocketfit.numerics.fidelity import ratio_db
+from pocketfit.numerics.sqnr import ratio_db
 
 Progress = Callable[[int, int], None]
 JUDGED = 16  # samples that the answers are compared on

@@ -12,7 +12,7 @@ from pocketfit.analysis.sensitivity import Progress, split_rows, without_infinit
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid, RangeMethod
 from pocketfit.core.samples import Samples
-from pocketfit.numerics.fidelity import ratio_db
+from pocketfit.numerics.sqnr import ratio_db
 
 SEEDS = 3
 JUDGED = 8  # samples that the answers are compared on

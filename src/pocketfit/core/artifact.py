@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pocketfit.core.plan import Plan, RuntimeName
-from pocketfit.core.rules import Positive, RelativePath, Sha256
-from pocketfit.core.schema import build
+from pocketfit.core.support.rules import Positive, RelativePath, Sha256
+from pocketfit.core.support.schema import build
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.rules import Between, Seed, Sha256, Size, Text
-from pocketfit.core.schema import build
 from pocketfit.core.signature import Signature
+from pocketfit.core.support.rules import Between, Seed, Sha256, Size, Text
+from pocketfit.core.support.schema import build
 
 Level = Literal["torch", "onnx"]
 Label = Annotated[str, Text(".{1,1000}", "a name")]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, get_args
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.rules import Between, Positive, Seed, Share, shown
-from pocketfit.core.schema import check_rules
-from pocketfit.core.user_code import NAME
+from pocketfit.core.support.rules import Between, Positive, Seed, Share, shown
+from pocketfit.core.support.schema import check_rules
+from pocketfit.core.support.user_code import NAME
 
 MOST_PIXELS = 16_384  # of a side of the network's input
 LONGEST_PATTERN = 500  # letters of a regular expression

@@ -39,8 +39,8 @@ from pocketfit.core.pass_settings import (
     Sparsify,
     Train,
 )
-from pocketfit.core.rules import Between, OneOf, shown
-from pocketfit.core.schema import Violation, at, build, check_rules, reading
+from pocketfit.core.support.rules import Between, OneOf, shown
+from pocketfit.core.support.schema import Violation, at, build, check_rules, reading
 
 __all__ = [
     "KINDS",
@@ -130,8 +130,8 @@ class ExportSettings:
     weights        of quantized layers: "int8"; "int7" (for processors whose 8-bit products overflow); "int4", where
                    depthwise convolutions have int8
     keep_int8      dotted names of layers that have int8 weights where the others have fewer bits
-    ranges         how the range of an activation follows from what calibration saw (numerics/ranges.py); "batch-norm":
-                   from what batch norms remember, without data (passes/derived.py)
+    ranges         how the range of an activation follows from what calibration saw (numerics/quantization_ranges.py);
+                   "batch-norm": from what batch norms remember, without data (passes/derived.py)
     """
 
     runtime: RuntimeName

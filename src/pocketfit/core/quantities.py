@@ -167,7 +167,7 @@ QUANTITIES: dict[str, Quantity] = {row.name: row for row in _ROWS}
 
 @dataclass(frozen=True)
 class KnownQuantity:
-    """The rule (core/rules.py) of a field that names a quantity."""
+    """The rule (core/support/rules.py) of a field that names a quantity."""
 
     def problem(self, value: Any) -> str:
         return "" if value in QUANTITIES else f"give one of {', '.join(QUANTITIES)}"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from pocketfit.core import cpus
 from pocketfit.core.device import Device, u8s8_saturates
+from pocketfit.core.support import cpus
 
 CPUINFO = Path("/proc/cpuinfo")
 SIBLINGS = "/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list"

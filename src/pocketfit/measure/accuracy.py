@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit import runtimes
-from pocketfit.core import user_code
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import ROWS, answer
 from pocketfit.core.samples import Samples
-from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import TensorSpec
+from pocketfit.core.support import user_code
+from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.runtimes import child
 
 Progress = Callable[[int, int], None]

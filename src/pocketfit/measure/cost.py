@@ -41,8 +41,8 @@ from pocketfit.devices.load import Load
 from pocketfit.measure import quiet
 from pocketfit.measure.canary import Canary
 from pocketfit.measure.environment import environment
-from pocketfit.numerics import statistics
-from pocketfit.numerics.statistics import OverSessions
+from pocketfit.numerics import latency_intervals
+from pocketfit.numerics.latency_intervals import OverSessions
 from pocketfit.runtimes import child
 
 try:
@@ -153,7 +153,7 @@ def compare_latency(
         ratios: dict[str, Measurement] = {}
         for percent in PERCENTILES:
             name = _name(percent, "ratio")
-            over = statistics.ratio_of_sessions(ours, theirs, percent=percent, seed=seed)
+            over = latency_intervals.ratio_of_sessions(ours, theirs, percent=percent, seed=seed)
             ratios[name] = _measurement(name, over, ours, where, how)
             bounds[name] = over.upper_one_sided
             if percent == 50:
@@ -356,7 +356,7 @@ def _latencies(
     found, bounds = {}, {}
     for percent in PERCENTILES:
         name = _name(percent, "ms")
-        over = statistics.latency_of_sessions(sessions, percent=percent, seed=seed)
+        over = latency_intervals.latency_of_sessions(sessions, percent=percent, seed=seed)
         found[name] = _measurement(name, over, sessions, where, how)
         bounds[name] = over.upper_one_sided
     return found, bounds

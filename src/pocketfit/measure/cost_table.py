@@ -26,17 +26,17 @@ import numpy as np
 
 from pocketfit import runtimes
 from pocketfit.core.errors import UserError
-from pocketfit.core.json_file import load
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
-from pocketfit.core.rules import Between, Positive
-from pocketfit.core.schema import checked
-from pocketfit.core.scratch import temporary_folder
-from pocketfit.core.skeleton import Skeleton, Widths
-from pocketfit.core.watch import Silent, Watch
+from pocketfit.core.support.json_file import load
+from pocketfit.core.support.progress import Silent, Watch
+from pocketfit.core.support.rules import Between, Positive
+from pocketfit.core.support.schema import checked
+from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.devices import local
 from pocketfit.measure import cost, quiet
 from pocketfit.measure.environment import environment
+from pocketfit.numerics.channel_shapes import Skeleton, Widths
 from pocketfit.passes import widths as forms
 from pocketfit.sources.fingerprint import fingerprint
 from pocketfit.sources.noise import noise

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from pocketfit.core import cpus
+from pocketfit.core.support import cpus
 from pocketfit.devices import local
 
 PACKAGES = (

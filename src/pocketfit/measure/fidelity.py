@@ -14,11 +14,11 @@ import numpy as np
 from pocketfit import runtimes
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.samples import Samples
-from pocketfit.core.scratch import temporary_folder
+from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.measure import layers
 from pocketfit.measure.accuracy import array_file, run_all, score
-from pocketfit.numerics import fidelity
-from pocketfit.numerics.statistics import Drop, paired_drop
+from pocketfit.numerics import sqnr
+from pocketfit.numerics.latency_intervals import Drop, paired_drop
 from pocketfit.runtimes import child
 
 LAYER_SAMPLES = 8
@@ -118,13 +118,13 @@ def compare(
         str(a),
         str(b),
         len(samples),
-        fidelity.agreement(outputs[0], outputs[1]) if outputs[0].ndim == 2 else None,
+        sqnr.agreement(outputs[0], outputs[1]) if outputs[0].ndim == 2 else None,
         metric,
         scored[0].mean if scored else None,
         scored[1].mean if scored else None,
         paired_drop(scored[0].values, scored[1].values) if scored else None,
-        fidelity.sqnr_db(outputs[0], outputs[1]),
-        fidelity.cosine(outputs[0], outputs[1]),
+        sqnr.sqnr_db(outputs[0], outputs[1]),
+        sqnr.cosine(outputs[0], outputs[1]),
         found_layers,
         first_drift(found_layers),
         note,
@@ -176,7 +176,7 @@ def _layers(
             found = child.call("pocketfit.measure.layers:drift_in_child", payload)
         except ExportFailed as error:
             return (), f"The layers of this pair could not be read: {error}"
-    drifts = tuple(LayerDrift(name, fidelity.ratio_db(signal, noise)) for name, signal, noise in found["layers"])
+    drifts = tuple(LayerDrift(name, sqnr.ratio_db(signal, noise)) for name, signal, noise in found["layers"])
     if not drifts:
         return (), "No layer of the two files has the same name and shape (one of them is pruned, or another network)"
     return drifts, _how_read(names[0], paths, len(some), found["tapped_db"])

@@ -25,7 +25,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import answer, quantize_input
 from pocketfit.core.samples import Samples
 from pocketfit.measure.accuracy import fed
-from pocketfit.numerics import fidelity
+from pocketfit.numerics import sqnr
 from pocketfit.numerics.affine import dequantize
 
 ACTIVATIONS = ("Relu", "LeakyRelu", "Clip")
@@ -61,7 +61,7 @@ def drift_in_child(*, runtime: str, a: str, b: str, array: str, preprocess: str,
             if first[ours].shape != second[theirs].shape:
                 different.add(ours)
                 continue
-            signal, noise = fidelity.energies(first[ours], second[theirs])
+            signal, noise = sqnr.energies(first[ours], second[theirs])
             sums[ours][0] += signal
             sums[ours][1] += noise
     layers = [[name, *both] for name, both in sums.items() if name not in different]
@@ -98,12 +98,12 @@ class _File:
         if quantization is not None:
             given = quantize_input(values, spec.dtype, quantization.scales[0], quantization.zero_points[0])
         found = self.tapped.run({spec.name: given})
-        signal, noise = fidelity.energies(answer(self.shipped, values), found.pop(""))
+        signal, noise = sqnr.energies(answer(self.shipped, values), found.pop(""))
         self._signal, self._noise = self._signal + signal, self._noise + noise
         return found
 
     def tapped_db(self) -> float:
-        return min(200.0, fidelity.ratio_db(self._signal, self._noise))
+        return min(200.0, sqnr.ratio_db(self._signal, self._noise))
 
 
 @dataclass

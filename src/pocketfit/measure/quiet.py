@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from pocketfit.core import cpus
+from pocketfit.core.support import cpus
 from pocketfit.devices import load
 from pocketfit.devices.load import Load
 

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pocketfit.core import user_code
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Prune
 from pocketfit.core.samples import Samples
+from pocketfit.core.support import user_code
 from pocketfit.passes import constants
 from pocketfit.passes.graph import ChannelGraph, Group
 from pocketfit.passes.survey import Statistics, Survey

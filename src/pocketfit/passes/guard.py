@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pocketfit.core.launch import rank
+from pocketfit.core.support.processes import rank
 from pocketfit.passes import together
 from pocketfit.passes.average import Average
 from pocketfit.passes.objective import Score

@@ -1,4 +1,4 @@
-"""Ranges for the points of a simulation, by the same methods as the files' (numerics/ranges.py)."""
+"""Ranges for the points of a simulation, by the same methods as the files' (numerics/quantization_ranges.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pocketfit.core.plan import RangeMethod
 from pocketfit.core.samples import Samples
-from pocketfit.numerics import ranges as numerics
+from pocketfit.numerics import quantization_ranges as numerics
 from pocketfit.passes.simulate import Point, Simulation
 
 BATCH = 4  # samples

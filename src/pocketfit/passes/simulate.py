@@ -25,7 +25,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid
 from pocketfit.core.signature import Signature
-from pocketfit.numerics.ranges import fingerprint
+from pocketfit.numerics.quantization_ranges import fingerprint
 from pocketfit.passes.exported import argument, inputs_in_words, module_of, operation, quiet, shape_of, zeros
 from pocketfit.passes.fake import fake_activation, fake_weight, grid_of, largest_integer, widest_scale
 from pocketfit.passes.fold import fold_batch_norm

@@ -1,9 +1,9 @@
 """Several processes that train one network, each on its rows of every batch: what they tell each other.
 
-torchrun starts them (core/launch.py). The mean of their gradients, weighed by rows, is the gradient of the whole batch,
-so that a plan's steps and batch size mean the same for any number of them; only batch norms see fewer rows at a time.
-Gradients are summed up in one go behind the backward pass: the networks of phones are small, and nothing has to be
-wrapped that copies, averages and masks of weights would have to look through. With one process nothing is said.
+torchrun starts them (core/support/processes.py). The mean of their gradients, weighed by rows, is the gradient of the
+whole batch, so that a plan's steps and batch size mean the same for any number of them; only batch norms see fewer rows
+at a time. Gradients are summed up in one go behind the backward pass: the networks of phones are small, and nothing has
+to be wrapped that copies, averages and masks of weights would have to look through. With one process nothing is said.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.launch import Rank, rank
+from pocketfit.core.support.processes import Rank, rank
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # while the first process does alone what is not shared; a dead one ends all by torchrun

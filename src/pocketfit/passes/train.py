@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.launch import rank
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Train
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.processes import rank
 from pocketfit.passes import distil, together
 from pocketfit.passes.answers import Manner, main_answer, manner, thawed
 from pocketfit.passes.average import Average

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from pocketfit.core.skeleton import LayerShape, Side, Skeleton, Widths
+from pocketfit.numerics.channel_shapes import LayerShape, Side, Skeleton, Widths
 from pocketfit.passes.graph import ChannelGraph
 from pocketfit.passes.prune import removable, sliced
 

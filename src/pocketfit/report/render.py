@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.text import READABLE
+from pocketfit.core.support.text import READABLE
 from pocketfit.report import svg
 from pocketfit.report.data import report_data
 from pocketfit.search import journal

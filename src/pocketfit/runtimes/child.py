@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from pocketfit.core import errors
-from pocketfit.core.scratch import temporary_folder
+from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.runtimes import forkserver
 from pocketfit.runtimes.job import LOG
 

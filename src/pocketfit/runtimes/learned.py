@@ -16,7 +16,7 @@ from pocketfit.core.artifact import FileTensor
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings
 from pocketfit.core.samples import Samples
-from pocketfit.core.scratch import temporary_folder
+from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.runtimes import child
 from pocketfit.runtimes.ranges import Ranges, fitting
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketfit.core.errors import ExportFailed
-from pocketfit.core.scratch import temporary_folder
+from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.runtimes import child
 from pocketfit.runtimes.litert_session import LiteRTSession
 

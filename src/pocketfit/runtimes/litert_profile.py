@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pocketfit.core.artifact import Contents, OpCost
 from pocketfit.core.errors import CannotRunHere, UserError
 from pocketfit.core.runtime import Arrays
-from pocketfit.core.scratch import temporary_folder
+from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.runtimes import child, litert_file
 
 CHECKED_VERSION = "2.3.0"

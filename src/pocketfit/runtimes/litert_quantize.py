@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfit.core.cpus import usable
 from pocketfit.core.errors import ExportFailed
+from pocketfit.core.support.cpus import usable
 from pocketfit.numerics import affine
-from pocketfit.numerics import ranges as numerics
+from pocketfit.numerics import quantization_ranges as numerics
 from pocketfit.runtimes import agreement, litert_write
 from pocketfit.runtimes.litert_file import TfliteFile, ints, pack_int4, read, text
 from pocketfit.runtimes.litert_session import LiteRTSession

@@ -25,8 +25,8 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
-from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.runtimes import child, onnx_file, require
 from pocketfit.runtimes.artifact import artifact_of, keep_notes, kept_notes, not_smaller, whole_or_not
 from pocketfit.runtimes.learned import ranges_for

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfit.core.cpus import usable
 from pocketfit.core.errors import ExportFailed
-from pocketfit.numerics import ranges
+from pocketfit.core.support.cpus import usable
+from pocketfit.numerics import quantization_ranges
 from pocketfit.runtimes.onnxruntime_convert import open_session
 
 BATCH = 8  # samples at a time: all tensors of MobileNetV2 take 27 MB a sample
@@ -33,7 +33,7 @@ def gather(source: str, samples: str, target: str, histograms: bool) -> None:
     with np.load(samples, allow_pickle=False) as archive:
         ((name, values),) = archive.items()
     names, session = _with_all_tensors(source)
-    observers = {tensor: ranges.Observer() for tensor in names}
+    observers = {tensor: quantization_ranges.Observer() for tensor in names}
     for found in _run(session, names, name, values):
         for tensor, result in found.items():
             observers[tensor].look(result)
@@ -41,7 +41,7 @@ def gather(source: str, samples: str, target: str, histograms: bool) -> None:
         for found in _run(session, names, name, values):
             for tensor, result in found.items():
                 observers[tensor].count(result)
-    ranges.save({tensor: observer.summary() for tensor, observer in observers.items()}, Path(target))
+    quantization_ranges.save({tensor: observer.summary() for tensor, observer in observers.items()}, Path(target))
 
 
 def fingerprints(source: str, samples: str, target: str) -> None:
@@ -55,7 +55,7 @@ def fingerprints(source: str, samples: str, target: str) -> None:
         for tensor, result in found.items():
             parts[tensor].append(result.ravel())
     Path(target).write_text(
-        json.dumps({tensor: ranges.fingerprint(np.concatenate(given)) for tensor, given in parts.items()})
+        json.dumps({tensor: quantization_ranges.fingerprint(np.concatenate(given)) for tensor, given in parts.items()})
     )
 
 

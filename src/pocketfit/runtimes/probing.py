@@ -13,8 +13,8 @@ from pocketfit.core.model import Model, Origin
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import RuntimeInfo, answer
-from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.runtimes import get
 
 TOLERANCE = 1e-4

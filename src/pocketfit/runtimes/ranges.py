@@ -1,7 +1,7 @@
 """Calibration, seen from the parent process: are the samples fit for it, and which range does each tensor get.
 
 What the tensors of a runtime's float file show is gathered by that runtime's child (its `gather` function), once for
-each file and samples, and kept in the work folder; the ranges follow from it by numerics/ranges.py.
+each file and samples, and kept in the work folder; the ranges follow from it by numerics/quantization_ranges.py.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pocketfit.core.artifact import FileTensor
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.plan import ExportSettings
 from pocketfit.core.samples import Samples, value_range
-from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature
-from pocketfit.numerics import ranges as numerics
+from pocketfit.core.support.scratch import temporary_folder
+from pocketfit.numerics import quantization_ranges as numerics
 from pocketfit.runtimes import child
 from pocketfit.runtimes.artifact import whole_or_not
 

@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 
 from pocketfit.core.artifact import Artifact, Contents, FileTensor, OpCost, OpInfo
 from pocketfit.core.errors import CannotRunHere, UserError
-from pocketfit.core.json_file import parse
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
-from pocketfit.core.schema import checked
 from pocketfit.core.signature import Signature
+from pocketfit.core.support.json_file import parse
+from pocketfit.core.support.schema import checked
 from pocketfit.runtimes import require
 from pocketfit.runtimes.artifact import artifact_of, whole_or_not
 from pocketfit.runtimes.probing import probe_by_export

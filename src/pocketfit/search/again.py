@@ -9,8 +9,8 @@ from pathlib import Path
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import PocketfitError
 from pocketfit.core.measurement import Measurement
+from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.core.watch import Watch
 from pocketfit.devices import local
 from pocketfit.measure import cost, quiet
 from pocketfit.measure.cost import Effort, LatencyComparison

@@ -17,8 +17,8 @@ from typing import Any
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import PocketfitError
 from pocketfit.core.plan import ExportSettings, Prune
-from pocketfit.core.skeleton import Skeleton, Term, mac_terms, parameter_terms
-from pocketfit.core.watch import Watch
+from pocketfit.core.support.progress import Watch
+from pocketfit.numerics.channel_shapes import Skeleton, Term, mac_terms, parameter_terms
 from pocketfit.search import allocate
 from pocketfit.search.allocate import Choice, Widths
 from pocketfit.search.journal import Record

@@ -19,11 +19,11 @@ from pocketfit.core.measurement import Measurement
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Plan
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.core.watch import Watch
 from pocketfit.measure import accuracy, cost, footprint, suspicion
-from pocketfit.numerics.fidelity import sqnr_db
-from pocketfit.numerics.statistics import mean_interval, paired_drop
+from pocketfit.numerics.latency_intervals import mean_interval, paired_drop
+from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.search.again import best_times, measurements, patient
 from pocketfit.search.carry import carried_out
 from pocketfit.search.space import Proposal

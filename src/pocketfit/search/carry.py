@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.json_file import parse
-from pocketfit.core.launch import rank
 from pocketfit.core.model import Learned, Model
 from pocketfit.core.plan import (
     CorrectBias,
@@ -31,8 +29,10 @@ from pocketfit.core.plan import (
     canonical_json,
 )
 from pocketfit.core.samples import Samples
-from pocketfit.core.schema import checked
-from pocketfit.core.watch import Watch
+from pocketfit.core.support.json_file import parse
+from pocketfit.core.support.processes import rank
+from pocketfit.core.support.progress import Watch
+from pocketfit.core.support.schema import checked
 from pocketfit.search.task import Task
 
 MOST_RECENT = 6
@@ -44,8 +44,8 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
 
     The weights after each pass that looks at samples are kept in `cache/`, with what it learned, under a hash of the
     model, its contract, the data, the number of threads, all passes so far, and the grid that they were for; the
-    other passes are quick and are done again. Of several processes (core/launch.py) all train together; what else
-    looks at samples is done by the first one, which hands the weights to the others.
+    other passes are quick and are done again. Of several processes (core/support/processes.py) all train together; what
+    else looks at samples is done by the first one, which hands the weights to the others.
     """
     from pocketfit.passes import piecewise, prune, resolution, sparsify, together
     from pocketfit.passes.criteria import DATA_DRIVEN

@@ -14,15 +14,15 @@ from typing import Any
 
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.plan import CorrectBias, Equalize, Plan
+from pocketfit.core.support.files import check_folder, write_json
+from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.trial import Trial
-from pocketfit.core.watch import Silent, Watch
 from pocketfit.measure import cost, footprint
 from pocketfit.measure.environment import environment
 from pocketfit.search.again import best_times, patient
 from pocketfit.search.attempt import Exported, export, file_sizes, timing
 from pocketfit.search.choose import choose
 from pocketfit.search.disturbance import doubts
-from pocketfit.search.files import check_folder, write_json
 from pocketfit.search.limits import check
 from pocketfit.search.task import Task, baseline_export, check_layers, check_runtimes, prelude, recipes
 

@@ -17,11 +17,13 @@ from typing import Any, Protocol
 from pocketfit import __version__, runtimes
 from pocketfit.core.errors import Stopped, UserError
 from pocketfit.core.plan import ExportSettings, Plan, Prune, QuantTrain, Train
+from pocketfit.core.support.array_file import forget_arrays
+from pocketfit.core.support.files import check_folder, check_writable, held
+from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.trial import Trial
-from pocketfit.core.watch import Silent, Watch
 from pocketfit.measure import cost
 from pocketfit.measure.environment import environment
-from pocketfit.numerics.statistics import MAX_NEEDED, needed_n
+from pocketfit.numerics.latency_intervals import MAX_NEEDED, needed_n
 from pocketfit.search import journal
 from pocketfit.search.again import best_times, patient, timing_lines
 from pocketfit.search.allocate import cubic
@@ -30,7 +32,6 @@ from pocketfit.search.attempt import attempt, timing
 from pocketfit.search.choose import baselines, choose
 from pocketfit.search.control import control_of
 from pocketfit.search.doubt import doubtful
-from pocketfit.search.files import check_folder, check_writable, held
 from pocketfit.search.ladder import awaiting
 from pocketfit.search.pace import LADDER_SHARE, Pace, grid_seconds, pace_line
 from pocketfit.search.propose import Share, best_recipes, propose, ratios
@@ -53,7 +54,6 @@ from pocketfit.search.task import (
     recipes,
 )
 from pocketfit.search.verdict import read_verdict
-from pocketfit.sources.cache import forget_arrays
 
 GRID_RATE = 0.006  # of training on the grid, in its own steps; 80 at 0.002 left a 4-bit network's accuracy as it was
 ALMOST = 0.8  # of the time that a trial is expected to take is enough to begin it

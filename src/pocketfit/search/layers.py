@@ -12,8 +12,8 @@ from pocketfit.analysis.layers import LayerRow, layer_table
 from pocketfit.core.artifact import Contents, OpInfo
 from pocketfit.core.errors import PocketfitError
 from pocketfit.core.plan import Plan
+from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.core.watch import Watch
 from pocketfit.measure.cost import random_inputs
 from pocketfit.search.carry import carried_out
 from pocketfit.search.task import Task

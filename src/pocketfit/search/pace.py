@@ -16,8 +16,8 @@ from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import PassSettings, Plan, QuantTrain, Train
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.core.watch import Watch
 from pocketfit.search.choose import halves
 from pocketfit.search.propose import FINALISTS, RATIOS_WITHOUT_LIMIT
 from pocketfit.search.task import Task

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
-from pocketfit.core.json_file import load
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.plan import Plan, RuntimeName
 from pocketfit.core.quantities import KnownQuantity
-from pocketfit.core.rules import Between, Count, Positive, RelativePath, Sha256, Size
-from pocketfit.core.schema import check_rules, checked
+from pocketfit.core.support.json_file import load
+from pocketfit.core.support.rules import Between, Count, Positive, RelativePath, Sha256, Size
+from pocketfit.core.support.schema import check_rules, checked
 
 Number = Annotated[float, Between(-1e15, 1e15)]
 

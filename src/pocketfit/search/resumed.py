@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Prune
-from pocketfit.core.rules import shown
+from pocketfit.core.support.rules import shown
 from pocketfit.search.journal import CHANGED, Record
 from pocketfit.search.task import Task
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pocketfit.core.errors import PocketfitError
 from pocketfit.core.plan import Plan
+from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.core.watch import Watch
 from pocketfit.search.carry import carried_out
 from pocketfit.search.journal import Record
 from pocketfit.search.ladder import REPAIRS, layers_in_float

@@ -21,8 +21,8 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, PassSettings, Piecewise, Plan, Prune, Weights
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.core.text import comparable, readable
-from pocketfit.core.watch import Watch
+from pocketfit.core.support.progress import Watch
+from pocketfit.core.support.text import comparable, readable
 from pocketfit.devices import local
 from pocketfit.sources.data import Dataset
 from pocketfit.sources.listing import some

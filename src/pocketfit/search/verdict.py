@@ -12,8 +12,8 @@ import numpy as np
 
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.core.watch import Watch
 from pocketfit.measure import accuracy, cost, footprint
 from pocketfit.search import scores_once
 from pocketfit.search.again import patient

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.text import comparable, readable
+from pocketfit.core.support.text import comparable, readable
 from pocketfit.sources.listing import Listing, Part, counted, some
 from pocketfit.sources.preprocess import geometry, recolour
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.json_file import load, parse, read_bytes, text_of
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.schema import checked
-from pocketfit.core.text import comparable
+from pocketfit.core.support.json_file import load, parse, read_bytes, text_of
+from pocketfit.core.support.schema import checked
+from pocketfit.core.support.text import comparable
 
 MAX_VALUES = 2**26  # of one sample: more would be seconds and gigabytes for a single answer
 

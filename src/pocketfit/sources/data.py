@@ -23,8 +23,8 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import SPLITS, Samples
 from pocketfit.core.signature import TensorSpec
+from pocketfit.core.support.array_file import stored_array
 from pocketfit.sources import arrays, images, splits
-from pocketfit.sources.cache import stored_array
 from pocketfit.sources.listing import Listing, counted, some, without_leaks
 
 Progress = Callable[[int, int], None]

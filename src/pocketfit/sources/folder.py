@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pocketfit.core import user_code
 from pocketfit.core.errors import UserError
-from pocketfit.core.json_file import load
 from pocketfit.core.model import Learned, Model, ModelFile, Origin
-from pocketfit.core.rules import shown
-from pocketfit.core.schema import Violation, checked, reading
-from pocketfit.core.scratch import temporary_folder
 from pocketfit.core.signature import Signature
+from pocketfit.core.support import user_code
+from pocketfit.core.support.json_file import load
+from pocketfit.core.support.rules import shown
+from pocketfit.core.support.schema import Violation, checked, reading
+from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.sources.bare import bare, copied
 from pocketfit.sources.fingerprint import fingerprint
 from pocketfit.sources.origins import build

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfit.core.cpus import usable
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.text import comparable, readable
-from pocketfit.sources.cache import FileHashes
+from pocketfit.core.support.array_file import FileHashes
+from pocketfit.core.support.cpus import usable
+from pocketfit.core.support.text import comparable, readable
 from pocketfit.sources.listing import Listing, Part, counted, some
 from pocketfit.sources.preprocess import BadPicture, decode, geometry, open_picture
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.text import readable
+from pocketfit.core.support.text import readable
 
 Part = Literal["train", "val", "test", "left out"]
 

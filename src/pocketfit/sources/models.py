@@ -15,7 +15,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model, Origin
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature
-from pocketfit.core.user_code import Allowed
+from pocketfit.core.support.user_code import Allowed
 from pocketfit.sources.bare import bare, computing
 from pocketfit.sources.contract import read_input_shape, read_labels, read_preprocess
 from pocketfit.sources.fingerprint import fingerprint

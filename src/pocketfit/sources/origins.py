@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from pocketfit import zoo
-from pocketfit.core import user_code
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Origin
+from pocketfit.core.support import user_code
 from pocketfit.sources.bare import eval_mode
 
 CLASS_ARGUMENTS = ("classes", "num_classes")
@@ -71,7 +71,7 @@ def class_argument(function: Callable[..., Any]) -> str | None:
 
 
 def factory(name: str) -> Callable[..., Any]:
-    """The function called "package.module:function"; see core/user_code.py for who may have it called."""
+    """The function called "package.module:function"; see core/support/user_code.py for who may have it called."""
     return user_code.function(name, "factory")
 
 

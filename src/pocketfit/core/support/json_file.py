@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.rules import shown
+from pocketfit.core.support.rules import shown
 
 MOST_BYTES = 10 * 2**20
 MOST_DEPTH = 48  # of lists and objects in each other

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.rules import shown
+from pocketfit.core.support.rules import shown
 
 DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 NAME = re.compile(f"{DOTTED}:{DOTTED}")

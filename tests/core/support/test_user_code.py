@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pocketfit.core import user_code
 from pocketfit.core.errors import UserError
-from pocketfit.core.user_code import NAME, consent, function
+from pocketfit.core.support import user_code
+from pocketfit.core.support.user_code import NAME, consent, function
 
 
 @pytest.fixture(autouse=True)

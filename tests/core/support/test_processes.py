@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.launch import LAUNCHED, Rank, check_alone, rank
+from pocketfit.core.support.processes import LAUNCHED, Rank, check_alone, rank
 
 
 def said(monkeypatch: pytest.MonkeyPatch, **words: str) -> None:

@@ -18,7 +18,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import answer, quantize_input
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.core.trial import Trial
-from tests.core.test_plan import plans
+from tests.core.plan.test_plan import plans
 
 FINITE = st.floats(-1e9, 1e9)
 WORD = st.text(string.ascii_letters + "_ é.", max_size=10)

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.json_file import MOST_DEPTH, load, parse
-from pocketfit.core.rules import Between, FileName, InFolder, Like, OneOf, RelativePath, Size, Text
-from pocketfit.core.schema import build, check_rules, checked, reader
+from pocketfit.core.support.json_file import MOST_DEPTH, load, parse
+from pocketfit.core.support.rules import Between, FileName, InFolder, Like, OneOf, RelativePath, Size, Text
+from pocketfit.core.support.schema import build, check_rules, checked, reader
 
 Share = Annotated[float, Between(0, 1)]
 

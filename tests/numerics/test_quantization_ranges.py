@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnxruntime.quantization.calibrate import HistogramCollector
 
-from pocketfit.numerics import ranges
+from pocketfit.numerics import quantization_ranges
 from pocketfit.numerics.affine import fake_quantize, scale_from_range, symmetric_scale
-from pocketfit.numerics.ranges import Observer, Summary, range_of
+from pocketfit.numerics.quantization_ranges import Observer, Summary, range_of
 
 METHODS = ("min-max", "moving-average", "percentile", "mse", "kl")
 
@@ -52,7 +52,7 @@ def onnx_runtimes(kind: str, bins: int, percentile: float) -> HistogramCollector
 def test_percentiles_are_those_of_onnx_runtime(kind: str, percentile: float) -> None:
     collector = onnx_runtimes(kind, 2048, percentile)
     counts, edges, minimum, maximum, _ = collector.histogram_dict["t"]
-    low, high = ranges.percentile_range(counts, edges, percentile)
+    low, high = quantization_ranges.percentile_range(counts, edges, percentile)
     wanted = collector.compute_percentile()["t"]
     assert (max(low, float(minimum)), min(high, float(maximum))) == (float(wanted[0]), float(wanted[1]))
 
@@ -62,7 +62,7 @@ def test_percentiles_are_those_of_onnx_runtime(kind: str, percentile: float) -> 
 def test_kl_ranges_are_those_of_onnx_runtime(kind: str, bins: int) -> None:
     collector = onnx_runtimes(kind, bins, 99.9)
     counts, edges, minimum, maximum, _ = collector.histogram_dict["t"]
-    low, high = ranges.kl_range(counts, edges)
+    low, high = quantization_ranges.kl_range(counts, edges)
     wanted = collector.compute_entropy()["t"]
     assert (max(low, float(minimum)), min(high, float(maximum))) == (float(wanted[0]), float(wanted[1]))
 
@@ -77,7 +77,7 @@ def test_kl_ranges_of_any_histogram_are_those_of_onnx_runtime(counts: np.ndarray
         wanted = collector.get_entropy_threshold((counts, edges, edges[0], edges[-1], edges[-1]), 128)
     except AssertionError:
         return
-    assert ranges.kl_range(counts, edges) == (float(wanted[0]), float(wanted[1]))
+    assert quantization_ranges.kl_range(counts, edges) == (float(wanted[0]), float(wanted[1]))
 
 
 def test_an_observer_sums_up_what_it_saw() -> None:
@@ -104,7 +104,7 @@ def test_the_moving_average_is_ai_edge_quantizers() -> None:
 def test_histograms_are_numpys(kind: str) -> None:
     samples = draw(kind)
     summary = summary_of(samples)
-    wanted, _ = np.histogram(samples, ranges.BINS, range=(summary.minimum, summary.maximum))
+    wanted, _ = np.histogram(samples, quantization_ranges.BINS, range=(summary.minimum, summary.maximum))
     assert summary.counts.sum() == samples.size
     # float32 puts a value that lies on an edge into the bin beside it
     assert np.abs(np.cumsum(summary.counts) - np.cumsum(wanted)).max() <= 3
@@ -168,7 +168,7 @@ def measured_error(values: np.ndarray, low: float, high: float, *, symmetric: bo
 
 
 def expected_error(summary: Summary, low: float, high: float, *, symmetric: bool = False) -> float:
-    found = ranges.squared_error(
+    found = quantization_ranges.squared_error(
         np.array([low]), np.array([high]), summary.counts, summary.edges, symmetric=symmetric, zeros=summary.zeros
     )
     return float(found[0])
@@ -241,8 +241,10 @@ def test_the_mse_range_is_that_of_brute_force(
     symmetric: bool,
 ) -> None:
     edges = np.linspace(start, start + width, len(counts) + 1)
-    low, high = ranges.mse_range(counts, edges, symmetric=symmetric, bits=bits)
-    found = ranges.squared_error(np.array([low]), np.array([high]), counts, edges, symmetric=symmetric, bits=bits)
+    low, high = quantization_ranges.mse_range(counts, edges, symmetric=symmetric, bits=bits)
+    found = quantization_ranges.squared_error(
+        np.array([low]), np.array([high]), counts, edges, symmetric=symmetric, bits=bits
+    )
     wanted = brute_force(counts, edges, bits, symmetric=symmetric)
     assert float(found[0]) == pytest.approx(wanted, rel=2e-2, abs=1e-6)
 
@@ -283,29 +285,29 @@ def test_one_far_outlier_leaves_the_percentile_a_range() -> None:
     samples = np.full((10, 100_000), 0.5, np.float32)
     samples[0, 0] = 1e5
     low, high = range_of(summary_of(samples), "percentile")
-    assert (low, high) == (0.0, pytest.approx(0.5 + (1e5 - 0.5) / ranges.BINS))
+    assert (low, high) == (0.0, pytest.approx(0.5 + (1e5 - 0.5) / quantization_ranges.BINS))
 
 
 def test_summaries_survive_the_disk(tmp_path: Path) -> None:
     observer = Observer()
     observer.look(draw("relu6"))
     given_ = {"conv/1": summary_of(draw("normal")), "ü" * 3: observer.summary(), "c": summary_of(draw("heavy", 200))}
-    ranges.save(given_, tmp_path / "a.npz")
-    found = ranges.load(tmp_path / "a.npz")
+    quantization_ranges.save(given_, tmp_path / "a.npz")
+    found = quantization_ranges.load(tmp_path / "a.npz")
     assert list(found) == list(given_)
     for name, wanted in given_.items():
         ours = found[name]
         assert (ours.minimum, ours.maximum, ours.zeros) == (wanted.minimum, wanted.maximum, wanted.zeros)
         assert (ours.average_minimum, ours.average_maximum) == (wanted.average_minimum, wanted.average_maximum)
         np.testing.assert_array_equal(ours.counts, wanted.counts)
-    ranges.save({}, tmp_path / "b.npz")
-    assert ranges.load(tmp_path / "b.npz") == {}
+    quantization_ranges.save({}, tmp_path / "b.npz")
+    assert quantization_ranges.load(tmp_path / "b.npz") == {}
 
 
 def test_what_is_no_summary_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", names=np.array(["x"]))
     with pytest.raises(ValueError, match="does not hold"):
-        ranges.load(tmp_path / "a.npz")
+        quantization_ranges.load(tmp_path / "a.npz")
     np.savez(tmp_path / "b.npz", names=np.array([{"a": 1}], object))
     with pytest.raises(ValueError, match="allow_pickle"):
-        ranges.load(tmp_path / "b.npz")
+        quantization_ranges.load(tmp_path / "b.npz")

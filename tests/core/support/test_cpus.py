@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pocketfit.core import cpus
 from pocketfit.core.errors import UserError
+from pocketfit.core.support import cpus
 
 
 def kernel(folder: Path, cgroup: str, **files: str) -> tuple[Path, Path]:

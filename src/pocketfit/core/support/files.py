@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.scratch import locked, sweep
-from pocketfit.core.text import readable
+from pocketfit.core.support.scratch import locked, sweep
+from pocketfit.core.support.text import readable
 
 PROBE_BYTES = 2**20
 LONGEST_NAME = 255 - 20  # bytes; what is made beside a folder has its name and a little more

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pocketfit.core.errors import UserError
-from pocketfit.sources.cache import FileHashes, forget_arrays, stored_array
+from pocketfit.core.support.array_file import FileHashes, forget_arrays, stored_array
 
 
 def chunks(calls):
@@ -80,7 +80,7 @@ def test_a_damaged_index_counts_as_none(tmp_path):
 
 
 def test_the_longest_unused_arrays_make_room(tmp_path, monkeypatch):
-    monkeypatch.setattr("pocketfit.sources.cache.MOST_BYTES", 3 * (128 + 3))
+    monkeypatch.setattr("pocketfit.core.support.array_file.MOST_BYTES", 3 * (128 + 3))
 
     def use(name):
         return stored_array(tmp_path / f"pixels-{name}.npy", (1, 3), np.uint8, lambda: [np.full((1, 3), 7, np.uint8)])

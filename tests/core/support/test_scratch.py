@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pocketfit.core import scratch
-from pocketfit.core.scratch import PREFIX, sweep, temporary_folder
+from pocketfit.core.support import scratch
+from pocketfit.core.support.scratch import PREFIX, sweep, temporary_folder
 
 HOLDER = """
 import sys, time
-from pocketfit.core.scratch import temporary_folder
+from pocketfit.core.support.scratch import temporary_folder
 with temporary_folder(sys.argv[1]) as folder:
     open(folder + "/file", "w").close()
     print(folder, flush=True)

@@ -1,10 +1,11 @@
 """One reader for what stands in the files that pocketfit reads back: its own, or a stranger's.
 
-`checked` holds plain values (core/json_file.py) against a type and gives the first violation as a sentence with its
-place in the file. The types are those that the code works with: frozen dataclasses (no unknown keys; they are built),
-TypedDicts for objects that stay dicts (keys of later versions may stand beside the known ones), Literal, tuples, lists,
-Mapping[str, ...], unions with None. What a type leaves open a rule in Annotated says (core/rules.py). So a setting's
-type and range stand once, at its field; `check_rules` holds the field against them where settings are made in Python.
+`checked` holds plain values (core/support/json_file.py) against a type and gives the first violation as a sentence with
+its place in the file. The types are those that the code works with: frozen dataclasses (no unknown keys; they are
+built), TypedDicts for objects that stay dicts (keys of later versions may stand beside the known ones), Literal,
+tuples, lists, Mapping[str, ...], unions with None. What a type leaves open a rule in Annotated says
+(core/support/rules.py). So a setting's type and range stand once, at its field; `check_rules` holds the field against
+them where settings are made in Python.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from typing import (
 )
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.json_file import MOST_DEPTH
-from pocketfit.core.rules import LARGEST_INT, Like, Rule, shown
+from pocketfit.core.support.json_file import MOST_DEPTH
+from pocketfit.core.support.rules import LARGEST_INT, Like, Rule, shown
 
 T = TypeVar("T")
 Reader = Callable[[Any], Any]
