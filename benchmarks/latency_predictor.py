@@ -24,7 +24,7 @@ from pocketfit.core.plan import ExportSettings
 from pocketfit.measure import cost_table
 from pocketfit.passes.graph import trace
 from pocketfit.progress import watch_for_terminal
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.models.open_model import model_from_module
 
 SHARE_WITHIN, RANK = 0.90, 0.95
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.sources.preprocess import decode, geometry
+from pocketfit.sources.image_preprocess import decode, geometry
 
 MAP = Path(__file__).with_name("stamps_imagenet.json")
 PREPROCESS = Preprocess(resize="longer", resize_px=200, height=224, width=224, filter="bicubic")

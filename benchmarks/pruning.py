@@ -47,9 +47,9 @@ from pocketfit.passes import train as training
 from pocketfit.passes.graph import ChannelGraph, trace
 from pocketfit.search import allocate
 from pocketfit.search.allocate import Choice, Widths
-from pocketfit.sources.data import Dataset, open_data
-from pocketfit.sources.fingerprint import fingerprint
-from pocketfit.sources.models import load_model, model_from_module, open_model, save_model
+from pocketfit.sources.data.dataset import Dataset, open_data
+from pocketfit.sources.models.fingerprint import fingerprint
+from pocketfit.sources.models.open_model import load_model, model_from_module, open_model, save_model
 
 ROOT = Path(__file__).resolve().parent.parent
 DOWNLOADS = ROOT / ".downloads"

@@ -26,7 +26,7 @@ from pocketfit.core.runtime import answer
 from pocketfit.passes import prune
 from pocketfit.passes.graph import trace
 from pocketfit.runtimes import get
-from pocketfit.sources.models import load_model, model_from_module, save_model
+from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
 
 RUNTIMES = ("litert", "onnxruntime")
 RATIOS = (0.3, 0.5)

@@ -60,8 +60,8 @@ from pocketfit.runtimes.artifact import whole_or_not
 from pocketfit.search.carry import carried_out
 from pocketfit.search.ladder import REPAIRS, REPAIRS_4
 from pocketfit.search.task import Task, aligned
-from pocketfit.sources.data import open_data
-from pocketfit.sources.models import load_model, open_model
+from pocketfit.sources.data.dataset import open_data
+from pocketfit.sources.models.open_model import load_model, open_model
 
 INT8 = {"precision": "int8"}
 UINT8 = {"precision": "int8", "activations": "uint8"}

@@ -47,8 +47,8 @@ from pocketfit.passes.clip import Clip
 from pocketfit.passes.guard import Guard
 from pocketfit.passes.objective import Exam
 from pocketfit.passes.rates import found_rate
-from pocketfit.sources.data import open_data
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.data.dataset import open_data
+from pocketfit.sources.models.open_model import model_from_module
 
 DOWNLOADS = Path(__file__).resolve().parent.parent / ".downloads"
 HOME = DOWNLOADS / "benchmark" / "recovery"

@@ -43,9 +43,9 @@ from pocketfit.progress import watch_for_terminal
 from pocketfit.runtimes import child
 from pocketfit.search.choose import choose
 from pocketfit.search.task import aligned
-from pocketfit.sources.data import open_data
-from pocketfit.sources.models import load_model, model_from_module, open_model, save_model
-from pocketfit.sources.origins import build
+from pocketfit.sources.data.dataset import open_data
+from pocketfit.sources.models.build_network import build
+from pocketfit.sources.models.open_model import load_model, model_from_module, open_model, save_model
 
 ROOT = Path(__file__).resolve().parent.parent
 DOWNLOADS, MODEL, OUT = ROOT / ".downloads", ROOT / "demo-data" / "model", ROOT / "demo-out"

@@ -31,7 +31,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.measure import cost
 from pocketfit.measure.environment import environment
 from pocketfit.passes import sparsify
-from pocketfit.sources.models import open_model
+from pocketfit.sources.models.open_model import open_model
 
 ROOT = Path(__file__).resolve().parent.parent
 TRIED = (None, Sparsify(0.5), Sparsify(0.8), Sparsify(0.9), Sparsify(pattern="2:4"))

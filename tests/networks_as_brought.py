@@ -26,7 +26,7 @@ from torch.nn.utils import weight_norm as old_weight_norm
 
 from pocketfit.core.model import Model
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.models.open_model import model_from_module
 from tests.brought.attention import Attention, ConvolutionsThenRecurrence, Encoder, Mixer, Recurrent, VisionTransformer
 from tests.brought.coupled import (
     ChannelShuffle,

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from pocketfit import cli, verbs, zoo
 from pocketfit.asked import Teacher
 from pocketfit.core.errors import Stopped, UserError
-from pocketfit.sources.models import open_model
+from pocketfit.sources.models.open_model import open_model
 from tests.report import sample_run
 
 PATHS = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)

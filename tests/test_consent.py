@@ -23,7 +23,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support import user_code
 from pocketfit.runtimes import child
-from pocketfit.sources.models import model_from_module, open_model, save_model
+from pocketfit.sources.models.open_model import model_from_module, open_model, save_model
 from tests.report import sample_run
 
 EVIL = "from pathlib import Path\nPath({sign!r}).write_text('it ran')\n" + (

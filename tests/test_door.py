@@ -22,9 +22,9 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.support import files
 from pocketfit.measure import cost_table
 from pocketfit.passes import train as training
-from pocketfit.sources.data import from_arrays
-from pocketfit.sources.models import load_model
-from pocketfit.sources.splits import position
+from pocketfit.sources.data.dataset import from_arrays
+from pocketfit.sources.data.splits import position
+from pocketfit.sources.models.open_model import load_model
 from tests.report import sample_run
 
 PATHS = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)

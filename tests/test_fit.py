@@ -31,8 +31,8 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.measure import cost
 from pocketfit.passes import train
 from pocketfit.search import journal
-from pocketfit.sources.data import open_data
-from pocketfit.sources.models import model_from_module, save_model
+from pocketfit.sources.data.dataset import open_data
+from pocketfit.sources.models.open_model import model_from_module, save_model
 
 pytestmark = pytest.mark.slow
 

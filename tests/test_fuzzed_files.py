@@ -28,8 +28,8 @@ from pocketfit.report.words import plan_words
 from pocketfit.search import journal
 from pocketfit.search.result import compose
 from pocketfit.search.result_file import read_result
-from pocketfit.sources.contract import read_preprocess
-from pocketfit.sources.models import load_model, model_from_module, save_model
+from pocketfit.sources.input_contract import read_preprocess
+from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
 from tests.mutations import COUNTS, as_text, changed, mutated, spoilt, survived
 from tests.report import sample_ladder, sample_run
 

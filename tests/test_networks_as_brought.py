@@ -54,8 +54,8 @@ from pocketfit.passes.fake import fake_weight, widest_scale
 from pocketfit.passes.graph import ChannelGraph, trace
 from pocketfit.passes.simulate import WEIGHTED, layers_of, simulate
 from pocketfit.passes.written import attribute
-from pocketfit.sources.data import from_arrays
-from pocketfit.sources.models import load_model, model_from_module, save_model
+from pocketfit.sources.data.dataset import from_arrays
+from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
 from tests.networks_as_brought import NETWORKS, arrays, built, opened
 
 OPENED = [name for name, row in NETWORKS.items() if "open" not in row.refused]

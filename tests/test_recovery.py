@@ -10,7 +10,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Train
 from pocketfit.core.samples import Samples
 from pocketfit.passes import rates, train
-from pocketfit.sources.data import from_arrays
+from pocketfit.sources.data.dataset import from_arrays
 from tests.networks_as_brought import NETWORKS, arrays, opened
 
 STEPS, BATCH = 6, 16

@@ -76,7 +76,7 @@ def test_the_table_the_page_and_a_plan_that_can_be_applied(here: Path) -> None:
 
     from pocketfit.analysis.layers import layer_table, totals
     from pocketfit.passes import prune
-    from pocketfit.sources.models import open_model
+    from pocketfit.sources.models.open_model import open_model
 
     model = open_model("nets_of_sensitivity_test:net", weights="good.pth", input_shape="3x16x16")
     after = totals(layer_table(prune.apply(model, settings)))  # type: ignore[arg-type]

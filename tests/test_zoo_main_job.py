@@ -35,8 +35,8 @@ from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.measure import cost
 from pocketfit.passes import piecewise
 from pocketfit.search import journal
-from pocketfit.sources.data import open_data
-from pocketfit.sources.models import load_model
+from pocketfit.sources.data.dataset import open_data
+from pocketfit.sources.models.open_model import load_model
 from pocketfit.zoo import ARCHITECTURES
 
 pytestmark = pytest.mark.slow

@@ -27,8 +27,8 @@ from pocketfit.search.attempt import Exported, export
 from pocketfit.search.fit import check_out, fit_task
 from pocketfit.search.result import Result
 from pocketfit.search.task import Task, about_order, check_teacher, with_labels
-from pocketfit.sources.data import Dataset, from_arrays, open_data
-from pocketfit.sources.models import model_from_module, open_model
+from pocketfit.sources.data.dataset import Dataset, from_arrays, open_data
+from pocketfit.sources.models.open_model import model_from_module, open_model
 
 if TYPE_CHECKING:
     from pocketfit.analysis.channel_plan import Target
@@ -118,7 +118,7 @@ def run_without_data(task: Task, watch: Watch | None = None) -> dict[str, Any]:
     """The one int8 file that needs no data, with its bundle; returns result.json. See search/data_free.py."""
     from pocketfit.bundle.write import write_bundle
     from pocketfit.search.data_free import fit_without_data
-    from pocketfit.sources.noise import noise
+    from pocketfit.sources.data.random_inputs import noise
 
     data, made = fit_without_data(replace(task, model=with_labels(task.model)), watch)
     golden = noise(made.model.signature.inputs[0], made.model.preprocess, GOLDEN_SAMPLES)

@@ -17,7 +17,7 @@ from pocketfit.core.support.user_code import Allowed, consent
 if TYPE_CHECKING:
     from pocketfit.core.model import Model
     from pocketfit.core.support.progress import Watch
-    from pocketfit.sources.data import Dataset
+    from pocketfit.sources.data.dataset import Dataset
 
 FIT_RUNTIMES = ("litert", "onnxruntime")
 
@@ -39,7 +39,7 @@ class Source:
 
     def open(self, *typed: str | None) -> Model:
         """The network; `typed`: what else was given that may be a name."""
-        from pocketfit.sources.models import open_model
+        from pocketfit.sources.models.open_model import open_model
 
         return open_model(
             self.model,
@@ -61,7 +61,7 @@ class Teacher:
     def open(self, student: Model, agreed: Allowed = False) -> Model | None:
         """The teacher that was asked for, if any. A factory says nothing of its input: it is the student's."""
         from pocketfit import zoo
-        from pocketfit.sources.models import open_model
+        from pocketfit.sources.models.open_model import open_model
 
         name, weights = self.model, self.weights
         if name is None:
@@ -124,7 +124,7 @@ def listed(text: str) -> tuple[str, ...]:
 
 def dataset(data: Path | None, watch: Watch, *, labels: Sequence[str] = (), cache: Path | None = None) -> Dataset:
     """The data at this path; where there are none, a Dataset of the model's labels that holds no samples."""
-    from pocketfit.sources.data import no_data, open_data
+    from pocketfit.sources.data.dataset import no_data, open_data
 
     if data is None:
         return no_data(labels)

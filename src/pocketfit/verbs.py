@@ -37,8 +37,8 @@ def train(
     from pocketfit.passes import resolution
     from pocketfit.passes import train as training
     from pocketfit.progress import watch_for_terminal
-    from pocketfit.sources.data import open_data
-    from pocketfit.sources.models import save_model
+    from pocketfit.sources.data.dataset import open_data
+    from pocketfit.sources.models.open_model import save_model
 
     seconds = None if max_time is None else parse_unit(max_time, SECONDS, "--max-time", "10min")
     if rank().first:
@@ -90,8 +90,8 @@ def _starting_point(source: Source, width: float, classes: int, seed: int) -> Mo
     """The network before transfer: a zoo name without weights starts from random ones, drawn by `seed`."""
     from pocketfit import zoo
     from pocketfit.core.model import Origin
-    from pocketfit.sources.models import model_from_module
-    from pocketfit.sources.origins import check_size
+    from pocketfit.sources.models.build_network import check_size
+    from pocketfit.sources.models.open_model import model_from_module
 
     name = source.model
     if name not in zoo.ARCHITECTURES or source.weights is not None:

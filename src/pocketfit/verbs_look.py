@@ -241,7 +241,7 @@ def _contract(model: str | None, preprocess: str | None, file: Path) -> tuple[Pr
     """How pictures are prepared, what the classes are called, and the split seed: from a model folder, a bundle, or the
     bundle that the file lies in. --preprocess overrules."""
     from pocketfit.bundle.manifest import read_manifest
-    from pocketfit.sources.contract import check_preprocess, read_preprocess
+    from pocketfit.sources.input_contract import check_preprocess, read_preprocess
 
     folder = Path(model) if model is not None else file.parent
     given = None if preprocess is None else read_preprocess(preprocess, None)[0]

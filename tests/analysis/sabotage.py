@@ -13,8 +13,8 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Resolution
 from pocketfit.core.samples import Samples
 from pocketfit.passes import resolution
-from pocketfit.sources.fingerprint import fingerprint
-from pocketfit.sources.models import model_from_module, open_model
+from pocketfit.sources.models.fingerprint import fingerprint
+from pocketfit.sources.models.open_model import model_from_module, open_model
 
 # Bottlenecks without a shortcut around them or behind them: (the layer, its batch norm, the only layer that reads it).
 BOTTLENECKS = {

@@ -24,7 +24,7 @@ from pocketfit.measure.cost_table import CostTable, SubNetwork
 from pocketfit.numerics.channel_shapes import LayerShape, Side, Skeleton
 from pocketfit.passes.graph import trace
 from pocketfit.passes.widths import skeleton
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.models.open_model import model_from_module
 from tests.analysis.test_channel_plan import CHAIN, table_of
 
 ERRORS = Errors(24, 0.02, 0.08, 1.0, 0.99)

@@ -42,7 +42,7 @@ def zoo_model() -> Model:
     """A network that another process can build again."""
     from pocketfit import zoo
     from pocketfit.core.model import Origin
-    from pocketfit.sources.models import model_from_module
+    from pocketfit.sources.models.open_model import model_from_module
 
     torch.manual_seed(0)
     arguments = {"width": 0.25, "classes": 5}

@@ -18,7 +18,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.report.explain import render
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.models.open_model import model_from_module
 from tests.analysis.sabotage import pictures
 
 PREPROCESS = Preprocess(height=16, width=16, resize="exact", mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -7,7 +7,7 @@ from torch import nn
 from pocketfit import zoo
 from pocketfit.analysis.layers import LayerRow, layer_table, totals
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.models.open_model import model_from_module
 
 
 def test_rows_of_a_small_network():

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pocketfit.bundle import run_template
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.sources.preprocess import to_tensor
+from pocketfit.sources.image_preprocess import to_tensor
 from tests.bundle.tiny import BGR, GREY, LABELS, RGB, samples_for, weights
 
 Make = Callable[..., Path]

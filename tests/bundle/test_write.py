@@ -61,7 +61,7 @@ def test_the_files_and_the_manifest(make: Make) -> None:
 
 def test_code_is_copied_verbatim(make: Make) -> None:
     import pocketfit.bundle.run_template as template
-    import pocketfit.sources.preprocess as reference
+    import pocketfit.sources.image_preprocess as reference
 
     bundle = make("onnxruntime")
     assert (bundle / "run.py").read_bytes() == Path(template.__file__).read_bytes()

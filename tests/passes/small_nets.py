@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from pocketfit.core.model import Model
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.models.open_model import model_from_module
 
 
 def cbr(inputs, outputs, kernel=3, groups=1, stride=1):

@@ -17,7 +17,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes import answers, distil, train
 from pocketfit.passes.answers import in_order, main_answer, manner, thawed
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.models.open_model import model_from_module
 
 PREPROCESS = Preprocess(height=12, width=12, resize_px=12)
 

@@ -14,7 +14,7 @@ from pocketfit.core.plan import Grid
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.passes import derived
 from pocketfit.passes.simulate import simulate
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.models.open_model import model_from_module
 
 GRID = Grid(8, 8)
 

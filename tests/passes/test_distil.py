@@ -17,7 +17,7 @@ from pocketfit.core.model import Model, Origin
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.passes import distil
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.models.open_model import model_from_module
 
 PREPROCESS = Preprocess(height=8, width=8, resize_px=8)
 

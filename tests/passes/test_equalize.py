@@ -22,7 +22,7 @@ from pocketfit.passes import bias, equalize, streams
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.simulate import simulate
 from pocketfit.passes.streams import ONE
-from pocketfit.sources.models import model_from_module, open_model
+from pocketfit.sources.models.open_model import model_from_module, open_model
 from tests.passes import small_nets as nets
 
 EIGHT, FOUR = Grid(8, 8), Grid(4, 8)

@@ -18,7 +18,7 @@ from pocketfit.core.runtime import answer
 from pocketfit.passes import prune
 from pocketfit.passes.graph import trace
 from pocketfit.runtimes import get
-from pocketfit.sources.models import load_model, model_from_module, save_model
+from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
 from tests.passes import small_nets as nets
 
 RUNTIMES = ("litert", "onnxruntime")

@@ -17,7 +17,7 @@ from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes import exported, piecewise
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.models.open_model import model_from_module
 
 
 def test_mobilenet_v3_answers_the_same() -> None:

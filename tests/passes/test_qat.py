@@ -19,7 +19,7 @@ from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.passes import fake, qat, sparsify
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.simulate import simulate
-from pocketfit.sources.models import open_model
+from pocketfit.sources.models.open_model import open_model
 from tests.passes.test_rounding import Net, model_of, noise
 
 FOUR = Grid(4, 8)

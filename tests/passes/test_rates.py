@@ -15,7 +15,7 @@ from pocketfit.core.plan import Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes import rates, train
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.models.open_model import model_from_module
 
 PREPROCESS = Preprocess(height=16, width=16, resize_px=16, mean=(0.5,) * 3, std=(0.25,) * 3)
 SETTINGS = Train(rates.STEPS, batch_size=16)

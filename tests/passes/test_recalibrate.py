@@ -15,7 +15,7 @@ from pocketfit.core.plan import Recalibrate
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes import recalibrate
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.models.open_model import model_from_module
 
 PREPROCESS = Preprocess(height=8, width=8, resize_px=8)
 

@@ -21,7 +21,7 @@ from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.passes import fake, rounding, sparsify
 from pocketfit.passes.rounding import Sums, descended, patches, shift, solve
 from pocketfit.passes.simulate import layers_of, simulate
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.models.open_model import model_from_module
 
 
 def statistics(rows: Tensor) -> Sums:

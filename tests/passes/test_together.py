@@ -31,7 +31,7 @@ from pocketfit.core.plan import Sparsify, Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes import sparsify, train
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.models.open_model import model_from_module
 
 PREPROCESS = Preprocess(height=12, width=12, resize_px=12)
 

@@ -20,8 +20,8 @@ from pocketfit.core.plan import Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes import batches, distil, objective, train
-from pocketfit.sources.fingerprint import fingerprint
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.models.fingerprint import fingerprint
+from pocketfit.sources.models.open_model import model_from_module
 
 PREPROCESS = Preprocess(height=12, width=12, resize_px=12)
 LABELS = ("left", "right", "both")

@@ -20,7 +20,7 @@ from pocketfit.core.runtime import ROWS, Session, answer
 from pocketfit.core.samples import Samples
 from pocketfit.measure.accuracy import fed
 from pocketfit.runtimes import agreement, get
-from pocketfit.sources.data import from_arrays
+from pocketfit.sources.data.dataset import from_arrays
 from tests.networks_as_brought import NETWORKS, arrays, opened
 
 pytest.importorskip("litert_torch")

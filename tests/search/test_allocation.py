@@ -25,8 +25,8 @@ from pocketfit.search import allocate, allocation, journal
 from pocketfit.search.allocate import Choice
 from pocketfit.search.allocation import EXCESS, allocated, allocation_line, allocations
 from pocketfit.search.task import Task
-from pocketfit.sources.data import from_arrays
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.data.dataset import from_arrays
+from pocketfit.sources.models.open_model import model_from_module
 
 
 class Net(nn.Module):

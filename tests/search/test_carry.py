@@ -33,8 +33,8 @@ from pocketfit.passes import bias, equalize, prune, qat, recalibrate, rounding, 
 from pocketfit.search import carry
 from pocketfit.search.carry import carried_out, prefix_hash
 from pocketfit.search.task import Task
-from pocketfit.sources.data import from_arrays
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.data.dataset import from_arrays
+from pocketfit.sources.models.open_model import model_from_module
 from tests.search import made
 
 BRIEF, LONGER = Train(3, batch_size=8), Train(4, batch_size=8, seed=1)

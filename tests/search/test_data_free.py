@@ -22,9 +22,9 @@ from pocketfit.measure import cost
 from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.search.carry import carried_out
 from pocketfit.search.task import Task
-from pocketfit.sources.data import no_data
-from pocketfit.sources.models import model_from_module
-from pocketfit.sources.noise import noise
+from pocketfit.sources.data.dataset import no_data
+from pocketfit.sources.data.random_inputs import noise
+from pocketfit.sources.models.open_model import model_from_module
 
 
 @pytest.fixture(autouse=True)

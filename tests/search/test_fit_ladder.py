@@ -24,9 +24,9 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.measure import cost
 from pocketfit.passes import train
 from pocketfit.search import carry, journal
-from pocketfit.sources.data import Dataset, from_arrays
-from pocketfit.sources.fingerprint import fingerprint
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.data.dataset import Dataset, from_arrays
+from pocketfit.sources.models.fingerprint import fingerprint
+from pocketfit.sources.models.open_model import model_from_module
 
 pytestmark = pytest.mark.slow
 BRIEFLY = cost.Effort(sessions=2, seconds=0.05, min_rounds=5, max_rounds=10)

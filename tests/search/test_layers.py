@@ -17,8 +17,8 @@ from pocketfit.core.trial import Trial
 from pocketfit.search.attempt import export
 from pocketfit.search.layers import layer_times
 from pocketfit.search.task import Task
-from pocketfit.sources.data import from_arrays
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.data.dataset import from_arrays
+from pocketfit.sources.models.open_model import model_from_module
 from tests.search import made
 
 

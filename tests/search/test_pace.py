@@ -19,8 +19,8 @@ from pocketfit.passes import rates
 from pocketfit.search import pace
 from pocketfit.search.pace import LONG_SHARE, SHORT_SHARE, Pace, grid_seconds, pace_line, steps_for
 from pocketfit.search.task import Task
-from pocketfit.sources.data import from_arrays
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.data.dataset import from_arrays
+from pocketfit.sources.models.open_model import model_from_module
 from tests.search import made
 
 PACE = Pace(steps_per_s=4.0, verdict_s=60.0)

@@ -16,7 +16,7 @@ from pocketfit.measure.accuracy import Scores
 from pocketfit.report.data import _classes
 from pocketfit.search import fit, journal, layers, scores_once, verdict
 from pocketfit.search.task import Task
-from pocketfit.sources.data import from_arrays
+from pocketfit.sources.data.dataset import from_arrays
 from tests.search import made
 from tests.search.test_task import task
 

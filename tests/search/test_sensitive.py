@@ -18,8 +18,8 @@ from pocketfit.core.support.progress import Silent
 from pocketfit.search import journal
 from pocketfit.search.sensitive import sensitive_layers, sensitive_to_four_bits, sensitivity_line, sets_in_float
 from pocketfit.search.task import Task
-from pocketfit.sources.data import from_arrays
-from pocketfit.sources.models import model_from_module
+from pocketfit.sources.data.dataset import from_arrays
+from pocketfit.sources.models.open_model import model_from_module
 from tests.search import made
 
 PLAN = Plan((), ExportSettings("litert", "int8", ranges="mse", calibration=40))

@@ -31,7 +31,7 @@ from pocketfit.search.task import (
     why_these_weights,
     with_labels,
 )
-from pocketfit.sources.data import from_arrays
+from pocketfit.sources.data.dataset import from_arrays
 from tests.search import made
 
 PREPROCESS = Preprocess(height=8, width=8, resize="exact")

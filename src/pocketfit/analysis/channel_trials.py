@@ -27,8 +27,8 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.support import user_code
 from pocketfit.passes import prune
 from pocketfit.passes.graph import ChannelGraph, Slice
-from pocketfit.sources.contract import check_preprocess
-from pocketfit.sources.models import load_model, save_model
+from pocketfit.sources.input_contract import check_preprocess
+from pocketfit.sources.models.open_model import load_model, save_model
 
 BATCH = 64
 RAISED = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)  # by a forward that knows its sizes by heart

@@ -126,7 +126,7 @@ def _manifest(partial: Path, artifact: Artifact, model: Model, *, session: Sessi
 
 def _write_words(partial: Path, manifest: Mapping[str, Any]) -> None:
     """The host code and what a person reads."""
-    shutil.copyfile(_source_of("pocketfit.sources.preprocess"), partial / "preprocess.py")
+    shutil.copyfile(_source_of("pocketfit.sources.image_preprocess"), partial / "preprocess.py")
     shutil.copyfile(_source_of("pocketfit.bundle.run_template"), partial / "run.py")
     (partial / "requirements.txt").write_text(readme.requirements(manifest), encoding="utf-8")
     (partial / "README.md").write_text(readme.readme(manifest), encoding="utf-8")

@@ -38,8 +38,8 @@ from pocketfit.measure import cost, quiet
 from pocketfit.measure.environment import environment
 from pocketfit.numerics.channel_shapes import Skeleton, Widths
 from pocketfit.passes import widths as forms
-from pocketfit.sources.fingerprint import fingerprint
-from pocketfit.sources.noise import noise
+from pocketfit.sources.data.random_inputs import noise
+from pocketfit.sources.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from pocketfit.passes.graph import ChannelGraph

@@ -34,7 +34,7 @@ from pocketfit.passes.exported import argument, operation
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.observe import Run
 from pocketfit.passes.written import add_to_bias, attribute
-from pocketfit.sources.fingerprint import fingerprint
+from pocketfit.sources.models.fingerprint import fingerprint
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 

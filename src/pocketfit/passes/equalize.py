@@ -38,7 +38,7 @@ from pocketfit.passes import balance, centre, exported, moments, observe, stream
 from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.observe import Channels
 from pocketfit.passes.streams import ONE, Streams, Weighted
-from pocketfit.sources.fingerprint import fingerprint
+from pocketfit.sources.models.fingerprint import fingerprint
 
 DEAD = 1e-6  # a channel that is this narrow beside its neighbours keeps its scale
 SPARE = 1.5  # times what is expected of unseen samples

@@ -19,8 +19,8 @@ from torch.export import ExportedProgram
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.signature import Signature
-from pocketfit.sources.bare import copied, eval_mode
-from pocketfit.sources.opening import blamed
+from pocketfit.sources.models.check_network import blamed
+from pocketfit.sources.models.unwrap import copied, eval_mode
 
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 BATCH = 2  # not 1: a size of 1 broadcasts and is squeezed away, so it would be mistaken for no dimension

@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from pocketfit.core.signature import Signature
 from pocketfit.passes import exported
 from pocketfit.passes.exported import module_of, operation
-from pocketfit.sources.bare import copied, eval_mode
+from pocketfit.sources.models.unwrap import copied, eval_mode
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -23,7 +23,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.signature import Signature
 from pocketfit.passes import exported
-from pocketfit.sources.fingerprint import fingerprint
+from pocketfit.sources.models.fingerprint import fingerprint
 
 SAME = 1e-4  # of the largest answer: float32's rounding over a deep network stays below it
 

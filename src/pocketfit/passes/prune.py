@@ -25,8 +25,8 @@ from pocketfit.passes import constants, criteria, exported, reach, sparsify
 from pocketfit.passes.constants import Reader
 from pocketfit.passes.criteria import Criterion
 from pocketfit.passes.graph import ChannelGraph, Group, trace
-from pocketfit.sources.fingerprint import fingerprint
-from pocketfit.sources.resize import resize_to, set_width
+from pocketfit.sources.models.fingerprint import fingerprint
+from pocketfit.sources.models.fit_layer_shapes import resize_to, set_width
 
 
 @dataclass(frozen=True)

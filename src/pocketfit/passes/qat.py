@@ -58,7 +58,7 @@ from pocketfit.passes.simulate import Simulation, WeightGrid, layers_of, simulat
 from pocketfit.passes.sparsify import KEY as SPARSE
 from pocketfit.passes.train import schedule
 from pocketfit.passes.written import attribute, put
-from pocketfit.sources.fingerprint import fingerprint
+from pocketfit.sources.models.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
 Distance = Callable[[Tensor, Tensor], Tensor]

@@ -20,7 +20,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Recalibrate
 from pocketfit.core.samples import Samples
-from pocketfit.sources.fingerprint import fingerprint
+from pocketfit.sources.models.fingerprint import fingerprint
 
 BATCH_SIZE = 64
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

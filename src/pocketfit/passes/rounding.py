@@ -32,7 +32,7 @@ from pocketfit.passes.fold import fold_batch_norm
 from pocketfit.passes.simulate import WeightGrid, simulate
 from pocketfit.passes.sparsify import KEY as SPARSE
 from pocketfit.passes.written import add_to_bias, attribute, put
-from pocketfit.sources.fingerprint import fingerprint
+from pocketfit.sources.models.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
 BATCH = 8

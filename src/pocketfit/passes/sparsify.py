@@ -31,7 +31,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Sparsify
 from pocketfit.core.samples import Samples
 from pocketfit.passes import exported
-from pocketfit.sources.fingerprint import fingerprint
+from pocketfit.sources.models.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
 KEY = "sparse"  # of Model.learned: names of the layers whose zeros stay

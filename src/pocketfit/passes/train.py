@@ -37,7 +37,7 @@ from pocketfit.passes.objective import Exam, Recipe, objective
 from pocketfit.passes.optimizers import Optimizer
 from pocketfit.passes.recalibrate import Norm, norms_of, take_anew
 from pocketfit.passes.soft_targets import taught
-from pocketfit.sources.fingerprint import fingerprint
+from pocketfit.sources.models.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
 Batch = tuple[Tensor, Tensor, Tensor | None]  # inputs, labels, and a teacher's answers where they are known already

@@ -28,7 +28,7 @@ from pocketfit.search.again import best_times, measurements, patient
 from pocketfit.search.carry import carried_out
 from pocketfit.search.space import Proposal
 from pocketfit.search.task import CALIBRATION_SAMPLES, Task, why_these_weights
-from pocketfit.sources.noise import noise
+from pocketfit.sources.data.random_inputs import noise
 
 LOG_LINES = 30
 NOISE_SAMPLES = 32

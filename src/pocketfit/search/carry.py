@@ -183,7 +183,7 @@ def _on_grid(
 
 def _keep(model: Model, stored: Path) -> None:
     """Whole or not at all; JSON keeps floats to the last bit."""
-    from pocketfit.sources.weights import save_tensors
+    from pocketfit.sources.models.weights_file import save_tensors
 
     stored.parent.mkdir(parents=True, exist_ok=True)
     partial = stored.with_suffix(".partial")
@@ -198,8 +198,8 @@ def _restored(model: Model, stored: Path, *, folded: bool) -> Model:
     from safetensors import SafetensorError, safe_open
 
     from pocketfit.passes.fold import fold_batch_norm
-    from pocketfit.sources.fingerprint import fingerprint
-    from pocketfit.sources.resize import resize_to
+    from pocketfit.sources.models.fingerprint import fingerprint
+    from pocketfit.sources.models.fit_layer_shapes import resize_to
 
     mend = "remove it, and the same command makes it again"
     try:

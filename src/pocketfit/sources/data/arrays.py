@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.text import comparable, readable
-from pocketfit.sources.listing import Listing, Part, counted, some
-from pocketfit.sources.preprocess import geometry, recolour
+from pocketfit.sources.data.listing import Listing, Part, counted, some
+from pocketfit.sources.image_preprocess import geometry, recolour
 
 PARTS: dict[str, Part] = {"": "train", "_train": "train", "_val": "val", "_test": "test"}
 KEYS = "x and y, or x_train, y_train and optionally x_val, y_val, x_test, y_test, class_names"

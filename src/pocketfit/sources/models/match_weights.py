@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pocketfit import zoo
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Origin
-from pocketfit.sources.origins import build, class_argument, counts_classes, factory
+from pocketfit.sources.models.build_network import build, class_argument, counts_classes, factory
 
 Shapes = Mapping[str, tuple[int, ...]]
 # Width multipliers under which weights are published; 1 first, as most are.

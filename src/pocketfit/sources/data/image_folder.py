@@ -26,8 +26,8 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.array_file import FileHashes
 from pocketfit.core.support.cpus import usable
 from pocketfit.core.support.text import comparable, readable
-from pocketfit.sources.listing import Listing, Part, counted, some
-from pocketfit.sources.preprocess import BadPicture, decode, geometry, open_picture
+from pocketfit.sources.data.listing import Listing, Part, counted, some
+from pocketfit.sources.image_preprocess import BadPicture, decode, geometry, open_picture
 
 Progress = Callable[[int, int], None]
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketfit.core.samples import SPLITS
-from pocketfit.sources import splits
+from pocketfit.sources.data import splits
 
 CONTENTS = [hashlib.sha256(bytes([i % 256, i // 256])).hexdigest() for i in range(20_000)]
 

@@ -19,11 +19,11 @@ from pocketfit.core.support.json_file import load
 from pocketfit.core.support.rules import shown
 from pocketfit.core.support.schema import Violation, checked, reading
 from pocketfit.core.support.scratch import temporary_folder
-from pocketfit.sources.bare import bare, copied
-from pocketfit.sources.fingerprint import fingerprint
-from pocketfit.sources.origins import build
-from pocketfit.sources.resize import fit_unweighted, resize_to
-from pocketfit.sources.weights import read_weights, save_tensors
+from pocketfit.sources.models.build_network import build
+from pocketfit.sources.models.fingerprint import fingerprint
+from pocketfit.sources.models.fit_layer_shapes import fit_unweighted, resize_to
+from pocketfit.sources.models.unwrap import bare, copied
+from pocketfit.sources.models.weights_file import read_weights, save_tensors
 
 FORMAT_VERSION = 1
 MOST_VALUES = 2**25  # of one input

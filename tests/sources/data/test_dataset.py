@@ -16,8 +16,9 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import SPLITS
 from pocketfit.core.signature import TensorSpec
-from pocketfit.sources import data, images
-from pocketfit.sources.preprocess import decode, geometry
+from pocketfit.sources.data import dataset as data
+from pocketfit.sources.data import image_folder
+from pocketfit.sources.image_preprocess import decode, geometry
 
 SMALL = Preprocess(height=8, width=8, resize_px=10)
 
@@ -335,10 +336,10 @@ def test_the_cache_spares_reading_and_decoding(photos, tmp_path, monkeypatch):
     kept = first.split("train", SMALL, split_seed=0, cache=tmp_path, progress=lambda *step: steps.append(step))
     assert isinstance(kept.array, np.memmap)
     assert steps[-1] == (len(kept), len(kept))
-    monkeypatch.setattr(images, "_check", None)
+    monkeypatch.setattr(image_folder, "_check", None)
     again = data.open_data(photos, cache=tmp_path)
     assert again.sha256 == first.sha256
-    monkeypatch.setattr(images, "decode", None)
+    monkeypatch.setattr(image_folder, "decode", None)
     other_values = replace(SMALL, mean=(0.5,) * 3)
     assert np.array_equal(again.split("train", other_values, split_seed=0, cache=tmp_path).array, kept.array)
     for other_geometry in (SMALL.at(16, 16), replace(SMALL, filter="bicubic"), replace(SMALL, background=(0, 0, 0))):
@@ -561,6 +562,6 @@ def test_damaged_npz_files_are_sentences(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"d\.npz holds"):
         data.open_data(path)
     path.write_bytes(whole)
-    monkeypatch.setattr("pocketfit.sources.arrays.MAX_BYTES", 100)
+    monkeypatch.setattr("pocketfit.sources.data.arrays.MAX_BYTES", 100)
     with pytest.raises(UserError, match=r"d\.npz holds 0 GB, more than 0 GB, the limit"):
         data.open_data(path)

@@ -16,15 +16,15 @@ from pocketfit.core.model import Model, Origin
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature
 from pocketfit.core.support.user_code import Allowed
-from pocketfit.sources.bare import bare, computing
-from pocketfit.sources.contract import read_input_shape, read_labels, read_preprocess
-from pocketfit.sources.fingerprint import fingerprint
-from pocketfit.sources.folder import is_model_folder, load_model, save_model
-from pocketfit.sources.match import match
-from pocketfit.sources.opening import check_weights, signature_of
-from pocketfit.sources.origins import build, counts_classes
-from pocketfit.sources.resize import resize_to
-from pocketfit.sources.weights import read_state_dict, read_weights
+from pocketfit.sources.input_contract import read_input_shape, read_labels, read_preprocess
+from pocketfit.sources.models.build_network import build, counts_classes
+from pocketfit.sources.models.check_network import check_weights, signature_of
+from pocketfit.sources.models.fingerprint import fingerprint
+from pocketfit.sources.models.fit_layer_shapes import resize_to
+from pocketfit.sources.models.match_weights import match
+from pocketfit.sources.models.model_folder import is_model_folder, load_model, save_model
+from pocketfit.sources.models.unwrap import bare, computing
+from pocketfit.sources.models.weights_file import read_state_dict, read_weights
 from pocketfit.zoo import ARCHITECTURES, head
 
 __all__ = [

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import pixels_to_values
-from pocketfit.sources import preprocess as reference
+from pocketfit.sources import image_preprocess as reference
 
 PILLOW = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic")}
 SIDE = st.integers(1, 70)

@@ -14,7 +14,7 @@ from pocketfit import zoo
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Origin
 from pocketfit.core.support import user_code
-from pocketfit.sources.bare import eval_mode
+from pocketfit.sources.models.unwrap import eval_mode
 
 CLASS_ARGUMENTS = ("classes", "num_classes")
 # What a model folder may hand to a factory: it must not be able to call just anything with just any argument.

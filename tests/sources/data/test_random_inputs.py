@@ -6,7 +6,7 @@ import numpy as np
 
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import TensorSpec
-from pocketfit.sources.noise import noise
+from pocketfit.sources.data.random_inputs import noise
 
 PICTURE = TensorSpec("x", (None, 3, 24, 40), layout="NCHW")
 

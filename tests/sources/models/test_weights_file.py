@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pocketfit.core.errors import UserError
-from pocketfit.sources import weights
-from pocketfit.sources.weights import read_state_dict, read_weights
+from pocketfit.sources.models import weights_file
+from pocketfit.sources.models.weights_file import read_state_dict, read_weights
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 AVERAGE = {name: tensor + 1 for name, tensor in STATE.items()}
@@ -119,7 +119,7 @@ def test_one_bad_number_is_found(value, what, tmp_path):
 
 def test_limits_of_size(tmp_path, monkeypatch):
     path = saved({"a": torch.zeros(10_000)}, tmp_path / "w.pth")
-    monkeypatch.setattr(weights, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(weights_file, "MAX_BYTES", 10_000)
     with pytest.raises(UserError, match="more than"):
         read_state_dict(path)
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from pocketfit.core.errors import UserError
-from pocketfit.sources.bare import bare, computing, copied
+from pocketfit.sources.models.unwrap import bare, computing, copied
 
 
 def test_a_plain_network_is_itself_and_put_into_eval_mode() -> None:

@@ -16,7 +16,7 @@ from pocketfit.core.model import Origin
 from pocketfit.core.plan import Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.passes import prune
-from pocketfit.sources.models import (
+from pocketfit.sources.models.open_model import (
     fingerprint,
     load_model,
     model_from_module,

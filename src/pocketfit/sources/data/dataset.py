@@ -24,8 +24,8 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import SPLITS, Samples
 from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support.array_file import stored_array
-from pocketfit.sources import arrays, images, splits
-from pocketfit.sources.listing import Listing, counted, some, without_leaks
+from pocketfit.sources.data import arrays, image_folder, splits
+from pocketfit.sources.data.listing import Listing, counted, some, without_leaks
 
 Progress = Callable[[int, int], None]
 
@@ -189,7 +189,7 @@ def open_data(path: str | Path, *, cache: Path | None = None, progress: Progress
     """
     path = Path(path)
     if path.is_dir():
-        return _dataset(images.read_folder(path, cache=cache, progress=progress), str(path))
+        return _dataset(image_folder.read_folder(path, cache=cache, progress=progress), str(path))
     if not os.path.lexists(path):
         raise UserError(f"The data {path} does not exist: give a folder of pictures by class, or an .npz file")
     # Others, such as pipes, may wait for ever when they are opened.

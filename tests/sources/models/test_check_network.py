@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.sources.models import model_from_module, open_model
-from pocketfit.sources.opening import signature_of
+from pocketfit.sources.models.check_network import signature_of
+from pocketfit.sources.models.open_model import model_from_module, open_model
 
 SMALL = Preprocess(height=8, width=8, resize="none")
 
