@@ -6,12 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.artifact import OpInfo
-from pocketfit.runtimes import litert, litert_convert, litert_file
+from pocketfit.formats import tflite_read
+from pocketfit.runtimes import litert, litert_convert
 from tests.runtimes.litert_net import LAYERS, export
 
 
 def test_layers_with_the_same_weights_are_told_apart_by_order() -> None:
-    file = litert_file.read(Path(export().path))
+    file = tflite_read.read(Path(export().path))
     weights = {op.layer: _stored(file, op) for op in litert.inspect(Path(export().path)).ops if op.layer}
     of_op = {op.index: op.layer for op in litert.inspect(Path(export().path)).ops if op.layer}
     assert litert_convert.match_layers(file, weights, list(LAYERS)) == of_op
@@ -24,7 +25,7 @@ def test_layers_with_the_same_weights_are_told_apart_by_order() -> None:
     assert project not in litert_convert.match_layers(file, other, list(LAYERS))
 
 
-def _stored(file: litert_file.TfliteFile, op: OpInfo) -> NDArray[np.float32]:
+def _stored(file: tflite_read.TfliteFile, op: OpInfo) -> NDArray[np.float32]:
     """A file's weight, back in torch's order."""
     weight = np.asarray(file.constant(file.weight(file.graph.operators[op.index])))
     if op.type == "FULLY_CONNECTED":

@@ -12,8 +12,9 @@ from torch import nn
 
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.formats import tflite_read
 from pocketfit.numerics import affine, quantization_ranges
-from pocketfit.runtimes import litert, litert_file, litert_quantize
+from pocketfit.runtimes import litert, litert_quantize
 from tests.runtimes.litert_net import (
     CLASSES,
     LAYERS,
@@ -33,10 +34,10 @@ Grid = tuple[NDArray[np.generic], NDArray[np.float32]]
 
 def stored(path: Path) -> dict[str, Grid]:
     """By layer: its integers [outputs, taps x inputs], and the scale of each output."""
-    file = litert_file.read(path)
+    file = tflite_read.read(path)
     found = {}
     for op in file.graph.operators:
-        if layer := litert_file.layer_of(file, op):
+        if layer := tflite_read.layer_of(file, op):
             index = file.weight(op)
             integers, stated = np.asarray(file.constant(index)), file.quantization(index)
             if file.op_type(op) == "DEPTHWISE_CONV_2D":

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pocketfit.core.errors import CannotRunHere, UserError
-from pocketfit.runtimes import litert, litert_file, litert_write
+from pocketfit.formats import tflite_read, tflite_write
+from pocketfit.runtimes import litert
 from tests.runtimes.litert_net import CLASSES, SAMPLES, SIZE, export
 
 
@@ -27,17 +28,17 @@ def test_batches_and_single_rows_agree() -> None:
 
 
 def test_a_file_with_a_fixed_batch_inside_runs_row_by_row(tmp_path: Path) -> None:
-    file = litert_file.read(Path(export().path))
+    file = tflite_read.read(Path(export().path))
     _append_fixed_reshape(file)
     path = tmp_path / "fixed.tflite"
-    path.write_bytes(litert_write.serialize(file.model))
+    path.write_bytes(tflite_write.serialize(file.model))
     session = litert.load(path)
     values = SAMPLES.inputs(slice(0, 3), layout="NHWC")
     plain = litert.load(Path(export().path)).run({"image": values})["scores"]
     np.testing.assert_allclose(session.run({"image": values})["scores"], plain, atol=1e-6)
 
 
-def _append_fixed_reshape(file: litert_file.TfliteFile) -> None:
+def _append_fixed_reshape(file: tflite_read.TfliteFile) -> None:
     """scores [1, 5] -> RESHAPE to the constant [1, 5]."""
     from ai_edge_litert import schema_py_generated as schema
 

@@ -20,10 +20,11 @@ from pocketfit.core.errors import ExportFailed, MissingPackage, UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.samples import Samples
+from pocketfit.formats import onnx_read
 from pocketfit.numerics import quantization_ranges as numerics
 from pocketfit.numerics.affine import fake_quantize, quantize, scale_from_range, symmetric_scale
-from pocketfit.runtimes import onnx_file, onnxruntime_calibrate, onnxruntime_quantize, ranges, require
 from pocketfit.runtimes import onnxruntime as runtime
+from pocketfit.runtimes import onnxruntime_calibrate, onnxruntime_quantize, ranges, require
 from tests.runtimes.tiny_net import SIDE, WEIGHTS, pictures, tiny_model
 
 Exported = Callable[[ExportSettings], Artifact]
@@ -274,7 +275,7 @@ def test_a_method_sets_the_scales_of_the_file(
     files = {m: constants_of(exported(replace(U8S8, ranges=m)).path) for m in ("min-max", method)}  # type: ignore[arg-type]
     settings, source = replace(U8S8, ranges=method), work / f"{model.key}.prepared.onnx"  # type: ignore[arg-type]
     node = next(n for n in onnx.load(source).graph.node if n.op_type == "Clip")
-    about = onnx_file.contents(source)
+    about = onnx_read.contents(source)
     found = ranges.summaries(
         source, about.inputs[0], calibration, settings, gather=f"{runtime.CALIBRATE}:gather", work=work
     )
@@ -332,29 +333,29 @@ def test_pairs_that_overflow_are_counted_in_the_order_of_the_kernel(tmp_path: Pa
         return graph_file(tmp_path / f"{kind}{weight.ndim}.onnx", nodes, *ends, {**constants, **uint8})
 
     weight = np.array([[[[100, -100]], [[29, 100]]]], np.int8)  # pairs over channels: (100, 29), (-100, 100)
-    found = onnx_file.saturating_pairs(quantized("Conv", weight, [1, 2, 3, 3], 0))
-    assert found == [onnx_file.WeightPairs("w", 2, by_hand([[100, 29, -100, 100]]))]
+    found = onnx_read.saturating_pairs(quantized("Conv", weight, [1, 2, 3, 3], 0))
+    assert found == [onnx_read.WeightPairs("w", 2, by_hand([[100, 29, -100, 100]]))]
     assert found[0].saturating == 1
     edge = np.array([[[[64]], [[64]], [[-64]], [[-65]], [[127]]]], np.int8)  # 128 does not, 129 does, one alone cannot
-    found = onnx_file.saturating_pairs(quantized("Conv", edge, [1, 5, 3, 3], 0))
+    found = onnx_read.saturating_pairs(quantized("Conv", edge, [1, 5, 3, 3], 0))
     assert (found[0].pairs, found[0].saturating) == (3, by_hand([[64, 64, -64, -65, 127]])) == (3, 1)
     matrix = np.array([[100, 1], [100, 2], [-1, -127], [5, -127]], np.int8)  # [inputs, outputs]
-    found = onnx_file.saturating_pairs(quantized("Gemm", matrix, [1, 4], 1))
+    found = onnx_read.saturating_pairs(quantized("Gemm", matrix, [1, 4], 1))
     assert (found[0].pairs, found[0].saturating) == (4, by_hand(matrix.T.tolist())) == (4, 2)
     narrow = (matrix.clip(-63, 63),)
-    assert onnx_file.saturating_pairs(quantized("Gemm", *narrow, [1, 4], 1))[0].saturating == 0
+    assert onnx_read.saturating_pairs(quantized("Gemm", *narrow, [1, 4], 1))[0].saturating == 0
     depthwise = np.full((4, 1, 2, 2), 127, np.int8)
-    assert onnx_file.saturating_pairs(quantized("Conv", depthwise, [1, 4, 3, 3], 0, group=4)) == []
+    assert onnx_read.saturating_pairs(quantized("Conv", depthwise, [1, 4, 3, 3], 0, group=4)) == []
 
 
 def test_seven_bits_cannot_overflow_and_eight_bits_can(exported: Exported) -> None:
-    eight = onnx_file.saturating_pairs(exported(U8S8).path)
+    eight = onnx_read.saturating_pairs(exported(U8S8).path)
     assert {layer.layer for layer in eight} == {"stem.0", "project.0", "head"}
     assert sum(layer.saturating for layer in eight) > 0
-    seven = onnx_file.saturating_pairs(exported(replace(U8S8, weights="int7")).path)
+    seven = onnx_read.saturating_pairs(exported(replace(U8S8, weights="int7")).path)
     assert [layer.pairs for layer in seven] == [layer.pairs for layer in eight]
     assert not any(layer.saturating for layer in seven)
-    assert onnx_file.saturating_pairs(exported(replace(U8S8, activations="int8")).path) == []
+    assert onnx_read.saturating_pairs(exported(replace(U8S8, activations="int8")).path) == []
 
 
 @pytest.mark.parametrize(
@@ -387,7 +388,7 @@ def test_what_overflows_without_vnni_is_said_on_every_machine(
     artifact = runtime.export(model, plan, calibration, tmp_path / "a.onnx", work=work)
     said = [note for note in artifact.notes if "can overflow 16 bits on x86 processors without VNNI" in note]
     assert bool(said) == bool(word)
-    pairs = onnx_file.saturating_pairs(artifact.path)
+    pairs = onnx_read.saturating_pairs(artifact.path)
     share = sum(layer.saturating for layer in pairs) / sum(layer.pairs for layer in pairs)
     assert all(word in note and f"({share:.1%})" in note and '"weights": "int7"' in note for note in said)
 
@@ -475,12 +476,12 @@ def test_calibration_takes_the_first_samples(
 
 
 def test_what_the_child_could_not_quantize_is_not_called_int8() -> None:
-    path_ops = onnx_file.Contents(
+    path_ops = onnx_read.Contents(
         "onnx",
         (),
         (),
         tuple(
-            onnx_file.OpInfo(i, f"n{i}", "Conv", (), dtype, "float32", (1, 1, 1, 1), 1, 1, f"layer{i}")
+            onnx_read.OpInfo(i, f"n{i}", "Conv", (), dtype, "float32", (1, 1, 1, 1), 1, 1, f"layer{i}")
             for i, dtype in enumerate(("int8", "float32", "int8"))
         ),
     )
@@ -508,7 +509,7 @@ def test_macs_are_those_counted_by_hand(
     values = np.ones(weight, np.float32)
     nodes = [helper.make_node(kind, ["x", "w"], ["h"], **attributes), helper.make_node("Relu", ["h"], ["y"])]
     ends = {"x": (TensorProto.FLOAT, ["n", *shape[1:]])}, {"y": (TensorProto.FLOAT, list("abcd")[: len(shape)])}
-    op = onnx_file.contents(graph_file(tmp_path / "a.onnx", nodes, *ends, {"w": values})).ops[0]
+    op = onnx_read.contents(graph_file(tmp_path / "a.onnx", nodes, *ends, {"w": values})).ops[0]
     assert (op.macs, op.weight_dtype, op.weight_bytes) == (macs, "float32", values.nbytes)
 
 
@@ -516,7 +517,7 @@ def test_a_shared_weight_is_stored_once(tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])]
     ends = {"x": (TensorProto.FLOAT, ["n", 4])}, {"y": (TensorProto.FLOAT, ["n", 4])}
     path = graph_file(tmp_path / "a.onnx", nodes, *ends, {"w": np.ones((4, 4), np.float32)})
-    assert onnx_file.contents(path).weight_dtypes() == {"float32": 64}
+    assert onnx_read.contents(path).weight_dtypes() == {"float32": 64}
 
 
 def test_a_fixed_batch_of_another_tool_is_read_as_it_is(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.core.support.scratch import temporary_folder
-from pocketfit.runtimes import child, litert_blame, litert_file, litert_verify, litert_write, ranges, require
+from pocketfit.formats import tflite_read, tflite_write
+from pocketfit.runtimes import child, litert_blame, litert_verify, ranges, require
 from pocketfit.runtimes.artifact import artifact_of, keep_notes, kept_notes, not_smaller, whole_or_not
 from pocketfit.runtimes.learned import ranges_for
 from pocketfit.runtimes.litert_session import LiteRTSession
@@ -71,16 +72,16 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
         if importlib.util.find_spec(package) is None:
             require(package, EXTRA)
     base, notes = _float_file(model, settings.layout or "NHWC", work)
-    litert_verify.check_names(litert_file.inspect(base), settings)
+    litert_verify.check_names(tflite_read.inspect(base), settings)
     with whole_or_not(path) as partial:
         if settings.precision == "float32":
-            litert_write.share_constants(base, partial)
+            tflite_write.share_constants(base, partial)
         else:
             static = calibration if settings.precision == "int8" else None
             found = _ranges(model, base, settings, static, work) if static else {}
             notes += _quantize(base, partial, settings, found)
-            file = litert_file.read(partial)
-            contents = litert_file.contents(file)
+            file = tflite_read.read(partial)
+            contents = tflite_read.contents(file)
             notes += [
                 *litert_verify.verify(contents, settings),
                 *litert_verify.conversions(file, settings),
@@ -93,7 +94,7 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
 def inspect(path: Path) -> Contents:
     """What a .tflite file states; see `litert_file.inspect`."""
     require("ai_edge_litert", EXTRA)
-    return litert_file.inspect(Path(path))
+    return tflite_read.inspect(Path(path))
 
 
 def load(path: Path, *, threads: int = 1) -> LiteRTSession:
@@ -157,7 +158,7 @@ def _converted(payload: dict[str, Any]) -> list[str]:
 
 def _ranges(model: Model, base: Path, settings: ExportSettings, samples: Samples, work: Path) -> ranges.Ranges:
     """The range of every tensor that the float file computes, by `settings.ranges`."""
-    contents = litert_file.inspect(base)
+    contents = tflite_read.inspect(base)
     if len(contents.inputs) != 1:
         raise UserError(f"This network has {len(contents.inputs)} inputs; calibration feeds networks with one")
     return ranges.activation_ranges(
@@ -184,8 +185,8 @@ def _ranges(model: Model, base: Path, settings: ExportSettings, samples: Samples
 
 
 def _quantize(base: Path, target: Path, settings: ExportSettings, found: ranges.Ranges) -> list[str]:
-    file, grid = litert_file.read(base), settings.grid
-    ops = litert_file.contents(file).ops
+    file, grid = tflite_read.read(base), settings.grid
+    ops = tflite_read.contents(file).ops
     made: list[str] = child.call(
         "pocketfit.runtimes.litert_quantize:quantize",
         {

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from pocketfit.core.errors import CannotRunHere, ExportFailed
 from pocketfit.core.signature import TensorSpec
+from pocketfit.formats.tflite_read import LAYERED, TfliteFile, ints, read, text
+from pocketfit.formats.tflite_write import annotate, serialize
 from pocketfit.runtimes import agreement
-from pocketfit.runtimes.litert_file import LAYERED, TfliteFile, ints, read, text
 from pocketfit.runtimes.litert_session import LiteRTSession
-from pocketfit.runtimes.litert_write import annotate, serialize
 
 Weights = dict[str, NDArray[np.float32]]
 KEPT_METADATA = ("min_runtime_version",)

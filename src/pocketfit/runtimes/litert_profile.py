@@ -28,7 +28,8 @@ from pocketfit.core.artifact import Contents, OpCost
 from pocketfit.core.errors import CannotRunHere, UserError
 from pocketfit.core.runtime import Arrays
 from pocketfit.core.support.scratch import temporary_folder
-from pocketfit.runtimes import child, litert_file
+from pocketfit.formats import tflite_read
+from pocketfit.runtimes import child
 
 CHECKED_VERSION = "2.3.0"
 EVENT_BYTES = 104
@@ -106,7 +107,7 @@ def profile(path: Path, inputs: Arrays, *, threads: int = 1, runs: int = 30) -> 
     its neighbour's), or "builtin" for what no delegate took. The profiler costs a few percent: take shares from here,
     and latency from a session. Raises CannotRunHere where the times cannot be had or do not add up.
     """
-    contents = litert_file.inspect(path)
+    contents = tflite_read.inspect(path)
     if (found := version("ai-edge-litert")) != CHECKED_VERSION:
         raise CannotRunHere(
             f"Times per operator are read through LiteRT's C interface, checked with {CHECKED_VERSION} only; "
@@ -167,7 +168,7 @@ def costs(contents: Contents, events: Sequence[Timed], times_us: Sequence[Sequen
         own = contents.ops[node].type in kinds(events[i].tag)
         if own or node not in ran_on:
             ran_on[node] = f"XNNPACK: {events[i].tag.strip()}"
-    weighted = [op for op in contents.ops if op.type in litert_file.WEIGHTED and op.index not in ran_on]
+    weighted = [op for op in contents.ops if op.type in tflite_read.WEIGHTED and op.index not in ran_on]
     if weighted:
         raise CannotRunHere(
             f"The profiler names no operator that could be node {weighted[0].index} ({weighted[0].type}, "

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.support.cpus import usable
+from pocketfit.formats import tflite_write
+from pocketfit.formats.tflite_read import TfliteFile, ints, pack_int4, read, text
 from pocketfit.numerics import affine
 from pocketfit.numerics import quantization_ranges as numerics
-from pocketfit.runtimes import agreement, litert_write
-from pocketfit.runtimes.litert_file import TfliteFile, ints, pack_int4, read, text
+from pocketfit.runtimes import agreement
 from pocketfit.runtimes.litert_session import LiteRTSession
 
 Limits = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]  # by tensor: minimum and maximum of each sample
@@ -159,12 +160,12 @@ def quantize(
     before, file = read(Path(source)), read(Path(target))
     keep_biases(before, file)
     check_scales(file)
-    litert_write.pointwise_as_fully_connected(file)
-    Path(target).write_bytes(litert_write.compact(file))
+    tflite_write.pointwise_as_fully_connected(file)
+    Path(target).write_bytes(tflite_write.compact(file))
     _check_runs(source, target, FLOAT16_SQNR_DB if precision == "float16" else None)
     if before.notes.get("batch") == "1" or precision not in agreement.ROW_TOLERANCE or _same_rows(target, precision):
         return []
-    litert_write.annotate(Path(target), before.notes | {"batch": "1"})
+    tflite_write.annotate(Path(target), before.notes | {"batch": "1"})
     return [agreement.ROW_BY_ROW]
 
 

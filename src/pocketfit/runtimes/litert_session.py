@@ -17,7 +17,7 @@ from pocketfit.core.artifact import Quantization
 from pocketfit.core.errors import CannotRunHere, UserError
 from pocketfit.core.runtime import Arrays
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.runtimes import litert_file
+from pocketfit.formats import tflite_read
 
 
 class LiteRTSession:
@@ -30,7 +30,7 @@ class LiteRTSession:
     def __init__(self, path: Path, threads: int) -> None:
         if threads < 1:
             raise UserError(f"{threads} threads cannot run anything: give a whole number from 1")
-        contents, notes = litert_file.inspect(path), litert_file.read(path).notes
+        contents, notes = tflite_read.inspect(path), tflite_read.read(path).notes
         self._path, self._threads = path, threads
         self._row_by_row = notes.get("batch") == "1"
         self._interpreter: Any = None

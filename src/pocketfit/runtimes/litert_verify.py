@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pocketfit.core.artifact import Contents, OpInfo
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.plan import ExportSettings
-from pocketfit.runtimes import litert_file
-from pocketfit.runtimes.litert_file import CASTS, WEIGHTED, TfliteFile, ints
+from pocketfit.formats import tflite_read
+from pocketfit.formats.tflite_read import CASTS, WEIGHTED, TfliteFile, ints
 
 FLOAT = ("float32", "float16")
 PADDING = ("PAD", "PADV2")
@@ -50,7 +50,7 @@ def kept_operators(file: TfliteFile, settings: ExportSettings) -> list[str]:
     for index, op in enumerate(graph.operators):
         for tensor in ints(op.inputs):
             readers[tensor].append(index)
-    kept = [i for i, op in enumerate(graph.operators) if litert_file.layer_of(file, op) in settings.keep_float]
+    kept = [i for i, op in enumerate(graph.operators) if tflite_read.layer_of(file, op) in settings.keep_float]
     for index, op in enumerate(graph.operators):
         if (
             file.op_type(op) in PADDING
@@ -159,7 +159,7 @@ def conversions(file: TfliteFile, settings: ExportSettings) -> list[str]:
 
 
 def _has_float(file: TfliteFile) -> bool:
-    return any(_runs_in_float(op) for op in litert_file.contents(file).ops)
+    return any(_runs_in_float(op) for op in tflite_read.contents(file).ops)
 
 
 def _is_float32(op: OpInfo) -> bool:

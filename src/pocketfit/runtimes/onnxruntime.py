@@ -27,7 +27,8 @@ from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.core.support.scratch import temporary_folder
-from pocketfit.runtimes import child, onnx_file, require
+from pocketfit.formats import onnx_read
+from pocketfit.runtimes import child, require
 from pocketfit.runtimes.artifact import artifact_of, keep_notes, kept_notes, not_smaller, whole_or_not
 from pocketfit.runtimes.learned import ranges_for
 from pocketfit.runtimes.onnxruntime_recurrent import RECURRENT
@@ -137,11 +138,11 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
                 "source": str(source),
                 "path": str(partial),
                 "plan": Plan((), settings).to_json(),
-                "about": onnx_file.metadata(onnx_file.read_model(float_file)),
+                "about": onnx_read.metadata(onnx_read.read_model(float_file)),
                 "ranges": found,
             }
             notes += _call(f"{QUANTIZE}:make", payload)
-        contents = onnx_file.contents(partial)
+        contents = onnx_read.contents(partial)
         notes = read_back(contents, settings) + notes
         if settings.precision == "int8":
             notes += float_operators(contents, settings)
@@ -177,7 +178,7 @@ def _prepared_file(source: Path) -> Path:
 
 
 def _ranges(model: Model, source: Path, samples: Samples, settings: ExportSettings, work: Path) -> Ranges:
-    about = onnx_file.contents(source)
+    about = onnx_read.contents(source)
     given = about.inputs[0]
     return activation_ranges(
         source,
@@ -211,7 +212,7 @@ def _saturation_notes(path: Path, settings: ExportSettings) -> list[str]:
     """A sentence where 8-bit weights of a U8S8 file can overflow, on whatever machine it is made: it goes to others."""
     if settings.activations != "uint8":
         return []
-    pairs = onnx_file.saturating_pairs(path)
+    pairs = onnx_read.saturating_pairs(path)
     some, of = sum(layer.saturating for layer in pairs), sum(layer.pairs for layer in pairs)
     if not some:
         return []
@@ -276,7 +277,7 @@ def _kinds(ops: list[OpInfo]) -> str:
 def _fusion_notes(path: Path, folder: str, settings: ExportSettings) -> list[str]:
     """A sentence where ONNX Runtime, on this machine, leaves convolutions in float that were quantized."""
     found = _call(f"{CONVERT}:unfused_convolutions", {"path": str(path), "folder": folder})
-    contents, kernels = onnx_file.contents(path), onnx_file.op_of_kernel(path)
+    contents, kernels = onnx_read.contents(path), onnx_read.op_of_kernel(path)
     ops = [contents.ops[kernels[name]] for name in found["float"] if name in kernels]
     left = [op for op in ops if op.layer not in settings.keep_float]
     integer = found["integer"]
@@ -304,7 +305,7 @@ def _listed(ops: list[OpInfo], most: int = 5) -> str:
 
 def inspect(path: Path) -> Contents:
     """What the file states; see onnx_file.contents."""
-    return onnx_file.contents(path)
+    return onnx_read.contents(path)
 
 
 class OnnxSession:
@@ -372,7 +373,7 @@ def _spec(value: Any, layout: str | None) -> TensorSpec:
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
     kind = value.type.removeprefix("tensor(").removesuffix(")")
     return TensorSpec(
-        value.name, shape, _DTYPES.get(kind, kind), "" if layout is None else onnx_file.layout_of(shape, layout)
+        value.name, shape, _DTYPES.get(kind, kind), "" if layout is None else onnx_read.layout_of(shape, layout)
     )
 
 
@@ -388,7 +389,7 @@ def profile(path: Path, inputs: Arrays, *, threads: int = 1, runs: int = 30) -> 
     `index` is that of the operator in `inspect(path).ops`, -1 for kernels that ONNX Runtime put in (layout changes).
     """
     require("onnxruntime", EXTRA)
-    contents, kernels = onnx_file.contents(path), onnx_file.op_of_kernel(path)
+    contents, kernels = onnx_read.contents(path), onnx_read.op_of_kernel(path)
     with temporary_folder() as folder:
         archive = Path(folder, "inputs.npz")
         np.savez(archive, allow_pickle=False, **inputs)

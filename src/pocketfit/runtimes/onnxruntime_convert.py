@@ -18,7 +18,8 @@ import numpy as np
 
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.signature import TensorSpec
-from pocketfit.runtimes import agreement, onnx_file, onnxruntime_recurrent
+from pocketfit.formats import onnx_read
+from pocketfit.runtimes import agreement, onnxruntime_recurrent
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -84,13 +85,13 @@ def to_onnx(traced: str, path: str, inputs: list[dict[str, Any]], outputs: list[
     onnxruntime_recurrent.name_weights(model)
     strip_debugging(model)
     about = {LAYOUT: given[0].layout}
-    onnx_file.set_metadata(model, about)
+    onnx_read.set_metadata(model, about)
     onnx.checker.check_model(model)
     onnx.save(model, path)
     names = [spec.name for spec in wanted]
     if agreement.any_batch(program.module(), runner(path), given, names, "The ONNX file"):
         return []
-    onnx_file.set_metadata(model, {BATCH: "1"})
+    onnx_read.set_metadata(model, {BATCH: "1"})
     onnx.save(model, path)
     return [agreement.ROW_BY_ROW]
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.formats.onnx_read import DEQUANTIZE, QUANTIZE, layer_of, set_metadata
 from pocketfit.numerics.affine import quantize, symmetric_scale
 from pocketfit.runtimes import agreement, onnxruntime_recurrent
-from pocketfit.runtimes.onnx_file import DEQUANTIZE, QUANTIZE, layer_of, set_metadata
 from pocketfit.runtimes.onnxruntime_convert import BATCH, LAYOUT, runner, specs
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pocketfit.runtimes.litert_file import LAYERED, OWN_METADATA, TfliteFile, ints, layer_of, read, text
+from pocketfit.formats.tflite_read import LAYERED, OWN_METADATA, TfliteFile, ints, layer_of, read, text
 
 ALIGNMENT = 16  # bytes, of Buffer.data: force_align in LiteRT's schema
 FULLY_CONNECTED_VERSION = 5  # of the operator: the first that keeps the number of dimensions

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pocketfit.core.plan import ExportSettings, Plan
-from pocketfit.runtimes import litert, litert_file, litert_quantize, litert_write
+from pocketfit.formats import tflite_read, tflite_write
+from pocketfit.runtimes import litert, litert_quantize
 from tests.runtimes.litert_net import CLASSES, MODEL, SAMPLES, SIZE, by_layer, export, folder, model_of
 
 
@@ -46,7 +47,7 @@ def as_quantized(request: pytest.FixtureRequest) -> Iterator[tuple[Path, Path]]:
     ranges = litert._ranges(MODEL, base, settings, SAMPLES, folder() / "work")
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the quantizer's own interpreter keeps all tensors
-        patch.setattr(litert_write, "compact", lambda file: file.data)
+        patch.setattr(tflite_write, "compact", lambda file: file.data)
         patch.setattr(litert, "child", _Here)
         litert._quantize(base, plain, settings, ranges)
     yield plain, Path(deployed.path)
@@ -63,7 +64,7 @@ class _Here:
 def test_a_deployed_file_answers_bit_for_bit_what_the_quantizer_made(as_quantized: tuple[Path, Path]) -> None:
     plain, _ = as_quantized
     compact = folder() / f"compact-{plain.name}"
-    compact.write_bytes(litert_write.compact(litert_file.read(plain)))
+    compact.write_bytes(tflite_write.compact(tflite_read.read(plain)))
     for xnnpack in (True, False):
         np.testing.assert_array_equal(run(plain, xnnpack=xnnpack), run(compact, xnnpack=xnnpack))
     assert ran_on(plain) == ran_on(compact)
@@ -107,7 +108,7 @@ def test_odd_numbers_of_channels_with_four_bits(tmp_path: Path) -> None:
     path = Path(artifact.path)
     types = {op.layer: (op.type, op.weight_shape) for op in litert.inspect(path).ops if op.layer}
     assert types["first"] == ("FULLY_CONNECTED", (13, 7))
-    step = litert_file.read(path)
+    step = tflite_read.read(path)
     scale = step.quantization(int(step.graph.operators[-1].inputs[0])).scales[0]
     np.testing.assert_allclose(run(path, xnnpack=True), run(path, xnnpack=False), atol=3.01 * scale)
     with torch.no_grad():
@@ -123,8 +124,8 @@ def _seeded() -> nn.Module:
 def test_vectors_with_the_same_content_are_written_once() -> None:
     from ai_edge_litert import schema_py_generated as schema
 
-    file = litert_file.read(Path(export("int8").path))
-    shared, apart = (litert_write.serialize(file.model, share=share) for share in (True, False))
+    file = tflite_read.read(Path(export("int8").path))
+    shared, apart = (tflite_write.serialize(file.model, share=share) for share in (True, False))
     assert len(shared) < len(apart)
     one, other = (schema.ModelT.InitFromPackedBuf(data, 0) for data in (shared, apart))
     assert _plain(one) == _plain(other)
