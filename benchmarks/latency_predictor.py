@@ -22,7 +22,7 @@ from pocketfit import zoo
 from pocketfit.analysis import predictor
 from pocketfit.core.plan import ExportSettings
 from pocketfit.measure import cost_table
-from pocketfit.passes.graph import trace
+from pocketfit.passes.graph.channel_graph import trace
 from pocketfit.progress import watch_for_terminal
 from pocketfit.sources.models.open_model import model_from_module
 

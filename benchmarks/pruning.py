@@ -44,7 +44,7 @@ from pocketfit.numerics.channel_shapes import mac_terms
 from pocketfit.numerics.latency_intervals import paired_drop
 from pocketfit.passes import criteria, prune, resolution
 from pocketfit.passes import train as training
-from pocketfit.passes.graph import ChannelGraph, trace
+from pocketfit.passes.graph.channel_graph import ChannelGraph, trace
 from pocketfit.search import allocate
 from pocketfit.search.allocate import Choice, Widths
 from pocketfit.sources.data.dataset import Dataset, open_data

@@ -41,7 +41,6 @@ from pocketfit.passes import (
     constants,
     criteria,
     equalize,
-    exported,
     piecewise,
     prune,
     qat,
@@ -51,9 +50,10 @@ from pocketfit.passes import (
     sparsify,
 )
 from pocketfit.passes.fake import fake_weight, widest_scale
-from pocketfit.passes.graph import ChannelGraph, trace
+from pocketfit.passes.graph import aten
+from pocketfit.passes.graph.channel_graph import ChannelGraph, trace
+from pocketfit.passes.graph.parameters import attribute
 from pocketfit.passes.simulate import WEIGHTED, layers_of, simulate
-from pocketfit.passes.written import attribute
 from pocketfit.sources.data.dataset import from_arrays
 from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
 from tests.networks_as_brought import NETWORKS, arrays, built, opened
@@ -198,7 +198,7 @@ def assert_on_the_grid(model: Model, found: Model, grid: Grid, kinds: tuple[str,
     layers = [
         layer
         for node, layer in layers_of(simulation.network, through_grids=True).items()
-        if exported.operation(node) in kinds
+        if aten.operation(node) in kinds
     ]
     assert layers
     for layer in layers:

@@ -120,7 +120,7 @@ def costs(
     from pocketfit.core.plan import ExportSettings
     from pocketfit.core.support.files import check_file, check_writable, write_json
     from pocketfit.measure import cost_table
-    from pocketfit.passes.graph import trace
+    from pocketfit.passes.graph.channel_graph import trace
     from pocketfit.progress import watch_for_terminal
 
     if out is not None:

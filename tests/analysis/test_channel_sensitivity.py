@@ -18,8 +18,8 @@ from pocketfit.core.plan import Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes import criteria, prune
-from pocketfit.passes.graph import trace
-from tests.passes import small_nets
+from pocketfit.passes.graph.channel_graph import trace
+from tests.passes import small_networks
 
 SIDE = 16
 torch.set_num_threads(1)
@@ -27,7 +27,7 @@ torch.set_num_threads(1)
 
 def model_of(kind: type[nn.Module], seed: int = 0) -> Model:
     torch.manual_seed(seed)
-    return small_nets.model_of(kind(), SIDE)
+    return small_networks.model_of(kind(), SIDE)
 
 
 def samples_of(count: int = 70, *, labelled: bool = True, seed: int = 0) -> Samples:
@@ -46,13 +46,13 @@ def zoo_model() -> Model:
 
     torch.manual_seed(0)
     arguments = {"width": 0.25, "classes": 5}
-    network = small_nets.with_statistics(zoo.build("mobilenet_v1", **arguments))
+    network = small_networks.with_statistics(zoo.build("mobilenet_v1", **arguments))
     contract = Preprocess(height=32, width=32)
     return model_from_module(network, preprocess=contract, origin=Origin("zoo", "mobilenet_v1", arguments))
 
 
 def test_every_removable_group_stands_there_once_and_the_first_layers_too() -> None:
-    model = model_of(small_nets.Residual)
+    model = model_of(small_networks.Residual)
     table = channel_sensitivity(model, samples_of(20), [0.5])
     graph = trace(model.network, model.signature)
     removable = {group.name for group in prune.removable(graph)}
@@ -65,7 +65,7 @@ def test_every_removable_group_stands_there_once_and_the_first_layers_too() -> N
 
 def test_a_point_is_what_the_pruned_network_does() -> None:
     """Against prune.apply, asked independently: loss, accuracy, and the paired errors by hand."""
-    model, samples = model_of(small_nets.Residual), samples_of()
+    model, samples = model_of(small_networks.Residual), samples_of()
     table = channel_sensitivity(model, samples, [0.5])
     curve = next(c for c in table.curves if c.group == "a.0")
     pruned = prune.apply(model, Prune(0.0, "l2", 8, ((curve.pattern, 0.5),)))
@@ -86,7 +86,7 @@ def test_a_point_is_what_the_pruned_network_does() -> None:
     assert table.loss == pytest.approx(before.mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", small_nets.EXACT, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", small_networks.EXACT, ids=lambda kind: kind.__name__)
 def test_costs_are_those_of_the_pruned_network(kind: type[nn.Module]) -> None:
     model = model_of(kind)
     table = channel_sensitivity(model, samples_of(4), [0.5])
@@ -106,25 +106,25 @@ def test_costs_are_those_of_the_pruned_network(kind: type[nn.Module]) -> None:
     assert table.costs.of(lost).size_bytes == together.size_bytes
 
 
-@pytest.mark.parametrize("kind", small_nets.EXACT, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", small_networks.EXACT, ids=lambda kind: kind.__name__)
 def test_slicing_is_setting_all_entries_of_the_channels_to_zero(kind: type[nn.Module]) -> None:
     """What is sliced answers as what is masked, in double precision: the reason that one may stand for the other."""
     model = model_of(kind)
     model.network.double()
     graph = trace(model.network.float(), model.signature)
     network = model.network.double()
-    pictures = small_nets.pictures(model).double()
+    pictures = small_networks.pictures(model).double()
     for group in prune.removable(graph):
         order = np.argsort(criteria.group_scores(model, graph, Prune(0.0))[group.name], kind="stable")
         ids = group.ids[order[: len(order) // 2]]
         with torch.inference_mode():
             sliced = prune.sliced(network, graph, ids)(pictures)
-            masked = small_nets.masked(network, graph, ids)(pictures)
+            masked = small_networks.masked(network, graph, ids)(pictures)
         assert torch.allclose(sliced, masked, atol=1e-10)
 
 
 def test_rounding_to_the_multiple_is_done_as_pruning_does_it_and_nothing_is_asked_twice(tmp_path: Path) -> None:
-    table = channel_sensitivity(model_of(small_nets.Residual), samples_of(10), [0.05, 0.3, 0.35], store=tmp_path)
+    table = channel_sensitivity(model_of(small_networks.Residual), samples_of(10), [0.05, 0.3, 0.35], store=tmp_path)
     enter = next(c for c in table.curves if c.group == "enter.0")
     assert [point.kept for point in enter.points] == [24, 16, 16]
     assert enter.points[0].loss_rise == 0 and enter.points[0].loss == table.loss
@@ -135,7 +135,7 @@ def test_rounding_to_the_multiple_is_done_as_pruning_does_it_and_nothing_is_aske
 
 
 def test_what_is_kept_is_not_computed_again_and_a_torn_line_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, samples = model_of(small_nets.Residual), samples_of(10)
+    model, samples = model_of(small_networks.Residual), samples_of(10)
     first = channel_sensitivity(model, samples, [0.5], store=tmp_path, multiple=1)
     (stored,) = tmp_path.iterdir()
     lines = stored.read_bytes().splitlines(keepends=True)
@@ -151,7 +151,7 @@ def test_what_is_kept_is_not_computed_again_and_a_torn_line_is(tmp_path: Path, m
 
 
 def test_a_store_that_was_changed_is_refused(tmp_path: Path) -> None:
-    model, samples = model_of(small_nets.Residual), samples_of(10)
+    model, samples = model_of(small_networks.Residual), samples_of(10)
     channel_sensitivity(model, samples, [0.5], store=tmp_path, multiple=1)
     (stored,) = tmp_path.iterdir()
     lines = stored.read_text().splitlines()
@@ -170,7 +170,7 @@ def test_a_store_that_was_changed_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_stopped_goes_on(tmp_path: Path) -> None:
-    model, samples = model_of(small_nets.Residual), samples_of(10)
+    model, samples = model_of(small_networks.Residual), samples_of(10)
     whole = channel_sensitivity(model, samples, [0.5], multiple=1)
 
     def stop(done: int, total: int) -> None:
@@ -187,7 +187,7 @@ def test_a_run_that_is_stopped_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_damaged_store_is_refused_by_name(tmp_path: Path) -> None:
-    model, samples = model_of(small_nets.Residual), samples_of(4)
+    model, samples = model_of(small_networks.Residual), samples_of(4)
     channel_sensitivity(model, samples, [0.5], store=tmp_path)
     (stored,) = tmp_path.iterdir()
     stored.write_text("[]\n")
@@ -209,12 +209,12 @@ def test_any_number_of_workers_finds_the_same_to_the_last_bit(tmp_path: Path) ->
 
 
 def test_a_network_that_nobody_else_can_build_is_done_here_whatever_the_workers() -> None:
-    model, samples = model_of(small_nets.Residual), samples_of(4)
+    model, samples = model_of(small_networks.Residual), samples_of(4)
     assert channel_sensitivity(model, samples, [0.5], workers=2) == channel_sensitivity(model, samples, [0.5])
 
 
 def test_without_labels_answers_are_compared_with_the_whole_networks() -> None:
-    model, samples = model_of(small_nets.Residual), samples_of(30, labelled=False)
+    model, samples = model_of(small_networks.Residual), samples_of(30, labelled=False)
     table = channel_sensitivity(model, samples, [0.5])
     assert not table.labelled and table.loss == 0 and table.accuracy == 1
     point = next(c for c in table.curves if c.group == "enter.0").points[0]
@@ -232,12 +232,12 @@ def test_without_labels_answers_are_compared_with_the_whole_networks() -> None:
 def test_samples_without_labels_beside_others_are_left_out_and_that_is_said() -> None:
     samples = samples_of(10)
     samples.labels[:4] = -1
-    table = channel_sensitivity(model_of(small_nets.Residual), samples, [0.5])
+    table = channel_sensitivity(model_of(small_networks.Residual), samples, [0.5])
     assert table.samples == 6 and table.labelled and any("4 samples" in sentence for sentence in table.findings)
 
 
 def test_a_forward_that_knows_its_sizes_by_heart_is_named_and_the_rest_goes_on() -> None:
-    table = channel_sensitivity(model_of(small_nets.HardCoded), samples_of(10), [0.5])
+    table = channel_sensitivity(model_of(small_networks.HardCoded), samples_of(10), [0.5])
     curves = {curve.group: curve for curve in table.curves}
     assert "a.0" in curves and curves["a.0"].why_not
     assert not curves["fc1"].why_not and curves["fc1"].points[0].loss_rise != 0
@@ -246,8 +246,8 @@ def test_a_forward_that_knows_its_sizes_by_heart_is_named_and_the_rest_goes_on()
 
 
 def test_channels_that_one_name_finds_twice_are_judged_together() -> None:
-    table = channel_sensitivity(model_of(small_nets.Shuffle), samples_of(6), [0.5])
-    model = model_of(small_nets.Shuffle)
+    table = channel_sensitivity(model_of(small_networks.Shuffle), samples_of(6), [0.5])
+    model = model_of(small_networks.Shuffle)
     for curve in table.curves:
         if curve.edge != "first":
             pruned = prune.apply(model, Prune(0.0, "l2", 8, ((curve.pattern, 0.5),)))
@@ -255,7 +255,7 @@ def test_channels_that_one_name_finds_twice_are_judged_together() -> None:
 
 
 def test_bad_requests_are_refused_before_anything_is_done(tmp_path: Path) -> None:
-    model, samples = model_of(small_nets.Residual), samples_of(4)
+    model, samples = model_of(small_networks.Residual), samples_of(4)
     for ratios in ([1.0], [0.0], [-0.5], [], [0.5, 1.5], [float("nan")]):
         with pytest.raises(UserError, match=r"ratio"):
             channel_sensitivity(model, samples, ratios, store=tmp_path)

@@ -12,7 +12,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.plan import ExportSettings
 from pocketfit.measure import cost, cost_table
 from pocketfit.numerics.channel_shapes import Skeleton
-from pocketfit.passes.graph import trace
+from pocketfit.passes.graph.channel_graph import trace
 from pocketfit.sources.models.open_model import model_from_module
 
 SETTINGS = ExportSettings("onnxruntime")

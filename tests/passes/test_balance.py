@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from pocketfit.core.plan import Grid
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.passes import balance, observe, streams
-from pocketfit.passes.fold import fold_batch_norm
-from pocketfit.passes.observe import Channels
-from tests.passes import small_nets as nets
+from pocketfit.passes import balance
+from pocketfit.passes.graph import interpret, scale_graph
+from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
+from pocketfit.passes.graph.interpret import Channels
+from tests.passes import small_networks as nets
 
 WEIGHTS_ONLY, TENSORS_ONLY = Grid(4, None), Grid(4, 8, keep_float=("0", "2"))
 CHANNELS = 12
@@ -35,12 +36,12 @@ class Two(nn.Sequential):
 
 def inner(network: nn.Module, grid: Grid, least: float = 0.0) -> tuple[Tensor, Tensor, Channels]:
     """The factors of a Two's inner channels, the weight that reads them [outputs, channels], and what it sees."""
-    found = streams.find(network.eval(), PICTURES)
+    found = scale_graph.find(network.eval(), PICTURES)
     pictures = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    seen = observe.observe(found, pictures.split(2))
+    seen = interpret.observe(found, pictures.split(2))
     (reader,) = (layer for layer in found.layers if layer.name == "2")
     factors = balance.factors(found, network, seen, grid, torch.full((found.count,), least))
-    assert float(factors[streams.ONE]) == 1.0
+    assert float(factors[scale_graph.ONE]) == 1.0
     return factors[reader.inputs], network[2].weight.detach().flatten(1), seen[reader.source]
 
 
@@ -95,8 +96,8 @@ def test_torchs_own_quantizer_loses_less(outputs):
 def test_layers_in_float_have_no_say():
     model = nets.model_of(nets.Residual())
     network = fold_batch_norm(model.network, model.signature)
-    found = streams.find(network, model.signature)
-    seen = observe.observe(found, torch.randn(8, 3, 16, 16).split(2))
+    found = scale_graph.find(network, model.signature)
+    seen = interpret.observe(found, torch.randn(8, 3, 16, 16).split(2))
     names = tuple(layer.name for layer in found.layers)
     factors = balance.factors(found, network, seen, Grid(4, None, keep_float=names), torch.zeros(found.count))
     assert bool((factors == 1).all())

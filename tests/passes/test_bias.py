@@ -16,7 +16,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.passes import bias
 from pocketfit.passes.fake import fake_weight, widest_scale
 from pocketfit.passes.moments import clipped
-from tests.passes import small_nets as nets
+from tests.passes import small_networks as nets
 
 FOUR, EIGHT = Grid(4, 8), Grid(8, 8)
 

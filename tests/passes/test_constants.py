@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from pocketfit.core.plan import Prune
 from pocketfit.passes import constants, criteria, prune
-from pocketfit.passes.graph import trace
-from tests.passes import small_nets as nets
+from pocketfit.passes.graph.channel_graph import trace
+from tests.passes import small_networks as nets
 
 
 class Reading(nn.Module):

@@ -18,12 +18,13 @@ from pocketfit.core.plan import CorrectBias, Equalize, Grid
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.sqnr import sqnr_db
-from pocketfit.passes import bias, equalize, streams
-from pocketfit.passes.fold import fold_batch_norm
+from pocketfit.passes import bias, equalize
+from pocketfit.passes.graph import scale_graph
+from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
+from pocketfit.passes.graph.scale_graph import ONE
 from pocketfit.passes.simulate import simulate
-from pocketfit.passes.streams import ONE
 from pocketfit.sources.models.open_model import model_from_module, open_model
-from tests.passes import small_nets as nets
+from tests.passes import small_networks as nets
 
 EIGHT, FOUR = Grid(8, 8), Grid(4, 8)
 
@@ -95,9 +96,9 @@ def test_the_given_model_is_left_alone_and_a_run_repeats():
     assert first.sha256 == second.sha256 != model.sha256
 
 
-def by_layer(network: nn.Module, side: int = 16) -> dict[str, streams.Weighted]:
+def by_layer(network: nn.Module, side: int = 16) -> dict[str, scale_graph.Weighted]:
     model = nets.model_of(network, side)
-    found = streams.find(fold_batch_norm(model.network, model.signature), model.signature)
+    found = scale_graph.find(fold_batch_norm(model.network, model.signature), model.signature)
     return {layer.name: layer for layer in found.layers}
 
 

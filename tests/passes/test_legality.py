@@ -16,10 +16,10 @@ from pocketfit.core.plan import ExportSettings, Plan, Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import answer
 from pocketfit.passes import prune
-from pocketfit.passes.graph import trace
+from pocketfit.passes.graph.channel_graph import trace
 from pocketfit.runtimes import get
 from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
-from tests.passes import small_nets as nets
+from tests.passes import small_networks as nets
 
 RUNTIMES = ("litert", "onnxruntime")
 TOLERANCE = 1e-4

@@ -16,7 +16,8 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.passes import exported, piecewise
+from pocketfit.passes import piecewise
+from pocketfit.passes.graph import aten
 from pocketfit.sources.models.open_model import model_from_module
 
 
@@ -52,7 +53,7 @@ def test_a_hard_swish_that_a_forward_calls_is_replaced_too() -> None:
     assert piecewise.replaceable(model.network, model.signature) == ("",)
     found = piecewise.apply(model)
     assert found.sha256 != model.sha256 and not piecewise.replaceable(found.network, found.signature)
-    operators = {exported.operation(node) for node in exported.export(found.network, found.signature).graph.nodes}
+    operators = {aten.operation(node) for node in aten.export(found.network, found.signature).graph.nodes}
     assert "hardswish" not in operators and "mul" in operators
     values = torch.randn(2, 3, 8, 8)
     with torch.no_grad():

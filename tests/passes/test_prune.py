@@ -10,8 +10,8 @@ from pocketfit import zoo
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Prune
 from pocketfit.passes import criteria, prune
-from pocketfit.passes.graph import trace
-from tests.passes import small_nets as nets
+from pocketfit.passes.graph.channel_graph import trace
+from tests.passes import small_networks as nets
 
 
 def parameters(network):

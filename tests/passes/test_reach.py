@@ -7,7 +7,7 @@ from torch import nn
 from pocketfit.core.plan import Prune
 from pocketfit.passes import prune
 from pocketfit.passes.reach import NOTHING_TO_PRUNE
-from tests.passes import small_nets as nets
+from tests.passes import small_networks as nets
 
 
 def said(network: nn.Module, settings: Prune) -> list[str]:

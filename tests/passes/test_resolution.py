@@ -6,7 +6,7 @@ import torch
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Resolution
 from pocketfit.passes import resolution
-from tests.passes import small_nets as nets
+from tests.passes import small_networks as nets
 
 
 def test_signature_and_preprocess_follow():

@@ -17,7 +17,7 @@ from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.passes import fake
 from pocketfit.passes.simulate import fingerprints_of, simulate
 from pocketfit.sources.models.open_model import model_from_module
-from tests.passes.small_nets import (
+from tests.passes.small_networks import (
     Channelwise,
     Concat,
     Flatten,

@@ -18,7 +18,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import CorrectBias, Equalize, ExportSettings, Prune, Sparsify
 from pocketfit.core.samples import Samples
 from pocketfit.passes import bias, equalize, prune, sparsify
-from pocketfit.passes.fold import fold_batch_norm
+from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.sparsify import lowest_of_all, lowest_of_fours, zeros_of
 from tests.passes.test_rounding import model_of, noise
 

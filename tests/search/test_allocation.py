@@ -20,7 +20,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.progress import Silent
 from pocketfit.numerics.channel_shapes import Term, mac_terms, parameter_terms
 from pocketfit.passes import prune, widths
-from pocketfit.passes.graph import trace
+from pocketfit.passes.graph.channel_graph import trace
 from pocketfit.search import allocate, allocation, journal
 from pocketfit.search.allocate import Choice
 from pocketfit.search.allocation import EXCESS, allocated, allocation_line, allocations

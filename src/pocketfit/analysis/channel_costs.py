@@ -17,7 +17,7 @@ from pocketfit.analysis.layers import FLOAT32_BYTES
 if TYPE_CHECKING:
     from torch import nn
 
-    from pocketfit.passes.graph import ChannelGraph
+    from pocketfit.passes.graph.channel_graph import ChannelGraph
 
 
 @dataclass(frozen=True)

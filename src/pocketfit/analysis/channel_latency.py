@@ -16,7 +16,7 @@ from pocketfit.core.support.progress import Watch
 from pocketfit.measure import cost_table
 
 if TYPE_CHECKING:
-    from pocketfit.passes.graph import ChannelGraph
+    from pocketfit.passes.graph.channel_graph import ChannelGraph
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from pocketfit.core.pass_settings import Criterion
 from pocketfit.core.plan import Prune, canonical_json
 from pocketfit.core.samples import Samples
 from pocketfit.passes import criteria, prune
-from pocketfit.passes.graph import ChannelGraph, Group, trace
+from pocketfit.passes.graph.channel_graph import ChannelGraph, Group, trace
 
 Progress = Callable[[int, int], None]
 RATIOS = (0.25, 0.5, 0.75)

@@ -22,7 +22,7 @@ from pocketfit.core.support.json_file import parse, read_bytes
 from pocketfit.core.support.rules import Between, Count
 from pocketfit.core.support.schema import checked
 from pocketfit.core.support.scratch import temporary_folder
-from pocketfit.passes.graph import ChannelGraph
+from pocketfit.passes.graph.channel_graph import ChannelGraph
 from pocketfit.runtimes import child
 
 Progress = Callable[[int, int], None]

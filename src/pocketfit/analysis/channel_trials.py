@@ -26,7 +26,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.samples import Samples
 from pocketfit.core.support import user_code
 from pocketfit.passes import prune
-from pocketfit.passes.graph import ChannelGraph, Slice
+from pocketfit.passes.graph.channel_graph import ChannelGraph, Slice
 from pocketfit.sources.input_contract import check_preprocess
 from pocketfit.sources.models.open_model import load_model, save_model
 

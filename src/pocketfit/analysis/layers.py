@@ -41,9 +41,9 @@ def layer_table(model: Model) -> list[LayerRow]:
 
     Raises UserError where torch.export can't follow the network.
     """
-    from pocketfit.passes import exported
+    from pocketfit.passes.graph import aten
 
-    program = exported.export(model.network, model.signature)
+    program = aten.export(model.network, model.signature)
     return [
         LayerRow(
             layer.name,
@@ -54,7 +54,7 @@ def layer_table(model: Model) -> list[LayerRow]:
             layer.macs,
             layer.params * FLOAT32_BYTES,
         )
-        for layer in exported.layers(program, model.network)
+        for layer in aten.layers(program, model.network)
     ]
 
 

@@ -42,7 +42,7 @@ from pocketfit.sources.data.random_inputs import noise
 from pocketfit.sources.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from pocketfit.passes.graph import ChannelGraph
+    from pocketfit.passes.graph.channel_graph import ChannelGraph
 
 VERSION = 1
 REST = ""  # operators that belong to no layer: sums, pooling, changes of layout

@@ -21,8 +21,8 @@ from torch import Tensor, fx, nn
 
 from pocketfit.core.plan import Grid
 from pocketfit.passes.fake import largest_integer
-from pocketfit.passes.observe import Channels
-from pocketfit.passes.streams import ONE, Streams
+from pocketfit.passes.graph.interpret import Channels
+from pocketfit.passes.graph.scale_graph import ONE, Streams
 
 STEPS = 100
 RATE = 0.1  # of Adam, for logarithms, falling to 0: a factor may come to e**5 and its inverse

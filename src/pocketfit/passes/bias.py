@@ -29,11 +29,12 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import CorrectBias, Grid
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.affine import fake_quantize, symmetric_scale
-from pocketfit.passes import exported, moments, observe
-from pocketfit.passes.exported import argument, operation
-from pocketfit.passes.fold import fold_batch_norm
-from pocketfit.passes.observe import Run
-from pocketfit.passes.written import add_to_bias, attribute
+from pocketfit.passes import moments
+from pocketfit.passes.graph import aten, interpret
+from pocketfit.passes.graph.aten import argument, operation
+from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
+from pocketfit.passes.graph.interpret import Run
+from pocketfit.passes.graph.parameters import add_to_bias, attribute
 from pocketfit.sources.models.fingerprint import fingerprint
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
@@ -47,7 +48,7 @@ def apply(model: Model, settings: CorrectBias, samples: Samples | None, grid: Gr
     torch.export can't follow the network.
     """
     network = fold_batch_norm(model.network, model.signature)
-    program = exported.export(network, model.signature)
+    program = aten.export(network, model.signature)
     layers = _layers(program, network)
     sources = {node: argument(node, "input") for node in layers}
     findings: tuple[str, ...] = ()
@@ -70,7 +71,7 @@ def apply(model: Model, settings: CorrectBias, samples: Samples | None, grid: Gr
         bits = grid.bits(owner, depthwise=_is_depthwise(layer))
         if bits is not None and sources[node] in means:
             found = error(node, means[sources[node]], attribute(network, weight), bits)
-            errors[exported.module_of(node), bias].append(found)
+            errors[aten.module_of(node), bias].append(found)
     for (called, bias), changes in errors.items():
         add_to_bias(network, called, bias, -torch.stack(changes).mean(0))
     return replace(
@@ -78,13 +79,13 @@ def apply(model: Model, settings: CorrectBias, samples: Samples | None, grid: Gr
         network=network,
         sha256=fingerprint(network),
         learned={**model.learned, moments.KEY: moments.stored(moments.remembered(model))},
-        findings=tuple(dict.fromkeys((*model.findings, *findings, *exported.off_grid(program.graph)))),
+        findings=tuple(dict.fromkeys((*model.findings, *findings, *aten.off_grid(program.graph)))),
     )
 
 
 def _layers(program: ExportedProgram, network: nn.Module) -> dict[fx.Node, tuple[str, str]]:
     """Operator -> dotted names of weight and bias ("" without one), of convolutions and linear layers."""
-    names = exported.parameter_names(program)
+    names = aten.parameter_names(program)
     layers = {}
     for node in program.graph.nodes:
         if node.op != "call_function" or not operation(node).startswith(("conv", "linear")):
@@ -117,7 +118,7 @@ def _means(
         return value
 
     run = Run(program, see)
-    batches = list(observe.batches(samples, range(min(most, len(samples)))))
+    batches = list(interpret.batches(samples, range(min(most, len(samples)))))
     with torch.no_grad():
         for batch in batches:
             run.on(batch)

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pocketfit.passes.exported import argument, carried_out, operation, shape_of
-from pocketfit.passes.labels import along, vector
-from pocketfit.passes.observe import Channels
-from pocketfit.passes.streams import Streams, Weighted, names
+from pocketfit.passes.graph.aten import argument, carried_out, operation, shape_of
+from pocketfit.passes.graph.interpret import Channels
+from pocketfit.passes.graph.labels import along, vector
+from pocketfit.passes.graph.scale_graph import Streams, Weighted, names
 
 _LINEAR = names(
     "dropout feature_dropout clone contiguous detach alias mean adaptive_avg_pool1d adaptive_avg_pool2d",

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from pocketfit.core.model import Model
-from pocketfit.passes.exported import argument, carried_out, operation, shape_of
-from pocketfit.passes.graph import Group, followed
-from pocketfit.passes.labels import NO_CHANNEL
-from pocketfit.passes.streams import names
-from pocketfit.passes.written import attribute
+from pocketfit.passes.graph.aten import argument, carried_out, operation, shape_of
+from pocketfit.passes.graph.channel_graph import Group, followed
+from pocketfit.passes.graph.labels import NO_CHANNEL
+from pocketfit.passes.graph.parameters import attribute
+from pocketfit.passes.graph.scale_graph import names
 
 FREE = 0.01  # of the largest factor of its norm: a channel below gives its shift, and next to nothing else
 SAME = 1e-5  # of the largest: what sums in another order may change

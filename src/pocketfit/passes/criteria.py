@@ -27,7 +27,7 @@ from pocketfit.core.plan import Prune
 from pocketfit.core.samples import Samples
 from pocketfit.core.support import user_code
 from pocketfit.passes import constants
-from pocketfit.passes.graph import ChannelGraph, Group
+from pocketfit.passes.graph.channel_graph import ChannelGraph, Group
 from pocketfit.passes.survey import Statistics, Survey
 
 Scores = NDArray[np.float64]

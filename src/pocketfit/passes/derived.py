@@ -5,8 +5,9 @@ from __future__ import annotations
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid
 from pocketfit.core.samples import value_range
-from pocketfit.passes import exported, moments
-from pocketfit.passes.fold import fold_batch_norm
+from pocketfit.passes import moments
+from pocketfit.passes.graph import aten
+from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.point_ranges import ends_of
 from pocketfit.passes.simulate import simulate
 
@@ -23,7 +24,7 @@ def ranges(model: Model, grid: Grid) -> dict[str, tuple[float, float]]:
     A tensor behind an operator that `moments` does not know is left out. Raises UserError for a network without batch
     norms.
     """
-    program = exported.export(fold_batch_norm(model.network, model.signature), model.signature)
+    program = aten.export(fold_batch_norm(model.network, model.signature), model.signature)
     found: dict[str, tuple[float, float]] = {}
     simulation = simulate(model, grid)
     answers = ends_of(simulation)

@@ -34,10 +34,11 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, Grid
 from pocketfit.core.samples import Samples
-from pocketfit.passes import balance, centre, exported, moments, observe, streams
-from pocketfit.passes.fold import fold_batch_norm
-from pocketfit.passes.observe import Channels
-from pocketfit.passes.streams import ONE, Streams, Weighted
+from pocketfit.passes import balance, centre, moments
+from pocketfit.passes.graph import aten, interpret, scale_graph
+from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
+from pocketfit.passes.graph.interpret import Channels
+from pocketfit.passes.graph.scale_graph import ONE, Streams, Weighted
 from pocketfit.sources.models.fingerprint import fingerprint
 
 DEAD = 1e-6  # a channel that is this narrow beside its neighbours keeps its scale
@@ -57,7 +58,7 @@ def apply(model: Model, settings: Equalize, samples: Samples | None, grid: Grid 
     with its batch norms folded only, and a finding says so.
     """
     folded = fold_batch_norm(model.network, model.signature)
-    found = streams.find(folded, model.signature)
+    found = scale_graph.find(folded, model.signature)
     if settings.statistics == "batch-norm":
         seen, findings = moments.channels(moments.trace(model, found.program), found), [moments.FINDING]
     elif samples is None or not len(samples):
@@ -67,7 +68,7 @@ def apply(model: Model, settings: Equalize, samples: Samples | None, grid: Grid 
         )
     else:
         rows = range(min(settings.samples, len(samples)))
-        seen, findings = observe.observe(found, observe.batches(samples, rows)), []
+        seen, findings = interpret.observe(found, interpret.batches(samples, rows)), []
     remembered = moments.remembered(model)
     coarse = grid if grid is not None and grid.coarse else None
     for before_relu in (True, False):
@@ -135,11 +136,11 @@ def _change(before: nn.Module, after: nn.Module, model: Model, samples: Samples 
     """Largest change of an output, as a share of the largest output: on samples, or on noise where there are none."""
     if samples is not None and len(samples):
         given: list[tuple[Tensor, ...]] = [
-            (batch,) for batch in observe.batches(samples, range(min(CHECKED, len(samples))))
+            (batch,) for batch in interpret.batches(samples, range(min(CHECKED, len(samples))))
         ]
     else:
         generator = torch.Generator().manual_seed(0)
-        shapes = [zeros.shape for zeros in exported.zeros(model.signature, exported.BATCH)]
+        shapes = [zeros.shape for zeros in aten.zeros(model.signature, aten.BATCH)]
         given = [tuple(torch.randn(shape, generator=generator) for shape in shapes)]
     largest = difference = 0.0
     with torch.no_grad():

@@ -20,12 +20,12 @@ from torch.export import ExportedProgram
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.passes import exported
-from pocketfit.passes.exported import argument, carried_out, operation, shape_of
-from pocketfit.passes.fold import foldable
-from pocketfit.passes.labels import along, vector
-from pocketfit.passes.observe import Channels
-from pocketfit.passes.streams import Streams, names
+from pocketfit.passes.graph import aten
+from pocketfit.passes.graph.aten import argument, carried_out, operation, shape_of
+from pocketfit.passes.graph.fold_batch_norm import foldable
+from pocketfit.passes.graph.interpret import Channels
+from pocketfit.passes.graph.labels import along, vector
+from pocketfit.passes.graph.scale_graph import Streams, names
 
 FINDING = (
     "Ranges and means of activations were derived from batch-norm statistics, no data seen: they hold for inputs like"
@@ -129,7 +129,7 @@ class _Walk:
     """The state of one walk over the graph."""
 
     def __init__(self, program: ExportedProgram, layers: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        self.layers, self.names = layers, exported.parameter_names(program)
+        self.layers, self.names = layers, aten.parameter_names(program)
         self.stored = {**program.state_dict, **program.constants}
         self.known: dict[fx.Node, Any] = {}
 

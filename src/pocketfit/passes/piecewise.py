@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.signature import Signature
-from pocketfit.passes import exported
+from pocketfit.passes.graph import aten
 from pocketfit.sources.models.fingerprint import fingerprint
 
 SAME = 1e-4  # of the largest answer: float32's rounding over a deep network stays below it
@@ -55,7 +55,7 @@ def replaceable(network: nn.Module, signature: Signature) -> tuple[str, ...]:
     found: dict[str, None] = {}
     try:
         with torch.no_grad(), _Calls(running, found):
-            network(*exported.zeros(signature, exported.BATCH))
+            network(*aten.zeros(signature, aten.BATCH))
     finally:
         for hook in hooks:
             hook.remove()

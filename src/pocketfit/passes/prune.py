@@ -21,10 +21,11 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Prune
 from pocketfit.core.samples import Samples
-from pocketfit.passes import constants, criteria, exported, reach, sparsify
+from pocketfit.passes import constants, criteria, reach, sparsify
 from pocketfit.passes.constants import Reader
 from pocketfit.passes.criteria import Criterion
-from pocketfit.passes.graph import ChannelGraph, Group, trace
+from pocketfit.passes.graph import aten
+from pocketfit.passes.graph.channel_graph import ChannelGraph, Group, trace
 from pocketfit.sources.models.fingerprint import fingerprint
 from pocketfit.sources.models.fit_layer_shapes import resize_to, set_width
 
@@ -271,7 +272,7 @@ def _failure(network: nn.Module, model: Model) -> str | None:
     for name, layer in network.named_modules():
         hooks.append(layer.register_forward_pre_hook(lambda *_, name=name: running.append(name)))
         hooks.append(layer.register_forward_hook(leave))
-    inputs = exported.zeros(model.signature, exported.BATCH)
+    inputs = aten.zeros(model.signature, aten.BATCH)
     try:
         with torch.no_grad():
             before, after = model.network(*inputs), network(*inputs)

@@ -46,9 +46,10 @@ from pocketfit.core.samples import Samples
 from pocketfit.passes.answers import in_order
 from pocketfit.passes.batches import as_tensor, prefetched, shuffled
 from pocketfit.passes.distil import Teacher, divergence, stands_channels_last, teacher_of
-from pocketfit.passes.exported import off_grid
 from pocketfit.passes.fake import largest_integer, widest_scale
-from pocketfit.passes.fold import fold_batch_norm
+from pocketfit.passes.graph.aten import off_grid
+from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
+from pocketfit.passes.graph.parameters import attribute, put
 from pocketfit.passes.guard import Guard
 from pocketfit.passes.memory import kept_memory
 from pocketfit.passes.objective import Exam, Recipe
@@ -57,7 +58,6 @@ from pocketfit.passes.rounding import TINY, best_scale, error, layer_inputs
 from pocketfit.passes.simulate import Simulation, WeightGrid, layers_of, simulate
 from pocketfit.passes.sparsify import KEY as SPARSE
 from pocketfit.passes.train import schedule
-from pocketfit.passes.written import attribute, put
 from pocketfit.sources.models.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]

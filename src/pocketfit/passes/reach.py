@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from pocketfit.passes.graph import Group
+from pocketfit.passes.graph.channel_graph import Group
 
 NOTHING_TO_PRUNE = (
     "No channels can go by a ratio: what this network makes is tied to its first layer or its outputs, or is said not"

@@ -10,7 +10,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Resolution
 from pocketfit.core.signature import Signature
-from pocketfit.passes import exported
+from pocketfit.passes.graph import aten
 
 
 def apply(model: Model, settings: Resolution) -> Model:
@@ -28,14 +28,14 @@ def apply(model: Model, settings: Resolution) -> Model:
     signature = Signature((replace(picture, shape=shape), *model.signature.inputs[1:]), model.signature.outputs)
     try:
         with torch.no_grad():
-            answers = model.network(*exported.zeros(signature, exported.BATCH))
+            answers = model.network(*aten.zeros(signature, aten.BATCH))
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         cause = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"The network does not run at {settings.height} x {settings.width} pixels ({cause}); keep its resolution"
         ) from error
     first = answers[0] if isinstance(answers, list | tuple) else answers
-    expected = model.signature.outputs[0].with_batch(exported.BATCH)
+    expected = model.signature.outputs[0].with_batch(aten.BATCH)
     if tuple(first.shape) != expected:
         raise UserError(
             f"At {settings.height} x {settings.width} pixels the network answers in the shape {tuple(first.shape)} "

@@ -30,7 +30,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Sparsify
 from pocketfit.core.samples import Samples
-from pocketfit.passes import exported
+from pocketfit.passes.graph import aten
 from pocketfit.sources.models.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
@@ -133,7 +133,7 @@ def weighted_layers(model: Model) -> dict[str, nn.Module]:
         if isinstance(module, _WEIGHTED):
             module.register_forward_pre_hook(lambda *_, name=name: called.setdefault(name))
     with torch.no_grad():
-        network(*exported.zeros(model.signature, exported.BATCH))
+        network(*aten.zeros(model.signature, aten.BATCH))
     return {name: model.network.get_submodule(name) for name in called}
 
 

@@ -20,11 +20,11 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Prune
 from pocketfit.core.samples import Samples
-from pocketfit.passes.exported import argument, operation, shape_of
-from pocketfit.passes.graph import ChannelGraph, Group, followed
-from pocketfit.passes.labels import NO_CHANNEL, vector
-from pocketfit.passes.observe import Run, batches
-from pocketfit.passes.streams import names
+from pocketfit.passes.graph.aten import argument, operation, shape_of
+from pocketfit.passes.graph.channel_graph import ChannelGraph, Group, followed
+from pocketfit.passes.graph.interpret import Run, batches
+from pocketfit.passes.graph.labels import NO_CHANNEL, vector
+from pocketfit.passes.graph.scale_graph import names
 
 GRADIENT_BATCH = 32  # samples whose mean loss is one gradient of `first_order`
 Place = tuple[str, int]  # (parameter, dimension)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pocketfit.numerics.channel_shapes import LayerShape, Side, Skeleton, Widths
-from pocketfit.passes.graph import ChannelGraph
+from pocketfit.passes.graph.channel_graph import ChannelGraph
 from pocketfit.passes.prune import removable, sliced
 
 

@@ -62,7 +62,7 @@ def program_of(model: Model) -> ExportedProgram:
     """The traced network itself; see `traced`."""
     import torch
 
-    from pocketfit.passes.fold import fold_batch_norm
+    from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 
     if model.level != "torch":
         raise ExportFailed(
@@ -120,7 +120,7 @@ def flush_denormals(network: nn.Module) -> str:
 
 def _where(error: BaseException, network: nn.Module) -> str:
     """ " in layer 'features.3' (net.py, line 12)"."""
-    from pocketfit.passes.exported import blamed
+    from pocketfit.passes.graph.aten import blamed
 
     layer, line = blamed(error, network)
     return (f" in layer '{layer}'" if layer else "") + (f" ({line})" if line else "")

@@ -41,7 +41,7 @@ def allocation_line(
     from pocketfit.analysis import predictor
     from pocketfit.measure import cost_table
     from pocketfit.passes import criteria, prune, widths
-    from pocketfit.passes.graph import trace
+    from pocketfit.passes.graph.channel_graph import trace
 
     line: dict[str, Any] = {"kind": "allocation", "by": task.allocation, "criterion": task.criterion, "keep": []}
     try:

@@ -197,7 +197,7 @@ def _restored(model: Model, stored: Path, *, folded: bool) -> Model:
     import torch
     from safetensors import SafetensorError, safe_open
 
-    from pocketfit.passes.fold import fold_batch_norm
+    from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
     from pocketfit.sources.models.fingerprint import fingerprint
     from pocketfit.sources.models.fit_layer_shapes import resize_to
 

@@ -174,7 +174,7 @@ def check_criterion(task: Task) -> None:
     asked = Prune(0.0, task.criterion, samples=PROBED)
     if asked.calls_code:
         from pocketfit.passes import criteria
-        from pocketfit.passes.graph import trace
+        from pocketfit.passes.graph.channel_graph import trace
 
         preprocess, seed = task.model.preprocess, task.model.split_seed
         some = task.data.split("train", preprocess, split_seed=seed, limit=PROBED)
@@ -195,7 +195,7 @@ def check_layers(task: Task) -> None:
     that matches none."""
     if task.layer_ratios:
         from pocketfit.passes import prune
-        from pocketfit.passes.graph import trace
+        from pocketfit.passes.graph.channel_graph import trace
 
         prune.counts_kept(
             trace(task.model.network, task.model.signature), Prune(0.0, task.criterion, layers=task.layer_ratios)

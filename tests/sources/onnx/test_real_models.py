@@ -15,8 +15,8 @@ from pocketfit.core.model import Model, Origin
 from pocketfit.core.pass_settings import Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.passes import graph as channel_graph
 from pocketfit.passes import prune
+from pocketfit.passes.graph import channel_graph
 from pocketfit.sources.onnx.fold.fold import fold
 from pocketfit.sources.onnx.open import check_against_onnxruntime, open_onnx
 

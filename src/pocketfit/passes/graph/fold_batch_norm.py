@@ -12,8 +12,8 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from pocketfit.core.signature import Signature
-from pocketfit.passes import exported
-from pocketfit.passes.exported import module_of, operation
+from pocketfit.passes.graph import aten
+from pocketfit.passes.graph.aten import module_of, operation
 from pocketfit.sources.models.unwrap import copied, eval_mode
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -52,7 +52,7 @@ def foldable(network: nn.Module, signature: Signature) -> tuple[tuple[str, str],
 
 
 def _foldable(network: nn.Module, signature: Signature) -> tuple[tuple[str, str], ...]:
-    nodes = [n for n in exported.export(network, signature).graph.nodes if n.op == "call_function"]
+    nodes = [n for n in aten.export(network, signature).graph.nodes if n.op == "call_function"]
     calls = Counter((module_of(node), operation(node)) for node in nodes)
     owners = Counter(id(p) for module in _with_weights(network) for p in module.parameters(recurse=False))
     pairs = []
@@ -66,7 +66,7 @@ def _foldable(network: nn.Module, signature: Signature) -> tuple[tuple[str, str]
             continue
         if calls[layer, operation(source)] != 1 or calls[norm, "batch_norm"] != 1:
             continue
-        flat = isinstance(before, nn.Linear) and len(exported.shape_of(source)) == 2
+        flat = isinstance(before, nn.Linear) and len(aten.shape_of(source)) == 2
         shared = any(owners[id(p)] > 1 for module in (before, after) for p in module.parameters())
         if (isinstance(before, _CONVOLUTIONS) or flat) and not shared:
             pairs.append((layer, norm))

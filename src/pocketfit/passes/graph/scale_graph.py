@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from pocketfit.passes import exported
-from pocketfit.passes.exported import argument, carried_out, module_of, operation, shape_of
-from pocketfit.passes.labels import Labels, along, vector
+from pocketfit.passes.graph import aten
+from pocketfit.passes.graph.aten import argument, carried_out, module_of, operation, shape_of
+from pocketfit.passes.graph.labels import Labels, along, vector
 
 ONE = 0  # the label of the factor that is always one
 
@@ -116,7 +116,7 @@ class Streams:
 
 def find(network: nn.Module, signature: Any) -> Streams:
     """The streams of a network. Raises UserError where torch.export can't follow it."""
-    program = exported.export(network, signature)
+    program = aten.export(network, signature)
     walk = _Walk(program)
     for node in program.graph.nodes:
         walk.visit(node)
@@ -128,7 +128,7 @@ class _Walk:
 
     def __init__(self, program: ExportedProgram) -> None:
         self.program = program
-        self.names = exported.parameter_names(program)
+        self.names = aten.parameter_names(program)
         self.labels = Labels()
         self.env: dict[fx.Node, Any] = {}
         self.layers: list[Weighted] = []

@@ -11,8 +11,8 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from pocketfit.core.samples import Samples
-from pocketfit.passes import exported
-from pocketfit.passes.streams import Streams
+from pocketfit.passes.graph import aten
+from pocketfit.passes.graph.scale_graph import Streams
 
 
 class Run(fx.Interpreter):
@@ -26,7 +26,7 @@ class Run(fx.Interpreter):
         """Outputs for one batch of exported.BATCH samples."""
         constants = {**self.program.state_dict, **self.program.constants}
         signature = self.program.graph_signature
-        names = {**exported.parameter_names(self.program), **signature.inputs_to_lifted_tensor_constants}
+        names = {**aten.parameter_names(self.program), **signature.inputs_to_lifted_tensor_constants}
         given = iter(inputs)
         places = [node for node in self.program.graph.nodes if node.op == "placeholder"]
         return self.run(*(constants[names[node.name]] if node.name in names else next(given) for node in places))
@@ -84,6 +84,6 @@ def _summary(low: Tensor, high: Tensor, mean: Tensor, power: Tensor) -> Channels
 def batches(samples: Samples, rows: Collection[int]) -> Iterator[Tensor]:
     """These rows of the samples, as many at a time as the graph takes; a short last batch repeats its last sample."""
     index = list(rows)
-    for start in range(0, len(index), exported.BATCH):
-        part = index[start : start + exported.BATCH]
-        yield torch.from_numpy(samples.inputs(part + part[-1:] * (exported.BATCH - len(part))))
+    for start in range(0, len(index), aten.BATCH):
+        part = index[start : start + aten.BATCH]
+        yield torch.from_numpy(samples.inputs(part + part[-1:] * (aten.BATCH - len(part))))

@@ -10,8 +10,8 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import CorrectBias, Grid, Round
 from pocketfit.passes import bias, rounding
 from pocketfit.passes.fake import fake_weight, widest_scale
-from pocketfit.passes.written import add_to_bias
-from tests.passes import small_nets as nets
+from pocketfit.passes.graph.parameters import add_to_bias
+from tests.passes import small_networks as nets
 
 
 class Tied(nn.Module):

@@ -19,10 +19,10 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from pocketfit.core.signature import Signature
-from pocketfit.passes import exported
-from pocketfit.passes.exported import Layer
-from pocketfit.passes.labels import NO_CHANNEL
-from pocketfit.passes.walk import OUTPUT, Walk
+from pocketfit.passes.graph import aten
+from pocketfit.passes.graph.aten import Layer
+from pocketfit.passes.graph.channel_rules import OUTPUT, Walk
+from pocketfit.passes.graph.labels import NO_CHANNEL
 
 NO_IDS = np.empty(0, np.int64)
 MIXED = "each of them is tied to all others, as where channels are shuffled again and again"
@@ -96,7 +96,7 @@ def trace(network: nn.Module, signature: Signature) -> ChannelGraph:
     program, walk = followed(network, signature)
     slices = tuple(Slice(name, dim, ids.numpy()) for (name, dim), ids in walk.finish().items())
     groups = _groups(slices, set(walk.producers), walk.labels.fixed())
-    layers = exported.layers(program, network)
+    layers = aten.layers(program, network)
     free = np.concatenate([NO_IDS, *(group.ids for group in groups if group.prunable)])
     reshapes = [place for place, labels in walk.reshapes if np.isin(walk.labels.roots(labels).numpy(), free).any()]
     norms = tuple((name, walk.labels.roots(ids).numpy()) for name, ids in walk.norms.items())
@@ -106,8 +106,8 @@ def trace(network: nn.Module, signature: Signature) -> ChannelGraph:
 
 def followed(network: nn.Module, signature: Signature) -> tuple[ExportedProgram, Walk]:
     """torch.export's graph and the labels of all of its nodes; the same network always gets the same labels."""
-    program = exported.export(network, signature)
-    walk = Walk(network, exported.parameter_names(program))
+    program = aten.export(network, signature)
+    walk = Walk(network, aten.parameter_names(program))
     for node in program.graph.nodes:
         walk.visit(node)
     return program, walk

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from pocketfit import zoo
-from pocketfit.passes.fold import fold_batch_norm, foldable
-from tests.passes import small_nets as nets
+from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm, foldable
+from tests.passes import small_networks as nets
 
 
 def norms(network):

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from pocketfit.passes.exported import RECURRENT, argument, carried_out, module_of, operation, shape_of
-from pocketfit.passes.labels import NO_CHANNEL, Labels, along, vector
+from pocketfit.passes.graph.aten import RECURRENT, argument, carried_out, module_of, operation, shape_of
+from pocketfit.passes.graph.labels import NO_CHANNEL, Labels, along, vector
 
 OUTPUT = "they are the outputs of the network"
 UNREAD = "no answer of the network depends on them, as in heads that only training has"

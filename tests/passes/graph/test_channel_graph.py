@@ -8,8 +8,8 @@ import torch_pruning as tp
 
 from pocketfit import zoo
 from pocketfit.core.errors import UserError
-from pocketfit.passes.graph import OUTPUT, trace
-from tests.passes import small_nets as nets
+from pocketfit.passes.graph.channel_graph import OUTPUT, trace
+from tests.passes import small_networks as nets
 
 
 def graph_of(network, side=16):
