@@ -42,9 +42,10 @@ from pocketfit.core.samples import Samples
 from pocketfit.measure import cost, cost_table
 from pocketfit.numerics.channel_shapes import mac_terms
 from pocketfit.numerics.latency_intervals import paired_drop
-from pocketfit.passes import criteria, prune, resolution
+from pocketfit.passes import resolution
 from pocketfit.passes import train as training
 from pocketfit.passes.graph.channel_graph import ChannelGraph, trace
+from pocketfit.passes.prune import criteria, prune_channels
 from pocketfit.search import allocate
 from pocketfit.search.allocate import Choice, Widths
 from pocketfit.sources.data.dataset import Dataset, open_data
@@ -136,7 +137,7 @@ class Bench:
     def pruned(self, widths: Widths, criterion: str) -> Model:
         keep = tuple((name, width) for name, width in widths.items() if width < self.predictor.skeleton.full[name])
         settings = Prune(0.0, criterion, keep=keep, samples=LOOKED_AT)  # type: ignore[arg-type]
-        return prune.apply(self.model, settings, self.samples, graph=self.graph)
+        return prune_channels.apply(self.model, settings, self.samples, graph=self.graph)
 
     def recovery(self, seed: int, changes: Mapping[str, Any]) -> Train:
         settings = Train(len(self.samples) // BATCH, BATCH, self.learning_rate, seed=seed, views=2)

@@ -23,8 +23,8 @@ from pocketfit.core.model import Model, Origin
 from pocketfit.core.plan import ExportSettings, Plan, Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import answer
-from pocketfit.passes import prune
 from pocketfit.passes.graph.channel_graph import trace
+from pocketfit.passes.prune import prune_channels
 from pocketfit.runtimes import get
 from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
 
@@ -78,8 +78,8 @@ def main() -> int:
         graph = trace(model.network, model.signature)
         for ratio in RATIOS:
             start = time.monotonic()
-            pruned = prune.apply(model, Prune(ratio), graph=graph)
-            rows = prune.kept(model, pruned)
+            pruned = prune_channels.apply(model, Prune(ratio), graph=graph)
+            rows = prune_channels.kept(model, pruned)
             with tempfile.TemporaryDirectory() as folder:
                 save_model(pruned, Path(folder, "model"))
                 loaded = load_model(Path(folder, "model"))

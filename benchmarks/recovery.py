@@ -39,13 +39,13 @@ from pocketfit.core.plan import Prune, Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.latency_intervals import paired_drop
-from pocketfit.passes import prune
 from pocketfit.passes import train as training
 from pocketfit.passes.answers import manner
 from pocketfit.passes.batches import shuffled
 from pocketfit.passes.clip import Clip
 from pocketfit.passes.guard import Guard
 from pocketfit.passes.objective import Exam
+from pocketfit.passes.prune import prune_channels
 from pocketfit.passes.rates import found_rate
 from pocketfit.sources.data.dataset import open_data
 from pocketfit.sources.models.open_model import model_from_module
@@ -157,7 +157,7 @@ def recovered(bench: Bench, kinds: list[str], ratios: list[float], steps: int, s
         before = bench.right(model.network)
         rate = once({"part": "rate", "kind": name}, lambda model=model: _rate(bench, model))["learning_rate"]
         for ratio in ratios:
-            smaller = prune.apply(model, Prune(ratio, multiple=4), None)
+            smaller = prune_channels.apply(model, Prune(ratio, multiple=4), None)
             for seed in range(seeds):
                 for way in ("now", "before"):
                     settings = _settings(way, steps, seed, rate)

@@ -30,7 +30,7 @@ from pocketfit.core.plan import ExportSettings, Plan, Precision, Sparsify
 from pocketfit.core.samples import Samples
 from pocketfit.measure import cost
 from pocketfit.measure.environment import environment
-from pocketfit.passes import sparsify
+from pocketfit.passes.prune import sparsify
 from pocketfit.sources.models.open_model import open_model
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,7 @@ from pocketfit.cli import main
 from pocketfit.measure import cost_table
 from pocketfit.measure.cost_table import CostTable, SubNetwork, draw
 from pocketfit.numerics.channel_shapes import macs_of
-from pocketfit.passes.widths import skeleton
+from pocketfit.passes.prune.subnetworks import skeleton
 
 
 @pytest.fixture

@@ -36,23 +36,12 @@ from pocketfit.core.plan import (
     Train,
 )
 from pocketfit.core.samples import Samples
-from pocketfit.passes import (
-    bias,
-    constants,
-    criteria,
-    equalize,
-    piecewise,
-    prune,
-    qat,
-    recalibrate,
-    resolution,
-    rounding,
-    sparsify,
-)
+from pocketfit.passes import bias, equalize, piecewise, qat, recalibrate, resolution, rounding
 from pocketfit.passes.fake import fake_weight, widest_scale
 from pocketfit.passes.graph import aten
 from pocketfit.passes.graph.channel_graph import ChannelGraph, trace
 from pocketfit.passes.graph.parameters import attribute
+from pocketfit.passes.prune import constant_channels, criteria, prune_channels, sparsify
 from pocketfit.passes.simulate import WEIGHTED, layers_of, simulate
 from pocketfit.sources.data.dataset import from_arrays
 from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
@@ -145,13 +134,13 @@ def test_opens_and_answers_as_it_did(name: str) -> None:
 def test_channels_are_pruned_and_what_is_left_answers_as_if_they_were_zero(name: str, tmp_path: Path) -> None:
     model, graph = model_of(name), graph_of(name)
     given = noise(model)
-    untouched = prune.apply(model, Prune(0.0), graph=graph)
+    untouched = prune_channels.apply(model, Prune(0.0), graph=graph)
     assert torch.equal(answers(untouched.network, given), answers(model.network, given))
-    first = [row for row in prune.widths(graph) if row.first]
+    first = [row for row in prune_channels.widths(graph) if row.first]
     keep = tuple((row.group, row.per_id * math.ceil(row.channels / row.per_id / 2)) for row in first)
     settings = Prune(0.5, multiple=4, keep=keep)
-    pruned = prune.apply(model, settings, graph=graph)
-    narrower = {row.layer for row in prune.kept(model, pruned) if row.after < row.before}
+    pruned = prune_channels.apply(model, settings, graph=graph)
+    narrower = {row.layer for row in prune_channels.kept(model, pruned) if row.after < row.before}
     assert bool(narrower) == any(group.prunable for group in graph.groups)
     assert narrower or any("can't be pruned" in sentence for sentence in pruned.findings)
     got = answers(pruned.network, given)
@@ -167,11 +156,11 @@ def test_channels_are_pruned_and_what_is_left_answers_as_if_they_were_zero(name:
 def without(model: Model, graph: ChannelGraph, settings: Prune, narrower: set[str]) -> nn.Module:
     """The network at its full size; all that makes or reads the channels that are removed from the `narrower` layers is
     zero, and what they gave for every input is in the biases behind them."""
-    counts, _ = prune.counts_kept(graph, settings)
-    chosen = prune.removed_ids(graph, counts, criteria.group_scores(model, graph, settings))
+    counts, _ = prune_channels.counts_kept(graph, settings)
+    chosen = prune_channels.removed_ids(graph, counts, criteria.group_scores(model, graph, settings))
     went = {group.name for group in graph.groups if narrower & set(group.layers)}
     removed = np.concatenate([np.empty(0, np.int64), *(ids for name, ids in chosen.items() if name in went)])
-    network, _ = constants.moved(model.network, constants.readers(model), removed)
+    network, _ = constant_channels.moved(model.network, constant_channels.readers(model), removed)
     state = network.state_dict()
     with torch.no_grad():
         for part in graph.slices:
@@ -208,7 +197,7 @@ def assert_on_the_grid(model: Model, found: Model, grid: Grid, kinds: tuple[str,
 
 
 CARRIED_OUT: Mapping[type, Callable[[str, Any, Grid], Model]] = {
-    Prune: lambda name, s, grid: prune.apply(model_of(name), s, samples_of(name), graph=graph_of(name)),
+    Prune: lambda name, s, grid: prune_channels.apply(model_of(name), s, samples_of(name), graph=graph_of(name)),
     Recalibrate: lambda name, s, grid: recalibrate.apply(model_of(name), s, samples_of(name)),
     Sparsify: lambda name, s, grid: sparsify.apply(model_of(name), s, samples_of(name)),
     Resolution: lambda name, s, grid: resolution.apply(model_of(name), s),
@@ -319,7 +308,7 @@ def test_what_no_pass_touches_is_said() -> None:
 def test_constants_that_channels_give_are_moved_or_the_channels_are_not_called_dead() -> None:
     for criterion in ("bn-scale", "l2"):
         model = model_of("dead scale live shift")
-        dead = prune.apply(model, Prune(0.0, "bn-scale", keep=(("0", 8),)))
+        dead = prune_channels.apply(model, Prune(0.0, "bn-scale", keep=(("0", 8),)))
         given = noise(model)
         assert_same(answers(dead.network, given), answers(model.network, given), 1e-5)
         assert any("8 of the removed channels gave the same for every input" in s for s in dead.findings)

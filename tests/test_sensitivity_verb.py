@@ -16,7 +16,7 @@ from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.measure import cost, cost_table
 from pocketfit.measure.cost_table import CostTable, SubNetwork
 from pocketfit.numerics.channel_shapes import macs_of
-from pocketfit.passes.widths import skeleton
+from pocketfit.passes.prune.subnetworks import skeleton
 from pocketfit.runtimes import onnxruntime
 from tests.given import folder, refused
 
@@ -75,11 +75,11 @@ def test_the_table_the_page_and_a_plan_that_can_be_applied(here: Path) -> None:
     (settings,) = Plan.from_json(plan).passes
 
     from pocketfit.analysis.layers import layer_table, totals
-    from pocketfit.passes import prune
+    from pocketfit.passes.prune import prune_channels
     from pocketfit.sources.models.open_model import open_model
 
     model = open_model("nets_of_sensitivity_test:net", weights="good.pth", input_shape="3x16x16")
-    after = totals(layer_table(prune.apply(model, settings)))  # type: ignore[arg-type]
+    after = totals(layer_table(prune_channels.apply(model, settings)))  # type: ignore[arg-type]
     assert (after.macs, after.size_bytes) == (told["plan"]["macs"], told["plan"]["size_bytes"])
     assert told["plan"]["macs_ratio"] == after.macs / told["macs"] <= 0.7
 

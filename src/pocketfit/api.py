@@ -243,8 +243,8 @@ def sensitivity(
     from pocketfit.analysis.channel_plan import check_reachable
     from pocketfit.analysis.channel_sensitivity import channel_sensitivity, checked_ratios
     from pocketfit.measure.cost_table import cache_folder
-    from pocketfit.passes.criteria import DATA_DRIVEN
     from pocketfit.passes.graph.channel_graph import trace
+    from pocketfit.passes.prune.criteria import DATA_DRIVEN
     from pocketfit.search.task import aligned
 
     shares, asked = checked_ratios(ratios), Prune(0.0, criterion, multiple)

@@ -23,7 +23,7 @@ from pocketfit.measure import cost_table
 from pocketfit.measure.cost_table import CostTable, SubNetwork
 from pocketfit.numerics.channel_shapes import LayerShape, Side, Skeleton
 from pocketfit.passes.graph.channel_graph import trace
-from pocketfit.passes.widths import skeleton
+from pocketfit.passes.prune.subnetworks import skeleton
 from pocketfit.sources.models.open_model import model_from_module
 from tests.analysis.test_channel_plan import CHAIN, table_of
 

@@ -17,8 +17,8 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.passes import criteria, prune
 from pocketfit.passes.graph.channel_graph import trace
+from pocketfit.passes.prune import criteria, prune_channels
 from tests.passes import small_networks
 
 SIDE = 16
@@ -55,7 +55,7 @@ def test_every_removable_group_stands_there_once_and_the_first_layers_too() -> N
     model = model_of(small_networks.Residual)
     table = channel_sensitivity(model, samples_of(20), [0.5])
     graph = trace(model.network, model.signature)
-    removable = {group.name for group in prune.removable(graph)}
+    removable = {group.name for group in prune_channels.removable(graph)}
     assert {c.group for c in table.curves if c.edge != "first"} == removable
     assert [c.group for c in table.curves if c.edge == "first"] == ["stem.0"]
     assert [c.group for c in table.curves if c.edge == "last"] == ["enter.0"]  # the sum, which fc reads
@@ -68,7 +68,7 @@ def test_a_point_is_what_the_pruned_network_does() -> None:
     model, samples = model_of(small_networks.Residual), samples_of()
     table = channel_sensitivity(model, samples, [0.5])
     curve = next(c for c in table.curves if c.group == "a.0")
-    pruned = prune.apply(model, Prune(0.0, "l2", 8, ((curve.pattern, 0.5),)))
+    pruned = prune_channels.apply(model, Prune(0.0, "l2", 8, ((curve.pattern, 0.5),)))
     with torch.inference_mode():
         pictures, labels = torch.from_numpy(samples.inputs(slice(None))), torch.from_numpy(samples.labels)
         before, after = (
@@ -99,9 +99,9 @@ def test_costs_are_those_of_the_pruned_network(kind: type[nn.Module]) -> None:
             continue
         layers.append((curve.pattern, 0.5))
         lost |= {number: count for (number, _), count in zip(curve.members, curve.removed[0], strict=True)}
-        alone = totals(layer_table(prune.apply(model, Prune(0.0, "l2", 8, ((curve.pattern, 0.5),)))))
+        alone = totals(layer_table(prune_channels.apply(model, Prune(0.0, "l2", 8, ((curve.pattern, 0.5),)))))
         assert (curve.points[0].cost.macs, curve.points[0].cost.size_bytes) == (alone.macs, alone.size_bytes)
-    together = totals(layer_table(prune.apply(model, Prune(0.0, "l2", 8, tuple(layers)))))
+    together = totals(layer_table(prune_channels.apply(model, Prune(0.0, "l2", 8, tuple(layers)))))
     assert lost and table.costs.of(lost).macs == together.macs < before.macs
     assert table.costs.of(lost).size_bytes == together.size_bytes
 
@@ -114,11 +114,11 @@ def test_slicing_is_setting_all_entries_of_the_channels_to_zero(kind: type[nn.Mo
     graph = trace(model.network.float(), model.signature)
     network = model.network.double()
     pictures = small_networks.pictures(model).double()
-    for group in prune.removable(graph):
+    for group in prune_channels.removable(graph):
         order = np.argsort(criteria.group_scores(model, graph, Prune(0.0))[group.name], kind="stable")
         ids = group.ids[order[: len(order) // 2]]
         with torch.inference_mode():
-            sliced = prune.sliced(network, graph, ids)(pictures)
+            sliced = prune_channels.sliced(network, graph, ids)(pictures)
             masked = small_networks.masked(network, graph, ids)(pictures)
         assert torch.allclose(sliced, masked, atol=1e-10)
 
@@ -218,7 +218,7 @@ def test_without_labels_answers_are_compared_with_the_whole_networks() -> None:
     table = channel_sensitivity(model, samples, [0.5])
     assert not table.labelled and table.loss == 0 and table.accuracy == 1
     point = next(c for c in table.curves if c.group == "enter.0").points[0]
-    pruned = prune.apply(model, Prune(0.0, "l2", 8, (("^enter", 0.5),)))
+    pruned = prune_channels.apply(model, Prune(0.0, "l2", 8, (("^enter", 0.5),)))
     with torch.inference_mode():
         pictures = torch.from_numpy(samples.inputs(slice(None)))
         before, after = (one.network(pictures).double() for one in (model, pruned))
@@ -250,7 +250,7 @@ def test_channels_that_one_name_finds_twice_are_judged_together() -> None:
     model = model_of(small_networks.Shuffle)
     for curve in table.curves:
         if curve.edge != "first":
-            pruned = prune.apply(model, Prune(0.0, "l2", 8, ((curve.pattern, 0.5),)))
+            pruned = prune_channels.apply(model, Prune(0.0, "l2", 8, ((curve.pattern, 0.5),)))
             assert totals(layer_table(pruned)).macs == curve.points[0].cost.macs
 
 

@@ -16,8 +16,9 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Grid, QuantTrain, Sparsify
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.sqnr import sqnr_db
-from pocketfit.passes import fake, qat, sparsify
+from pocketfit.passes import fake, qat
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
+from pocketfit.passes.prune import sparsify
 from pocketfit.passes.simulate import simulate
 from pocketfit.sources.models.open_model import open_model
 from tests.passes.test_rounding import Net, model_of, noise

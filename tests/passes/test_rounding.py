@@ -18,7 +18,8 @@ from pocketfit.core.plan import ExportSettings, Grid, Round, Sparsify
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.sqnr import sqnr_db
-from pocketfit.passes import fake, rounding, sparsify
+from pocketfit.passes import fake, rounding
+from pocketfit.passes.prune import sparsify
 from pocketfit.passes.rounding import Sums, descended, patches, shift, solve
 from pocketfit.passes.simulate import layers_of, simulate
 from pocketfit.sources.models.open_model import model_from_module

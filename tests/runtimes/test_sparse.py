@@ -13,7 +13,8 @@ from pocketfit import runtimes
 from pocketfit.core.plan import CorrectBias, Equalize, ExportSettings, Plan, QuantTrain, Round, Sparsify
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.passes import bias, equalize, qat, rounding, sparsify
+from pocketfit.passes import bias, equalize, qat, rounding
+from pocketfit.passes.prune import sparsify
 from tests.runtimes.test_litert_quantize import stored
 from tests.runtimes.tiny_net import pictures, tiny_model
 

@@ -19,8 +19,8 @@ from pocketfit.core.plan import ExportSettings, Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.progress import Silent
 from pocketfit.numerics.channel_shapes import Term, mac_terms, parameter_terms
-from pocketfit.passes import prune, widths
 from pocketfit.passes.graph.channel_graph import trace
+from pocketfit.passes.prune import prune_channels, subnetworks
 from pocketfit.search import allocate, allocation, journal
 from pocketfit.search.allocate import Choice
 from pocketfit.search.allocation import EXCESS, allocated, allocation_line, allocations
@@ -59,7 +59,7 @@ def task(tmp_path: Path, **settings: object) -> Task:
 @given(st.integers(0, 10**6), st.floats(0.05, 0.9), st.booleans())
 def test_no_dearer_than_uniform_and_worth_no_less(seed: int, ratio: float, both: bool) -> None:
     graph = trace(given_model.network, given_model.signature)
-    known = widths.skeleton(given_model.network, graph)
+    known = subnetworks.skeleton(given_model.network, graph)
     rng = np.random.default_rng(seed)
     choices = [
         allocate.from_scores(name, tuple(range(4, full + 1, 4)), rng.random(full) ** 4 * 10 ** rng.uniform(-2, 2))
@@ -90,8 +90,8 @@ def test_the_line_is_what_plans_take(tmp_path: Path) -> None:
     assert "b" not in dict(found[0.5]), "the user has said how narrow it is to be"
     for ratio, keep in found.items():
         settings = Prune(ratio, "l2", keep=keep, layers=given_task.layer_ratios)
-        smaller = prune.apply(given_task.model, settings, None)
-        kept = {row.layer: row.after for row in prune.kept(given_task.model, smaller)}
+        smaller = prune_channels.apply(given_task.model, settings, None)
+        kept = {row.layer: row.after for row in prune_channels.kept(given_task.model, smaller)}
         assert all(kept[layer] == channels for layer, channels in keep)
         assert kept["stem"] == 8 and {"a", "c"} <= set(dict(keep))
         assert kept["b"] == 40, "24 of 32 and 36 of 48, in multiples of 8"

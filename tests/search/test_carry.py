@@ -29,7 +29,8 @@ from pocketfit.core.plan import (
 )
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.progress import Silent
-from pocketfit.passes import bias, equalize, prune, qat, recalibrate, rounding, sparsify, train
+from pocketfit.passes import bias, equalize, qat, recalibrate, rounding, train
+from pocketfit.passes.prune import prune_channels, sparsify
 from pocketfit.search import carry
 from pocketfit.search.carry import carried_out, prefix_hash
 from pocketfit.search.task import Task
@@ -313,7 +314,7 @@ def test_channels_that_data_chose_are_not_chosen_again(task: Task, monkeypatch: 
     first = carried_out(task, plan, Silent())
     assert first.network.get_submodule("body.0").weight.shape == (16, 16, 3, 3)
     monkeypatch.setattr(carry, "_RECENT", {})
-    monkeypatch.setattr(prune, "apply", None)
+    monkeypatch.setattr(prune_channels, "apply", None)
     again = carried_out(task, plan, Silent())
     assert same_weights(first, again) and first.sha256 == again.sha256 and first.findings == again.findings
     assert again.network.get_submodule("head").in_features == 16

@@ -27,8 +27,8 @@ from pocketfit.core.model import Model
 from pocketfit.core.pass_settings import Criterion
 from pocketfit.core.plan import Prune, canonical_json
 from pocketfit.core.samples import Samples
-from pocketfit.passes import criteria, prune
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Group, trace
+from pocketfit.passes.prune import criteria, prune_channels
 
 Progress = Callable[[int, int], None]
 RATIOS = (0.25, 0.5, 0.75)
@@ -223,7 +223,7 @@ def _judged(samples: Samples) -> tuple[Samples, tuple[str, ...]]:
 
 def _without_points(model: Model, graph: ChannelGraph, ratios: Sequence[float], multiple: int) -> list[Curve]:
     """The groups of the graph, those of the first layer too, with what each loses at each ratio."""
-    removable = {id(group) for group in prune.removable(graph)}
+    removable = {id(group) for group in prune_channels.removable(graph)}
     numbers = [number for number, group in enumerate(graph.groups) if group.prunable]
     sets = _together([n for n in numbers if id(graph.groups[n]) in removable], graph.groups)
     firsts = [n for n in numbers if id(graph.groups[n]) not in removable]
@@ -272,7 +272,7 @@ def _layer(group: Group) -> str:
 
 def _kept(group: Group, ratio: float, multiple: int) -> int:
     per_id = math.gcd(*(group.members[place] for place in group.producers))
-    return prune.channels_kept(len(group.ids), ratio, multiple, per_id)
+    return prune_channels.channels_kept(len(group.ids), ratio, multiple, per_id)
 
 
 def _read_last(graph: ChannelGraph) -> list[tuple[str, int]]:
@@ -294,7 +294,7 @@ def _refused(
         if curve.edge != "first" and most is not None:
             alone = replace(settings, criterion="l2", layers=((curve.pattern, ratios[most]),))
             try:
-                prune.apply(model, alone, graph=graph)
+                prune_channels.apply(model, alone, graph=graph)
             except UserError as error:
                 found[curve.group] = str(error)
     return found

@@ -25,8 +25,8 @@ from torch import nn
 from pocketfit.core.model import Model
 from pocketfit.core.samples import Samples
 from pocketfit.core.support import user_code
-from pocketfit.passes import prune
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Slice
+from pocketfit.passes.prune import prune_channels
 from pocketfit.sources.input_contract import check_preprocess
 from pocketfit.sources.models.open_model import load_model, save_model
 
@@ -105,7 +105,7 @@ def carry_out(
 
 
 def _outcome(network: nn.Module, graph: ChannelGraph, samples: Samples, whole: Answers, job: Job) -> Row:
-    smaller = prune.sliced(network, graph, np.array(job.removed, np.int64))
+    smaller = prune_channels.sliced(network, graph, np.array(job.removed, np.int64))
     try:
         found = answers(smaller, samples, whole)
     except (*RAISED, ArithmeticError) as error:

@@ -58,7 +58,8 @@ class Prune:
     """Remove a share of the channels of every coupled group.
 
     ratio       share of the channels of each prunable group, 0 <= ratio < 1; 0 where `layers` or `keep` say it all
-    criterion   which channels of a group go first (passes/criteria.py): one of Criterion, or "package.module:function"
+    criterion   which channels of a group go first (passes/prune/criteria.py): one of Criterion, or
+                "package.module:function"
     multiple    the channels that stay are rounded to the nearest multiple of this (kernels work in blocks)
     layers      (regular expression, ratio) pairs that overrule `ratio` for layers whose name matches, first wins
     keep        (layer, channels) pairs: the group that this layer makes keeps exactly so many, whatever the ratio says

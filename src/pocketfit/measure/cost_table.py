@@ -37,7 +37,7 @@ from pocketfit.devices import local
 from pocketfit.measure import cost, quiet
 from pocketfit.measure.environment import environment
 from pocketfit.numerics.channel_shapes import Skeleton, Widths
-from pocketfit.passes import widths as forms
+from pocketfit.passes.prune import subnetworks as forms
 from pocketfit.sources.data.random_inputs import noise
 from pocketfit.sources.models.fingerprint import fingerprint
 

@@ -1,7 +1,7 @@
 """Which widths a network may have, and how wide each of its layers then is: numbers only.
 
 A Skeleton is all that tables of costs and the allocation of channels need to know of a network. It is read from the
-channel graph (passes/widths.py) and travels as JSON.
+channel graph (passes/prune/subnetworks.py) and travels as JSON.
 """
 
 from __future__ import annotations

@@ -54,9 +54,9 @@ from pocketfit.passes.guard import Guard
 from pocketfit.passes.memory import kept_memory
 from pocketfit.passes.objective import Exam, Recipe
 from pocketfit.passes.point_ranges import observe, set_ranges
+from pocketfit.passes.prune.sparsify import KEY as SPARSE
 from pocketfit.passes.rounding import TINY, best_scale, error, layer_inputs
 from pocketfit.passes.simulate import Simulation, WeightGrid, layers_of, simulate
-from pocketfit.passes.sparsify import KEY as SPARSE
 from pocketfit.passes.train import schedule
 from pocketfit.sources.models.fingerprint import fingerprint
 

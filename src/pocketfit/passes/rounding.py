@@ -30,8 +30,8 @@ from pocketfit.passes.fake import largest_integer, widest_scale
 from pocketfit.passes.graph.aten import argument, module_of, off_grid, operation
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.parameters import add_to_bias, attribute, put
+from pocketfit.passes.prune.sparsify import KEY as SPARSE
 from pocketfit.passes.simulate import WeightGrid, simulate
-from pocketfit.passes.sparsify import KEY as SPARSE
 from pocketfit.sources.models.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]

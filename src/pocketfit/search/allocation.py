@@ -40,8 +40,9 @@ def allocation_line(
     """
     from pocketfit.analysis import predictor
     from pocketfit.measure import cost_table
-    from pocketfit.passes import criteria, prune, widths
     from pocketfit.passes.graph.channel_graph import trace
+    from pocketfit.passes.prune import criteria, prune_channels
+    from pocketfit.passes.prune import subnetworks as widths
 
     line: dict[str, Any] = {"kind": "allocation", "by": task.allocation, "criterion": task.criterion, "keep": []}
     try:
@@ -71,7 +72,7 @@ def allocation_line(
         return {**line, "error": str(error)}
     fixed = {
         group.name
-        for group in prune.removable(graph)
+        for group in prune_channels.removable(graph)
         if any(re.search(pattern, layer) for pattern, _ in task.layer_ratios for layer in group.layers)
     }
     choices = [

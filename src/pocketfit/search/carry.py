@@ -47,8 +47,9 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
     other passes are quick and are done again. Of several processes (core/support/processes.py) all train together; what
     else looks at samples is done by the first one, which hands the weights to the others.
     """
-    from pocketfit.passes import piecewise, prune, resolution, sparsify, together
-    from pocketfit.passes.criteria import DATA_DRIVEN
+    from pocketfit.passes import piecewise, resolution, together
+    from pocketfit.passes.prune import prune_channels, sparsify
+    from pocketfit.passes.prune.criteria import DATA_DRIVEN
 
     model, grid = task.model, plan.export.grid
     exact: Model | None = None
@@ -61,7 +62,7 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
             continue
         match settings:
             case Prune() if settings.criterion not in DATA_DRIVEN and not settings.calls_code:
-                model = prune.apply(model, settings)
+                model = prune_channels.apply(model, settings)
             case Piecewise():
                 model = piecewise.apply(model)
             case Resolution():
@@ -129,7 +130,8 @@ def _applied(
     task: Task, model: Model, settings: PassSettings, grid: Grid | None, exact: Model | None, watch: Watch
 ) -> Model:
     """One pass, on the model after those before it; `exact`: the model before any weight was put on the grid."""
-    from pocketfit.passes import equalize, prune, recalibrate, sparsify, train
+    from pocketfit.passes import equalize, recalibrate, train
+    from pocketfit.passes.prune import prune_channels, sparsify
 
     def samples(split: str, limit: int | None = None) -> Samples:
         return task.samples(split, model.preprocess, watch, limit=limit)
@@ -145,7 +147,7 @@ def _applied(
     if isinstance(settings, Prune):
         given = samples("train", settings.samples)
         watch.step(f"scoring channels by {settings.criterion}")
-        return prune.apply(model, settings, given)
+        return prune_channels.apply(model, settings, given)
     if isinstance(settings, Sparsify):
         given = samples("train", settings.samples)
         return sparsify.apply(model, settings, given, progress=watch.step("following the loss to each weight"))

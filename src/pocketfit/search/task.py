@@ -173,8 +173,8 @@ def check_criterion(task: Task) -> None:
     """Refuse a criterion of the user's own that gives no sound scores, before anything is written."""
     asked = Prune(0.0, task.criterion, samples=PROBED)
     if asked.calls_code:
-        from pocketfit.passes import criteria
         from pocketfit.passes.graph.channel_graph import trace
+        from pocketfit.passes.prune import criteria
 
         preprocess, seed = task.model.preprocess, task.model.split_seed
         some = task.data.split("train", preprocess, split_seed=seed, limit=PROBED)
@@ -194,10 +194,10 @@ def check_layers(task: Task) -> None:
     """Refuse a name to keep in float that is no layer with weights, with the nearest ones, and a pattern with a ratio
     that matches none."""
     if task.layer_ratios:
-        from pocketfit.passes import prune
         from pocketfit.passes.graph.channel_graph import trace
+        from pocketfit.passes.prune import prune_channels
 
-        prune.counts_kept(
+        prune_channels.counts_kept(
             trace(task.model.network, task.model.signature), Prune(0.0, task.criterion, layers=task.layer_ratios)
         )
     names = [row.name for row in task.layers if row.macs]

@@ -15,7 +15,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Origin
 from pocketfit.core.plan import Prune
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.passes import prune
+from pocketfit.passes.prune import prune_channels
 from pocketfit.sources.models.open_model import (
     fingerprint,
     load_model,
@@ -256,7 +256,7 @@ def test_pruned_network_comes_back_from_its_folder(name, tmp_path):
         input_shape=(3, 32, 32),
         origin=origin,
     )
-    pruned = prune.apply(model, Prune(0.5, multiple=4))
+    pruned = prune_channels.apply(model, Prune(0.5, multiple=4))
     save_model(pruned, tmp_path / "model")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "model.json", "weights.safetensors"]
     again = open_model(tmp_path / "model")
@@ -265,7 +265,7 @@ def test_pruned_network_comes_back_from_its_folder(name, tmp_path):
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(again.network(x), pruned.network(x))
-    twice = prune.apply(again, Prune(0.5, multiple=4))
+    twice = prune_channels.apply(again, Prune(0.5, multiple=4))
     save_model(twice, tmp_path / "model")
     assert open_model(tmp_path / "model").sha256 == twice.sha256 != pruned.sha256
 
@@ -378,7 +378,7 @@ def test_module_from_python_comes_back_with_the_unpruned_network(tmp_path):
         nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)
     )
     model = model_from_module(network, preprocess=Preprocess(height=16, width=16))
-    pruned = prune.apply(model, Prune(0.5))
+    pruned = prune_channels.apply(model, Prune(0.5))
     save_model(pruned, tmp_path / "m")
     assert load_model(tmp_path / "m", unpruned=network).sha256 == pruned.sha256
     assert network[1].out_channels == 16

@@ -15,8 +15,8 @@ from pocketfit.core.model import Model, Origin
 from pocketfit.core.pass_settings import Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.passes import prune
 from pocketfit.passes.graph import channel_graph
+from pocketfit.passes.prune import prune_channels
 from pocketfit.sources.onnx.fold.fold import fold
 from pocketfit.sources.onnx.open import check_against_onnxruntime, open_onnx
 
@@ -36,7 +36,7 @@ def half(network: nn.Module, shape: tuple[int, ...]) -> Any:
     """Half of all channels that may go, cut away by the project's own pass."""
     signature = Signature((TensorSpec("x", (None, *shape), "float32", "NCHW"),), (TensorSpec("y", (None,)),))
     whole = Model(network, signature, Preprocess(), (), Origin("object", "ocr"))
-    return prune.apply(whole, Prune(0.5), None).network
+    return prune_channels.apply(whole, Prune(0.5), None).network
 
 
 def kinds(network: Any) -> Counter[str]:

@@ -15,8 +15,8 @@ from pocketfit.core.model import Origin
 from pocketfit.core.plan import ExportSettings, Plan, Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import answer
-from pocketfit.passes import prune
 from pocketfit.passes.graph.channel_graph import trace
+from pocketfit.passes.prune import prune_channels
 from pocketfit.runtimes import get
 from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
 from tests.passes import small_networks as nets
@@ -35,7 +35,7 @@ def zoo_model(name):
 
 
 def widths_of(model, pruned):
-    return {row.layer: (row.before, row.after) for row in prune.kept(model, pruned)}
+    return {row.layer: (row.before, row.after) for row in prune_channels.kept(model, pruned)}
 
 
 def assert_legal(pruned, folder: Path, runtimes=RUNTIMES, unpruned=None):
@@ -63,12 +63,12 @@ def assert_legal(pruned, folder: Path, runtimes=RUNTIMES, unpruned=None):
 def test_every_structure_together(ratio, tmp_path):
     model = nets.model_of(nets.Everything())
     graph = trace(model.network, model.signature)
-    pruned = prune.apply(model, Prune(ratio, multiple=4), graph=graph)
+    pruned = prune_channels.apply(model, Prune(ratio, multiple=4), graph=graph)
     widths = widths_of(model, pruned)
     whole = {name for name, (before, after) in widths.items() if before == after}
     assert whole == {"stem.0", "hidden.0", "fc"}
     assert [f for f in pruned.findings if "The channels of hidden.0 can't be pruned" in f]
-    kept = prune.apply(model, Prune(ratio, multiple=4, keep=(("hidden.0", 16),)), graph=graph)
+    kept = prune_channels.apply(model, Prune(ratio, multiple=4, keep=(("hidden.0", 16),)), graph=graph)
     assert widths_of(model, kept) == widths
     assert_legal(pruned, tmp_path, unpruned=model.network)
 
@@ -76,7 +76,7 @@ def test_every_structure_together(ratio, tmp_path):
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_zoo_at_half(name, tmp_path):
     model = zoo_model(name)
-    pruned = prune.apply(model, Prune(0.5))
+    pruned = prune_channels.apply(model, Prune(0.5))
     assert any(after < before for before, after in widths_of(model, pruned).values())
     assert_legal(pruned, tmp_path)
 
@@ -84,7 +84,7 @@ def test_zoo_at_half(name, tmp_path):
 def test_channels_that_a_shuffle_mixes_are_refused_by_name_and_the_branches_are_pruned():
     """Torch-Pruning fails on this network altogether."""
     model = zoo_model("shufflenet_v2")
-    pruned = prune.apply(model, Prune(0.3))
+    pruned = prune_channels.apply(model, Prune(0.3))
     refused = [sentence for sentence in pruned.findings if "tied to all others" in sentence]
     assert len(refused) == 1 and "stage3.0.branch1.2" in refused[0]
     widths = widths_of(model, pruned)
@@ -94,7 +94,7 @@ def test_channels_that_a_shuffle_mixes_are_refused_by_name_and_the_branches_are_
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch.export itself, where it traces torch.cond
 def test_control_flow_is_refused_by_name_and_the_rest_is_pruned():
     model = nets.model_of(nets.Branching())
-    pruned = prune.apply(model, Prune(0.5))
+    pruned = prune_channels.apply(model, Prune(0.5))
     assert widths_of(model, pruned) == {
         "stem.0": (8, 8),
         "free.0": (16, 8),
@@ -120,4 +120,4 @@ def test_python_branch_that_depends_on_values_is_a_sentence_with_the_layer():
             return self.fc(self.gate(self.stem(x)).mean((2, 3)))
 
     with pytest.raises(UserError, match=r"torch\.export cannot follow layer 'gate' of Net at the input 3x16x16"):
-        prune.apply(nets.model_of(Net()), Prune(0.5))
+        prune_channels.apply(nets.model_of(Net()), Prune(0.5))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import nn
 
 from pocketfit.core.plan import Prune
-from pocketfit.passes import prune
-from pocketfit.passes.reach import NOTHING_TO_PRUNE
+from pocketfit.passes.prune import prune_channels
+from pocketfit.passes.prune.reachable_ratio import NOTHING_TO_PRUNE
 from tests.passes import small_networks as nets
 
 
 def said(network: nn.Module, settings: Prune) -> list[str]:
     model = nets.model_of(network)
-    return [s for s in prune.apply(model, settings).findings if "were asked for" in s or s == NOTHING_TO_PRUNE]
+    return [s for s in prune_channels.apply(model, settings).findings if "were asked for" in s or s == NOTHING_TO_PRUNE]
 
 
 def test_the_ratio_that_was_reached_is_said() -> None:

@@ -10,8 +10,8 @@ import torch
 from pocketfit import zoo
 from pocketfit.analysis.layers import layer_table, totals
 from pocketfit.numerics import channel_shapes as words
-from pocketfit.passes import widths as forms
 from pocketfit.passes.graph.channel_graph import trace
+from pocketfit.passes.prune import subnetworks as forms
 from pocketfit.sources.models.open_model import model_from_module
 from tests.passes.small_networks import Concat, Residual, Squeeze
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Prune
-from pocketfit.passes import criteria, prune
 from pocketfit.passes.graph.channel_graph import trace
+from pocketfit.passes.prune import criteria, prune_channels
 from tests.passes import small_networks as nets
 
 
@@ -89,7 +89,7 @@ def test_taylor_is_the_change_of_the_loss_when_a_channel_fades(network):
     model = nets.model_of(network(), 8)
     graph, samples = trace(model.network, model.signature), nets.samples_of(model, 16)
     inputs, labels = torch.from_numpy(samples.array).double(), torch.from_numpy(samples.labels)
-    group = next(g for g in prune.removable(graph) if len(g.ids) > 3)
+    group = next(g for g in prune_channels.removable(graph) if len(g.ids) > 3)
     score = scores_of(model, graph, "taylor", samples)[group.name]
 
     def loss(label, share):
@@ -112,7 +112,8 @@ def test_taylor_of_a_linear_loss_is_the_whole_change_when_a_channel_is_zeroed(mo
     model = nets.model_of(nets.Line(), 4)
     graph, samples = trace(model.network, model.signature), nets.samples_of(model, 8)
     monkeypatch.setattr(
-        "pocketfit.passes.survey.functional.cross_entropy", lambda answers, labels: answers[:, 0].mean()
+        "pocketfit.passes.prune.criterion_statistics.functional.cross_entropy",
+        lambda answers, labels: answers[:, 0].mean(),
     )
     score = scores_of(model, graph, "taylor", samples)["a"]
     inputs = torch.from_numpy(samples.array)
@@ -211,7 +212,7 @@ def test_unlabelled_samples_take_the_networks_own_answers_and_it_is_said(plain):
     labelled = dataclasses.replace(unlabelled, labels=own)
     one, other = (scores_of(model, graph, "taylor", samples)["a.0"] for samples in (unlabelled, labelled))
     np.testing.assert_array_equal(one, other)
-    findings = prune.apply(model, Prune(0.5, "taylor", multiple=1), unlabelled, graph=graph).findings
+    findings = prune_channels.apply(model, Prune(0.5, "taylor", multiple=1), unlabelled, graph=graph).findings
     assert any("8 of them without a label" in sentence for sentence in findings)
 
 
@@ -227,10 +228,10 @@ def test_samples_are_drawn_by_the_seed(plain):
 
 def test_batch_norms_that_are_missing_are_said():
     model = nets.model_of(nets.Squeeze())
-    pruned = prune.apply(model, Prune(0.5, "bn-scale"))
+    pruned = prune_channels.apply(model, Prune(0.5, "bn-scale"))
     assert any("No batch norm follows fc1" in sentence for sentence in pruned.findings)
     with pytest.raises(UserError, match="'bn-scale' finds no batch norm"):
-        prune.apply(nets.model_of(nets.Line()), Prune(0.5, "bn-scale", multiple=1))
+        prune_channels.apply(nets.model_of(nets.Line()), Prune(0.5, "bn-scale", multiple=1))
 
 
 def test_a_function_of_the_users_own(plain):
@@ -240,7 +241,7 @@ def test_a_function_of_the_users_own(plain):
         assert statistics.makes().shape[0] == statistics.reads().shape[0] == len(group.ids)
         return np.arange(len(group.ids), 0, -1)
 
-    pruned = prune.apply(model, Prune(0.5, multiple=4), criterion=backwards, graph=graph).network
+    pruned = prune_channels.apply(model, Prune(0.5, multiple=4), criterion=backwards, graph=graph).network
     torch.testing.assert_close(pruned.a[0].weight, model.network.a[0].weight[:8], rtol=0, atol=0)
 
 
@@ -261,7 +262,7 @@ def test_unsound_scores_are_a_sentence(plain, scores, sentence):
         return scores(group)
 
     with pytest.raises(UserError, match=sentence):
-        prune.apply(model, Prune(0.5), criterion=mine, graph=graph)
+        prune_channels.apply(model, Prune(0.5), criterion=mine, graph=graph)
 
 
 def test_nan_from_the_network_itself_is_a_sentence(plain):
@@ -270,14 +271,14 @@ def test_nan_from_the_network_itself_is_a_sentence(plain):
     with torch.no_grad():
         network.a[0].weight[3] = float("nan")
     with pytest.raises(UserError, match=r"'l2' gives NaN or infinity for layer 'a\.0'"):
-        prune.apply(dataclasses.replace(model, network=network), Prune(0.5), graph=graph)
+        prune_channels.apply(dataclasses.replace(model, network=network), Prune(0.5), graph=graph)
 
 
 def test_data_that_does_not_fit_is_a_sentence(plain):
     model, graph = plain
     for criterion in criteria.DATA_DRIVEN:
         with pytest.raises(UserError, match=f"'{criterion}' looks at samples, and there are none"):
-            prune.apply(model, Prune(0.5, criterion), graph=graph)
+            prune_channels.apply(model, Prune(0.5, criterion), graph=graph)
     samples = dataclasses.replace(nets.samples_of(model, 4), labels=np.array([0, 1, 5, 2]))
     with pytest.raises(UserError, match="'taylor' met the label 5, and the network has 5 outputs"):
-        prune.apply(model, Prune(0.5, "taylor"), samples, graph=graph)
+        prune_channels.apply(model, Prune(0.5, "taylor"), samples, graph=graph)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketfit.core.plan import Prune
-from pocketfit.passes import constants, criteria, prune
 from pocketfit.passes.graph.channel_graph import trace
+from pocketfit.passes.prune import constant_channels, criteria, prune_channels
 from tests.passes import small_networks as nets
 
 
@@ -56,7 +56,7 @@ EXACT = {
 @pytest.mark.parametrize("act", [F.relu, F.hardswish, torch.sigmoid])
 def test_what_they_give_is_moved_and_answers_stay(reader: str, act: object) -> None:
     before = model(EXACT[reader], act=act)
-    after = prune.apply(before, TWO_LESS)
+    after = prune_channels.apply(before, TWO_LESS)
     assert after.network.a.out_channels == 4
     given = nets.pictures(before)
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_they_are_moved_whatever_ranks_them_last() -> None:
     before = model(EXACT["no padding"])
     with torch.no_grad():
         before.network.a.weight[:2] *= 1e-3
-    after = prune.apply(before, Prune(0.0, "l1", keep=(("a", 4),)))
+    after = prune_channels.apply(before, Prune(0.0, "l1", keep=(("a", 4),)))
     given = nets.pictures(before)
     with torch.no_grad():
         torch.testing.assert_close(after.network(given), before.network(given), rtol=1e-4, atol=1e-5)
@@ -101,12 +101,12 @@ def test_where_that_is_not_exact_they_are_not_ranked_as_dead(reader: str) -> Non
     graph = trace(before.network, before.signature)
     scores = criteria.group_scores(before, graph, TWO_LESS)["a"]
     assert scores[:2].min() >= scores[2:].min() > 0
-    assert any("were not ranked as dead ones" in s for s in prune.apply(before, TWO_LESS).findings)
+    assert any("were not ranked as dead ones" in s for s in prune_channels.apply(before, TWO_LESS).findings)
 
 
 def test_nearly_constant_channels_count_as_constant() -> None:
     before = model(EXACT["no padding"], gamma=1e-4)
-    after = prune.apply(before, TWO_LESS)
+    after = prune_channels.apply(before, TWO_LESS)
     given = nets.pictures(before)
     with torch.no_grad():
         change = float((after.network(given) - before.network(given)).abs().max())
@@ -117,8 +117,8 @@ def test_a_shift_that_relu_takes_away_is_dead() -> None:
     before = model(NOT_EXACT["zeros at the border"])
     with torch.no_grad():
         before.network.norm.bias[:2] = -2.0
-    assert not constants.held(constants.readers(before))
-    after = prune.apply(before, TWO_LESS)
+    assert not constant_channels.held(constant_channels.readers(before))
+    after = prune_channels.apply(before, TWO_LESS)
     given = nets.pictures(before)
     with torch.no_grad():
         torch.testing.assert_close(after.network(given), before.network(given), rtol=1e-4, atol=1e-5)
@@ -126,5 +126,5 @@ def test_a_shift_that_relu_takes_away_is_dead() -> None:
 
 def test_a_network_without_any_is_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = nets.model_of(nets.Residual())
-    monkeypatch.setattr(constants, "followed", lambda *_: pytest.fail("there is nothing to look for"))
-    assert constants.readers(plain) == ()
+    monkeypatch.setattr(constant_channels, "followed", lambda *_: pytest.fail("there is nothing to look for"))
+    assert constant_channels.readers(plain) == ()

@@ -26,9 +26,9 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Prune
 from pocketfit.core.samples import Samples
 from pocketfit.core.support import user_code
-from pocketfit.passes import constants
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Group
-from pocketfit.passes.survey import Statistics, Survey
+from pocketfit.passes.prune import constant_channels
+from pocketfit.passes.prune.criterion_statistics import Statistics, Survey
 
 Scores = NDArray[np.float64]
 Criterion = Callable[[Group, Statistics], Scores]
@@ -156,8 +156,8 @@ def scored(
     known = {group.name: Statistics(survey, group) for group in groups}
     scores = {group.name: _checked(function(group, known[group.name]), group, name) for group in groups}
     findings = list(survey.findings)
-    constant = constants.held(constants.readers(model)) if groups and function in BY_WEIGHTS else set()
-    scores, concerned = constants.ranked(groups, scores, constant)
+    constant = constant_channels.held(constant_channels.readers(model)) if groups and function in BY_WEIGHTS else set()
+    scores, concerned = constant_channels.ranked(groups, scores, constant)
     if concerned:
         findings.append(
             f"Some channels of {', '.join(concerned)} give the same for every input, and that is not zero; what reads"

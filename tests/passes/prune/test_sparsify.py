@@ -17,9 +17,10 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import CorrectBias, Equalize, ExportSettings, Prune, Sparsify
 from pocketfit.core.samples import Samples
-from pocketfit.passes import bias, equalize, prune, sparsify
+from pocketfit.passes import bias, equalize
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
-from pocketfit.passes.sparsify import lowest_of_all, lowest_of_fours, zeros_of
+from pocketfit.passes.prune import prune_channels, sparsify
+from pocketfit.passes.prune.sparsify import lowest_of_all, lowest_of_fours, zeros_of
 from tests.passes.test_rounding import model_of, noise
 
 
@@ -199,7 +200,7 @@ def test_zeros_survive_folding_equalization_and_bias_correction() -> None:
 
 def test_pruning_behind_keeps_the_zeros_of_the_channels_that_stay() -> None:
     found = sparsify.apply(made(), Sparsify(0.6), None)
-    smaller = prune.apply(found, Prune(0.5, multiple=4))
+    smaller = prune_channels.apply(found, Prune(0.5, multiple=4))
     assert smaller.learned["sparse"] == SPARSE
     for layer in SPARSE:
         left, before = weight_of(smaller, layer), weight_of(found, layer)
@@ -218,7 +219,7 @@ def test_pruning_behind_a_pattern_says_which_layers_have_lost_it() -> None:
     """fc loses inputs, and with them its fours; wide loses outputs, and its fours stay."""
     found = sparsify.apply(made(), Sparsify(pattern="2:4"), None)
     assert found.learned["patterns"] == {"wide": "2:4", "fc": "2:4"} and not broken(found)
-    smaller = prune.apply(found, Prune(0.5, multiple=4))
+    smaller = prune_channels.apply(found, Prune(0.5, multiple=4))
     fours = (weight_of(smaller, "fc") != 0).unflatten(-1, (-1, 4)).sum(-1)
     assert fours.max() > 2, "otherwise there is nothing to say"
     assert broken(smaller) == [
@@ -232,9 +233,13 @@ def test_pruning_behind_a_pattern_says_which_layers_have_lost_it() -> None:
 def test_the_weights_decide_and_not_the_pass() -> None:
     """Whole fours that go leave whole fours; inputs that are no multiple of four are none."""
     found = sparsify.apply(made(), Sparsify(pattern="1:4"), None)
-    keep_first = prune.apply(found, Prune(0.0, keep=(("odd", 16),)), criterion=lambda *_: np.arange(24.0)[::-1].copy())
+    keep_first = prune_channels.apply(
+        found, Prune(0.0, keep=(("odd", 16),)), criterion=lambda *_: np.arange(24.0)[::-1].copy()
+    )
     assert keep_first.network.fc.in_features == 16 and not broken(keep_first)
-    uneven = prune.apply(found, Prune(0.0, keep=(("odd", 18),)), criterion=lambda *_: np.arange(24.0)[::-1].copy())
+    uneven = prune_channels.apply(
+        found, Prune(0.0, keep=(("odd", 18),)), criterion=lambda *_: np.arange(24.0)[::-1].copy()
+    )
     assert len(broken(uneven)) == 1 and broken(uneven)[0].startswith("fc no longer holds the pattern 1:4")
     with torch.no_grad():
         found.network.wide.weight.fill_(1.0)
@@ -244,6 +249,6 @@ def test_the_weights_decide_and_not_the_pass() -> None:
 
 def test_without_a_pattern_nothing_is_said() -> None:
     found = sparsify.apply(made(), Sparsify(0.6), None)
-    assert "patterns" not in found.learned and not broken(prune.apply(found, Prune(0.5, multiple=4)))
+    assert "patterns" not in found.learned and not broken(prune_channels.apply(found, Prune(0.5, multiple=4)))
     denser = sparsify.apply(sparsify.apply(made(), Sparsify(pattern="2:4"), None), Sparsify(0.8), None)
     assert denser.learned["patterns"] == {"wide": "2:4", "fc": "2:4"} and not broken(denser)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pocketfit import zoo
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Prune
-from pocketfit.passes import criteria, prune
 from pocketfit.passes.graph.channel_graph import trace
+from pocketfit.passes.prune import criteria, prune_channels
 from tests.passes import small_networks as nets
 
 
@@ -20,8 +20,8 @@ def parameters(network):
 
 def expected(model, graph, settings):
     """The unpruned network with the channels that `settings` removes set to zero."""
-    counts, _ = prune.counts_kept(graph, settings)
-    removed = prune.removed_ids(graph, counts, criteria.group_scores(model, graph, settings))
+    counts, _ = prune_channels.counts_kept(graph, settings)
+    removed = prune_channels.removed_ids(graph, counts, criteria.group_scores(model, graph, settings))
     return nets.masked(model.network, graph, np.concatenate(list(removed.values())))
 
 
@@ -40,7 +40,7 @@ def test_pruned_is_the_network_without_the_removed_channels(network):
     graph = trace(model.network, model.signature)
     for ratio in (0.3, 0.5):
         settings = Prune(ratio, multiple=4)
-        pruned = prune.apply(model, settings, graph=graph)
+        pruned = prune_channels.apply(model, settings, graph=graph)
         assert parameters(pruned.network) < parameters(model.network)
         assert_is_masked(model, graph, pruned, settings)
 
@@ -51,21 +51,21 @@ def test_zoo(name):
     graph = trace(model.network, model.signature)
     for ratio in (0.3, 0.5):
         settings = Prune(ratio, multiple=8)
-        pruned = prune.apply(model, settings, graph=graph)
+        pruned = prune_channels.apply(model, settings, graph=graph)
         mixed = [f for f in pruned.findings if f not in model.findings]
         assert all("each of them is tied to all others" in f for f in mixed)
         assert bool(mixed) == (name == "shufflenet_v2")
         assert parameters(pruned.network) < (1 - ratio) * 1.1 * parameters(model.network)
         assert_is_masked(model, graph, pruned, settings)
-        for row in prune.kept(model, pruned):
+        for row in prune_channels.kept(model, pruned):
             assert row.after == row.before or row.after % 8 == 0, row
 
 
 def test_first_layer_and_outputs_stay_and_the_model_is_left_alone():
     model = nets.model_of(nets.Residual())
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
-    pruned = prune.apply(model, Prune(0.5))
-    assert [(row.layer, row.before, row.after) for row in prune.kept(model, pruned)] == [
+    pruned = prune_channels.apply(model, Prune(0.5))
+    assert [(row.layer, row.before, row.after) for row in prune_channels.kept(model, pruned)] == [
         ("stem.0", 8, 8),
         ("enter.0", 24, 16),
         ("a.0", 32, 16),
@@ -75,12 +75,12 @@ def test_first_layer_and_outputs_stay_and_the_model_is_left_alone():
     assert pruned.sha256 != model.sha256
     assert all(torch.equal(before[name], tensor) for name, tensor in model.network.state_dict().items())
     assert pruned.network.a[0].in_channels == 16 and pruned.network.a[1].num_features == 16
-    assert prune.apply(model, Prune(0.5)).sha256 == pruned.sha256
+    assert prune_channels.apply(model, Prune(0.5)).sha256 == pruned.sha256
 
 
 def test_groups_of_a_grouped_convolution_stay_equal():
     model = nets.model_of(nets.Grouped())
-    pruned = prune.apply(model, Prune(0.5, multiple=16)).network
+    pruned = prune_channels.apply(model, Prune(0.5, multiple=16)).network
     assert (pruned.grouped[0].groups, pruned.grouped[0].in_channels, pruned.grouped[0].out_channels) == (4, 16, 32)
 
 
@@ -103,13 +103,13 @@ def test_criterion(criterion, stays):
     with torch.no_grad():
         network.a.weight.copy_(torch.tensor(rows).view(5, 4, 1, 1))
     model = nets.model_of(network)
-    pruned = prune.apply(model, Prune(0.2, criterion, multiple=1)).network
+    pruned = prune_channels.apply(model, Prune(0.2, criterion, multiple=1)).network
     assert torch.equal(pruned.a.weight.flatten(1), torch.tensor(rows)[stays])
 
 
 @given(channels=st.integers(1, 2048), ratio=st.floats(0, 0.99), multiple=st.integers(1, 32), per_id=st.integers(1, 8))
 def test_channels_kept_is_the_nearest_multiple(channels, ratio, multiple, per_id):
-    count = prune.channels_kept(channels, ratio, multiple, per_id)
+    count = prune_channels.channels_kept(channels, ratio, multiple, per_id)
     assert 1 <= count <= channels
     if count < channels:
         possible = [k for k in range(1, channels + 1) if k * per_id % multiple == 0]
@@ -120,46 +120,50 @@ def test_channels_kept_is_the_nearest_multiple(channels, ratio, multiple, per_id
 
 def test_patterns_overrule_the_ratio_and_the_first_one_wins():
     model = nets.model_of(nets.Residual())
-    pruned = prune.apply(model, Prune(0.5, layers=(("^a", 0.0), ("a|b", 0.3))))
-    assert [(r.layer, r.after) for r in prune.kept(model, pruned)][1:4] == [("enter.0", 16), ("a.0", 32), ("b.0", 16)]
+    pruned = prune_channels.apply(model, Prune(0.5, layers=(("^a", 0.0), ("a|b", 0.3))))
+    assert [(r.layer, r.after) for r in prune_channels.kept(model, pruned)][1:4] == [
+        ("enter.0", 16),
+        ("a.0", 32),
+        ("b.0", 16),
+    ]
 
 
 def test_exact_widths_overrule_ratio_pattern_and_multiple():
     model = nets.model_of(nets.Residual())
     settings = Prune(0.5, layers=(("^a", 0.0),), keep=(("a.0", 13), ("b.0", 7)))
     graph = trace(model.network, model.signature)
-    pruned = prune.apply(model, settings, graph=graph)
+    pruned = prune_channels.apply(model, settings, graph=graph)
     assert widths_of(model, pruned) == {"stem.0": 8, "enter.0": 7, "a.0": 13, "b.0": 7, "fc": 5}
     assert_is_masked(model, graph, pruned, settings)
 
 
 def widths_of(model, pruned):
-    return {row.layer: row.after for row in prune.kept(model, pruned)}
+    return {row.layer: row.after for row in prune_channels.kept(model, pruned)}
 
 
 def test_all_of_a_group_and_one_of_it_are_widths():
     model = nets.model_of(nets.Residual())
-    pruned = prune.apply(model, Prune(0.5, keep=(("a.0", 32), ("enter.0", 1))))
+    pruned = prune_channels.apply(model, Prune(0.5, keep=(("a.0", 32), ("enter.0", 1))))
     assert widths_of(model, pruned) == {"stem.0": 8, "enter.0": 1, "a.0": 32, "b.0": 1, "fc": 5}
 
 
 def test_first_layer_is_pruned_where_it_is_asked_for_by_name_only():
     model = nets.model_of(nets.Residual())
-    pruned = prune.apply(model, Prune(0.0, keep=(("stem.0", 5),)))
+    pruned = prune_channels.apply(model, Prune(0.0, keep=(("stem.0", 5),)))
     assert widths_of(model, pruned)["stem.0"] == 5 and pruned.network.enter[0].in_channels == 5
-    by_pattern = prune.apply(model, Prune(0.0, layers=(("^stem", 0.5),)))
+    by_pattern = prune_channels.apply(model, Prune(0.0, layers=(("^stem", 0.5),)))
     assert widths_of(model, by_pattern)["stem.0"] == 8
     assert any("'^stem' removes nothing from stem.0" in sentence for sentence in by_pattern.findings)
-    assert not prune.apply(model, Prune(0.5, layers=(("^stem", 0.0),))).findings
+    assert not prune_channels.apply(model, Prune(0.5, layers=(("^stem", 0.0),))).findings
 
 
 def test_counts_are_in_channels_of_the_layer():
     model = nets.model_of(nets.Grouped())
     graph = trace(model.network, model.signature)
-    pruned = prune.apply(model, Prune(0.0, keep=(("wide.0", 20), ("grouped.0", 16))), graph=graph).network
+    pruned = prune_channels.apply(model, Prune(0.0, keep=(("wide.0", 20), ("grouped.0", 16))), graph=graph).network
     assert (pruned.wide[0].out_channels, pruned.grouped[0].out_channels, pruned.grouped[0].groups) == (20, 16, 4)
     with pytest.raises(UserError, match=r"'wide\.0' cannot keep 21 channels: they go by 4 at a time"):
-        prune.apply(model, Prune(0.0, keep=(("wide.0", 21),)), graph=graph)
+        prune_channels.apply(model, Prune(0.0, keep=(("wide.0", 21),)), graph=graph)
 
 
 def test_layer_that_makes_several_groups_is_asked_for_by_number():
@@ -178,13 +182,13 @@ def test_layer_that_makes_several_groups_is_asked_for_by_number():
 
     model = nets.model_of(Sum())
     graph = trace(model.network, model.signature)
-    assert [w.group for w in prune.widths(graph)] == ["stem.0", "a.0#1", "a.0#2", "up.0"]
+    assert [w.group for w in prune_channels.widths(graph)] == ["stem.0", "a.0#1", "a.0#2", "up.0"]
     settings = Prune(0.0, keep=(("a.0#1", 5), ("c.0", 9)))
-    pruned = prune.apply(model, settings, graph=graph)
+    pruned = prune_channels.apply(model, settings, graph=graph)
     assert widths_of(model, pruned) == {"stem.0": 8, "a.0": 14, "b.0": 5, "c.0": 9, "up.0": 8, "fc": 5}
     assert_is_masked(model, graph, pruned, settings)
     with pytest.raises(UserError, match=r"'a\.0' makes several groups of channels: say which, one of a\.0#1, a\.0#2"):
-        prune.apply(model, Prune(0.0, keep=(("a.0", 5),)), graph=graph)
+        prune_channels.apply(model, Prune(0.0, keep=(("a.0", 5),)), graph=graph)
 
 
 @pytest.mark.parametrize(
@@ -199,19 +203,19 @@ def test_layer_that_makes_several_groups_is_asked_for_by_number():
 )
 def test_width_that_cannot_be_is_a_sentence(keep, sentence):
     with pytest.raises(UserError, match=sentence):
-        prune.apply(nets.model_of(nets.Residual()), Prune(0.5, keep=keep))
+        prune_channels.apply(nets.model_of(nets.Residual()), Prune(0.5, keep=keep))
 
 
 def test_two_pairs_may_agree():
     model = nets.model_of(nets.Residual())
-    pruned = prune.apply(model, Prune(0.0, keep=(("enter.0", 9), ("b.0", 9))))
+    pruned = prune_channels.apply(model, Prune(0.0, keep=(("enter.0", 9), ("b.0", 9))))
     assert widths_of(model, pruned)["b.0"] == 9
 
 
 def test_widths_are_what_keep_takes():
     model = nets.model_of(nets.Grouped())
     graph = trace(model.network, model.signature)
-    rows = {width.group: width for width in prune.widths(graph)}
+    rows = {width.group: width for width in prune_channels.widths(graph)}
     assert {name: (w.channels, w.per_id, w.first) for name, w in rows.items()} == {
         "stem.0": (8, 1, True),
         "wide.0": (32, 4, False),
@@ -220,12 +224,15 @@ def test_widths_are_what_keep_takes():
     }
     for name, width in rows.items():
         for count in (width.allowed[0], width.allowed[-1]):
-            assert widths_of(model, prune.apply(model, Prune(0.0, keep=((name, count),)), graph=graph))[name] == count
+            assert (
+                widths_of(model, prune_channels.apply(model, Prune(0.0, keep=((name, count),)), graph=graph))[name]
+                == count
+            )
 
 
 def test_width_of_a_layer_whose_number_is_written_into_the_forward_is_a_sentence():
     with pytest.raises(UserError, match=r"Layer 'a\.0' cannot keep fewer channels: without some of them"):
-        prune.apply(nets.model_of(nets.HardCoded()), Prune(0.5, keep=(("a.0", 8),)))
+        prune_channels.apply(nets.model_of(nets.HardCoded()), Prune(0.5, keep=(("a.0", 8),)))
 
 
 def test_ratio_of_one_is_a_sentence():
@@ -252,25 +259,25 @@ def test_reshape_that_would_mix_the_remaining_channels_is_refused_by_name():
     model = nets.model_of(Wide())
     graph = trace(model.network, model.signature)
     assert graph.reshapes
-    pruned = prune.apply(model, Prune(0.5, multiple=1), graph=graph)
+    pruned = prune_channels.apply(model, Prune(0.5, multiple=1), graph=graph)
     assert widths_of(model, pruned) == {"stem.0": 8, "a.0": 32, "b.0": 8, "c.0": 8, "fc": 5}
     assert any("The channels of a.0 can't be pruned" in f and "in another order" in f for f in pruned.findings)
     settings = Prune(0.5, multiple=1, keep=(("a.0", 32),))
-    assert_is_masked(model, graph, prune.apply(model, settings, graph=graph), settings)
+    assert_is_masked(model, graph, prune_channels.apply(model, settings, graph=graph), settings)
 
 
 def test_pattern_without_a_match_is_a_sentence():
     model = nets.model_of(nets.Residual())
     with pytest.raises(UserError, match=r"'nowhere' matches no .* for example stem\.0, enter\.0"):
-        prune.apply(model, Prune(0.5, layers=(("nowhere", 0.1),)))
+        prune_channels.apply(model, Prune(0.5, layers=(("nowhere", 0.1),)))
     with pytest.raises(UserError, match=r'"\(" is no regular expression'):
-        prune.apply(model, Prune(0.5, layers=(("(", 0.1),)))
+        prune_channels.apply(model, Prune(0.5, layers=(("(", 0.1),)))
 
 
 def test_channels_whose_number_is_written_into_the_forward_stay_and_it_is_said():
     model = nets.model_of(nets.HardCoded())
-    pruned = prune.apply(model, Prune(0.5))
-    assert [(r.layer, r.after) for r in prune.kept(model, pruned)] == [
+    pruned = prune_channels.apply(model, Prune(0.5))
+    assert [(r.layer, r.after) for r in prune_channels.kept(model, pruned)] == [
         ("stem.0", 8),
         ("a.0", 16),
         ("fc1", 16),
@@ -289,19 +296,19 @@ def test_network_that_only_runs_at_its_own_size_is_a_sentence():
             return self.fc(self.a(self.stem(x)).mean((2, 3)).view(-1, 16))
 
     with pytest.raises(UserError, match=r"Stiff does not run with fewer channels: .* take sizes from x\.shape"):
-        prune.apply(nets.model_of(Stiff()), Prune(0.5))
+        prune_channels.apply(nets.model_of(Stiff()), Prune(0.5))
 
 
 def test_unknown_operator_is_told_and_the_rest_is_pruned():
     model = nets.model_of(nets.Unknown())
-    pruned = prune.apply(model, Prune(0.5))
-    assert [(r.layer, r.after) for r in prune.kept(model, pruned)][1:3] == [("seen.0", 8), ("hidden.0", 16)]
+    pruned = prune_channels.apply(model, Prune(0.5))
+    assert [(r.layer, r.after) for r in prune_channels.kept(model, pruned)][1:3] == [("seen.0", 8), ("hidden.0", 16)]
     assert any("cumsum" in sentence for sentence in pruned.findings)
 
 
 def test_layer_norm_networks_run_smaller():
     model = nets.model_of(nets.Channelwise())
-    pruned = prune.apply(model, Prune(0.5)).network
+    pruned = prune_channels.apply(model, Prune(0.5)).network
     assert pruned.norm.normalized_shape == (16,) and pruned.mlp.out_features == 24
     assert pruned(nets.pictures(model)).shape == (3, 5)
 
@@ -310,4 +317,4 @@ def test_what_was_learned_about_changed_layers_is_forgotten():
     import dataclasses
 
     model = dataclasses.replace(nets.model_of(nets.Residual()), learned={"stem.0": 1, "a.0": 2})
-    assert prune.apply(model, Prune(0.5)).learned == {"stem.0": 1}
+    assert prune_channels.apply(model, Prune(0.5)).learned == {"stem.0": 1}

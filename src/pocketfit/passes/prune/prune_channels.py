@@ -21,11 +21,11 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Prune
 from pocketfit.core.samples import Samples
-from pocketfit.passes import constants, criteria, reach, sparsify
-from pocketfit.passes.constants import Reader
-from pocketfit.passes.criteria import Criterion
 from pocketfit.passes.graph import aten
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Group, trace
+from pocketfit.passes.prune import constant_channels, criteria, reachable_ratio, sparsify
+from pocketfit.passes.prune.constant_channels import Reader
+from pocketfit.passes.prune.criteria import Criterion
 from pocketfit.sources.models.fingerprint import fingerprint
 from pocketfit.sources.models.fit_layer_shapes import resize_to, set_width
 
@@ -76,7 +76,7 @@ def apply(
     Each prunable group of n coupled channels keeps the multiple of `settings.multiple` that is nearest to
     (1 - ratio) n, or exactly what `settings.keep` says. The group of the first layer is pruned where `keep` names it,
     and never by a ratio; the network's outputs are left whole. What else could not be pruned is said in `findings`, and
-    so are layers whose pattern of zeros (passes/sparsify.py) does not outlive the channels that go.
+    so are layers whose pattern of zeros (passes/prune/sparsify.py) does not outlive the channels that go.
 
     A (layer, channels) pair of `keep` means the group that this layer makes, counted in channels of this layer. Where
     a layer makes several groups they are "layer#1", "layer#2" (see `widths`), each counted for itself.
@@ -155,8 +155,8 @@ def counts_kept(graph: ChannelGraph, settings: Prune) -> tuple[dict[str, int], t
     asked = {group.name for group in _groups_asked_for(graph, settings)}
     wanted = {name: (group, ratios[name]) for name, group in by_ratio.items() if name not in asked and ratios[name] > 0}
     if not by_ratio and settings.ratio > 0:
-        findings.append(reach.NOTHING_TO_PRUNE)
-    return counts, (*findings, *reach.sentences(wanted, counts, settings.multiple))
+        findings.append(reachable_ratio.NOTHING_TO_PRUNE)
+    return counts, (*findings, *reachable_ratio.sentences(wanted, counts, settings.multiple))
 
 
 def removed_ids(
@@ -198,7 +198,7 @@ def _carry_out(
     """The pruned network. Groups that its forward knows the fixed size of are found by trial, and left whole."""
     if not removed:
         return copy.deepcopy(model.network), []
-    readers = constants.readers(model)
+    readers = constant_channels.readers(model)
     network, failure, findings = _tried(model, graph, readers, removed.values())
     if failure is None:
         return network, findings
@@ -230,7 +230,7 @@ def _tried(
 ) -> tuple[nn.Module, str | None, list[str]]:
     """The network without these channels, why it does not do what it did before (None: it does), and what was moved."""
     gone = np.concatenate(list(removed))
-    whole, count = constants.moved(model.network, readers, gone) if readers else (model.network, 0)
+    whole, count = constant_channels.moved(model.network, readers, gone) if readers else (model.network, 0)
     network = sliced(whole, graph, gone)
     findings = []
     if count:

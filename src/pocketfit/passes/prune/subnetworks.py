@@ -12,7 +12,7 @@ from torch import nn
 
 from pocketfit.numerics.channel_shapes import LayerShape, Side, Skeleton, Widths
 from pocketfit.passes.graph.channel_graph import ChannelGraph
-from pocketfit.passes.prune import removable, sliced
+from pocketfit.passes.prune.prune_channels import removable, sliced
 
 
 def skeleton(network: nn.Module, graph: ChannelGraph) -> Skeleton:
