@@ -43,9 +43,9 @@ from pocketfit.measure import cost, cost_table
 from pocketfit.numerics.channel_shapes import mac_terms
 from pocketfit.numerics.latency_intervals import paired_drop
 from pocketfit.passes import resolution
-from pocketfit.passes import train as training
 from pocketfit.passes.graph.channel_graph import ChannelGraph, trace
 from pocketfit.passes.prune import criteria, prune_channels
+from pocketfit.passes.train import fine_tune as training
 from pocketfit.search import allocate
 from pocketfit.search.allocate import Choice, Widths
 from pocketfit.sources.data.dataset import Dataset, open_data

@@ -39,14 +39,14 @@ from pocketfit.core.plan import Prune, Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.latency_intervals import paired_drop
-from pocketfit.passes import train as training
-from pocketfit.passes.answers import manner
-from pocketfit.passes.batches import shuffled
-from pocketfit.passes.clip import Clip
-from pocketfit.passes.guard import Guard
-from pocketfit.passes.objective import Exam
 from pocketfit.passes.prune import prune_channels
-from pocketfit.passes.rates import found_rate
+from pocketfit.passes.train import fine_tune as training
+from pocketfit.passes.train.answers import manner
+from pocketfit.passes.train.batches import shuffled
+from pocketfit.passes.train.guarded.clip_gradients import Clip
+from pocketfit.passes.train.guarded.find_learning_rate import found_rate
+from pocketfit.passes.train.guarded.guard import Guard
+from pocketfit.passes.train.guarded.objective import Exam
 from pocketfit.sources.data.dataset import open_data
 from pocketfit.sources.models.open_model import model_from_module
 

@@ -38,7 +38,7 @@ from pocketfit.core.trial import Trial
 from pocketfit.measure import accuracy, cost
 from pocketfit.measure.environment import environment
 from pocketfit.numerics.latency_intervals import paired_drop
-from pocketfit.passes import train
+from pocketfit.passes.train import fine_tune
 from pocketfit.progress import watch_for_terminal
 from pocketfit.runtimes import child
 from pocketfit.search.choose import choose
@@ -281,7 +281,7 @@ def _half_width(bench: Bench, read: _Reader, steps: Sequence[Train], quick: bool
     for settings in steps:
         taken = replace(settings, steps=QUICK_STEPS) if quick else settings
         bench.watch.say(f"training the network of half width for {taken.steps} steps")
-        half = train.apply(half, taken, samples, teacher=model, progress=bench.watch.step("training"))
+        half = fine_tune.apply(half, taken, samples, teacher=model, progress=bench.watch.step("training"))
     save_model(half, stored)
     return half
 

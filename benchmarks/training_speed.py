@@ -1,4 +1,5 @@
-"""What a training step costs with and without memory that is kept (`passes/memory.py`), and what rounding costs in it.
+"""What a training step costs with and without memory that is kept (`passes/train/malloc.py`), and what rounding costs
+in it.
 
     python benchmarks/training_speed.py [--rounds 12] [--threads 1]
 
@@ -20,7 +21,7 @@ from torch import nn
 from pocketfit import zoo
 from pocketfit.numerics.latency_intervals import bootstrap_ratio
 from pocketfit.passes.fake import fake_activation, grid_of
-from pocketfit.passes.memory import kept_memory
+from pocketfit.passes.train.malloc import kept_memory
 
 SIZES = ((64, 64), (64, 96), (16, 224))  # batch, pixels
 TENSOR = (16, 96, 112, 112)  # the largest of MobileNetV2 at 224 pixels

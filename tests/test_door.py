@@ -21,7 +21,7 @@ from pocketfit import cli, verbs
 from pocketfit.core.errors import UserError
 from pocketfit.core.support import files
 from pocketfit.measure import cost_table
-from pocketfit.passes import train as training
+from pocketfit.passes.train import fine_tune as training
 from pocketfit.sources.data.dataset import from_arrays
 from pocketfit.sources.data.splits import position
 from pocketfit.sources.models.open_model import load_model

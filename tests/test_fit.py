@@ -29,7 +29,7 @@ from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.model import Origin
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.measure import cost
-from pocketfit.passes import train
+from pocketfit.passes.train import fine_tune
 from pocketfit.search import journal
 from pocketfit.sources.data.dataset import open_data
 from pocketfit.sources.models.open_model import model_from_module, save_model
@@ -94,7 +94,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         origin=Origin("factory", "nets_of_fit_test:net"),
     )
     samples = data.split("train", model.preprocess, split_seed=0)
-    save_model(train.transfer(model, samples, epochs=30, batch_size=32, learning_rate=0.05), folder / "model")
+    save_model(fine_tune.transfer(model, samples, epochs=30, batch_size=32, learning_rate=0.05), folder / "model")
     return folder
 
 

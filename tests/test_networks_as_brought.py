@@ -36,13 +36,14 @@ from pocketfit.core.plan import (
     Train,
 )
 from pocketfit.core.samples import Samples
-from pocketfit.passes import bias, equalize, piecewise, qat, recalibrate, resolution, rounding
+from pocketfit.passes import bias, equalize, piecewise, qat, resolution, rounding
 from pocketfit.passes.fake import fake_weight, widest_scale
 from pocketfit.passes.graph import aten
 from pocketfit.passes.graph.channel_graph import ChannelGraph, trace
 from pocketfit.passes.graph.parameters import attribute
 from pocketfit.passes.prune import constant_channels, criteria, prune_channels, sparsify
 from pocketfit.passes.simulate import WEIGHTED, layers_of, simulate
+from pocketfit.passes.train import recalibrate_batch_norm
 from pocketfit.sources.data.dataset import from_arrays
 from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
 from tests.networks_as_brought import NETWORKS, arrays, built, opened
@@ -198,7 +199,7 @@ def assert_on_the_grid(model: Model, found: Model, grid: Grid, kinds: tuple[str,
 
 CARRIED_OUT: Mapping[type, Callable[[str, Any, Grid], Model]] = {
     Prune: lambda name, s, grid: prune_channels.apply(model_of(name), s, samples_of(name), graph=graph_of(name)),
-    Recalibrate: lambda name, s, grid: recalibrate.apply(model_of(name), s, samples_of(name)),
+    Recalibrate: lambda name, s, grid: recalibrate_batch_norm.apply(model_of(name), s, samples_of(name)),
     Sparsify: lambda name, s, grid: sparsify.apply(model_of(name), s, samples_of(name)),
     Resolution: lambda name, s, grid: resolution.apply(model_of(name), s),
     Piecewise: lambda name, s, grid: piecewise.apply(model_of(name)),

@@ -9,7 +9,8 @@ import torch
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Train
 from pocketfit.core.samples import Samples
-from pocketfit.passes import rates, train
+from pocketfit.passes.train import fine_tune
+from pocketfit.passes.train.guarded import find_learning_rate
 from pocketfit.sources.data.dataset import from_arrays
 from tests.networks_as_brought import NETWORKS, arrays, opened
 
@@ -28,9 +29,9 @@ def test_recovery_is_no_loss(name: str) -> None:
     model = opened(name)
     samples = samples_of(name, model)
     settings = Train(STEPS, batch_size=BATCH)
-    learned = train.transfer(model, samples, epochs=2 * STEPS * BATCH / len(samples), batch_size=BATCH)
-    rate = rates.found_rate(learned, settings, samples)
-    recovered = train.apply(
+    learned = fine_tune.transfer(model, samples, epochs=2 * STEPS * BATCH / len(samples), batch_size=BATCH)
+    rate = find_learning_rate.found_rate(learned, settings, samples)
+    recovered = fine_tune.apply(
         learned, Train(STEPS, batch_size=BATCH, learning_rate=rate.learning_rate), samples, teacher=learned
     )
     assert 0 < rate.learning_rate <= settings.learning_rate
@@ -38,7 +39,7 @@ def test_recovery_is_no_loss(name: str) -> None:
     assert not recovered.network.training
     flags = [p.requires_grad for p in model.network.parameters()]
     assert [p.requires_grad for p in recovered.network.parameters()] == flags, "frozen is what was frozen"
-    assert train.accuracy(recovered, samples) >= train.accuracy(learned, samples) - LOST
+    assert fine_tune.accuracy(recovered, samples) >= fine_tune.accuracy(learned, samples) - LOST
     before = [p.detach() for p in model.network.parameters()]
     moved = sum(not torch.equal(a, b.detach()) for a, b in zip(before, learned.network.parameters(), strict=True))
     kept = any("as it was before" in sentence for sentence in learned.findings)

@@ -35,7 +35,7 @@ def train(
     from pocketfit.core.plan import Resolution
     from pocketfit.core.support.files import check_folder
     from pocketfit.passes import resolution
-    from pocketfit.passes import train as training
+    from pocketfit.passes.train import fine_tune as training
     from pocketfit.progress import watch_for_terminal
     from pocketfit.sources.data.dataset import open_data
     from pocketfit.sources.models.open_model import save_model

@@ -29,8 +29,10 @@ from pocketfit.core.plan import (
 )
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.progress import Silent
-from pocketfit.passes import bias, equalize, qat, recalibrate, rounding, train
+from pocketfit.passes import bias, equalize, qat, rounding
 from pocketfit.passes.prune import prune_channels, sparsify
+from pocketfit.passes.train import fine_tune as train
+from pocketfit.passes.train import recalibrate_batch_norm
 from pocketfit.search import carry
 from pocketfit.search.carry import carried_out, prefix_hash
 from pocketfit.search.task import Task
@@ -189,7 +191,7 @@ def test_batch_norms_are_taken_anew_once(task: Task, monkeypatch: pytest.MonkeyP
     assert not torch.equal(first.network.stem[1].running_mean, pruned.network.stem[1].running_mean)
     assert torch.equal(first.network.stem[0].weight, pruned.network.stem[0].weight)
     monkeypatch.setattr(carry, "_RECENT", {})
-    monkeypatch.setattr(recalibrate, "apply", None)
+    monkeypatch.setattr(recalibrate_batch_norm, "apply", None)
     assert same_weights(first, carried_out(task, plan, Silent()))
 
 
@@ -339,5 +341,5 @@ def test_a_lost_pattern_is_said_behind_every_pass_and_after_a_restart(
         filled = replace(model, network=Net().eval())
         return replace(filled, sha256="filled")
 
-    monkeypatch.setattr(recalibrate, "apply", careless)
+    monkeypatch.setattr(recalibrate_batch_norm, "apply", careless)
     assert lost(carried_out(task, in_float(four, Recalibrate(20)), Silent())), "whatever the pass was"

@@ -22,7 +22,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, ExportSettings, Plan, QuantTrain, Round
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.measure import cost
-from pocketfit.passes import train
+from pocketfit.passes.train import fine_tune
 from pocketfit.search import carry, journal
 from pocketfit.sources.data.dataset import Dataset, from_arrays
 from pocketfit.sources.models.fingerprint import fingerprint
@@ -69,7 +69,7 @@ def model(data: Dataset) -> Model:
         net(), preprocess=Preprocess(height=32, width=32, resize="exact"), labels=data.class_names
     )
     samples = data.split("train", fresh.preprocess, split_seed=0)
-    trained = train.transfer(fresh, samples, epochs=30, batch_size=32, learning_rate=0.05)
+    trained = fine_tune.transfer(fresh, samples, epochs=30, batch_size=32, learning_rate=0.05)
     with torch.no_grad():
         for parameter in (trained.network[2].weight, trained.network[2].bias):
             parameter[3] *= 3000

@@ -15,7 +15,7 @@ from torch import nn
 from pocketfit.core.plan import Equalize, ExportSettings, Plan, QuantTrain, Round, Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.progress import Silent
-from pocketfit.passes import rates
+from pocketfit.passes.train.guarded import find_learning_rate
 from pocketfit.search import pace
 from pocketfit.search.pace import LONG_SHARE, SHORT_SHARE, Pace, grid_seconds, pace_line, steps_for
 from pocketfit.search.task import Task
@@ -120,8 +120,10 @@ def test_with_a_time_limit_the_pace_is_noted_with_whoever_teaches(tmp_path: Path
 
 
 def test_a_rate_that_is_not_the_usual_one_is_said_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = rates.Rate(0.005, 0.1, 0.25, "At the usual learning rate of 0.02 this network forgets what it knows")
-    monkeypatch.setattr(rates, "found_rate", lambda *given, **more: found)
+    found = find_learning_rate.Rate(
+        0.005, 0.1, 0.25, "At the usual learning rate of 0.02 this network forgets what it knows"
+    )
+    monkeypatch.setattr(find_learning_rate, "found_rate", lambda *given, **more: found)
     heard = Heard()
     line = pace_line(task(tmp_path, net()), heard)
     assert line["learning_rate"] == 0.005 and [line["finding"]] == heard.said == [found.finding]

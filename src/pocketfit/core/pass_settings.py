@@ -119,7 +119,8 @@ class Train:
     views         the teacher's answers to so many shifted views of each picture are kept on disk and used again;
                   0: it answers at every step
     guarded       gradients are kept in bounds, answers of unusual size are brought to a usual one, and some samples are
-                  held back, by which a training that does harm is noticed and taken back (passes/guard.py)
+                  held back, by which a training that does harm is noticed and taken back
+                  (passes/train/guarded/guard.py)
     """
 
     FACTS: ClassVar[PassFacts] = PassFacts(kind="train", moves_weights=True)
@@ -311,7 +312,7 @@ class QuantTrain:
                by all their positions than by their answers alone
     layerwise  weight of what each layer by itself is off, fed as in float: where samples are few, it keeps layers from
                making up for one another's errors on these alone
-    guarded    a training that does harm is noticed and taken back (passes/guard.py)
+    guarded    a training that does harm is noticed and taken back (passes/train/guarded/guard.py)
     """
 
     FACTS: ClassVar[PassFacts] = PassFacts(

@@ -14,7 +14,7 @@ decides: to second order KL(own_T || student_T) is Var_p(e) / 2 T². On 608 pict
 with, the pretrained MobileNetV2, 4-bit weights (simulated), gave the float network's class for 92.8 % in place of
 90.0 %, at 12.3 and 12.4 dB. Another network's logits have a scale and an offset of their own, which cross-entropy
 training leaves open, and a smaller network cannot reach them: squared error would be spent on that in place of the
-answers. What the two have in common is what the softened distributions say, as in passes/train.py.
+answers. What the two have in common is what the softened distributions say, as in passes/train/fine_tune.py.
 
 The third term compares tensors i inside with those of `exact`, the network as it is before any weight was put on a grid
 (as FitNets do with a teacher's: Romero et al. 2015, equation 3). Some hundred pictures have some hundred answers, which
@@ -43,21 +43,21 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid, QuantTrain, RangeMethod, Train
 from pocketfit.core.samples import Samples
-from pocketfit.passes.answers import in_order
-from pocketfit.passes.batches import as_tensor, prefetched, shuffled
-from pocketfit.passes.distil import Teacher, divergence, stands_channels_last, teacher_of
 from pocketfit.passes.fake import largest_integer, widest_scale
 from pocketfit.passes.graph.aten import off_grid
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.parameters import attribute, put
-from pocketfit.passes.guard import Guard
-from pocketfit.passes.memory import kept_memory
-from pocketfit.passes.objective import Exam, Recipe
 from pocketfit.passes.point_ranges import observe, set_ranges
 from pocketfit.passes.prune.sparsify import KEY as SPARSE
 from pocketfit.passes.rounding import TINY, best_scale, error, layer_inputs
 from pocketfit.passes.simulate import Simulation, WeightGrid, layers_of, simulate
-from pocketfit.passes.train import schedule
+from pocketfit.passes.train.answers import in_order
+from pocketfit.passes.train.batches import as_tensor, prefetched, shuffled
+from pocketfit.passes.train.distillation import Teacher, divergence, stands_channels_last, teacher_of
+from pocketfit.passes.train.fine_tune import schedule
+from pocketfit.passes.train.guarded.guard import Guard
+from pocketfit.passes.train.guarded.objective import Exam, Recipe
+from pocketfit.passes.train.malloc import kept_memory
 from pocketfit.sources.models.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
@@ -92,8 +92,8 @@ def apply(
              the model as it is given
     teacher  another network for the same classes, in whatever order, that is learned from in its place; None: `own`
     Raises UserError for an empty split, a teacher that answers with other classes or is fed otherwise, and where
-    training diverges; where `settings.guarded`, it is taken back in place of that (passes/guard.py), by what samples
-    say that are trained with as well: of few none can be spared.
+    training diverges; where `settings.guarded`, it is taken back in place of that (passes/train/guarded/guard.py), by
+    what samples say that are trained with as well: of few none can be spared.
     """
     if len(samples) == 0:
         raise UserError(f"There is nothing to train on: the {settings.split} split is empty")

@@ -47,9 +47,10 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
     other passes are quick and are done again. Of several processes (core/support/processes.py) all train together; what
     else looks at samples is done by the first one, which hands the weights to the others.
     """
-    from pocketfit.passes import piecewise, resolution, together
+    from pocketfit.passes import piecewise, resolution
     from pocketfit.passes.prune import prune_channels, sparsify
     from pocketfit.passes.prune.criteria import DATA_DRIVEN
+    from pocketfit.passes.train import data_parallel
 
     model, grid = task.model, plan.export.grid
     exact: Model | None = None
@@ -71,9 +72,9 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
                 model = sparsify.apply(model, settings, None)
             case _:
                 stored = task.cache / f"trained-{key}.safetensors"
-                if not together.from_first(stored.exists()):
+                if not data_parallel.from_first(stored.exists()):
                     _carry_out(task, model, settings, grid, exact, watch, stored)
-                together.file_from_first(stored)
+                data_parallel.file_from_first(stored)
                 model = _restored(model, stored, folded=settings.FACTS.folds)
         model = sparsify.checked(model)
         while len(_RECENT) >= MOST_RECENT:
@@ -130,8 +131,9 @@ def _applied(
     task: Task, model: Model, settings: PassSettings, grid: Grid | None, exact: Model | None, watch: Watch
 ) -> Model:
     """One pass, on the model after those before it; `exact`: the model before any weight was put on the grid."""
-    from pocketfit.passes import equalize, recalibrate, train
+    from pocketfit.passes import equalize
     from pocketfit.passes.prune import prune_channels, sparsify
+    from pocketfit.passes.train import fine_tune, recalibrate_batch_norm
 
     def samples(split: str, limit: int | None = None) -> Samples:
         return task.samples(split, model.preprocess, watch, limit=limit)
@@ -139,11 +141,13 @@ def _applied(
     if isinstance(settings, Train):
         given = samples("train")
         tick = watch.step(f"training for {settings.steps} steps")
-        return train.apply(model, settings, given, teacher=task.teacher or task.model, cache=task.cache, progress=tick)
+        return fine_tune.apply(
+            model, settings, given, teacher=task.teacher or task.model, cache=task.cache, progress=tick
+        )
     if isinstance(settings, Recalibrate):
         given = samples("train")
         watch.step("taking batch norms anew")
-        return recalibrate.apply(model, settings, given)
+        return recalibrate_batch_norm.apply(model, settings, given)
     if isinstance(settings, Prune):
         given = samples("train", settings.samples)
         watch.step(f"scoring channels by {settings.criterion}")

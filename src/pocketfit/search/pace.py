@@ -39,7 +39,7 @@ class Pace:
 
     steps_per_s    with a teacher
     verdict_s      what reading the verdict split is expected to take
-    learning_rate  that the network stands (passes/rates.py)
+    learning_rate  that the network stands (passes/train/guarded/find_learning_rate.py)
     finding        a sentence about the rate, "" where it is the usual one
     """
 
@@ -119,12 +119,14 @@ def measured_pace(task: Task, watch: Watch) -> Pace:
     """Train the unpruned network for a few steps, with itself as teacher: at which rate it stands that, and how fast it
     goes with the teacher that the plans have. Raises UserError where it cannot be trained.
     """
-    from pocketfit.passes import rates
+    from pocketfit.passes.train.guarded import find_learning_rate
 
-    few = task.batch_size * max(PROBE_STEPS, rates.STEPS)
+    few = task.batch_size * max(PROBE_STEPS, find_learning_rate.STEPS)
     samples = task.samples("train", task.model.preprocess, watch, limit=few)
     settings = Train(PROBE_STEPS, batch_size=task.batch_size, seed=task.seed)
-    found = rates.found_rate(task.model, settings, samples, progress=watch.step("looking for a learning rate"))
+    found = find_learning_rate.found_rate(
+        task.model, settings, samples, progress=watch.step("looking for a learning rate")
+    )
     seconds = found.seconds_per_step if task.teacher is None else _timed(task, settings, samples, watch)
     count = task.data.split_counts(task.model.split_seed)["verdict"]
     # A forward pass in a runtime takes about a third of a training step of the same batch (forward and backward).
@@ -134,7 +136,7 @@ def measured_pace(task: Task, watch: Watch) -> Pace:
 
 def _timed(task: Task, settings: Train, samples: Samples, watch: Watch) -> float:
     """Seconds of a step with the teacher that the user gave."""
-    from pocketfit.passes import train
+    from pocketfit.passes.train import fine_tune
 
     watch.step("timing the training")
     times: list[float] = []
@@ -142,7 +144,7 @@ def _timed(task: Task, settings: Train, samples: Samples, watch: Watch) -> float
     def noted(done: int, total: int) -> None:
         times.append(time.monotonic())
 
-    train.apply(task.model, replace(settings, guarded=False), samples, teacher=task.teacher, progress=noted)
+    fine_tune.apply(task.model, replace(settings, guarded=False), samples, teacher=task.teacher, progress=noted)
     return median(after - before for before, after in pairwise(times))
 
 

@@ -213,9 +213,9 @@ def check_layers(task: Task) -> None:
 def check_teacher(task: Task) -> None:
     """Refuse a teacher for other classes or for another input than the model's."""
     if task.teacher is not None:
-        from pocketfit.passes import distil
+        from pocketfit.passes.train import distillation
 
-        distil.check_teacher(task.teacher, task.model)
+        distillation.check_teacher(task.teacher, task.model)
 
 
 def check_data(task: Task) -> None:

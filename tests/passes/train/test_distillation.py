@@ -16,7 +16,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model, Origin
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.passes import distil
+from pocketfit.passes.train import distillation
 from pocketfit.sources.models.open_model import model_from_module
 
 PREPROCESS = Preprocess(height=8, width=8, resize_px=8)
@@ -38,7 +38,7 @@ def divergences(student: Tensor, teacher: Tensor) -> Tensor:
 def test_the_parts_add_up_to_hintons_divergence(seed: int, rows: int, classes: int, size: float) -> None:
     """KD = TCKD + (1 - p_t) NCKD exactly (Zhao et al. 2022, equation 6)."""
     student, teacher, labels = logits(seed, rows, classes, size)
-    target, others = distil.target_parts(student, teacher, labels)
+    target, others = distillation.target_parts(student, teacher, labels)
     p_t = teacher.softmax(1).gather(1, labels[:, None])[:, 0]
     torch.testing.assert_close(target + (1 - p_t) * others, divergences(student, teacher), rtol=1e-8, atol=1e-10)
     assert (target > -1e-9).all() and (others > -1e-9).all()
@@ -53,7 +53,10 @@ def test_decoupled_is_hintons_where_beta_is_what_the_teacher_leaves(seed: int, p
     rest = teacher.masked_fill(nn.functional.one_hot(labels, 5).bool(), -torch.inf).softmax(1) * (1 - p_t)
     teacher = rest.scatter(1, labels[:, None], p_t).log()
     gradients = []
-    for words in (lambda s: distil.divergence(s, teacher), lambda s: distil.decoupled(s, teacher, labels, 1 - p_t)):
+    for words in (
+        lambda s: distillation.divergence(s, teacher),
+        lambda s: distillation.decoupled(s, teacher, labels, 1 - p_t),
+    ):
         leaf = student.clone().requires_grad_()
         value = words(leaf)
         torch.testing.assert_close(value.detach(), divergences(student, teacher).mean())
@@ -64,8 +67,8 @@ def test_decoupled_is_hintons_where_beta_is_what_the_teacher_leaves(seed: int, p
 
 def test_decoupled_weighs_the_other_classes() -> None:
     student, teacher, labels = logits(0, 7, 4)
-    target, others = distil.target_parts(student, teacher, labels)
-    torch.testing.assert_close(distil.decoupled(student, teacher, labels, 8.0), (target + 8 * others).mean())
+    target, others = distillation.target_parts(student, teacher, labels)
+    torch.testing.assert_close(distillation.decoupled(student, teacher, labels, 8.0), (target + 8 * others).mean())
     two = torch.stack([teacher.softmax(1).gather(1, labels[:, None])[:, 0]] * 2, 1)
     two[:, 1] = 1 - two[:, 0]
     ours = student.softmax(1).gather(1, labels[:, None])[:, 0]
@@ -76,17 +79,19 @@ def test_decoupled_weighs_the_other_classes() -> None:
 def test_samples_without_a_label_count_whole() -> None:
     student, teacher, labels = logits(1, 6, 4)
     labels[2:] = -1
-    target, others = distil.target_parts(student[:2], teacher[:2], labels[:2])
+    target, others = distillation.target_parts(student[:2], teacher[:2], labels[:2])
     wanted = ((target + 3 * others).sum() + divergences(student[2:], teacher[2:]).sum()) / 6
-    torch.testing.assert_close(distil.decoupled(student, teacher, labels, 3.0), wanted)
+    torch.testing.assert_close(distillation.decoupled(student, teacher, labels, 3.0), wanted)
     nobody = torch.full((6,), -1)
-    torch.testing.assert_close(distil.decoupled(student, teacher, nobody, 3.0), divergences(student, teacher).mean())
+    torch.testing.assert_close(
+        distillation.decoupled(student, teacher, nobody, 3.0), divergences(student, teacher).mean()
+    )
 
 
 def test_very_sure_answers_stay_finite() -> None:
     student = torch.tensor([[80.0, -80.0, 0.0]], requires_grad=True)
     teacher = torch.tensor([[90.0, -20.0, -90.0]])
-    value = distil.decoupled(student, teacher, torch.tensor([0]), 8.0)
+    value = distillation.decoupled(student, teacher, torch.tensor([0]), 8.0)
     value.backward()
     assert torch.isfinite(value) and torch.isfinite(student.grad).all()  # type: ignore[arg-type]
 
@@ -97,13 +102,13 @@ def test_attention_is_that_of_the_paper() -> None:
     a, b = torch.randn(2, 3, 4, 5, generator=rng), torch.randn(2, 7, 4, 5, generator=rng)
     total, wanted = torch.zeros(()), torch.zeros(())
     for one, two in ((a, b), (a[:, :2], b[:, :1])):
-        total = total + distil.attention_loss([distil.attention(one)], [distil.attention(two)])
+        total = total + distillation.attention_loss([distillation.attention(one)], [distillation.attention(two)])
         for sample in range(2):
             maps = [(x[sample] ** 2).sum(0).flatten() for x in (one, two)]
             wanted = wanted + sum((maps[0] / maps[0].norm() - maps[1] / maps[1].norm()) ** 2) / 2 / (2 * 20)
     torch.testing.assert_close(total, wanted)
-    assert distil.attention(a).shape == (2, 20)
-    torch.testing.assert_close(distil.attention(a), distil.attention(-3 * a)), "size and sign do not count"
+    assert distillation.attention(a).shape == (2, 20)
+    torch.testing.assert_close(distillation.attention(a), distillation.attention(-3 * a)), "size and sign do not count"
 
 
 class Net(nn.Module):
@@ -128,13 +133,13 @@ def test_classes_are_matched_by_name_where_both_have_names() -> None:
     inputs = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         raw = teacher.network(inputs)
-    answers = distil.teacher_of(student, teacher)(inputs)
+    answers = distillation.teacher_of(student, teacher)(inputs)
     assert torch.equal(answers, raw[:, [1, 2, 0]])
     assert not answers.is_inference()
     for unnamed in ((), ("0", "1", "2")):
-        assert distil.teacher_of(student, replace(teacher, labels=unnamed)).order == ()
-        assert distil.teacher_of(replace(student, labels=unnamed), teacher).order == ()
-    assert distil.teacher_of(student, teacher).key != distil.teacher_of(teacher, teacher).key
+        assert distillation.teacher_of(student, replace(teacher, labels=unnamed)).order == ()
+        assert distillation.teacher_of(replace(student, labels=unnamed), teacher).order == ()
+    assert distillation.teacher_of(student, teacher).key != distillation.teacher_of(teacher, teacher).key
 
 
 def test_answers_hold_the_maps_of_named_layers() -> None:
@@ -143,15 +148,15 @@ def test_answers_hold_the_maps_of_named_layers() -> None:
     with torch.no_grad():
         wanted = [teacher.network(inputs)]
         seen = teacher.network.stem(inputs)
-        wanted += [distil.attention(seen), distil.attention(teacher.network.body(seen))]
-    answers = distil.teacher_of(student, teacher, ("stem.1", "body"))(inputs)
+        wanted += [distillation.attention(seen), distillation.attention(teacher.network.body(seen))]
+    answers = distillation.teacher_of(student, teacher, ("stem.1", "body"))(inputs)
     torch.testing.assert_close(answers, torch.cat(wanted, 1))  # stem.1 as the ReLU that works in place left it
     assert not teacher.network.body._forward_hooks
 
 
 def test_gradients_reach_a_layer_whose_output_is_changed_in_place() -> None:
     network = model().network.train()
-    _, maps = distil.watched(network, ("stem.1", "body"), torch.randn(2, 3, 8, 8))
+    _, maps = distillation.watched(network, ("stem.1", "body"), torch.randn(2, 3, 8, 8))
     (maps[0].sum() + maps[1].sum()).backward()
     assert network.stem[0].weight.grad.abs().sum() > 0
 
@@ -166,7 +171,7 @@ def test_gradients_reach_a_layer_whose_output_is_changed_in_place() -> None:
 )
 def test_layers_that_cannot_be_compared_are_named(features: tuple[str, ...], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        distil.teacher_of(model(), model(), features)
+        distillation.teacher_of(model(), model(), features)
 
 
 def test_a_layer_that_only_one_has_and_maps_of_other_sizes() -> None:
@@ -174,9 +179,9 @@ def test_a_layer_that_only_one_has_and_maps_of_other_sizes() -> None:
     del teacher.network.body
     teacher.network.trunk = nn.Conv2d(4, 4, 3, padding=1)
     with pytest.raises(UserError, match=r"The teacher has no layer 'body' .*; near it are"):
-        distil.teacher_of(model(), teacher, ("body",))
+        distillation.teacher_of(model(), teacher, ("body",))
     with pytest.raises(UserError, match="'body' gives 8x8 positions in the student and 4x4 in the teacher"):
-        distil.teacher_of(model(), model(4, 3, 2), ("body",))
+        distillation.teacher_of(model(), model(4, 3, 2), ("body",))
 
 
 def signed(labels: tuple[str, ...] = ("ant", "bee", "cat"), side: int = 8, **changed: Any) -> Model:
@@ -201,11 +206,14 @@ def signed(labels: tuple[str, ...] = ("ant", "bee", "cat"), side: int = 8, **cha
 )
 def test_a_teacher_that_does_not_fit(teacher: Model, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        distil.check_teacher(teacher, signed())
+        distillation.check_teacher(teacher, signed())
 
 
 def test_a_teacher_whose_pictures_are_cut_otherwise_fits() -> None:
-    distil.check_teacher(signed(("cat", "bee", "ant"), resize="exact", filter="bicubic"), signed())
+    distillation.check_teacher(signed(("cat", "bee", "ant"), resize="exact", filter="bicubic"), signed())
     vectors = Signature((TensorSpec("input", (None, 6)),), (TensorSpec("logits", (None, 3)),))
     plain = replace(signed(), signature=vectors)
-    distil.check_teacher(replace(plain, preprocess=replace(PREPROCESS, scale=1.0)), plain), "no picture, no values"
+    (
+        distillation.check_teacher(replace(plain, preprocess=replace(PREPROCESS, scale=1.0)), plain),
+        "no picture, no values",
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pocketfit.passes import memory
+from pocketfit.passes.train import malloc
 
 SIZE = 200 * 2**20  # bytes, well over what glibc serves from its heap by itself
 
@@ -25,24 +25,24 @@ def mapped() -> bool:
 
 
 @pytest.mark.skipif(
-    not Path("/proc/self/maps").exists() or memory._glibc() is None, reason="speaks of glibc's settings"
+    not Path("/proc/self/maps").exists() or malloc._glibc() is None, reason="speaks of glibc's settings"
 )
 def test_large_blocks_stay_with_the_process_inside_only() -> None:
     assert mapped()
-    with memory.kept_memory():
+    with malloc.kept_memory():
         assert not mapped()
     assert mapped()
 
 
-@pytest.mark.skipif(memory._glibc() is None, reason="speaks of glibc's settings")
+@pytest.mark.skipif(malloc._glibc() is None, reason="speaks of glibc's settings")
 def test_it_ends_where_training_fails() -> None:
-    with pytest.raises(RuntimeError, match="diverged"), memory.kept_memory():
+    with pytest.raises(RuntimeError, match="diverged"), malloc.kept_memory():
         raise RuntimeError("diverged")
     if Path("/proc/self/maps").exists():
         assert mapped()
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_glibc", lambda: None)
-    with memory.kept_memory():
+    monkeypatch.setattr(malloc, "_glibc", lambda: None)
+    with malloc.kept_memory():
         assert torch.ones(3).sum() == 3

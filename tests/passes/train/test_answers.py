@@ -15,8 +15,8 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.passes import answers, distil, train
-from pocketfit.passes.answers import in_order, main_answer, manner, thawed
+from pocketfit.passes.train import answers, distillation, fine_tune
+from pocketfit.passes.train.answers import in_order, main_answer, manner, thawed
 from pocketfit.sources.models.open_model import model_from_module
 
 PREPROCESS = Preprocess(height=12, width=12, resize_px=12)
@@ -79,11 +79,11 @@ def test_a_network_with_views_of_its_own_is_trained_and_teaches(channels: int, v
     torch.manual_seed(0)
     data = samples(channels=channels)
     model = model_from_module(Viewed(channels), preprocess=data.preprocess, labels=("a", "b", "c"))
-    learned = train.apply(model, Train(20, batch_size=16, alpha=0.0), data, teacher=None)
-    assert train.accuracy(learned, data) > train.accuracy(model, data)
-    again = train.apply(learned, Train(4, batch_size=16, views=views), data, teacher=learned)
+    learned = fine_tune.apply(model, Train(20, batch_size=16, alpha=0.0), data, teacher=None)
+    assert fine_tune.accuracy(learned, data) > fine_tune.accuracy(model, data)
+    again = fine_tune.apply(learned, Train(4, batch_size=16, views=views), data, teacher=learned)
     assert all(p.isfinite().all() for p in again.network.parameters())
-    assert distil.teacher_of(learned, learned).in_order
+    assert distillation.teacher_of(learned, learned).in_order
 
 
 def test_pictures_of_one_channel_are_told_by_their_strides() -> None:
@@ -110,10 +110,10 @@ def test_of_several_answers_the_one_like_that_of_eval_is_trained_and_it_is_said_
     torch.manual_seed(0)
     model = model_from_module(SideHead(wrap), preprocess=PREPROCESS, labels=("a", "b", "c"))
     data = samples()
-    learned = train.apply(model, Train(40, batch_size=16, alpha=0.0, learning_rate=0.05), data, teacher=None)
-    assert train.accuracy(learned, data) > 0.6
+    learned = fine_tune.apply(model, Train(40, batch_size=16, alpha=0.0, learning_rate=0.05), data, teacher=None)
+    assert fine_tune.accuracy(learned, data) > 0.6
     assert torch.equal(learned.network.side.weight, model.network.side.weight)
-    learned = train.apply(learned, Train(2, batch_size=16), data, teacher=model)
+    learned = fine_tune.apply(learned, Train(2, batch_size=16), data, teacher=model)
     assert sum("answers with 2 tensors" in sentence for sentence in learned.findings) == 1
 
 
@@ -137,7 +137,7 @@ class Demanding(Viewed):
 def test_a_network_that_fails_in_training_mode_is_refused_in_its_own_words() -> None:
     model = model_from_module(Demanding(), preprocess=PREPROCESS, labels=("a", "b", "c"))
     with pytest.raises(UserError, match=r"^The network cannot be trained: .* end with KeyError: 'targets'$"):
-        train.apply(model, Train(1, alpha=0.0), samples(), teacher=None)
+        fine_tune.apply(model, Train(1, alpha=0.0), samples(), teacher=None)
 
 
 def test_frozen_parameters_are_thawed_where_most_are() -> None:
@@ -163,8 +163,8 @@ def test_a_table_that_is_frozen_stays_so() -> None:
 def test_a_frozen_network_is_trained_and_comes_back_frozen() -> None:
     torch.manual_seed(0)
     model = model_from_module(Viewed().requires_grad_(False), preprocess=PREPROCESS, labels=("a", "b", "c"))
-    learned = train.apply(model, Train(30, batch_size=16, alpha=0.0, learning_rate=0.05), samples(), teacher=None)
-    assert train.accuracy(learned, samples()) > 0.6
+    learned = fine_tune.apply(model, Train(30, batch_size=16, alpha=0.0, learning_rate=0.05), samples(), teacher=None)
+    assert fine_tune.accuracy(learned, samples()) > 0.6
     assert not any(p.requires_grad for p in learned.network.parameters())
     assert [s for s in learned.findings if "frozen" in s] == [s for s in learned.findings if s.startswith("All")]
 

@@ -19,7 +19,8 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.passes import batches, distil, objective, train
+from pocketfit.passes.train import batches, distillation, fine_tune
+from pocketfit.passes.train.guarded import objective
 from pocketfit.sources.models.fingerprint import fingerprint
 from pocketfit.sources.models.open_model import model_from_module
 
@@ -67,9 +68,9 @@ def same_weights(a: Model, b: Model) -> bool:
 
 def test_the_loss_falls_and_other_pictures_are_recognised() -> None:
     start, data = model(), samples()
-    trained = train.apply(start, Train(60, batch_size=16, alpha=0.0, learning_rate=0.05), data, teacher=None)
+    trained = fine_tune.apply(start, Train(60, batch_size=16, alpha=0.0, learning_rate=0.05), data, teacher=None)
     assert loss(trained, data) < 0.3 * loss(start, data)
-    assert train.accuracy(trained, samples(seed=1)) > 0.9
+    assert fine_tune.accuracy(trained, samples(seed=1)) > 0.9
     assert trained.sha256 != start.sha256
     assert not trained.network.training and not start.network.training
 
@@ -77,23 +78,23 @@ def test_the_loss_falls_and_other_pictures_are_recognised() -> None:
 def test_the_model_that_was_given_stays_as_it_is() -> None:
     start, teacher = model(), model(1)
     before, taught = model(), model(1)
-    train.apply(start, Train(3, batch_size=8), samples(), teacher=teacher)
+    fine_tune.apply(start, Train(3, batch_size=8), samples(), teacher=teacher)
     assert same_weights(start, before) and same_weights(teacher, taught)
 
 
 def test_with_the_teacher_alone_the_student_becomes_the_teacher() -> None:
     """alpha = 1 leaves no word of the labels: here they are all wrong, and the student answers as the teacher does."""
     data = samples()
-    teacher = train.apply(model(1), Train(60, batch_size=16, alpha=0.0, learning_rate=0.05), data, teacher=None)
+    teacher = fine_tune.apply(model(1), Train(60, batch_size=16, alpha=0.0, learning_rate=0.05), data, teacher=None)
     misled = replace(data, labels=(data.labels + 1) % 3)
     settings = Train(80, batch_size=16, alpha=1.0, temperature=2.0, learning_rate=0.05)
-    student = train.apply(model(2), settings, misled, teacher=teacher)
+    student = fine_tune.apply(model(2), settings, misled, teacher=teacher)
     inputs = torch.from_numpy(samples(seed=1).inputs(slice(None)))
     with torch.no_grad():
         wanted, first, got = (m.network(inputs).softmax(1) for m in (teacher, model(2), student))
     assert (got.argmax(1) == wanted.argmax(1)).float().mean() > 0.9
     assert (got - wanted).abs().mean() < 0.3 * (first - wanted).abs().mean()
-    assert train.accuracy(student, misled) < 0.1
+    assert fine_tune.accuracy(student, misled) < 0.1
 
 
 def test_the_divergence_is_hintons() -> None:
@@ -113,16 +114,16 @@ def test_the_divergence_is_hintons() -> None:
 
 def test_the_same_seed_gives_the_same_weights_to_the_bit() -> None:
     settings, teacher = Train(7, batch_size=16, seed=3, guarded=False), model(1)
-    first = train.apply(model(), settings, samples(), teacher=teacher)
+    first = fine_tune.apply(model(), settings, samples(), teacher=teacher)
     torch.rand(5)  # what was drawn elsewhere in between does not matter
-    assert same_weights(first, train.apply(model(), settings, samples(), teacher=teacher))
-    other = train.apply(model(), replace(settings, seed=4), samples(), teacher=teacher)
+    assert same_weights(first, fine_tune.apply(model(), settings, samples(), teacher=teacher))
+    other = fine_tune.apply(model(), replace(settings, seed=4), samples(), teacher=teacher)
     assert not same_weights(first, other)
 
 
 def test_every_step_is_taken_and_counted() -> None:
     seen: list[tuple[int, int]] = []
-    train.apply(model(), Train(5, batch_size=8), samples(10), teacher=model(1), progress=lambda *t: seen.append(t))
+    fine_tune.apply(model(), Train(5, batch_size=8), samples(10), teacher=model(1), progress=lambda *t: seen.append(t))
     assert seen == [(i, 5) for i in range(1, 6)], "more steps than one pass over ten pictures has"
 
 
@@ -168,20 +169,20 @@ def test_a_share_trains_on_a_fixed_part() -> None:
     parts = []
     for _ in range(2):
         seen.clear()
-        train.apply(network, Train(20, batch_size=5, alpha=0, share=0.25), flat, teacher=None)
+        fine_tune.apply(network, Train(20, batch_size=5, alpha=0, share=0.25), flat, teacher=None)
         parts.append(set(seen))
     assert len(parts[0]) == 10 and parts[0] == parts[1]
 
 
 def test_refusals() -> None:
     with pytest.raises(UserError, match="needs a teacher"):
-        train.apply(model(), Train(1), samples(), teacher=None)
+        fine_tune.apply(model(), Train(1), samples(), teacher=None)
     with pytest.raises(UserError, match="The teacher knows 2 classes and the student 3"):
-        train.apply(model(), Train(1), samples(), teacher=model(labels=("a", "b")))
+        fine_tune.apply(model(), Train(1), samples(), teacher=model(labels=("a", "b")))
     with pytest.raises(UserError, match="Training with features needs a teacher"):
-        train.apply(model(), Train(1, alpha=0, features=("stem",)), samples(), teacher=None)
+        fine_tune.apply(model(), Train(1, alpha=0, features=("stem",)), samples(), teacher=None)
     with pytest.raises(UserError, match="nothing to train on"):
-        train.apply(model(), Train(1, alpha=0), samples(0), teacher=None)
+        fine_tune.apply(model(), Train(1, alpha=0), samples(0), teacher=None)
 
 
 def test_divergence_is_a_sentence_and_not_a_nan_model() -> None:
@@ -198,7 +199,7 @@ def test_divergence_is_a_sentence_and_not_a_nan_model() -> None:
     given = model_from_module(Squares(), preprocess=PREPROCESS, labels=LABELS)
     settings = Train(30, batch_size=8, alpha=0.0, learning_rate=100.0, optimizer="sgd", guarded=False)
     with pytest.raises(UserError, match=r"diverged.*smaller learning rate"):
-        train.apply(given, settings, samples(), teacher=None)
+        fine_tune.apply(given, settings, samples(), teacher=None)
 
 
 def test_an_interrupt_leaves_the_thread_pool_in_peace() -> None:
@@ -207,23 +208,23 @@ def test_an_interrupt_leaves_the_thread_pool_in_peace() -> None:
 
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
-        train.apply(model(), Train(50, batch_size=8, alpha=0), samples(), teacher=None, progress=stop)
+        fine_tune.apply(model(), Train(50, batch_size=8, alpha=0), samples(), teacher=None, progress=stop)
     assert threading.active_count() == before
 
 
 def test_transfer_ends_in_time_with_the_learning_rate_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10**6))
-    monkeypatch.setattr(train.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(fine_tune.time, "monotonic", lambda: float(next(clock)))
     rates: list[float] = []
-    monkeypatch.setattr(train, "schedule", lambda share: rates.append(share) or 1e-3)
-    train.transfer(model(), samples(), epochs=100, max_time_s=10.0, batch_size=16)
+    monkeypatch.setattr(fine_tune, "schedule", lambda share: rates.append(share) or 1e-3)
+    fine_tune.transfer(model(), samples(), epochs=100, max_time_s=10.0, batch_size=16)
     assert rates == sorted(rates)
     assert sorted(set(rates)) == pytest.approx([i / 10 for i in range(1, 10)])
 
 
 def test_transfer_goes_over_the_data_as_often_as_asked() -> None:
     seen: list[int] = []
-    train.transfer(model(), samples(33), epochs=2.0, batch_size=16, progress=lambda done, total: seen.append(total))
+    fine_tune.transfer(model(), samples(33), epochs=2.0, batch_size=16, progress=lambda done, total: seen.append(total))
     assert seen == [5] * 5
 
 
@@ -253,7 +254,7 @@ def by_hand(network: nn.Module, teacher: nn.Module, data: Samples, settings: Tra
         inputs = torch.from_numpy(values).contiguous(memory_format=torch.channels_last)
         labels = torch.from_numpy(data.labels[rows])
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * train.schedule(step / settings.steps)
+            group["lr"] = settings.learning_rate * fine_tune.schedule(step / settings.steps)
         logits = network(inputs)
         with torch.no_grad():
             wanted = (teacher(inputs) / settings.temperature).log_softmax(1)
@@ -278,26 +279,26 @@ def by_hand(network: nn.Module, teacher: nn.Module, data: Samples, settings: Tra
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_a_plain_loop_gives_the_same_weights_to_the_bit(dropout: float) -> None:
     start, teacher, settings = model(dropout=dropout), model(1), Train(9, batch_size=16, seed=3, guarded=False)
-    trained = train.apply(start, settings, samples(40), teacher=teacher)
+    trained = fine_tune.apply(start, settings, samples(40), teacher=teacher)
     assert trained.sha256 == fingerprint(by_hand(start.network, teacher.network, samples(40), settings))
 
 
 def test_the_average_is_the_one_taken_by_hand() -> None:
     """Of weights and buffers; d = min(ema, (1 + t) / (10 + t)), both sides of which are seen here."""
     start, teacher, settings = model(), model(1), Train(9, batch_size=16, ema=0.5, guarded=False)
-    trained = train.apply(start, settings, samples(40), teacher=teacher)
+    trained = fine_tune.apply(start, settings, samples(40), teacher=teacher)
     state = by_hand(start.network, teacher.network, samples(40), settings, ema=0.5).state_dict()
     for name, value in trained.network.state_dict().items():
         torch.testing.assert_close(value, state[name], rtol=1e-5, atol=1e-6)
     assert int(trained.network.stem[1].num_batches_tracked) == 9
-    last = train.apply(start, replace(settings, ema=0.0), samples(40), teacher=teacher)
+    last = fine_tune.apply(start, replace(settings, ema=0.0), samples(40), teacher=teacher)
     assert not torch.allclose(last.network.stem[1].running_var, trained.network.stem[1].running_var, rtol=1e-4)
 
 
 def test_an_average_over_a_short_training_does_not_ruin_it() -> None:
     start, data = model(), samples()
     settings = Train(60, batch_size=16, alpha=0.0, learning_rate=0.05, ema=0.999)
-    assert loss(train.apply(start, settings, data, teacher=None), data) < 0.4 * loss(start, data)
+    assert loss(fine_tune.apply(start, settings, data, teacher=None), data) < 0.4 * loss(start, data)
 
 
 @pytest.mark.parametrize("pointwise", [True, False])
@@ -307,7 +308,7 @@ def test_the_settings_say_which_optimizer_moves_a_pointwise_convolution(pointwis
         torch.manual_seed(0)
         start.network.stem.append(nn.Conv2d(8, 8, 1))
     by_muon, by_sgd = (
-        train.apply(start, Train(3, batch_size=8, alpha=0.0, optimizer=name), samples(), teacher=None)
+        fine_tune.apply(start, Train(3, batch_size=8, alpha=0.0, optimizer=name), samples(), teacher=None)
         for name in ("muon", "sgd")
     )
     assert same_weights(by_muon, by_sgd) == (not pointwise)
@@ -321,7 +322,7 @@ def test_zeros_of_sparse_layers_stay_and_only_theirs() -> None:
         start.network.classifier[2].weight[0] = 0
     sparse = replace(start, learned={"sparse": ["stem.0", "classifier.0"]})
     for settings in (Train(6, batch_size=8), Train(6, batch_size=8, ema=0.9)):
-        trained = train.apply(sparse, settings, samples(), teacher=model(1))
+        trained = fine_tune.apply(sparse, settings, samples(), teacher=model(1))
         assert (trained.network.stem[0].weight[:, 1] == 0).all() and (trained.network.stem[0].weight[:, 0] != 0).all()
         weight = trained.network.classifier[0].weight
         assert (weight[::2] == 0).all() and (weight[1::2] != 0).all()
@@ -331,19 +332,19 @@ def test_zeros_of_sparse_layers_stay_and_only_theirs() -> None:
 
 def test_in_mixed_precision_the_network_learns_and_comes_back_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU's road, taken on a CPU: bfloat16 inside, float32 weights and losses outside."""
-    monkeypatch.setattr(train, "precision", lambda place: torch.autocast(place.type, torch.bfloat16))
+    monkeypatch.setattr(fine_tune, "precision", lambda place: torch.autocast(place.type, torch.bfloat16))
     seen: set[torch.dtype] = set()
     start, data, teacher = model(dropout=0), samples(), model(1)
     start.network.classifier[0].register_forward_hook(lambda _l, _i, out: seen.add(out.dtype))
     settings = Train(60, batch_size=16, alpha=0.1, learning_rate=0.05, features=("stem.0",), feature_weight=1.0)
-    trained = train.apply(start, settings, data, teacher=teacher)
+    trained = fine_tune.apply(start, settings, data, teacher=teacher)
     assert torch.bfloat16 in seen
     assert all(p.dtype == torch.float32 and p.device.type == "cpu" for p in trained.network.parameters())
-    assert train.accuracy(trained, samples(seed=1)) > 0.9
+    assert fine_tune.accuracy(trained, samples(seed=1)) > 0.9
 
 
 def test_a_cpu_computes_in_float32() -> None:
-    with train.precision(torch.device("cpu")):
+    with fine_tune.precision(torch.device("cpu")):
         assert nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.float32
 
 
@@ -354,7 +355,7 @@ def test_features_draw_the_students_maps_to_the_teachers() -> None:
 
     def distance(student: Model) -> float:
         with torch.no_grad():
-            maps = [distil.attention(m.network.stem(inputs)) for m in (student, teacher)]
+            maps = [distillation.attention(m.network.stem(inputs)) for m in (student, teacher)]
         return float((maps[0] - maps[1]).square().mean())
 
     narrow = model(dropout=0)
@@ -362,9 +363,9 @@ def test_features_draw_the_students_maps_to_the_teachers() -> None:
     narrow.network.classifier[0] = nn.Linear(20, 16)
     for start in (model(dropout=0), narrow):
         settings = Train(40, batch_size=16, alpha=0.0, features=("stem",), feature_weight=1000.0)
-        trained = train.apply(start, settings, data, teacher=teacher)
+        trained = fine_tune.apply(start, settings, data, teacher=teacher)
         assert distance(trained) < 0.7 * distance(start)
-        plain = train.apply(start, replace(settings, feature_weight=0.0), data, teacher=teacher)
+        plain = fine_tune.apply(start, replace(settings, feature_weight=0.0), data, teacher=teacher)
         assert distance(trained) < 0.8 * distance(plain)
 
 
@@ -374,38 +375,40 @@ def test_kept_answers_are_asked_for_once(tmp_path: Path) -> None:
     teacher = model(1)
     teacher.network.register_forward_hook(lambda _l, _i, out: asked.append(len(out)))
     settings = Train(12, batch_size=8, views=2, guarded=False)
-    first = train.apply(model(), settings, samples(32), teacher=teacher, cache=tmp_path)
+    first = fine_tune.apply(model(), settings, samples(32), teacher=teacher, cache=tmp_path)
     assert sum(n for n in asked if n > 2) == 64 and len(list(tmp_path.iterdir())) == 2
     asked.clear()
-    again = train.apply(model(), settings, samples(32), teacher=teacher, cache=tmp_path)
-    train.apply(model(2), replace(settings, steps=30, learning_rate=0.1), samples(32), teacher=teacher, cache=tmp_path)
+    again = fine_tune.apply(model(), settings, samples(32), teacher=teacher, cache=tmp_path)
+    fine_tune.apply(
+        model(2), replace(settings, steps=30, learning_rate=0.1), samples(32), teacher=teacher, cache=tmp_path
+    )
     assert sum(n for n in asked if n > 2) == 0
     assert same_weights(first, again)
-    assert same_weights(first, train.apply(model(), settings, samples(32), teacher=teacher)), "in memory as on disk"
-    train.apply(model(), replace(settings, seed=1, steps=4), samples(32), teacher=teacher, cache=tmp_path)
+    assert same_weights(first, fine_tune.apply(model(), settings, samples(32), teacher=teacher)), "in memory as on disk"
+    fine_tune.apply(model(), replace(settings, seed=1, steps=4), samples(32), teacher=teacher, cache=tmp_path)
     assert sum(n for n in asked if n > 2) == 64 + 32, "other shifts are other answers; one epoch needs one view"
 
 
 def test_kept_answers_teach_as_live_ones_do() -> None:
     data = samples()
-    teacher = train.apply(model(1), Train(60, batch_size=16, alpha=0.0, learning_rate=0.05), data, teacher=None)
+    teacher = fine_tune.apply(model(1), Train(60, batch_size=16, alpha=0.0, learning_rate=0.05), data, teacher=None)
     misled = replace(data, labels=(data.labels + 1) % 3)
     for more in ({}, {"distillation": "decoupled"}, {"features": ("stem.0",)}):
         settings = Train(80, batch_size=16, alpha=1.0, temperature=2.0, learning_rate=0.05, views=3, **more)  # type: ignore[arg-type]
-        student = train.apply(model(2), settings, misled, teacher=teacher)
-        assert train.accuracy(student, samples(seed=1)) > 0.9
+        student = fine_tune.apply(model(2), settings, misled, teacher=teacher)
+        assert fine_tune.accuracy(student, samples(seed=1)) > 0.9
 
 
 @given(st.floats(0, 1))
 def test_the_schedule_warms_up_and_comes_down(share: float) -> None:
-    now, later = train.schedule(share), train.schedule(min(1.0, share + 1e-3))
+    now, later = fine_tune.schedule(share), fine_tune.schedule(min(1.0, share + 1e-3))
     assert 0 <= now <= 1.0 + 1e-9
     assert later >= now if share < 0.049 else share < 0.05 or later <= now
 
 
 def test_a_new_head_has_the_classes_of_the_data() -> None:
     start = model()
-    changed = train.replace_head(start, ("a", "b", "c", "d", "e"), seed=1)
+    changed = fine_tune.replace_head(start, ("a", "b", "c", "d", "e"), seed=1)
     assert changed.labels == ("a", "b", "c", "d", "e")
     assert changed.signature.outputs[0].shape == (None, 5)
     assert changed.origin.arguments["classes"] == 5
@@ -413,15 +416,15 @@ def test_a_new_head_has_the_classes_of_the_data() -> None:
         assert changed.network(torch.zeros(2, 3, 12, 12)).shape == (2, 5)
     assert changed.network.classifier[2].out_features == 5 and start.network.classifier[2].out_features == 3
     assert torch.equal(changed.network.classifier[0].weight, start.network.classifier[0].weight), "only the head is new"
-    assert same_weights(changed, train.replace_head(start, ("a", "b", "c", "d", "e"), seed=1))
-    assert not same_weights(changed, train.replace_head(start, ("a", "b", "c", "d", "e"), seed=2))
+    assert same_weights(changed, fine_tune.replace_head(start, ("a", "b", "c", "d", "e"), seed=1))
+    assert not same_weights(changed, fine_tune.replace_head(start, ("a", "b", "c", "d", "e"), seed=2))
     assert changed.sha256 != start.sha256
 
 
 def test_a_network_without_a_linear_layer_has_no_head_to_replace() -> None:
     network = nn.Sequential(nn.Conv2d(3, 2, 12), nn.Flatten())
     with pytest.raises(UserError, match="no linear layer"):
-        train.replace_head(model_from_module(network, preprocess=PREPROCESS, labels=("a", "b")), ("a",), seed=0)
+        fine_tune.replace_head(model_from_module(network, preprocess=PREPROCESS, labels=("a", "b")), ("a",), seed=0)
 
 
 def test_answers_that_are_nan_are_not_right() -> None:
@@ -430,7 +433,7 @@ def test_answers_that_are_nan_are_not_right() -> None:
             return super().forward(image) * (float("nan") if image.abs().sum() > 0 else 1.0)
 
     torch.manual_seed(0)
-    assert train.accuracy(model_from_module(Nan(), preprocess=PREPROCESS, labels=LABELS), samples()) == 0.0
+    assert fine_tune.accuracy(model_from_module(Nan(), preprocess=PREPROCESS, labels=LABELS), samples()) == 0.0
 
 
 def test_ready_tensors_are_trained_on_as_they_are() -> None:
@@ -439,5 +442,5 @@ def test_ready_tensors_are_trained_on_as_they_are() -> None:
     vectors = rng.normal(size=(64, 6)).astype(np.float32)
     data = replace(samples(64), array=vectors, labels=(vectors[:, 0] > 0).astype(np.int64))
     start = model_from_module(network, preprocess=PREPROCESS, labels=("a", "b"), input_shape=(6,))
-    trained = train.apply(start, Train(60, batch_size=16, alpha=0.0, learning_rate=0.1), data, teacher=None)
-    assert train.accuracy(trained, data) > 0.9
+    trained = fine_tune.apply(start, Train(60, batch_size=16, alpha=0.0, learning_rate=0.1), data, teacher=None)
+    assert fine_tune.accuracy(trained, data) > 0.9

@@ -26,17 +26,17 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.processes import rank
-from pocketfit.passes import distil, together
-from pocketfit.passes.answers import Manner, main_answer, manner, thawed
-from pocketfit.passes.average import Average
-from pocketfit.passes.batches import prefetched, shuffled
-from pocketfit.passes.clip import Clip
-from pocketfit.passes.guard import NO_SCORE, Guard, held_rows
-from pocketfit.passes.memory import kept_memory
-from pocketfit.passes.objective import Exam, Recipe, objective
-from pocketfit.passes.optimizers import Optimizer
-from pocketfit.passes.recalibrate import Norm, norms_of, take_anew
-from pocketfit.passes.soft_targets import taught
+from pocketfit.passes.train import data_parallel, distillation
+from pocketfit.passes.train.answers import Manner, main_answer, manner, thawed
+from pocketfit.passes.train.batches import prefetched, shuffled
+from pocketfit.passes.train.ema import Average
+from pocketfit.passes.train.guarded.clip_gradients import Clip
+from pocketfit.passes.train.guarded.guard import NO_SCORE, Guard, held_rows
+from pocketfit.passes.train.guarded.objective import Exam, Recipe, objective
+from pocketfit.passes.train.malloc import kept_memory
+from pocketfit.passes.train.optimizers import Optimizer
+from pocketfit.passes.train.recalibrate_batch_norm import Norm, norms_of, take_anew
+from pocketfit.passes.train.teacher_cache import taught
 from pocketfit.sources.models.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
@@ -79,7 +79,7 @@ def apply(
         if teacher is None:
             asked = "alpha > 0" if settings.alpha > 0 else "features"
             raise UserError(f"Training with {asked} needs a teacher: give one, or set alpha to 0 and features to none")
-        teaching = distil.teacher_of(model, teacher, settings.features)
+        teaching = distillation.teacher_of(model, teacher, settings.features)
     if settings.share < 1:
         order = np.random.default_rng(settings.seed).permutation(len(samples))
         samples = samples.take(np.sort(order[: max(1, round(settings.share * len(samples)))]))
@@ -174,7 +174,7 @@ def optimise(
     recipe: Recipe,
     *,
     steps: int,
-    teacher: distil.Teacher | None = None,
+    teacher: distillation.Teacher | None = None,
     views: int = 0,
     cache: Path | None = None,
     masks: Mapping[str, torch.Tensor] | None = None,
@@ -195,15 +195,15 @@ def optimise(
     held = samples.first(held_rows(len(samples))) if recipe.guarded else samples.first(0)
     samples = samples.behind(len(held)) if len(held) else samples
     rows = min(recipe.batch_size, len(samples))
-    together.check_rows(rows)
-    mine, place = together.join(), device()
+    data_parallel.check_rows(rows)
+    mine, place = data_parallel.join(), device()
     how = manner(network, torch.from_numpy(samples.inputs(slice(0, rows))))
     teacher = None if teacher is None else teacher.on(place)
     batches = _batches(samples, recipe, steps, teacher if views else None, views, cache)
     torch.manual_seed(recipe.seed + mine.number)  # dropout draws from here
     with thawed(network) as said:
         how.begin(network, place)
-        together.same_as_first(network)
+        data_parallel.same_as_first(network)
         run = Run(network, teacher, recipe, how, held if len(held) else samples.first(rows))
         run.masks = [(network.get_parameter(name), mask.to(place)) for name, mask in (masks or {}).items()]
         if recipe.guarded:
@@ -212,7 +212,7 @@ def optimise(
         for batch in prefetched(batches):
             share = run.taken / steps
             if max_time_s is not None:
-                share = together.from_first(max(share, (time.monotonic() - started) / max_time_s))
+                share = data_parallel.from_first(max(share, (time.monotonic() - started) / max_time_s))
                 if share >= 1:
                     break
             run.step(batch, rows, schedule(share))
@@ -223,14 +223,14 @@ def optimise(
         said += [*how.findings, *run.finish(samples)]
         network.eval()
         network.to("cpu", memory_format=torch.contiguous_format)
-    together.same_as_first(network)
+    data_parallel.same_as_first(network)
     if any(not torch.isfinite(p).all() for p in network.parameters()):
         raise UserError("Training diverged: weights are no longer finite; use a smaller learning rate")
     return Course(run.taken, tuple(said))
 
 
 def _batches(
-    samples: Samples, recipe: Recipe, steps: int, teacher: distil.Teacher | None, views: int, cache: Path | None
+    samples: Samples, recipe: Recipe, steps: int, teacher: distillation.Teacher | None, views: int, cache: Path | None
 ) -> Iterator[Batch]:
     """Inputs, labels, and the answers of a teacher that is asked in advance; of several processes each has its rows."""
     size, seed, part = recipe.batch_size, recipe.seed, rank().part
@@ -269,7 +269,7 @@ class Run:
     """
 
     def __init__(
-        self, network: nn.Module, teacher: distil.Teacher | None, recipe: Recipe, how: Manner, samples: Samples
+        self, network: nn.Module, teacher: distillation.Teacher | None, recipe: Recipe, how: Manner, samples: Samples
     ) -> None:
         self.network, self.teacher, self.recipe, self.how = network, teacher, recipe, how
         self.place = next(network.parameters()).device
@@ -307,7 +307,7 @@ class Run:
         """
         loss = self.loss(*(None if part is None else part.to(self.place) for part in batch))
         loss.backward()
-        whole = together.average_gradients(self._optimizer.parameters, len(batch[0]) / rows, loss)
+        whole = data_parallel.average_gradients(self._optimizer.parameters, len(batch[0]) / rows, loss)
         if self._clip is not None and not self._clip(self._optimizer.parameters):
             whole = math.nan
         if self._guard is not None:
@@ -350,7 +350,7 @@ class Run:
         """(1 - alpha) CE + alpha D + feature_weight AT; the last two where there is a teacher, or its kept answers."""
         inputs = self.how.laid_out(inputs)
         with precision(self.place):
-            logits, maps = distil.watched(self.network, self.recipe.features, inputs, self.how.shape)
+            logits, maps = distillation.watched(self.network, self.recipe.features, inputs, self.how.shape)
             wanted = self.teacher(inputs) if self.teacher is not None and answers is None else answers
         return objective(logits, labels, self.recipe, wanted, maps, 1.0 if self.exam is None else self.exam.scale)
 

@@ -10,7 +10,7 @@ import torch
 
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.passes.objective import MOST_LOSS, USUAL_SPREAD, Exam, Recipe, Score, objective, scale_of
+from pocketfit.passes.train.guarded.objective import MOST_LOSS, USUAL_SPREAD, Exam, Recipe, Score, objective, scale_of
 
 DISTILLED = Recipe(16, 0.02, 0, temperature=4.0, alpha=0.9)
 LABELLED = Recipe(16, 0.02, 0)

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from pocketfit.core.support.processes import rank
-from pocketfit.passes import together
-from pocketfit.passes.average import Average
-from pocketfit.passes.objective import Score
+from pocketfit.passes.train import data_parallel
+from pocketfit.passes.train.ema import Average
+from pocketfit.passes.train.guarded.objective import Score
 
 HELD, HELD_SHARE = 384, 1 / 8  # samples that are not trained with: at most; of all
 FEWEST_HELD = 8  # fewer say nothing
@@ -135,7 +135,7 @@ class Guard:
         """
         last = self._moment(step, self._score())
         chosen = last
-        broken = together.from_first(not _finite(last.tensors))
+        broken = data_parallel.from_first(not _finite(last.tensors))
         for earlier in (self.best, self.start):
             if broken or chosen.score.worse_than(earlier.score, WORSE_ERRORS, WORSE_ERRORS_OF_LOSS):
                 chosen, broken = earlier, False
@@ -165,7 +165,7 @@ class Guard:
 
     def _score(self) -> Score:
         """What the first process finds: weights are everywhere the same, and batch norms' statistics are its own."""
-        return together.from_first(self._ask() if rank().first else NO_SCORE)
+        return data_parallel.from_first(self._ask() if rank().first else NO_SCORE)
 
     def _alarmed(self, step: int) -> bool:
         if len(self._losses) < WINDOW:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from pocketfit.passes import guard as guarding
-from pocketfit.passes.average import Average
-from pocketfit.passes.guard import LOOK_EVERY, MOST_FALLS, SLOWER, WINDOW, Guard
-from pocketfit.passes.objective import Score
+from pocketfit.passes.train.ema import Average
+from pocketfit.passes.train.guarded import guard as guarding
+from pocketfit.passes.train.guarded.guard import LOOK_EVERY, MOST_FALLS, SLOWER, WINDOW, Guard
+from pocketfit.passes.train.guarded.objective import Score
 
 COUNT = 400
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from pocketfit.core.plan import OptimizerName
 from pocketfit.core.samples import Samples
-from pocketfit.passes import distil
-from pocketfit.passes.batches import as_tensor
+from pocketfit.passes.train import distillation as distil
+from pocketfit.passes.train.batches import as_tensor
 
 SMALLEST_SPREAD, LARGEST_SPREAD = 0.5, 20.0  # of logits over the classes, as a standard deviation: what is ordinary
 USUAL_SPREAD = 4.0  # of networks trained by cross-entropy; 2.7 to 5.7 were seen

@@ -15,7 +15,7 @@ from torch import nn
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.passes import batches, distil, soft_targets, together
+from pocketfit.passes.train import batches, data_parallel, distillation, teacher_cache
 
 TRAINED = """
 import sys
@@ -102,10 +102,10 @@ def test_the_parts_of_a_batch_are_the_batch() -> None:
 
 def test_a_part_is_shown_in_the_same_views_and_asks_its_own_teacher() -> None:
     torch.manual_seed(0)
-    teacher = distil.Teacher(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)).eval())
+    teacher = distillation.Teacher(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)).eval())
     asked = {"seed": 3, "views": 2, "cache": None}
-    whole = list(soft_targets.taught(teacher, pictures(), 7, 9, **asked))  # type: ignore[arg-type]
-    part = list(soft_targets.taught(teacher, pictures(), 7, 9, part=slice(1, None, 2), **asked))  # type: ignore[arg-type]
+    whole = list(teacher_cache.taught(teacher, pictures(), 7, 9, **asked))  # type: ignore[arg-type]
+    part = list(teacher_cache.taught(teacher, pictures(), 7, 9, part=slice(1, None, 2), **asked))  # type: ignore[arg-type]
     for (inputs, labels, answers), (mine, named, none) in zip(whole, part, strict=True):
         assert torch.equal(mine, inputs[1::2]) and torch.equal(named, labels[1::2]) and none is None
         assert answers is not None
@@ -116,16 +116,16 @@ def test_alone_nothing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     parameter = nn.Parameter(torch.ones(2))
     parameter.grad = torch.ones(2)
-    assert together.average_gradients([parameter], 0.5, torch.tensor(2.0)) == 2.0
-    assert together.from_first("mine") == "mine" and parameter.grad.tolist() == [1, 1]
-    together.file_from_first(tmp_path / "is not there")
-    together.check_rows(1)
+    assert data_parallel.average_gradients([parameter], 0.5, torch.tensor(2.0)) == 2.0
+    assert data_parallel.from_first("mine") == "mine" and parameter.grad.tolist() == [1, 1]
+    data_parallel.file_from_first(tmp_path / "is not there")
+    data_parallel.check_rows(1)
     assert not torch.distributed.is_initialized()
 
 
 def test_batches_that_leave_a_process_next_to_nothing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("WORLD_SIZE", "4"), ("RANK", "0"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
-    together.check_rows(8)
+    data_parallel.check_rows(8)
     with pytest.raises(UserError, match="Batches of 7 cannot be shared by 4 processes"):
-        together.check_rows(7)
+        data_parallel.check_rows(7)

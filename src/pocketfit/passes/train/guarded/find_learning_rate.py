@@ -22,11 +22,11 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Train
 from pocketfit.core.samples import Samples
-from pocketfit.passes import distil
-from pocketfit.passes.answers import manner, thawed
-from pocketfit.passes.batches import prefetched, shuffled
-from pocketfit.passes.memory import kept_memory
-from pocketfit.passes.train import Run, device, recipe_of
+from pocketfit.passes.train import distillation
+from pocketfit.passes.train.answers import manner, thawed
+from pocketfit.passes.train.batches import prefetched, shuffled
+from pocketfit.passes.train.fine_tune import Run, device, recipe_of
+from pocketfit.passes.train.malloc import kept_memory
 
 STEPS = 16  # at each rate
 WARM_UP = 3  # steps to the rate
@@ -88,7 +88,7 @@ def _tried(model: Model, settings: Train, samples: Samples, rate: float) -> tupl
     network, place = copy.deepcopy(model.network), device()
     rows = min(settings.batch_size, len(samples))
     how = manner(network, torch.from_numpy(samples.inputs(slice(0, rows))))
-    teacher = distil.teacher_of(model, model)
+    teacher = distillation.teacher_of(model, model)
     torch.manual_seed(settings.seed)
     losses: list[float] = []
     times: list[float] = []

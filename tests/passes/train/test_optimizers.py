@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from pocketfit.passes import optimizers
-from pocketfit.passes.optimizers import MATRIX_MOMENTUM, MATRIX_SHARE, MOMENTUM, WEIGHT_DECAY, Optimizer
+from pocketfit.passes.train import optimizers
+from pocketfit.passes.train.optimizers import MATRIX_MOMENTUM, MATRIX_SHARE, MOMENTUM, WEIGHT_DECAY, Optimizer
 
 
 class Net(nn.Module):

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.array_file import stored_array
-from pocketfit.passes.batches import as_tensor, drawn, moved, shifts
-from pocketfit.passes.distil import Teacher
+from pocketfit.passes.train.batches import as_tensor, drawn, moved, shifts
+from pocketfit.passes.train.distillation import Teacher
 
 BATCH_SIZE = 64  # of what the teacher answers at once
 Taught = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]

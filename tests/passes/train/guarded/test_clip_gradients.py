@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from pocketfit.passes import clip
-from pocketfit.passes.clip import FEWEST_STEPS, LAYER_SHARE, MEASURED_EVERY, USUAL, Clip
-from pocketfit.passes.optimizers import Optimizer
+from pocketfit.passes.train.guarded import clip_gradients
+from pocketfit.passes.train.guarded.clip_gradients import FEWEST_STEPS, LAYER_SHARE, MEASURED_EVERY, USUAL, Clip
+from pocketfit.passes.train.optimizers import Optimizer
 
 
 def net() -> nn.Module:
@@ -20,7 +20,7 @@ def net() -> nn.Module:
 
 def give(network: nn.Module, size: float) -> None:
     """Each layer's parameters a gradient of this share of the layer's own size, all in all."""
-    sizes = clip.layer_sizes(network)
+    sizes = clip_gradients.layer_sizes(network)
     for parameter in network.parameters():
         torch.manual_seed(parameter.numel())
         parameter.grad = torch.randn_like(parameter)
@@ -45,7 +45,7 @@ def test_a_layer_moves_by_its_own_size_at_most_in_the_same_direction() -> None:
     network = net()
     with torch.no_grad():
         network[1].weight.div_(100)
-    sizes = clip.layer_sizes(network)
+    sizes = clip_gradients.layer_sizes(network)
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, 0.01)
     network[1].weight.grad *= 1e4
@@ -60,9 +60,11 @@ def test_a_layer_moves_by_its_own_size_at_most_in_the_same_direction() -> None:
 def test_a_layer_whose_bias_is_zero_has_the_size_of_its_weight() -> None:
     layer = nn.Linear(4, 4)
     nn.init.zeros_(layer.bias)
-    assert clip.layer_sizes(layer)[id(layer.bias)] == pytest.approx(float(layer.weight.detach().norm()))
+    assert clip_gradients.layer_sizes(layer)[id(layer.bias)] == pytest.approx(float(layer.weight.detach().norm()))
     nn.init.zeros_(layer.weight)
-    assert clip.layer_sizes(layer)[id(layer.bias)] == pytest.approx(clip.SMALLEST_WEIGHT * math.sqrt(20))
+    assert clip_gradients.layer_sizes(layer)[id(layer.bias)] == pytest.approx(
+        clip_gradients.SMALLEST_WEIGHT * math.sqrt(20)
+    )
 
 
 def test_matrices_of_muon_move_by_shares_of_their_own_alnet() -> None:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketfit.passes import batches
+from pocketfit.passes.train import batches
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 9))

@@ -13,8 +13,8 @@ from torch import nn
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.passes.distil import Teacher
-from pocketfit.passes.soft_targets import taught, view_answers
+from pocketfit.passes.train.distillation import Teacher
+from pocketfit.passes.train.teacher_cache import taught, view_answers
 
 PREPROCESS = Preprocess(height=32, width=32, resize_px=32)
 
