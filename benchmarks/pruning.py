@@ -42,9 +42,9 @@ from pocketfit.core.samples import Samples
 from pocketfit.measure import cost, cost_table
 from pocketfit.numerics.channel_shapes import mac_terms
 from pocketfit.numerics.latency_intervals import paired_drop
-from pocketfit.passes import resolution
 from pocketfit.passes.graph.channel_graph import ChannelGraph, trace
 from pocketfit.passes.prune import criteria, prune_channels
+from pocketfit.passes.rewrite import resolution
 from pocketfit.passes.train import fine_tune as training
 from pocketfit.search import allocate
 from pocketfit.search.allocate import Choice, Widths

@@ -36,12 +36,13 @@ from pocketfit.core.plan import (
     Train,
 )
 from pocketfit.core.samples import Samples
-from pocketfit.passes import bias, equalize, piecewise, qat, resolution, rounding
+from pocketfit.passes import bias, equalize, qat, rounding
 from pocketfit.passes.fake import fake_weight, widest_scale
 from pocketfit.passes.graph import aten
 from pocketfit.passes.graph.channel_graph import ChannelGraph, trace
 from pocketfit.passes.graph.parameters import attribute
 from pocketfit.passes.prune import constant_channels, criteria, prune_channels, sparsify
+from pocketfit.passes.rewrite import hardswish, resolution
 from pocketfit.passes.simulate import WEIGHTED, layers_of, simulate
 from pocketfit.passes.train import recalibrate_batch_norm
 from pocketfit.sources.data.dataset import from_arrays
@@ -202,7 +203,7 @@ CARRIED_OUT: Mapping[type, Callable[[str, Any, Grid], Model]] = {
     Recalibrate: lambda name, s, grid: recalibrate_batch_norm.apply(model_of(name), s, samples_of(name)),
     Sparsify: lambda name, s, grid: sparsify.apply(model_of(name), s, samples_of(name)),
     Resolution: lambda name, s, grid: resolution.apply(model_of(name), s),
-    Piecewise: lambda name, s, grid: piecewise.apply(model_of(name)),
+    Piecewise: lambda name, s, grid: hardswish.apply(model_of(name)),
     Equalize: lambda name, s, grid: equalize.apply(model_of(name), s, samples_of(name), grid),
     CorrectBias: lambda name, s, grid: bias.apply(model_of(name), s, samples_of(name), grid),
     Round: lambda name, s, grid: rounding.apply(model_of(name), s, samples_of(name), grid),

@@ -33,7 +33,7 @@ from pocketfit.core.pass_settings import (
 )
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.measure import cost
-from pocketfit.passes import piecewise
+from pocketfit.passes.rewrite import hardswish
 from pocketfit.search import journal
 from pocketfit.sources.data.dataset import open_data
 from pocketfit.sources.models.open_model import load_model
@@ -134,7 +134,7 @@ def test_every_kind_of_pass_is_in_the_plan_that_is_applied() -> None:
 def test_a_plan_with_every_pass_is_carried_out_on_every_network(name: str, here: Path) -> None:
     runtime = RUNTIMES[sorted(ARCHITECTURES).index(name) % len(RUNTIMES)]
     model = load_model(here / name)
-    passes = EVERY_PASS if piecewise.replaceable(model.network) else tuple(p for p in EVERY_PASS if p != Piecewise())
+    passes = EVERY_PASS if hardswish.replaceable(model.network) else tuple(p for p in EVERY_PASS if p != Piecewise())
     plan = Plan(passes, ExportSettings(runtime, "int8", calibration=16))
     made = api.apply(plan, model, open_data("bars.npz"), here / f"{name}-applied")
     assert Path(made.artifact.path).is_file()

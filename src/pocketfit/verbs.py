@@ -34,7 +34,7 @@ def train(
     """Transfer learning; see `pocketfit train --help`. The accuracy is measured on the search split, in PyTorch."""
     from pocketfit.core.plan import Resolution
     from pocketfit.core.support.files import check_folder
-    from pocketfit.passes import resolution
+    from pocketfit.passes.rewrite import resolution
     from pocketfit.passes.train import fine_tune as training
     from pocketfit.progress import watch_for_terminal
     from pocketfit.sources.data.dataset import open_data

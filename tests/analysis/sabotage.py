@@ -12,7 +12,7 @@ from pocketfit import zoo
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Resolution
 from pocketfit.core.samples import Samples
-from pocketfit.passes import resolution
+from pocketfit.passes.rewrite import resolution
 from pocketfit.sources.models.fingerprint import fingerprint
 from pocketfit.sources.models.open_model import model_from_module, open_model
 

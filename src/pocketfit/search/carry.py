@@ -47,9 +47,9 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
     other passes are quick and are done again. Of several processes (core/support/processes.py) all train together; what
     else looks at samples is done by the first one, which hands the weights to the others.
     """
-    from pocketfit.passes import piecewise, resolution
     from pocketfit.passes.prune import prune_channels, sparsify
     from pocketfit.passes.prune.criteria import DATA_DRIVEN
+    from pocketfit.passes.rewrite import hardswish, resolution
     from pocketfit.passes.train import data_parallel
 
     model, grid = task.model, plan.export.grid
@@ -65,7 +65,7 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
             case Prune() if settings.criterion not in DATA_DRIVEN and not settings.calls_code:
                 model = prune_channels.apply(model, settings)
             case Piecewise():
-                model = piecewise.apply(model)
+                model = hardswish.apply(model)
             case Resolution():
                 model = resolution.apply(model, settings)
             case Sparsify(criterion="magnitude"):

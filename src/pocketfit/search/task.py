@@ -139,7 +139,7 @@ def prelude(task: Task, runtime: str) -> tuple[PassSettings, ...]:
 
     LiteRT has no fast int8 kernel for hard-swish; its parts have.
     """
-    from pocketfit.passes.piecewise import replaceable
+    from pocketfit.passes.rewrite.hardswish import replaceable
 
     return (Piecewise(),) if runtime == "litert" and replaceable(task.model.network, task.model.signature) else ()
 

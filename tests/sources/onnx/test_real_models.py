@@ -17,7 +17,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.passes.graph import channel_graph
 from pocketfit.passes.prune import prune_channels
-from pocketfit.sources.onnx.fold.fold import fold
+from pocketfit.passes.rewrite.fold.fold import fold
 from pocketfit.sources.onnx.open import check_against_onnxruntime, open_onnx
 
 pytestmark = [pytest.mark.slow, pytest.mark.weights]

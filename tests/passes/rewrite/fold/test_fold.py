@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
-from pocketfit.sources.onnx.fold import fold as folding
-from pocketfit.sources.onnx.fold.fold import fold
+from pocketfit.passes.rewrite.fold import fold as folding
+from pocketfit.passes.rewrite.fold.fold import fold
 
 
 class Calls(nn.Module):

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from pocketfit.core.errors import UserError
+from pocketfit.passes.rewrite.fold.activations import activations, constants, norms
+from pocketfit.passes.rewrite.fold.affines import affines, batch_norms
+from pocketfit.passes.rewrite.fold.identities import identities
+from pocketfit.passes.rewrite.fold.view import Rule, View
 from pocketfit.sources.onnx.compare import relative
-from pocketfit.sources.onnx.fold.activations import activations, constants, norms
-from pocketfit.sources.onnx.fold.affines import affines, batch_norms
-from pocketfit.sources.onnx.fold.identities import identities
-from pocketfit.sources.onnx.fold.view import Rule, View
 from pocketfit.sources.onnx.read import first_line
 
 RULES: dict[str, Rule] = {

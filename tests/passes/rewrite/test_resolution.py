@@ -5,7 +5,7 @@ import torch
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Resolution
-from pocketfit.passes import resolution
+from pocketfit.passes.rewrite import resolution
 from tests.passes import small_networks as nets
 
 

@@ -16,8 +16,8 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.passes import piecewise
 from pocketfit.passes.graph import aten
+from pocketfit.passes.rewrite import hardswish
 from pocketfit.sources.models.open_model import model_from_module
 
 
@@ -26,12 +26,12 @@ def test_mobilenet_v3_answers_the_same() -> None:
     model = model_from_module(
         zoo.build("mobilenet_v3_small", width=1.0, classes=5).eval(), preprocess=Preprocess(height=32, width=32)
     )
-    found = piecewise.apply(model)
+    found = hardswish.apply(model)
     values = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(found.network(values), model.network(values), rtol=1e-4, atol=1e-5)
-    assert len(piecewise.replaceable(model.network, model.signature)) == 19
-    assert not piecewise.replaceable(found.network, found.signature)
+    assert len(hardswish.replaceable(model.network, model.signature)) == 19
+    assert not hardswish.replaceable(found.network, found.signature)
     assert found.sha256 != model.sha256
 
 
@@ -50,9 +50,9 @@ class ByFunction(nn.Module):
 def test_a_hard_swish_that_a_forward_calls_is_replaced_too() -> None:
     torch.manual_seed(0)
     model = model_from_module(ByFunction(), preprocess=Preprocess(height=8, width=8))
-    assert piecewise.replaceable(model.network, model.signature) == ("",)
-    found = piecewise.apply(model)
-    assert found.sha256 != model.sha256 and not piecewise.replaceable(found.network, found.signature)
+    assert hardswish.replaceable(model.network, model.signature) == ("",)
+    found = hardswish.apply(model)
+    assert found.sha256 != model.sha256 and not hardswish.replaceable(found.network, found.signature)
     operators = {aten.operation(node) for node in aten.export(found.network, found.signature).graph.nodes}
     assert "hardswish" not in operators and "mul" in operators
     values = torch.randn(2, 3, 8, 8)
@@ -68,14 +68,14 @@ def test_one_module_under_many_names_is_replaced_under_all() -> None:
     act = nn.Hardswish()
     layers = nn.Sequential(nn.Conv2d(3, 8, 3), act, nn.Sequential(nn.Conv2d(8, 8, 1), act), nn.Flatten())
     network = nn.Sequential(*layers, nn.Linear(8 * 36, 4))
-    found = piecewise.apply(model_from_module(network, preprocess=Preprocess(height=8, width=8)))
+    found = hardswish.apply(model_from_module(network, preprocess=Preprocess(height=8, width=8)))
     assert not any(isinstance(module, nn.Hardswish) for module in found.network.modules())
 
 
 def test_answers_that_would_change_are_refused() -> None:
     model = model_from_module(ByFunction(again=True), preprocess=Preprocess(height=8, width=8))
     with pytest.raises(UserError, match="without inplace=True"):
-        piecewise.apply(model)
+        hardswish.apply(model)
 
 
 def small() -> Model:
@@ -93,7 +93,7 @@ def test_litert_finds_kernels_for_it(tmp_path: Path) -> None:
     array = np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)
     samples = Samples(array, np.full(16, -1), [""] * 16, "calibration", "noise", Preprocess(height=8, width=8))
     types = []
-    for model in (small(), piecewise.apply(small())):
+    for model in (small(), hardswish.apply(small())):
         path = tmp_path / f"{model.key[:8]}.tflite"
         runtime.export(model, plan, samples, path, work=tmp_path)
         types.append([op.type for op in runtime.inspect(path).ops])
@@ -116,4 +116,4 @@ def test_a_network_without_one_is_refused() -> None:
         nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval(), preprocess=Preprocess(height=2, width=2)
     )
     with pytest.raises(UserError, match="no hard-swish to replace"):
-        piecewise.apply(model)
+        hardswish.apply(model)

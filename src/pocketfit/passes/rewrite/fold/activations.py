@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pocketfit.sources.onnx.fold.view import View, close
+from pocketfit.passes.rewrite.fold.view import View, close
 from pocketfit.sources.onnx.names import ROLE
 
 SIXTH, HALF = 1 / 6, 0.5

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from pocketfit.sources.onnx.fold.view import View
+from pocketfit.passes.rewrite.fold.view import View
 
 
 def identities(view: View) -> int:

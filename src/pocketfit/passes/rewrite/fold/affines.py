@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pocketfit.sources.onnx.fold.view import View
+from pocketfit.passes.rewrite.fold.view import View
 
 LAYERS = ("conv", "conv_transpose", "linear")
 SMALLEST = 1e-4  # an offset over a smaller scale would be a number of another size
