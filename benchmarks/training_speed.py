@@ -4,8 +4,8 @@ in it.
     python benchmarks/training_speed.py [--rounds 12] [--threads 1]
 
 MobileNetV2 with random weights, forward and backward, at sizes that recovery and training on the grid work with; then
-the rounding of one large tensor, by `passes/fake.py` and by torch's own operator. The two ways take turns in one run,
-and the ratio has the 95 % interval over the rounds.
+the rounding of one large tensor, by `passes/quantize/simulate/fake_quantize.py` and by torch's own operator. The two
+ways take turns in one run, and the ratio has the 95 % interval over the rounds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import nn
 
 from pocketfit import zoo
 from pocketfit.numerics.latency_intervals import bootstrap_ratio
-from pocketfit.passes.fake import fake_activation, grid_of
+from pocketfit.passes.quantize.simulate.fake_quantize import fake_activation, grid_of
 from pocketfit.passes.train.malloc import kept_memory
 
 SIZES = ((64, 64), (64, 96), (16, 224))  # batch, pixels

@@ -36,14 +36,15 @@ from pocketfit.core.plan import (
     Train,
 )
 from pocketfit.core.samples import Samples
-from pocketfit.passes import bias, equalize, qat, rounding
-from pocketfit.passes.fake import fake_weight, widest_scale
 from pocketfit.passes.graph import aten
 from pocketfit.passes.graph.channel_graph import ChannelGraph, trace
 from pocketfit.passes.graph.parameters import attribute
 from pocketfit.passes.prune import constant_channels, criteria, prune_channels, sparsify
+from pocketfit.passes.quantize import bias_correction, qat, rounding
+from pocketfit.passes.quantize.equalize import equalize
+from pocketfit.passes.quantize.simulate.fake_quantize import fake_weight, widest_scale
+from pocketfit.passes.quantize.simulate.simulation import WEIGHTED, layers_of, simulate
 from pocketfit.passes.rewrite import hardswish, resolution
-from pocketfit.passes.simulate import WEIGHTED, layers_of, simulate
 from pocketfit.passes.train import recalibrate_batch_norm
 from pocketfit.sources.data.dataset import from_arrays
 from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
@@ -205,7 +206,7 @@ CARRIED_OUT: Mapping[type, Callable[[str, Any, Grid], Model]] = {
     Resolution: lambda name, s, grid: resolution.apply(model_of(name), s),
     Piecewise: lambda name, s, grid: hardswish.apply(model_of(name)),
     Equalize: lambda name, s, grid: equalize.apply(model_of(name), s, samples_of(name), grid),
-    CorrectBias: lambda name, s, grid: bias.apply(model_of(name), s, samples_of(name), grid),
+    CorrectBias: lambda name, s, grid: bias_correction.apply(model_of(name), s, samples_of(name), grid),
     Round: lambda name, s, grid: rounding.apply(model_of(name), s, samples_of(name), grid),
     QuantTrain: lambda name, s, grid: qat.apply(model_of(name), s, samples_of(name), grid, own=model_of(name)),
 }

@@ -10,7 +10,7 @@ from pocketfit.analysis.sensitivity import sensitivity
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, Grid
 from pocketfit.core.samples import Samples
-from pocketfit.passes import equalize
+from pocketfit.passes.quantize.equalize import equalize
 from tests.analysis.sabotage import BOTTLENECKS, mobilenet_v2, pictures, sabotaged
 
 GRID = Grid(8, 8)

@@ -12,7 +12,7 @@ from pocketfit.core.plan import Grid
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.sqnr import sqnr_db
-from pocketfit.passes.simulate import simulate
+from pocketfit.passes.quantize.simulate.simulation import simulate
 from pocketfit.sources.models.open_model import model_from_module
 
 PREPROCESS = Preprocess(height=8, width=8, resize="exact", mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -12,7 +12,7 @@ from pocketfit import runtimes
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.passes.simulate import simulate
+from pocketfit.passes.quantize.simulate.simulation import simulate
 from tests.runtimes.tiny_net import pictures, tiny_model
 
 

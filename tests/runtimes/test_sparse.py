@@ -13,8 +13,9 @@ from pocketfit import runtimes
 from pocketfit.core.plan import CorrectBias, Equalize, ExportSettings, Plan, QuantTrain, Round, Sparsify
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.passes import bias, equalize, qat, rounding
 from pocketfit.passes.prune import sparsify
+from pocketfit.passes.quantize import bias_correction, qat, rounding
+from pocketfit.passes.quantize.equalize import equalize
 from tests.runtimes.test_litert_quantize import stored
 from tests.runtimes.tiny_net import pictures, tiny_model
 
@@ -49,7 +50,7 @@ def test_zeros_arrive_in_the_file(runtime: str, activations: str, rungs: bool, t
     assert model.learned["sparse"] == ("project.0", "head")
     if rungs:
         model = equalize.apply(model, Equalize(samples=16), samples)
-        model = bias.apply(model, CorrectBias(samples=16), samples, settings.grid)
+        model = bias_correction.apply(model, CorrectBias(samples=16), samples, settings.grid)
         model = rounding.apply(model, Round(sweeps=3, samples=16), samples, settings.grid)
         model = qat.apply(model, QuantTrain(2, batch_size=4, split="calibration"), samples, settings.grid)
         model = replace(model, learned={"sparse": model.learned["sparse"]})

@@ -29,8 +29,9 @@ from pocketfit.core.plan import (
 )
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.progress import Silent
-from pocketfit.passes import bias, equalize, qat, rounding
 from pocketfit.passes.prune import prune_channels, sparsify
+from pocketfit.passes.quantize import bias_correction, qat, rounding
+from pocketfit.passes.quantize.equalize import equalize
 from pocketfit.passes.train import fine_tune as train
 from pocketfit.passes.train import recalibrate_batch_norm
 from pocketfit.search import carry
@@ -233,7 +234,7 @@ def test_passes_for_the_grid_are_done_once_and_restored_bit_for_bit(
     first = carried_out(task, plan, Silent())
     assert first.learned["ranges"] and all(len(ends) == 2 for ends in first.learned["ranges"].values())
     monkeypatch.setattr(carry, "_RECENT", {})
-    for module in (train, equalize, bias, rounding, qat):
+    for module in (train, equalize, bias_correction, rounding, qat):
         monkeypatch.setattr(module, "apply", None)
     again = carried_out(task, plan, Silent())
     assert same_weights(first, again) and first.sha256 == again.sha256
@@ -305,7 +306,7 @@ def test_zeros_are_found_again_and_stay(task: Task, monkeypatch: pytest.MonkeyPa
         weight = first.network.get_submodule(layer).weight
         assert int((weight == 0).sum()) >= weight.numel() // 2
     monkeypatch.setattr(carry, "_RECENT", {})
-    for module in (sparsify, equalize, bias, rounding, qat):
+    for module in (sparsify, equalize, bias_correction, rounding, qat):
         monkeypatch.setattr(module, "apply", None)
     again = carried_out(task, plan, Silent())
     assert same_weights(first, again) and first.learned == again.learned and first.findings == again.findings

@@ -119,7 +119,8 @@ class Bench:
         )
 
     def rung(self, name: str, passes: tuple[PassSettings, ...], settings: ExportSettings) -> tuple[Measured, Model]:
-        from pocketfit.passes import equalize, rounding
+        from pocketfit.passes.quantize import rounding
+        from pocketfit.passes.quantize.equalize import equalize
 
         model, grid = self.model, settings.grid
         assert grid is not None

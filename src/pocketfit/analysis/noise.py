@@ -18,8 +18,8 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid, RangeMethod
 from pocketfit.core.samples import Samples
 from pocketfit.numerics import quantization_ranges as numerics
-from pocketfit.passes.point_ranges import batches, observe, set_ranges
-from pocketfit.passes.simulate import Point, Simulation, WeightGrid, simulate
+from pocketfit.passes.quantize.simulate.observe_ranges import batches, observe, set_ranges
+from pocketfit.passes.quantize.simulate.simulation import Point, Simulation, WeightGrid, simulate
 
 Values = dict[fx.Node, Any]
 Energies = tuple[float, float]  # of the signal and of the noise

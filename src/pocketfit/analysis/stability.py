@@ -49,24 +49,24 @@ def stability(
     import torch
 
     from pocketfit.analysis import noise
-    from pocketfit.passes import point_ranges
-    from pocketfit.passes.simulate import simulate
+    from pocketfit.passes.quantize.simulate import observe_ranges
+    from pocketfit.passes.quantize.simulate.simulation import simulate
 
     judged, others = split_rows(len(samples), JUDGED)
     simulation = simulate(model, grid)
     found: dict[RangeMethod, list[float]] = {method: [] for method in METHODS}
     with torch.inference_mode():
         simulation.activate(weights=False, points=False)
-        exact = [noise.first(simulation.network(batch)) for batch in point_ranges.batches(samples, judged)]
+        exact = [noise.first(simulation.network(batch)) for batch in observe_ranges.batches(samples, judged)]
         for seed in range(seeds):
             size = min(SEEN, max(1, len(others) // 2))
             rows = sorted(np.random.default_rng(seed).choice(others, size, replace=False).tolist())
-            seen = point_ranges.observe(simulation, samples, rows, histograms=True)
+            seen = observe_ranges.observe(simulation, samples, rows, histograms=True)
             for number, method in enumerate(METHODS):
-                point_ranges.set_ranges(simulation, seen, method)
+                observe_ranges.set_ranges(simulation, seen, method)
                 simulation.activate()
                 signal = error = 0.0
-                for batch, answers in zip(point_ranges.batches(samples, judged), exact, strict=True):
+                for batch, answers in zip(observe_ranges.batches(samples, judged), exact, strict=True):
                     signal += noise.energy(answers)
                     error += noise.energy(noise.first(simulation.network(batch)) - answers)
                 found[method].append(ratio_db(signal, error))

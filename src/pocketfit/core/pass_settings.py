@@ -304,7 +304,7 @@ class Round:
 class QuantTrain:
     """Train with weights and activations on the grid of the plan's export settings (quantization-aware training;
     learned step sizes: Esser et al. 2020). The teacher is the float network, or another one where the user gave one;
-    passes/qat.py says how answers are compared in each case. The learned ranges go into the export.
+    passes/quantize/qat.py says how answers are compared in each case. The learned ranges go into the export.
 
     labels     share of the loss that the labels have; the rest is the teacher's. 0: unlabelled samples will do
     split      the samples that are trained on: "train", or "calibration" where that is all there is

@@ -131,7 +131,7 @@ class ExportSettings:
                    depthwise convolutions have int8
     keep_int8      dotted names of layers that have int8 weights where the others have fewer bits
     ranges         how the range of an activation follows from what calibration saw (numerics/quantization_ranges.py);
-                   "batch-norm": from what batch norms remember, without data (passes/derived.py)
+                   "batch-norm": from what batch norms remember, without data (passes/quantize/data_free_ranges.py)
     """
 
     runtime: RuntimeName

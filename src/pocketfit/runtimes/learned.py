@@ -45,12 +45,12 @@ def ranges_for(
     if grid is None or settings.precision != "int8":
         return {}
     if settings.ranges == "batch-norm":
-        from pocketfit.passes import derived
+        from pocketfit.passes.quantize import data_free_ranges
 
-        learned = derived.ranges(model, grid)
+        learned = data_free_ranges.ranges(model, grid)
     if not learned:
         return {}
-    from pocketfit.passes.simulate import fingerprints_of
+    from pocketfit.passes.quantize.simulate.simulation import fingerprints_of
 
     few = slice(0, SAMPLES)
     ours = fingerprints_of(model, grid, samples.inputs(few))

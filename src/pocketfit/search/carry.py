@@ -131,8 +131,8 @@ def _applied(
     task: Task, model: Model, settings: PassSettings, grid: Grid | None, exact: Model | None, watch: Watch
 ) -> Model:
     """One pass, on the model after those before it; `exact`: the model before any weight was put on the grid."""
-    from pocketfit.passes import equalize
     from pocketfit.passes.prune import prune_channels, sparsify
+    from pocketfit.passes.quantize.equalize import equalize
     from pocketfit.passes.train import fine_tune, recalibrate_batch_norm
 
     def samples(split: str, limit: int | None = None) -> Samples:
@@ -172,12 +172,12 @@ def _on_grid(
     samples: Callable[..., Samples],
     watch: Watch,
 ) -> Model:
-    from pocketfit.passes import bias, qat, rounding
+    from pocketfit.passes.quantize import bias_correction, qat, rounding
 
     if isinstance(settings, CorrectBias):
         looked_at = samples("calibration", settings.samples) if settings.statistics == "data" else None
         watch.step("correcting biases")
-        return bias.apply(model, settings, looked_at, grid)
+        return bias_correction.apply(model, settings, looked_at, grid)
     if isinstance(settings, Round):
         given = samples(settings.split, settings.samples)
         return rounding.apply(model, settings, given, grid, progress=watch.step("rounding weights"))

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from pocketfit.core.model import Model
 from pocketfit.core.plan import CorrectBias, Grid, Round
-from pocketfit.passes import bias, rounding
-from pocketfit.passes.fake import fake_weight, widest_scale
 from pocketfit.passes.graph.parameters import add_to_bias
+from pocketfit.passes.quantize import bias_correction, rounding
+from pocketfit.passes.quantize.simulate.fake_quantize import fake_weight, widest_scale
 from tests.passes import small_networks as nets
 
 
@@ -37,7 +37,7 @@ def test_each_call_of_a_shared_weight_gets_its_own_correction(settings: CorrectB
     torch.manual_seed(1)
     model = nets.model_of(Tied(biases=biases), 8)
     samples = nets.samples_of(model, 32)
-    apply = bias.apply if isinstance(settings, CorrectBias) else rounding.apply
+    apply = bias_correction.apply if isinstance(settings, CorrectBias) else rounding.apply
     found = apply(model, settings, samples, Grid(3, 8, keep_float=("fc",))).network  # type: ignore[operator]
     assert found.one.weight is found.two.weight
     weight = on_the_grid(model, found.one.weight.detach())

@@ -17,11 +17,12 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import CorrectBias, Equalize, ExportSettings, Prune, Sparsify
 from pocketfit.core.samples import Samples
-from pocketfit.passes import bias, equalize
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.prune import prune_channels, sparsify
 from pocketfit.passes.prune.sparsify import lowest_of_all, lowest_of_fours, zeros_of
-from tests.passes.test_rounding import model_of, noise
+from pocketfit.passes.quantize import bias_correction
+from pocketfit.passes.quantize.equalize import equalize
+from tests.passes.quantize.test_rounding import model_of, noise
 
 
 class Net(nn.Module):
@@ -191,7 +192,7 @@ def test_zeros_survive_folding_equalization_and_bias_correction() -> None:
     folded = replace(found, network=fold_batch_norm(found.network, found.signature))
     equalized = equalize.apply(found, Equalize(samples=24), noise(24, 12, 1))
     assert not torch.equal(weight_of(equalized, "wide"), weight_of(folded, "wide"))
-    corrected = bias.apply(equalized, CorrectBias(samples=24), noise(24, 12, 1), grid)
+    corrected = bias_correction.apply(equalized, CorrectBias(samples=24), noise(24, 12, 1), grid)
     for after in (folded, equalized, corrected):
         assert after.learned["sparse"] == found.learned["sparse"]
         for layer, where in zero.items():

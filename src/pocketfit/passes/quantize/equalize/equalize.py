@@ -34,11 +34,12 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, Grid
 from pocketfit.core.samples import Samples
-from pocketfit.passes import balance, centre, moments
 from pocketfit.passes.graph import aten, interpret, scale_graph
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.interpret import Channels
 from pocketfit.passes.graph.scale_graph import ONE, Streams, Weighted
+from pocketfit.passes.quantize import batch_norm_moments
+from pocketfit.passes.quantize.equalize import bias_absorption, weight_noise
 from pocketfit.sources.models.fingerprint import fingerprint
 
 DEAD = 1e-6  # a channel that is this narrow beside its neighbours keeps its scale
@@ -60,7 +61,10 @@ def apply(model: Model, settings: Equalize, samples: Samples | None, grid: Grid 
     folded = fold_batch_norm(model.network, model.signature)
     found = scale_graph.find(folded, model.signature)
     if settings.statistics == "batch-norm":
-        seen, findings = moments.channels(moments.trace(model, found.program), found), [moments.FINDING]
+        seen, findings = (
+            batch_norm_moments.channels(batch_norm_moments.trace(model, found.program), found),
+            [batch_norm_moments.FINDING],
+        )
     elif samples is None or not len(samples):
         raise UserError(
             "Equalization needs calibration samples: give data, or equalize by what batch norms remember"
@@ -69,7 +73,7 @@ def apply(model: Model, settings: Equalize, samples: Samples | None, grid: Grid 
     else:
         rows = range(min(settings.samples, len(samples)))
         seen, findings = interpret.observe(found, interpret.batches(samples, rows)), []
-    remembered = moments.remembered(model)
+    remembered = batch_norm_moments.remembered(model)
     coarse = grid if grid is not None and grid.coarse else None
     for before_relu in (True, False):
         network, normals, sentences = _equalized(
@@ -85,7 +89,7 @@ def apply(model: Model, settings: Equalize, samples: Samples | None, grid: Grid 
         model,
         network=network,
         sha256=fingerprint(network),
-        learned={**learned, moments.KEY: moments.stored(normals)},
+        learned={**learned, batch_norm_moments.KEY: batch_norm_moments.stored(normals)},
         findings=tuple(dict.fromkeys((*model.findings, *findings, *sentences))),
     )
 
@@ -106,7 +110,7 @@ def _equalized(
     """The network, means and deviations of its layers' outputs, and what there is to say about it."""
     network, shifts, sentences = folded, {}, []
     if settings.absorb:
-        centred = centre.centre(folded, found, seen, before_relu=before_relu)
+        centred = bias_absorption.centre(folded, found, seen, before_relu=before_relu)
         network, seen, shifts = centred.network, centred.seen, centred.shifts
         if centred.absorbed:
             count, first = len(centred.absorbed), ", ".join(centred.absorbed[:3])
@@ -118,7 +122,7 @@ def _equalized(
     if coarse is None:
         scale = factors(found, seen, bounded=bounded)
     else:
-        scale = balance.factors(found, network, seen, coarse, least(found, seen, bounded=bounded))
+        scale = weight_noise.factors(found, network, seen, coarse, least(found, seen, bounded=bounded))
     if bounded and (widened := sum(int((scale[b.labels] < 1).sum()) for b in found.bounds)):
         sentences.append(
             f"{widened} channels that stay far below the upper bound of their relu6 were made wider; inputs that"

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from pocketfit.core.plan import Grid
-from pocketfit.passes.fake import largest_integer
 from pocketfit.passes.graph.interpret import Channels
 from pocketfit.passes.graph.scale_graph import ONE, Streams
+from pocketfit.passes.quantize.simulate.fake_quantize import largest_integer
 
 STEPS = 100
 RATE = 0.1  # of Adam, for logarithms, falling to 0: a factor may come to e**5 and its inverse

@@ -14,8 +14,8 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Grid
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.numerics.sqnr import sqnr_db
-from pocketfit.passes import fake
-from pocketfit.passes.simulate import fingerprints_of, simulate
+from pocketfit.passes.quantize.simulate import fake_quantize
+from pocketfit.passes.quantize.simulate.simulation import fingerprints_of, simulate
 from pocketfit.sources.models.open_model import model_from_module
 from tests.passes.small_networks import (
     Channelwise,
@@ -106,23 +106,23 @@ def test_weights_on_their_grid_are_where_the_quantizer_puts_them() -> None:
     simulation = simulate(small(), Grid(4, 8))
     for grid in simulation.weights.values():
         weight = torch.randn(grid.scale.shape[0], 6)
-        scale = fake.widest_scale(weight, grid.bits)
-        integers = fake.fake_weight(weight, scale, grid.bits) / scale
+        scale = fake_quantize.widest_scale(weight, grid.bits)
+        integers = fake_quantize.fake_weight(weight, scale, grid.bits) / scale
         assert torch.allclose(integers, integers.round(), atol=1e-4)
-        assert (integers.abs().amax(1).round() == fake.largest_integer(grid.bits)).all()
+        assert (integers.abs().amax(1).round() == fake_quantize.largest_integer(grid.bits)).all()
 
 
 def test_a_learning_step_never_leaves_the_largest_weight_short_of_the_end() -> None:
     grid = next(iter(simulate(small(), Grid(4, 8)).weights.values()))
     weight = torch.randn(8, 3, 3, 3)
-    grid.learn(weight, fake.widest_scale(weight, 4))
+    grid.learn(weight, fake_quantize.widest_scale(weight, 4))
     assert grid.ratio is not None and grid.stretch is not None
     for stretch in (-1.0, 0.0, 0.5, 3.0):
         grid.stretch.data.fill_(stretch)
         on_grid = grid(weight)
-        again = fake.widest_scale(on_grid, 4)
+        again = fake_quantize.widest_scale(on_grid, 4)
         torch.testing.assert_close(again, grid.step(), rtol=1e-5, atol=0)
-        torch.testing.assert_close(fake.fake_weight(on_grid, again, 4), on_grid, rtol=1e-5, atol=0)
+        torch.testing.assert_close(fake_quantize.fake_weight(on_grid, again, 4), on_grid, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("kind", [Channelwise, Concat, Flatten, Grouped, Residual, Shuffle, Spatial, Squeeze])

@@ -18,10 +18,11 @@ from pocketfit.core.plan import ExportSettings, Grid, Round, Sparsify
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.sqnr import sqnr_db
-from pocketfit.passes import fake, rounding
 from pocketfit.passes.prune import sparsify
-from pocketfit.passes.rounding import Sums, descended, patches, shift, solve
-from pocketfit.passes.simulate import layers_of, simulate
+from pocketfit.passes.quantize import rounding
+from pocketfit.passes.quantize.rounding import Sums, descended, patches, shift, solve
+from pocketfit.passes.quantize.simulate import fake_quantize
+from pocketfit.passes.quantize.simulate.simulation import layers_of, simulate
 from pocketfit.sources.models.open_model import model_from_module
 
 
@@ -43,10 +44,10 @@ def test_never_worse_than_the_nearest_and_on_the_grid(seed: int, bits: int) -> N
     weight = torch.randn(6, 12, generator=generator)
     sums = statistics(rows)
     on_grid = solve(weight, sums, bits, sweeps=20)
-    scale = fake.widest_scale(on_grid, bits)  # what the runtime's quantizer will take
-    torch.testing.assert_close(fake.fake_weight(on_grid, scale, bits), on_grid, rtol=1e-5, atol=0)
+    scale = fake_quantize.widest_scale(on_grid, bits)  # what the runtime's quantizer will take
+    torch.testing.assert_close(fake_quantize.fake_weight(on_grid, scale, bits), on_grid, rtol=1e-5, atol=0)
     _, covariance = sums.moments()
-    nearest = fake.fake_weight(weight, fake.widest_scale(weight, bits), bits)
+    nearest = fake_quantize.fake_weight(weight, fake_quantize.widest_scale(weight, bits), bits)
     ours, theirs = error(on_grid - weight, covariance[0]), error(nearest - weight, covariance[0])
     assert (ours <= theirs * 1.001 + 1e-6).all()
     mean_change = (rows @ (on_grid - weight).T + shift(weight - on_grid, rows.mean(0)[None])).mean(0)

@@ -12,8 +12,8 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.passes import derived
-from pocketfit.passes.simulate import simulate
+from pocketfit.passes.quantize import data_free_ranges
+from pocketfit.passes.quantize.simulate.simulation import simulate
 from pocketfit.sources.models.open_model import model_from_module
 
 GRID = Grid(8, 8)
@@ -40,7 +40,7 @@ def model() -> Model:
 def test_by_hand() -> None:
     given = model()
     points = simulate(given, GRID).points
-    found = {points[name].layer: ends for name, ends in derived.ranges(given, GRID).items()}
+    found = {points[name].layer: ends for name, ends in data_free_ranges.ranges(given, GRID).items()}
     assert found[next(iter(found))] == (-1.0, 1.0), "the picture"
     assert found["a"] == pytest.approx((0.0, 1 + 6 * 2)), "mean 1, deviation 2, clipped by relu"
     assert found["b"] == pytest.approx((1 - 6 * 3, 1 + 6 * 3)), "mean 1, deviation 3 in absolute value"
@@ -59,7 +59,7 @@ def _answers(given: Model, found: tuple[float, float]) -> None:
 
 def test_every_tensor_of_a_usual_network_has_one() -> None:
     given = model()
-    found = derived.ranges(given, GRID)
+    found = data_free_ranges.ranges(given, GRID)
     assert set(found) == set(simulate(given, GRID).points)
     assert all(math.isfinite(low) and low < high for low, high in found.values())
 
@@ -68,4 +68,4 @@ def test_without_batch_norm() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
     plain = model_from_module(net, preprocess=Preprocess(height=8, width=8))
     with pytest.raises(UserError, match="has no batch norm"):
-        derived.ranges(plain, GRID)
+        data_free_ranges.ranges(plain, GRID)

@@ -26,9 +26,15 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid
 from pocketfit.core.signature import Signature
 from pocketfit.numerics.quantization_ranges import fingerprint
-from pocketfit.passes.fake import fake_activation, fake_weight, grid_of, largest_integer, widest_scale
 from pocketfit.passes.graph.aten import argument, inputs_in_words, module_of, operation, quiet, shape_of, zeros
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
+from pocketfit.passes.quantize.simulate.fake_quantize import (
+    fake_activation,
+    fake_weight,
+    grid_of,
+    largest_integer,
+    widest_scale,
+)
 
 WEIGHTED = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
 FUSED = ("relu", "hardtanh", "relu6", "clamp")  # a layer in front of one of these gives what comes out behind it

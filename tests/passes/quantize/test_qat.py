@@ -16,12 +16,13 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Grid, QuantTrain, Sparsify
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.sqnr import sqnr_db
-from pocketfit.passes import fake, qat
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.prune import sparsify
-from pocketfit.passes.simulate import simulate
+from pocketfit.passes.quantize import qat
+from pocketfit.passes.quantize.simulate import fake_quantize
+from pocketfit.passes.quantize.simulate.simulation import simulate
 from pocketfit.sources.models.open_model import open_model
-from tests.passes.test_rounding import Net, model_of, noise
+from tests.passes.quantize.test_rounding import Net, model_of, noise
 
 FOUR = Grid(4, 8)
 CLASSES = 6
@@ -60,10 +61,10 @@ def test_weights_lie_where_the_runtimes_quantizer_will_look(trained: tuple[Model
     _, found = trained
     for name in ("a", "c", "fc"):
         weight = found.network.get_submodule(name).weight
-        again = fake.fake_weight(weight, fake.widest_scale(weight, 4), 4)
+        again = fake_quantize.fake_weight(weight, fake_quantize.widest_scale(weight, 4), 4)
         torch.testing.assert_close(again, weight, rtol=1e-5, atol=0)
     depthwise = found.network.b.weight
-    integers = depthwise / fake.widest_scale(depthwise, 8)
+    integers = depthwise / fake_quantize.widest_scale(depthwise, 8)
     torch.testing.assert_close(integers, integers.round(), rtol=0, atol=1e-3)
 
 
@@ -303,7 +304,7 @@ def test_what_layers_are_off_by_themselves_is_what_their_outputs_change_by() -> 
     rounded = copy.deepcopy(model.network)
     for name, bits in {"a": 4, "b": 8, "c": 4, "fc": 4}.items():
         weight = rounded.get_submodule(name).weight
-        weight.data = fake.fake_weight(weight.data, fake.widest_scale(weight, bits), bits)
+        weight.data = fake_quantize.fake_weight(weight.data, fake_quantize.widest_scale(weight, bits), bits)
     simulation = simulate(model, FOUR)
     simulation.activate(points=False)
     found = qat._Layers(simulation, simulate(model, FOUR), samples, seed=0).error()

@@ -13,9 +13,9 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import CorrectBias, Grid
 from pocketfit.core.samples import Samples
-from pocketfit.passes import bias
-from pocketfit.passes.fake import fake_weight, widest_scale
-from pocketfit.passes.moments import clipped
+from pocketfit.passes.quantize import bias_correction
+from pocketfit.passes.quantize.batch_norm_moments import clipped
+from pocketfit.passes.quantize.simulate.fake_quantize import fake_weight, widest_scale
 from tests.passes import small_networks as nets
 
 FOUR, EIGHT = Grid(4, 8), Grid(8, 8)
@@ -63,7 +63,7 @@ def test_mean_error_of_a_layer_is_gone(layer, bits):
     model = nets.model_of(One(layer))
     samples = samples_of(model)
     x = torch.from_numpy(samples.array)
-    corrected = bias.apply(model, CorrectBias(), samples, FOUR)
+    corrected = bias_correction.apply(model, CorrectBias(), samples, FOUR)
     assert torch.equal(corrected.network.layer.weight, model.network.layer.weight)
     with torch.no_grad():
         wanted = model.network(x)
@@ -79,8 +79,10 @@ def test_layers_behind_one_another():
     model = nets.model_of(nets.Residual())
     samples = samples_of(model)
     x = torch.from_numpy(samples.array)
-    corrected = bias.apply(model, CorrectBias(), samples, FOUR)
-    folded = bias.apply(model, CorrectBias(), samples, Grid(4, 8, keep_float=("stem.0", "enter.0", "a.0", "b.0", "fc")))
+    corrected = bias_correction.apply(model, CorrectBias(), samples, FOUR)
+    folded = bias_correction.apply(
+        model, CorrectBias(), samples, Grid(4, 8, keep_float=("stem.0", "enter.0", "a.0", "b.0", "fc"))
+    )
     with torch.no_grad():
         wanted = model.network(x)
         torch.testing.assert_close(folded.network(x), wanted, rtol=1e-4, atol=1e-4)
@@ -93,25 +95,27 @@ def test_layers_in_float_and_the_given_model_are_left_alone():
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
     samples = samples_of(model)
     grid = Grid(4, 8, keep_float=("classifier.0",), keep_int8=("classifier.2",))
-    corrected = bias.apply(model, CorrectBias(), samples, grid)
-    coarse = bias.apply(model, CorrectBias(), samples, FOUR)
+    corrected = bias_correction.apply(model, CorrectBias(), samples, grid)
+    coarse = bias_correction.apply(model, CorrectBias(), samples, FOUR)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.network.state_dict().items())
     own = model.network.classifier
     assert torch.equal(corrected.network.classifier[0].bias, own[0].bias)
     small, large = ((one.network.classifier[2].bias - own[2].bias).abs().max() for one in (corrected, coarse))
     assert 0 < small < large / 4
     assert corrected.sha256 != model.sha256
-    assert corrected.sha256 == bias.apply(model, CorrectBias(), samples, grid).sha256
+    assert corrected.sha256 == bias_correction.apply(model, CorrectBias(), samples, grid).sha256
 
 
 def test_a_layer_that_is_called_twice_gets_one_correction():
     model = nets.model_of(nets.Twice())
     samples = samples_of(model)
-    corrected = bias.apply(model, CorrectBias(), samples, FOUR).network
+    corrected = bias_correction.apply(model, CorrectBias(), samples, FOUR).network
     change = fake_weight(corrected.twice.weight, widest_scale(corrected.twice.weight, 4), 4) - corrected.twice.weight
     with torch.no_grad():
         x = corrected.enter(corrected.stem(torch.from_numpy(samples.array)))
-        folded = bias.apply(model, CorrectBias(), samples, Grid(4, 8, keep_float=("stem.0", "enter.0", "twice", "fc")))
+        folded = bias_correction.apply(
+            model, CorrectBias(), samples, Grid(4, 8, keep_float=("stem.0", "enter.0", "twice", "fc"))
+        )
         x = folded.network.enter(folded.network.stem(torch.from_numpy(samples.array)))
         y = F.relu(folded.network.twice(x))
         errors = [F.conv2d(one, change, padding=1).mean((0, 2, 3)) for one in (x, y)]
@@ -143,8 +147,8 @@ def test_analytic_is_empirical_on_normal_inputs(activation):
     network = Clipped(activation).eval()
     model = nets.model_from_module(network, preprocess=nets.Preprocess(height=16, width=16))
     samples = samples_of(model, 400, offset=0.0)
-    data = bias.apply(model, CorrectBias(samples=400), samples, FOUR)
-    analytic = bias.apply(model, CorrectBias("batch-norm"), None, FOUR)
+    data = bias_correction.apply(model, CorrectBias(samples=400), samples, FOUR)
+    analytic = bias_correction.apply(model, CorrectBias("batch-norm"), None, FOUR)
     own = network.second.bias.detach()
     found, known = (one.network.second.bias.detach() - own for one in (data, analytic))
     assert float(found.abs().max()) > 0.05
@@ -172,7 +176,7 @@ def test_moments_of_a_clipped_normal(low, high, mean, deviation):
 def test_refusals_are_sentences():
     model = nets.model_of(nets.Flatten())
     with pytest.raises(UserError, match="needs calibration samples: give data"):
-        bias.apply(model, CorrectBias(), None, EIGHT)
+        bias_correction.apply(model, CorrectBias(), None, EIGHT)
     plain = nets.model_of(One(nn.Conv2d(3, 4, 1)))
     with pytest.raises(UserError, match="has no batch norm behind a convolution"):
-        bias.apply(plain, CorrectBias("batch-norm"), None, EIGHT)
+        bias_correction.apply(plain, CorrectBias("batch-norm"), None, EIGHT)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from pocketfit.core.plan import Grid
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.passes import balance
 from pocketfit.passes.graph import interpret, scale_graph
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.interpret import Channels
+from pocketfit.passes.quantize.equalize import weight_noise
 from tests.passes import small_networks as nets
 
 WEIGHTS_ONLY, TENSORS_ONLY = Grid(4, None), Grid(4, 8, keep_float=("0", "2"))
@@ -40,7 +40,7 @@ def inner(network: nn.Module, grid: Grid, least: float = 0.0) -> tuple[Tensor, T
     pictures = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     seen = interpret.observe(found, pictures.split(2))
     (reader,) = (layer for layer in found.layers if layer.name == "2")
-    factors = balance.factors(found, network, seen, grid, torch.full((found.count,), least))
+    factors = weight_noise.factors(found, network, seen, grid, torch.full((found.count,), least))
     assert float(factors[scale_graph.ONE]) == 1.0
     return factors[reader.inputs], network[2].weight.detach().flatten(1), seen[reader.source]
 
@@ -57,7 +57,8 @@ def test_a_single_output_has_all_its_weights_at_the_end_of_the_grid():
 
 
 def test_tensors_alone_have_all_channels_equally_wide():
-    """max_c (r_c / s_c)² sum_c s_c² |w_c|² is least for s_c = r_c, whatever the weights (passes/equalize.py)."""
+    """max_c (r_c / s_c)² sum_c s_c² |w_c|² is least for s_c = r_c, whatever the weights
+    (passes/quantize/equalize/equalize.py)."""
     factors, weight, seen = inner(Two(5), TENSORS_ONLY)
     widths = seen.high.clamp(min=1e-3)
 
@@ -99,5 +100,5 @@ def test_layers_in_float_have_no_say():
     found = scale_graph.find(network, model.signature)
     seen = interpret.observe(found, torch.randn(8, 3, 16, 16).split(2))
     names = tuple(layer.name for layer in found.layers)
-    factors = balance.factors(found, network, seen, Grid(4, None, keep_float=names), torch.zeros(found.count))
+    factors = weight_noise.factors(found, network, seen, Grid(4, None, keep_float=names), torch.zeros(found.count))
     assert bool((factors == 1).all())

@@ -29,12 +29,12 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import CorrectBias, Grid
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.affine import fake_quantize, symmetric_scale
-from pocketfit.passes import moments
 from pocketfit.passes.graph import aten, interpret
 from pocketfit.passes.graph.aten import argument, operation
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.interpret import Run
 from pocketfit.passes.graph.parameters import add_to_bias, attribute
+from pocketfit.passes.quantize import batch_norm_moments
 from pocketfit.sources.models.fingerprint import fingerprint
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
@@ -53,9 +53,9 @@ def apply(model: Model, settings: CorrectBias, samples: Samples | None, grid: Gr
     sources = {node: argument(node, "input") for node in layers}
     findings: tuple[str, ...] = ()
     if settings.statistics == "batch-norm":
-        known = moments.trace(model, program)
+        known = batch_norm_moments.trace(model, program)
         means = {source: known[source].mean[:1] for source in sources.values() if source in known}
-        findings = (moments.FINDING,)
+        findings = (batch_norm_moments.FINDING,)
     elif samples is None or not len(samples):
         raise UserError(
             "Bias correction needs calibration samples: give data, or correct by what batch norms remember"
@@ -78,7 +78,10 @@ def apply(model: Model, settings: CorrectBias, samples: Samples | None, grid: Gr
         model,
         network=network,
         sha256=fingerprint(network),
-        learned={**model.learned, moments.KEY: moments.stored(moments.remembered(model))},
+        learned={
+            **model.learned,
+            batch_norm_moments.KEY: batch_norm_moments.stored(batch_norm_moments.remembered(model)),
+        },
         findings=tuple(dict.fromkeys((*model.findings, *findings, *aten.off_grid(program.graph)))),
     )
 

@@ -18,11 +18,12 @@ from pocketfit.core.plan import CorrectBias, Equalize, Grid
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.sqnr import sqnr_db
-from pocketfit.passes import bias, equalize
 from pocketfit.passes.graph import scale_graph
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.scale_graph import ONE
-from pocketfit.passes.simulate import simulate
+from pocketfit.passes.quantize import bias_correction
+from pocketfit.passes.quantize.equalize import equalize
+from pocketfit.passes.quantize.simulate.simulation import simulate
 from pocketfit.sources.models.open_model import model_from_module, open_model
 from tests.passes import small_networks as nets
 
@@ -338,7 +339,7 @@ def test_without_data_a_sentence_says_so_and_the_next_pass_still_knows_the_stati
     model = nets.model_of(nets.Residual())
     equalized = equalize.apply(model, Equalize("batch-norm"), None)
     assert any("no data seen" in finding for finding in equalized.findings)
-    corrected = bias.apply(equalized, CorrectBias("batch-norm"), None, EIGHT)
+    corrected = bias_correction.apply(equalized, CorrectBias("batch-norm"), None, EIGHT)
     assert corrected.sha256 != equalized.sha256
     assert sum("no data seen" in finding for finding in corrected.findings) == 1
 
@@ -356,9 +357,9 @@ def test_pretrained_mobilenet_v2(mobilenet_v2_checkpoint):
     reference = outputs(model.network, samples)
     equalized = equalize.apply(model, Equalize(), samples)
     assert_same(model, equalized, samples)
-    corrected = bias.apply(equalized, CorrectBias(), samples, EIGHT)
+    corrected = bias_correction.apply(equalized, CorrectBias(), samples, EIGHT)
     plain, after = (quantized_db(one, samples, reference) for one in (model, corrected))
     assert after > plain + 2
     wrong = sabotaged(model, ("features.1.conv.1",), ("features.2.conv.0.0",), 3, 100.0)
-    repaired = bias.apply(equalize.apply(wrong, Equalize(), samples), CorrectBias(), samples, EIGHT)
+    repaired = bias_correction.apply(equalize.apply(wrong, Equalize(), samples), CorrectBias(), samples, EIGHT)
     assert abs(quantized_db(repaired, samples, reference) - after) < 1

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pocketfit.core.plan import RangeMethod
 from pocketfit.core.samples import Samples
 from pocketfit.numerics import quantization_ranges as numerics
-from pocketfit.passes.simulate import Point, Simulation
+from pocketfit.passes.quantize.simulate.simulation import Point, Simulation
 
 BATCH = 4  # samples
 

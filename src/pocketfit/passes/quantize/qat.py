@@ -23,9 +23,10 @@ variants of 37 photos the pretrained MobileNetV2, 4-bit weights, came to 10.4 dB
 10.8 dB with the tensors inside as well.
 
 The last one holds every layer l to its own work: e_l = E |(Q_l - W_l) x|² / E |W_l x|², x being what the layer sees in
-`exact`, less its mean (the quadratic form of passes/rounding.py). It is known from some hundred pictures once and for
-all, at ten thousands of positions. Layers can make up for one another's errors, and on few pictures they learn to do so
-for these pictures: the same network came to 14.0 dB on photos that it was trained with and to 11.7 dB on others.
+`exact`, less its mean (the quadratic form of passes/quantize/rounding.py). It is known from some hundred pictures once
+and for all, at ten thousands of positions. Layers can make up for one another's errors, and on few pictures they learn
+to do so for these pictures: the same network came to 14.0 dB on photos that it was trained with and to 11.7 dB on
+others.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid, QuantTrain, RangeMethod, Train
 from pocketfit.core.samples import Samples
-from pocketfit.passes.fake import largest_integer, widest_scale
 from pocketfit.passes.graph.aten import off_grid
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.parameters import attribute, put
-from pocketfit.passes.point_ranges import observe, set_ranges
 from pocketfit.passes.prune.sparsify import KEY as SPARSE
-from pocketfit.passes.rounding import TINY, best_scale, error, layer_inputs
-from pocketfit.passes.simulate import Simulation, WeightGrid, layers_of, simulate
+from pocketfit.passes.quantize.rounding import TINY, best_scale, error, layer_inputs
+from pocketfit.passes.quantize.simulate.fake_quantize import largest_integer, widest_scale
+from pocketfit.passes.quantize.simulate.observe_ranges import observe, set_ranges
+from pocketfit.passes.quantize.simulate.simulation import Simulation, WeightGrid, layers_of, simulate
 from pocketfit.passes.train.answers import in_order
 from pocketfit.passes.train.batches import as_tensor, prefetched, shuffled
 from pocketfit.passes.train.distillation import Teacher, divergence, stands_channels_last, teacher_of

@@ -26,12 +26,12 @@ from torch import Tensor, fx, nn
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid, Round
 from pocketfit.core.samples import Samples
-from pocketfit.passes.fake import largest_integer, widest_scale
 from pocketfit.passes.graph.aten import argument, module_of, off_grid, operation
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.parameters import add_to_bias, attribute, put
 from pocketfit.passes.prune.sparsify import KEY as SPARSE
-from pocketfit.passes.simulate import WeightGrid, simulate
+from pocketfit.passes.quantize.simulate.fake_quantize import largest_integer, widest_scale
+from pocketfit.passes.quantize.simulate.simulation import WeightGrid, simulate
 from pocketfit.sources.models.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]

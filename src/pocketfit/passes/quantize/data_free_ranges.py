@@ -5,11 +5,11 @@ from __future__ import annotations
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid
 from pocketfit.core.samples import value_range
-from pocketfit.passes import moments
 from pocketfit.passes.graph import aten
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
-from pocketfit.passes.point_ranges import ends_of
-from pocketfit.passes.simulate import simulate
+from pocketfit.passes.quantize import batch_norm_moments
+from pocketfit.passes.quantize.simulate.observe_ranges import ends_of
+from pocketfit.passes.quantize.simulate.simulation import simulate
 
 # Answers depend on each other more than a sum of independent inputs: cut off at six deviations, the largest logits of
 # the pretrained MobileNetV2 were all the same, and the agreement with float32 72 % in place of 96 %.
@@ -28,7 +28,7 @@ def ranges(model: Model, grid: Grid) -> dict[str, tuple[float, float]]:
     found: dict[str, tuple[float, float]] = {}
     simulation = simulate(model, grid)
     answers = ends_of(simulation)
-    for node, known in moments.trace(model, program).items():
+    for node, known in batch_norm_moments.trace(model, program).items():
         if node.op == "placeholder" and model.signature.inputs[0].layout:
             found[node.name] = value_range(model.preprocess)
         else:
