@@ -25,7 +25,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.measure import accuracy, cost
 from pocketfit.measure.environment import environment
 from pocketfit.numerics import latency_intervals
-from pocketfit.runtimes.artifact import artifact_of
+from pocketfit.runtimes.common.output_file import artifact_of
 
 OPENVINO = "openvino"
 SIDE = Path(__file__).with_name("openvino_side.py")

@@ -55,8 +55,8 @@ from pocketfit.measure import cost
 from pocketfit.measure.environment import environment
 from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.progress import watch_for_terminal
-from pocketfit.runtimes import child
-from pocketfit.runtimes.artifact import whole_or_not
+from pocketfit.runtimes.common import child_process
+from pocketfit.runtimes.common.output_file import whole_or_not
 from pocketfit.search.carry import carried_out
 from pocketfit.search.ladder import REPAIRS, REPAIRS_4
 from pocketfit.search.task import Task, aligned
@@ -227,7 +227,7 @@ class Bench:
             if opponent.tool == "NNCF":
                 self.places.openvino(opponent.function, call)
             else:
-                child.call(f"competitors:{opponent.function}", call, timeout_s=3600)
+                child_process.call(f"competitors:{opponent.function}", call, timeout_s=3600)
 
         versions = self.nncf if opponent.tool == "NNCF" else here["versions"]
         calibration = self.subject.given.calibration.sha256 if opponent.calibrated else ""

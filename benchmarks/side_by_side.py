@@ -40,7 +40,7 @@ from pocketfit.measure.environment import environment
 from pocketfit.numerics.latency_intervals import paired_drop
 from pocketfit.passes.train import fine_tune
 from pocketfit.progress import watch_for_terminal
-from pocketfit.runtimes import child
+from pocketfit.runtimes.common import child_process
 from pocketfit.search.choose import choose
 from pocketfit.search.task import aligned
 from pocketfit.sources.data.dataset import open_data
@@ -142,7 +142,7 @@ class Bench:
             payload["reduce_range"] = u8s8_saturates(here["machine"], here["isa"])
         self.watch.step(f"{of.tool}: {of.name}")
         try:
-            child.call(f"competitors:{of.function}", payload)
+            child_process.call(f"competitors:{of.function}", payload)
         except PocketfitError as error:
             return Row(entry, error=sentence(error))
         return entry

@@ -22,7 +22,7 @@ from pocketfit import cli
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support import user_code
-from pocketfit.runtimes import child
+from pocketfit.runtimes.common import child_process
 from pocketfit.sources.models.open_model import model_from_module, open_model, save_model
 from tests.report import sample_run
 
@@ -281,5 +281,5 @@ def test_started_in_a_strangers_folder(place: Place) -> None:
 def test_child_processes_import_nothing_from_the_current_directory(place: Place) -> None:
     shadows(place)
     os.chdir(place.stranger)
-    assert child.call("ntpath:splitext", {"p": "a.b"}, timeout_s=60) == ["a", ".b"]
+    assert child_process.call("ntpath:splitext", {"p": "a.b"}, timeout_s=60) == ["a", ".b"]
     assert not place.sign.exists()

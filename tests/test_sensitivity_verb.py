@@ -17,7 +17,7 @@ from pocketfit.measure import cost, cost_table
 from pocketfit.measure.cost_table import CostTable, SubNetwork
 from pocketfit.numerics.channel_shapes import macs_of
 from pocketfit.passes.prune.subnetworks import skeleton
-from pocketfit.runtimes import onnxruntime
+from pocketfit.runtimes.onnxruntime import runtime
 from tests.given import folder, refused
 
 FACTORY = """
@@ -132,7 +132,7 @@ def test_a_runtime_that_is_not_installed_is_said(here: Path, monkeypatch: pytest
         raise MissingPackage(package, extra)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(here / "kept"))
-    monkeypatch.setattr(onnxruntime, "require", require)
+    monkeypatch.setattr(runtime, "require", require)
     refused(sensitivity("--target", "latency:0.5x", "-o", "out"), "pip install 'pocketfit[onnxruntime]'")
     assert not Path("kept").exists()
 

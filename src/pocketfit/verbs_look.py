@@ -42,7 +42,7 @@ def measure(
     from pocketfit.core.plan import ExportSettings
     from pocketfit.measure import accuracy, cost, footprint
     from pocketfit.progress import watch_for_terminal
-    from pocketfit.runtimes.artifact import artifact_of
+    from pocketfit.runtimes.common.output_file import artifact_of
 
     accuracy.check_metric(metric)
     _check_files(file, against)

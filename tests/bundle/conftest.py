@@ -11,7 +11,7 @@ import pytest
 from pocketfit.bundle import write_bundle
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.runtimes.artifact import artifact_of
+from pocketfit.runtimes.common.output_file import artifact_of
 from tests.bundle.tiny import MEASURED, RGB, model_for, samples_for, write_onnx, write_tflite
 
 

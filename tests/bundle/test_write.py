@@ -19,7 +19,7 @@ from pocketfit.bundle.readme import readme
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.runtimes.artifact import artifact_of
+from pocketfit.runtimes.common.output_file import artifact_of
 from tests.bundle.tiny import BGR, GREY, LABELS, RGB, model_for, samples_for, write_onnx
 
 Make = Callable[..., Path]

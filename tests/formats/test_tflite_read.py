@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pocketfit.core.errors import UserError
-from pocketfit.runtimes import litert
-from tests.runtimes.litert_net import CLASSES, LAYERS, SIZE, by_layer, export
+from pocketfit.runtimes.litert import runtime
+from tests.runtimes.litert.network import CLASSES, LAYERS, SIZE, by_layer, export
 
 
 def test_layers_keep_their_torch_names_shapes_and_macs() -> None:
@@ -30,13 +30,13 @@ def test_what_is_no_tflite_file_is_refused(tmp_path: Path) -> None:
         path.unlink(missing_ok=True)
         if data is not None:
             path.write_bytes(data)
-        for reader in (litert.inspect, litert.load):
+        for reader in (runtime.inspect, runtime.load):
             with pytest.raises(UserError, match=sentence):
                 reader(path)
     for length in range(8, len(whole), len(whole) // 40):
         path.write_bytes(whole[:length])
         with pytest.raises(UserError, match=r"a\.tflite' is damaged"):
-            litert.inspect(path)
+            runtime.inspect(path)
 
 
 def test_random_damage_is_refused_or_read_but_never_a_crash(tmp_path: Path) -> None:
@@ -47,6 +47,6 @@ def test_random_damage_is_refused_or_read_but_never_a_crash(tmp_path: Path) -> N
             data[position] = random.integers(256)
         path.write_bytes(bytes(data))
         try:
-            litert.inspect(path)
+            runtime.inspect(path)
         except UserError as error:
             assert "a.tflite" in str(error)

@@ -12,8 +12,8 @@ from torch import nn
 
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.formats import tflite_read, tflite_write
-from pocketfit.runtimes import litert, litert_quantize
-from tests.runtimes.litert_net import CLASSES, MODEL, SAMPLES, SIZE, by_layer, export, folder, model_of
+from pocketfit.runtimes.litert import quantize, runtime
+from tests.runtimes.litert.network import CLASSES, MODEL, SAMPLES, SIZE, by_layer, export, folder, model_of
 
 
 def run(path: Path, *, xnnpack: bool) -> NDArray[np.generic]:
@@ -33,7 +33,7 @@ def run(path: Path, *, xnnpack: bool) -> NDArray[np.generic]:
 
 
 def ran_on(path: Path) -> list[tuple[str, str]]:
-    costs = litert.profile(path, {"image": np.zeros((1, SIZE, SIZE, 3), np.float32)}, runs=3)
+    costs = runtime.profile(path, {"image": np.zeros((1, SIZE, SIZE, 3), np.float32)}, runs=3)
     return [(cost.type, cost.ran_on) for cost in costs]
 
 
@@ -43,13 +43,13 @@ def as_quantized(request: pytest.FixtureRequest) -> Iterator[tuple[Path, Path]]:
     settings = ExportSettings("litert", "int8", weights=request.param)
     deployed = export("int8", weights=request.param)
     plain = folder() / f"plain-{request.param}.tflite"
-    base = litert._float_file(MODEL, "NHWC", folder() / "work")[0]
-    ranges = litert._ranges(MODEL, base, settings, SAMPLES, folder() / "work")
+    base = runtime._float_file(MODEL, "NHWC", folder() / "work")[0]
+    ranges = runtime._ranges(MODEL, base, settings, SAMPLES, folder() / "work")
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the quantizer's own interpreter keeps all tensors
         patch.setattr(tflite_write, "compact", lambda file: file.data)
-        patch.setattr(litert, "child", _Here)
-        litert._quantize(base, plain, settings, ranges)
+        patch.setattr(runtime, "child", _Here)
+        runtime._quantize(base, plain, settings, ranges)
     yield plain, Path(deployed.path)
 
 
@@ -58,7 +58,7 @@ class _Here:
 
     @staticmethod
     def call(target: str, payload: dict[str, object], **_: object) -> None:
-        getattr(litert_quantize, target.split(":")[1])(**payload)
+        getattr(quantize, target.split(":")[1])(**payload)
 
 
 def test_a_deployed_file_answers_bit_for_bit_what_the_quantizer_made(as_quantized: tuple[Path, Path]) -> None:
@@ -70,7 +70,7 @@ def test_a_deployed_file_answers_bit_for_bit_what_the_quantizer_made(as_quantize
     assert ran_on(plain) == ran_on(compact)
     zeros = 16 * 8 * 2 * 3  # zero points of weights and biases of three layers with 16 channels
     assert compact.stat().st_size < plain.stat().st_size - zeros
-    before, after = litert.inspect(plain), litert.inspect(compact)
+    before, after = runtime.inspect(plain), runtime.inspect(compact)
     assert before == after, "what the operators are, and which layers they came from, is still known"
 
 
@@ -80,11 +80,11 @@ def test_one_by_one_convolutions_compute_the_same_as_fully_connected(as_quantize
     kinds = {layer: op.type for layer, op in by_layer(export("int8")).items()}
     if "int4" in deployed.name or "wi4" in deployed.name:
         kinds["project"] = "FULLY_CONNECTED"
-        on = dict(zip([op.layer for op in litert.inspect(deployed).ops], ran_on(deployed), strict=True))
+        on = dict(zip([op.layer for op in runtime.inspect(deployed).ops], ran_on(deployed), strict=True))
         assert "QC4W" in on["project"][1]
         assert "QC4W" in on["classifier"][1]
         assert on["stem.0"] == ("CONV_2D", "builtin")
-    assert {op.layer: op.type for op in litert.inspect(deployed).ops if op.layer} == kinds
+    assert {op.layer: op.type for op in runtime.inspect(deployed).ops if op.layer} == kinds
 
 
 class Odd(nn.Module):
@@ -104,9 +104,9 @@ class Odd(nn.Module):
 def test_odd_numbers_of_channels_with_four_bits(tmp_path: Path) -> None:
     torch.manual_seed(0)
     plan = Plan((), ExportSettings("litert", "int8", weights="int4"))
-    artifact = litert.export(model_of(Odd(), "odd"), plan, SAMPLES, tmp_path / "odd.tflite", work=tmp_path)
+    artifact = runtime.export(model_of(Odd(), "odd"), plan, SAMPLES, tmp_path / "odd.tflite", work=tmp_path)
     path = Path(artifact.path)
-    types = {op.layer: (op.type, op.weight_shape) for op in litert.inspect(path).ops if op.layer}
+    types = {op.layer: (op.type, op.weight_shape) for op in runtime.inspect(path).ops if op.layer}
     assert types["first"] == ("FULLY_CONNECTED", (13, 7))
     step = tflite_read.read(path)
     scale = step.quantization(int(step.graph.operators[-1].inputs[0])).scales[0]

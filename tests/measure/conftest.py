@@ -97,7 +97,7 @@ def litert_pair(tmp_path_factory):
     from pocketfit.core.model import Model, Origin
     from pocketfit.core.plan import ExportSettings, Plan
     from pocketfit.core.signature import Signature, TensorSpec
-    from pocketfit.runtimes import litert
+    from pocketfit.runtimes.litert import runtime
 
     torch.manual_seed(0)
     layers = [torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 16, 3, 2, 1), torch.nn.ReLU()]
@@ -113,5 +113,5 @@ def litert_pair(tmp_path_factory):
     paths = []
     for precision in ("float32", "int8"):
         plan = Plan((), ExportSettings("litert", precision, calibration=40))
-        paths.append(Path(litert.export(model, plan, samples, folder / f"{precision}.tflite", work=folder).path))
+        paths.append(Path(runtime.export(model, plan, samples, folder / f"{precision}.tflite", work=folder).path))
     return (*paths, samples)

@@ -13,7 +13,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.samples import Samples
 from pocketfit.runtimes import get
-from tests.runtimes.tiny_net import pictures, tiny_model
+from tests.runtimes.tiny_network import pictures, tiny_model
 
 
 @pytest.fixture(scope="session")

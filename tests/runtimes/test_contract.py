@@ -22,7 +22,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.measure import accuracy
 from pocketfit.runtimes import NAMES, for_file, get
-from tests.runtimes.tiny_net import CLASSES, MACS, SIDE, WEIGHTS, pictures, tiny_model
+from tests.runtimes.tiny_network import CLASSES, MACS, SIDE, WEIGHTS, pictures, tiny_model
 
 Exported = Callable[[ExportSettings], Artifact]
 SIGNATURE = Signature(

@@ -15,7 +15,7 @@ from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.runtime import answer
 from pocketfit.core.samples import Samples
 from pocketfit.runtimes import get
-from tests.runtimes.tiny_net import pictures, tiny_model
+from tests.runtimes.tiny_network import pictures, tiny_model
 
 pytest.importorskip("litert_torch")
 LAYERS = ("conv", "depthwise", "up", "grouped", "fc")

@@ -19,7 +19,8 @@ from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.runtime import ROWS, Session, answer
 from pocketfit.core.samples import Samples
 from pocketfit.measure.accuracy import fed
-from pocketfit.runtimes import agreement, get
+from pocketfit.runtimes import get
+from pocketfit.runtimes.common import agreement
 from pocketfit.sources.data.dataset import from_arrays
 from tests.networks_as_brought import NETWORKS, arrays, opened
 

@@ -23,7 +23,7 @@ from pocketfit.core.support.rules import Between, Count
 from pocketfit.core.support.schema import checked
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.passes.graph.channel_graph import ChannelGraph
-from pocketfit.runtimes import child
+from pocketfit.runtimes.common import child_process
 
 Progress = Callable[[int, int], None]
 POLL_S = 0.2
@@ -109,7 +109,9 @@ def _in_children(
             payload = {"folder": str(work), "jobs": mine, "lines": str(path), "stop": str(stop), "closed": closed}
             target = "pocketfit.analysis.channel_trials:in_child"
             threads = {"OMP_NUM_THREADS": "1"}
-            futures.append(pool.submit(child.call, target, payload, timeout_s=NO_TIME_LIMIT_S, environment=threads))
+            futures.append(
+                pool.submit(child_process.call, target, payload, timeout_s=NO_TIME_LIMIT_S, environment=threads)
+            )
         try:
             while not all(future.done() for future in futures):
                 time.sleep(POLL_S)

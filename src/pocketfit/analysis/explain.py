@@ -23,7 +23,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, ExportSettings, PassSettings, Plan, Round
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Silent, Watch
-from pocketfit.runtimes.ranges import check_samples
+from pocketfit.runtimes.common.calibration import check_samples
 
 SCHEMA_VERSION = 1
 MOST_CULPRITS = 3

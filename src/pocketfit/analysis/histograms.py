@@ -12,12 +12,12 @@ from pocketfit.core.artifact import Contents
 from pocketfit.core.plan import ExportSettings, RangeMethod
 from pocketfit.core.samples import Samples
 from pocketfit.numerics import quantization_ranges as numerics
-from pocketfit.runtimes.ranges import summaries
+from pocketfit.runtimes.common.calibration import summaries
 
 SHOWN_BINS = 64
 GATHER = {
-    "litert": "pocketfit.runtimes.litert_quantize:gather",
-    "onnxruntime": "pocketfit.runtimes.onnxruntime_calibrate:gather",
+    "litert": "pocketfit.runtimes.litert.quantize:gather",
+    "onnxruntime": "pocketfit.runtimes.onnxruntime.calibrate:gather",
 }
 
 

@@ -21,7 +21,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support import user_code
 from pocketfit.core.support.scratch import temporary_folder
-from pocketfit.runtimes import child
+from pocketfit.runtimes.common import child_process
 
 Progress = Callable[[int, int], None]
 BUILT_IN = ("accuracy", "top5", "balanced-accuracy")
@@ -157,7 +157,7 @@ def run_all(
         }
         timeout_s = SECONDS_AT_LEAST + SECONDS_A_SAMPLE * len(samples)
         with _reported(done, len(samples), progress):
-            child.call("pocketfit.measure.accuracy:run_in_child", payload, timeout_s=timeout_s)
+            child_process.call("pocketfit.measure.accuracy:run_in_child", payload, timeout_s=timeout_s)
         outputs: NDArray[np.float32] = np.load(results, allow_pickle=False)
     return outputs
 

@@ -43,7 +43,7 @@ from pocketfit.measure.canary import Canary
 from pocketfit.measure.environment import environment
 from pocketfit.numerics import latency_intervals
 from pocketfit.numerics.latency_intervals import OverSessions
-from pocketfit.runtimes import child
+from pocketfit.runtimes.common import child_process
 
 try:
     import resource
@@ -329,7 +329,7 @@ def _take(
     resolved = [str(path.resolve()) for path in paths]
 
     def take(number: int, turn: int) -> quiet.Session:
-        found = child.call(
+        found = child_process.call(
             "pocketfit.measure.cost:session",
             {
                 "runtime": runtime_name,

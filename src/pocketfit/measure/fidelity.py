@@ -19,7 +19,7 @@ from pocketfit.measure import layers
 from pocketfit.measure.accuracy import array_file, run_all, score
 from pocketfit.numerics import sqnr
 from pocketfit.numerics.latency_intervals import Drop, paired_drop
-from pocketfit.runtimes import child
+from pocketfit.runtimes.common import child_process
 
 LAYER_SAMPLES = 8
 FALL_DB = 6.0  # noise twice as large in amplitude as at any layer before
@@ -173,7 +173,7 @@ def _layers(
             "threads": threads,
         }
         try:
-            found = child.call("pocketfit.measure.layers:drift_in_child", payload)
+            found = child_process.call("pocketfit.measure.layers:drift_in_child", payload)
         except ExportFailed as error:
             return (), f"The layers of this pair could not be read: {error}"
     drifts = tuple(LayerDrift(name, sqnr.ratio_db(signal, noise)) for name, signal, noise in found["layers"])

@@ -19,7 +19,7 @@ from pocketfit.devices.load import Load
 from pocketfit.measure import quiet
 from pocketfit.measure.cost import random_inputs
 from pocketfit.measure.environment import environment
-from pocketfit.runtimes import child
+from pocketfit.runtimes.common import child_process
 
 PROCESSES = 3
 WARM_RUNS = 3  # some runtimes allocate on the second run what they put off in the first
@@ -53,7 +53,7 @@ def footprint(runtime_name: str, path: Path, *, threads: int = 1, processes: int
     where, machine = environment(threads), quiet.Machine.here()
     payload = {"runtime": runtime_name, "path": str(path.resolve()), "threads": threads, "root": os.getpid()}
     found: list[dict[str, Any]] = [
-        child.call("pocketfit.measure.footprint:load_and_run", payload) for _ in range(processes)
+        child_process.call("pocketfit.measure.footprint:load_and_run", payload) for _ in range(processes)
     ]
     loads = [Load(**one["load"]) for one in found]
     where |= {"load": [each.to_json() for each in loads]}

@@ -21,7 +21,7 @@ from pocketfit.sources.onnx.graph import Value, load_graph
 
 TIMEOUT_S = 600.0
 MEMORY_BYTES = 8 * 2**30
-CHILD_PROCESSES = "pocketfit.runtimes.child"  # one floor above; named here only
+CHILD_PROCESSES = "pocketfit.runtimes.common.child_process"  # one floor above; named here only
 
 
 @dataclass(frozen=True)
