@@ -21,7 +21,7 @@ import torch
 from pocketfit import zoo
 from pocketfit.analysis import predictor
 from pocketfit.core.plan import ExportSettings
-from pocketfit.measure import cost_table
+from pocketfit.measure import channel_cost_table
 from pocketfit.passes.graph.channel_graph import trace
 from pocketfit.progress import watch_for_terminal
 from pocketfit.sources.models.open_model import model_from_module
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--known", type=int, default=24)
     parser.add_argument("--unseen", type=int, default=40)
-    parser.add_argument("--cache", type=Path, default=cost_table.cache_folder())
+    parser.add_argument("--cache", type=Path, default=channel_cost_table.cache_folder())
     parser.add_argument("-o", "--out", type=Path)
     asked = parser.parse_args()
     torch.manual_seed(0)
@@ -49,8 +49,8 @@ def main() -> None:
     settings = ExportSettings(asked.runtime, precision=asked.precision)
     with watch_for_terminal() as watch:
 
-        def table(folder: Path, count: int, seed: int) -> cost_table.CostTable:
-            return cost_table.measure(
+        def table(folder: Path, count: int, seed: int) -> channel_cost_table.CostTable:
+            return channel_cost_table.measure(
                 model, graph, settings, folder, threads=asked.threads, count=count, seed=seed, watch=watch
             )
 

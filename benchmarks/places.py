@@ -22,7 +22,7 @@ from pocketfit.core.errors import ExportFailed
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.plan import Plan, canonical_json
 from pocketfit.core.samples import Samples
-from pocketfit.measure import accuracy, cost
+from pocketfit.measure import latency, run_samples
 from pocketfit.measure.environment import environment
 from pocketfit.numerics import latency_intervals
 from pocketfit.runtimes.common.output_file import artifact_of
@@ -57,7 +57,7 @@ class Places:
 
     def _asked(self, runtime: str, path: Path, samples: Samples) -> NDArray[np.float32]:
         if runtime != OPENVINO:
-            return accuracy.run_all(runtime, path, samples)
+            return run_samples.run_all(runtime, path, samples)
         with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
             inputs, outputs = Path(folder, "inputs.npy"), Path(folder, "outputs.npy")
             np.save(inputs, samples.inputs(slice(None), "NCHW"))
@@ -65,12 +65,12 @@ class Places:
             return np.load(outputs, allow_pickle=False)  # type: ignore[no-any-return]
 
     def times(
-        self, runtime: str, base: Path, others: Sequence[Path], effort: cost.Effort
+        self, runtime: str, base: Path, others: Sequence[Path], effort: latency.Effort
     ) -> tuple[Measurement, list[dict[str, Measurement]]]:
         """(the baseline's latency, by file its latency and ratio), all interleaved in the same sessions."""
         if runtime != OPENVINO:
-            found = cost.compare_latency(runtime, base, others, effort=effort)
-            own = found[0].baseline if found else cost.latency(runtime, base, effort=effort)
+            found = latency.compare_latency(runtime, base, others, effort=effort)
+            own = found[0].baseline if found else latency.latency(runtime, base, effort=effort)
             pairs = [{"latency_ms": one.candidate["latency_ms"], "latency_ratio": one.ratio} for one in found]
             return own["latency_ms"], pairs
         paths, where = [str(base), *map(str, others)], environment(threads=1)
@@ -80,7 +80,7 @@ class Places:
         ratios = [_over([session[i] for session in sessions], where, theirs) for i in range(1, len(paths))]
         return ms[0], [{"latency_ms": m, "latency_ratio": r} for m, r in zip(ms[1:], ratios, strict=True)]
 
-    def _session(self, paths: Sequence[str], number: int, effort: cost.Effort) -> list[NDArray[np.float64]]:
+    def _session(self, paths: Sequence[str], number: int, effort: latency.Effort) -> list[NDArray[np.float64]]:
         turn = -1 if number % 2 else 1  # as measure.cost: who is loaded first is at a disadvantage
         payload = {"paths": list(paths)[::turn], "seed": number, "seconds": effort.seconds}
         payload |= {"min_rounds": effort.min_rounds, "max_rounds": effort.max_rounds}

@@ -39,7 +39,7 @@ from pocketfit.analysis.predictor import Predictor
 from pocketfit.core.model import Model, Origin
 from pocketfit.core.plan import ExportSettings, Plan, Prune, Resolution, Train, canonical_json
 from pocketfit.core.samples import Samples
-from pocketfit.measure import cost, cost_table
+from pocketfit.measure import channel_cost_table, latency
 from pocketfit.numerics.channel_shapes import mac_terms
 from pocketfit.numerics.latency_intervals import paired_drop
 from pocketfit.passes.graph.channel_graph import ChannelGraph, trace
@@ -60,7 +60,7 @@ LOOKED_AT = 512  # pictures, by criteria that ask for data
 NETWORKS = 32  # of the table of costs
 EQUAL = 0.03  # share by which a measured latency may differ from the target
 ASKED = 5  # times at most that a method is asked
-MATCHING = cost.Effort(sessions=5, seconds=1.0, min_rounds=8, max_rounds=200)
+MATCHING = latency.Effort(sessions=5, seconds=1.0, min_rounds=8, max_rounds=200)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Bench:
 
     @cached_property
     def predictor(self) -> Predictor:
-        table = cost_table.measure(
+        table = channel_cost_table.measure(
             self.model, self.graph, ExportSettings(self.runtime), HOME / "costs", threads=1, count=NETWORKS
         )
         fitted = predictor.fit(table)
@@ -130,7 +130,7 @@ class Bench:
         known = self.predictor.skeleton
         found = []
         for name, full in known.full.items():
-            choice = allocate.from_scores(name, cost_table.widths_of(full, known.per_id[name]), scores[name])
+            choice = allocate.from_scores(name, channel_cost_table.widths_of(full, known.per_id[name]), scores[name])
             found.append(allocate.on_edges(choice, self.predictor.terms(), known.full))
         return found
 
@@ -179,7 +179,7 @@ def methods(bench: Bench) -> dict[str, Callable[[float], Model]]:
         choices = [
             Choice(name, widths, tuple(float(full - width) for width in widths))
             for name, full in known.full.items()
-            if (widths := cost_table.widths_of(full, known.per_id[name], multiple))
+            if (widths := channel_cost_table.widths_of(full, known.per_id[name], multiple))
         ]
         _, widths = allocate.to_target(lambda ratio: allocate.uniform(choices, ratio), terms, target * whole)
         return bench.pruned(widths, "l2")
@@ -312,7 +312,7 @@ def matched(
 
 
 def measured(
-    bench: Bench, models: Mapping[str, Model], effort: cost.Effort = cost.CAREFUL, reference: Model | None = None
+    bench: Bench, models: Mapping[str, Model], effort: latency.Effort = latency.CAREFUL, reference: Model | None = None
 ) -> dict[str, tuple[float, float, float]]:
     """Latency ratio with its interval, all in one interleaved run, to `reference`; to the whole network where that is
     not given or is all there is to measure."""
@@ -327,7 +327,7 @@ def measured(
         path = work / f"{bench.setting.name}-{number}{runtime.EXTENSION}"
         runtime.export(model, plan, None, path, work=work)
         paths.append(path)
-    compared = cost.compare_latency(bench.runtime, paths[0], paths[1:], threads=1, effort=effort)
+    compared = latency.compare_latency(bench.runtime, paths[0], paths[1:], threads=1, effort=effort)
     return {
         name: (c.ratio.value or 0.0, c.ratio.low or 0.0, c.ratio.high or 0.0)
         for name, c in zip(models, compared, strict=True)

@@ -51,7 +51,7 @@ from pocketfit.core.plan import (
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
-from pocketfit.measure import cost
+from pocketfit.measure import latency
 from pocketfit.measure.environment import environment
 from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.progress import watch_for_terminal
@@ -133,8 +133,8 @@ V3_COMMAND = (
 BASES = ("litert", "onnxruntime", OPENVINO)
 EXTENSION = {"litert": ".tflite", "onnxruntime": ".onnx", OPENVINO: ".xml"}
 HALVES = replace(photos.PREPROCESS, mean=(0.5,) * 3, std=(0.5,) * 3)  # what EfficientNet-Lite was trained with
-LONG = cost.Effort(sessions=6, seconds=10.0, min_rounds=10, max_rounds=400)
-QUICK = cost.Effort(sessions=2, seconds=0.5, min_rounds=3, max_rounds=20)
+LONG = latency.Effort(sessions=6, seconds=10.0, min_rounds=10, max_rounds=400)
+QUICK = latency.Effort(sessions=2, seconds=0.5, min_rounds=3, max_rounds=20)
 CHECKED_PICTURES, FLOAT_DB = 32, 60.0
 QUICK_PICTURES, QUICK_CALIBRATION = 114, 20  # three variants of each photo
 

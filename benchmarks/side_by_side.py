@@ -35,7 +35,7 @@ from pocketfit.core.plan import ExportSettings, PassSettings, Plan, Train, canon
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.measure import accuracy, cost
+from pocketfit.measure import latency, run_samples
 from pocketfit.measure.environment import environment
 from pocketfit.numerics.latency_intervals import paired_drop
 from pocketfit.passes.train import fine_tune
@@ -51,8 +51,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DOWNLOADS, MODEL, OUT = ROOT / ".downloads", ROOT / "demo-data" / "model", ROOT / "demo-out"
 WORK = DOWNLOADS / "benchmark"
 NAMES = ("litert", "onnxruntime")
-LONG = cost.Effort(sessions=6, seconds=8.0, min_rounds=10, max_rounds=400)
-QUICK = cost.Effort(sessions=2, seconds=0.5, min_rounds=3, max_rounds=20)
+LONG = latency.Effort(sessions=6, seconds=8.0, min_rounds=10, max_rounds=400)
+QUICK = latency.Effort(sessions=2, seconds=0.5, min_rounds=3, max_rounds=20)
 QUICK_PICTURES, QUICK_STEPS = 200, 20
 # What pocketfit is asked for on the pretrained network; the demo's limits stand in its result.json.
 LIMITS = Budget.parse(max_size="0.35x", max_latency="0.7x", max_drop="5pt")
@@ -196,7 +196,7 @@ def _chosen_by_pocketfit(rows: Sequence[Row], decide_on: photos.Photos) -> Entry
         entry = row.entry
         if entry.plan is None or row.artifact is None:
             continue
-        scores[entry] = decide_on.right(accuracy.run_all(entry.runtime, entry.path, decide_on.samples))
+        scores[entry] = decide_on.right(run_samples.run_all(entry.runtime, entry.path, decide_on.samples))
         base = next(e for e in scores if e.baseline and e.runtime == entry.runtime)
         drop = paired_drop(scores[base], scores[entry])
         found = {

@@ -28,7 +28,7 @@ from pocketfit.core.measurement import Measurement
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan, Precision, Sparsify
 from pocketfit.core.samples import Samples
-from pocketfit.measure import cost
+from pocketfit.measure import latency
 from pocketfit.measure.environment import environment
 from pocketfit.passes.prune import sparsify
 from pocketfit.sources.models.open_model import open_model
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     model = open_model(asked.model, weights=asked.weights)
     precisions: list[Precision] = ["float32", "int8"] if asked.int8 else ["float32"]
-    effort = cost.Effort(sessions=asked.sessions, seconds=2.0, min_rounds=8, max_rounds=200)
+    effort = latency.Effort(sessions=asked.sessions, seconds=2.0, min_rounds=8, max_rounds=200)
     rows = []
     with tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
         for runtime in RUNTIMES:
@@ -92,10 +92,10 @@ def _files(model: Model, settings: ExportSettings, folder: Path, work: Path) -> 
     return rows
 
 
-def _timed(rows: list[Row], effort: cost.Effort) -> list[Row]:
+def _timed(rows: list[Row], effort: latency.Effort) -> list[Row]:
     dense, *others = rows
     paths = [Path(row.artifact.path) for row in rows]
-    compared = cost.compare_latency(dense.runtime, paths[0], paths[1:], effort=effort)
+    compared = latency.compare_latency(dense.runtime, paths[0], paths[1:], effort=effort)
     return [
         dense,
         *(

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from pocketfit.cli import main
-from pocketfit.measure import cost_table
-from pocketfit.measure.cost_table import CostTable, SubNetwork, draw
+from pocketfit.measure import channel_cost_table
+from pocketfit.measure.channel_cost_table import CostTable, SubNetwork, draw
 from pocketfit.numerics.channel_shapes import macs_of
 from pocketfit.passes.prune.subnetworks import skeleton
 
@@ -31,7 +31,7 @@ def pretended(monkeypatch):
         about = {"cpu": "Example 9000", "load_average": 0.1}
         return CostTable(settings.runtime, threads, settings.precision, known, found[0].latency_ms, about, tuple(found))
 
-    monkeypatch.setattr(cost_table, "measure", measure)
+    monkeypatch.setattr(channel_cost_table, "measure", measure)
     return asked
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from pocketfit import cli, verbs
 from pocketfit.core.errors import UserError
 from pocketfit.core.support import files
-from pocketfit.measure import cost_table
+from pocketfit.measure import channel_cost_table
 from pocketfit.passes.train import fine_tune as training
 from pocketfit.sources.data.dataset import from_arrays
 from pocketfit.sources.data.splits import position
@@ -298,11 +298,11 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     watch: Any = type("Watch", (), {"say": staticmethod(said.append)})
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", nobody)
-    folder = cost_table.cache_folder(watch)
+    folder = channel_cost_table.cache_folder(watch)
     assert folder.parent.is_dir() and os.access(folder.parent, os.W_OK)
     assert said == [f"The home folder can't be written: tables of costs are kept in {folder}."]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cost_table.cache_folder(watch) == tmp_path / "pocketfit" / "costs" and len(said) == 1
+    assert channel_cost_table.cache_folder(watch) == tmp_path / "pocketfit" / "costs" and len(said) == 1
 
 
 # --- Ctrl-C ---

@@ -28,7 +28,7 @@ from pocketfit.core.budget import Budget
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.model import Origin
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.measure import cost
+from pocketfit.measure import latency
 from pocketfit.passes.train import fine_tune
 from pocketfit.search import journal
 from pocketfit.sources.data.dataset import open_data
@@ -41,7 +41,7 @@ MAIN = f"""
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell start with Ctrl-C ignored
 from pocketfit.measure import cost
-from pocketfit.measure.cost import Effort
+from pocketfit.measure.latency import Effort
 cost.QUICK = cost.CAREFUL = {BRIEFLY}
 from pocketfit.cli import main
 main()
@@ -289,8 +289,8 @@ def test_an_exporter_that_dies_is_a_failed_trial_and_impossible_limits_are_expla
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process, with an exporter that cannot do float16; limits that nothing reaches; no second verdict."""
-    monkeypatch.setattr(cost, "QUICK", eval(BRIEFLY, {"Effort": cost.Effort}))
-    monkeypatch.setattr(cost, "CAREFUL", cost.QUICK)
+    monkeypatch.setattr(latency, "QUICK", eval(BRIEFLY, {"Effort": latency.Effort}))
+    monkeypatch.setattr(latency, "CAREFUL", latency.QUICK)
     runtime, torch_threads = runtimes.get("onnxruntime"), torch.get_num_threads()
     export = runtime.export
 

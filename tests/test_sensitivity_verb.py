@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from pocketfit import cli
 from pocketfit.core.errors import MissingPackage
 from pocketfit.core.plan import ExportSettings, Plan
-from pocketfit.measure import cost, cost_table
-from pocketfit.measure.cost_table import CostTable, SubNetwork
+from pocketfit.measure import channel_cost_table, latency
+from pocketfit.measure.channel_cost_table import CostTable, SubNetwork
 from pocketfit.numerics.channel_shapes import macs_of
 from pocketfit.passes.prune.subnetworks import skeleton
 from pocketfit.runtimes.onnxruntime import runtime
@@ -92,12 +92,12 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, Path]]:
     def measure(model, graph, settings, folder, *, threads, watch):  # type: ignore[no-untyped-def]
         asked.append((settings.runtime, threads, folder))
         known, found = skeleton(model.network, graph), []
-        for widths in cost_table.draw(known, 24, 0):
+        for widths in channel_cost_table.draw(known, 24, 0):
             times = {layer.name: macs_of(layer, *known.shape(layer, widths)) / 1000 for layer in known.layers}
             found.append(SubNetwork(widths, 1.0, sum(times.values()) / 1000, times))
         return CostTable(settings.runtime, threads, "float32", known, 2.0, {"cpu": "Example 9000"}, tuple(found))
 
-    monkeypatch.setattr(cost_table, "measure", measure)
+    monkeypatch.setattr(channel_cost_table, "measure", measure)
     return asked
 
 
@@ -106,7 +106,7 @@ def test_a_target_for_the_latency_is_met_and_said_to_be_estimated(
 ) -> None:
     done = sensitivity("-o", "out", "--samples", "20", "--target", "latency:0.6x", "--threads", "2")
     assert done.exit_code == 0, done.output
-    assert costs == [("onnxruntime", 2, cost_table.cache_folder())]
+    assert costs == [("onnxruntime", 2, channel_cost_table.cache_folder())]
     told = json.loads(Path("out/sensitivity.json").read_text())
     assert told["latency"]["full_ms"] == 2.0 and told["latency"]["held_out"]["n"] == 24
     assert told["latency"]["how"] == "estimated"
@@ -141,8 +141,8 @@ def test_a_runtime_that_is_not_installed_is_said(here: Path, monkeypatch: pytest
 def test_a_table_is_measured_once_and_kept_where_costs_keeps_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In ONNX Runtime, few networks and short looks; the last layers are wide, so that they take most of the time."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(here / "kept"))
-    brief = cost.Effort(sessions=2, seconds=0.2, min_rounds=5, max_rounds=40)
-    monkeypatch.setattr(cost_table, "measure", partial(cost_table.measure, count=6, effort=brief))
+    brief = latency.Effort(sessions=2, seconds=0.2, min_rounds=5, max_rounds=40)
+    monkeypatch.setattr(channel_cost_table, "measure", partial(channel_cost_table.measure, count=6, effort=brief))
     wide = (
         FACTORY.replace("8, 16, 3", "8, 128, 3")
         .replace("16, 24, 1", "128, 256, 3")

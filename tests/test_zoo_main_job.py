@@ -32,7 +32,7 @@ from pocketfit.core.pass_settings import (
     Train,
 )
 from pocketfit.core.plan import ExportSettings, Plan
-from pocketfit.measure import cost
+from pocketfit.measure import latency
 from pocketfit.passes.rewrite import hardswish
 from pocketfit.search import journal
 from pocketfit.sources.data.dataset import open_data
@@ -81,7 +81,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def brief(monkeypatch: pytest.MonkeyPatch, here: Path) -> Iterator[None]:
     monkeypatch.chdir(here)
     for effort in ("QUICK", "CAREFUL"):
-        monkeypatch.setattr(cost, effort, cost.Effort(sessions=2, seconds=0.02, min_rounds=2, max_rounds=3))
+        monkeypatch.setattr(latency, effort, latency.Effort(sessions=2, seconds=0.02, min_rounds=2, max_rounds=3))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -139,5 +139,5 @@ def test_a_plan_with_every_pass_is_carried_out_on_every_network(name: str, here:
     made = api.apply(plan, model, open_data("bars.npz"), here / f"{name}-applied")
     assert Path(made.artifact.path).is_file()
     file = runtimes.get(runtime).load(Path(made.artifact.path))
-    answers = file.run(cost.random_inputs(file.signature, 0))
+    answers = file.run(latency.random_inputs(file.signature, 0))
     assert all(np.isfinite(values).all() for values in answers.values())

@@ -22,7 +22,7 @@ from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.core.support.user_code import Allowed
 from pocketfit.core.trial import Trial
-from pocketfit.measure.accuracy import check_metric
+from pocketfit.measure.run_samples import check_metric
 from pocketfit.search.attempt import Exported, export
 from pocketfit.search.fit import check_out, fit_task
 from pocketfit.search.result import Result
@@ -242,7 +242,7 @@ def sensitivity(
     from pocketfit.analysis import channel_latency
     from pocketfit.analysis.channel_plan import check_reachable
     from pocketfit.analysis.channel_sensitivity import channel_sensitivity, checked_ratios
-    from pocketfit.measure.cost_table import cache_folder
+    from pocketfit.measure.channel_cost_table import cache_folder
     from pocketfit.passes.graph.channel_graph import trace
     from pocketfit.passes.prune.criteria import DATA_DRIVEN
     from pocketfit.search.task import aligned

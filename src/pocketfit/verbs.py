@@ -130,7 +130,7 @@ def fit(
 
     from pocketfit import api
     from pocketfit.core.support.files import check_folder
-    from pocketfit.measure.accuracy import check_metric
+    from pocketfit.measure.run_samples import check_metric
     from pocketfit.progress import watch_for_terminal
     from pocketfit.search.fit import check_out
     from pocketfit.search.task import Task

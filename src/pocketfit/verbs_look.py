@@ -40,11 +40,11 @@ def measure(
     from pocketfit import runtimes
     from pocketfit.core.errors import CannotRunHere
     from pocketfit.core.plan import ExportSettings
-    from pocketfit.measure import accuracy, cost, footprint
+    from pocketfit.measure import latency, memory, run_samples
     from pocketfit.progress import watch_for_terminal
     from pocketfit.runtimes.common.output_file import artifact_of
 
-    accuracy.check_metric(metric)
+    run_samples.check_metric(metric)
     _check_files(file, against)
     runtime = runtimes.for_file(file)
     if against is not None and runtimes.for_file(against).NAME != runtime.NAME:
@@ -56,7 +56,7 @@ def measure(
         samples = None
         if data is not None and contract is not None:
             samples = _samples(data, contract, "verdict", None, watch, _input(file))
-            accuracy.try_metric(metric, samples.labels[:TRIED], max(1, len(samples.class_names)))
+            run_samples.try_metric(metric, samples.labels[:TRIED], max(1, len(samples.class_names)))
         described = artifact_of(file, Plan((), ExportSettings(runtime.NAME)), runtime.NAME)
         result: dict[str, Any] = {
             "file": str(file),
@@ -67,9 +67,11 @@ def measure(
         }
         tick = watch.step("timing")
         if against is None:
-            found = cost.latency(runtime.NAME, file, threads=threads, seed=seed, progress=tick)
+            found = latency.latency(runtime.NAME, file, threads=threads, seed=seed, progress=tick)
         else:
-            (compared,) = cost.compare_latency(runtime.NAME, against, [file], threads=threads, seed=seed, progress=tick)
+            (compared,) = latency.compare_latency(
+                runtime.NAME, against, [file], threads=threads, seed=seed, progress=tick
+            )
             found = {**compared.candidate, **compared.ratios}
             result["against"] = {
                 "file": str(against),
@@ -80,11 +82,11 @@ def measure(
                 "within_sessions": compared.within,
             }
         watch.step("memory and cold start")
-        found = {**found, **footprint.footprint(runtime.NAME, file, threads=threads)}
+        found = {**found, **memory.footprint(runtime.NAME, file, threads=threads)}
         if samples is not None:
             with temporary_folder() as work:
                 tick = watch.step(f"scoring {len(samples)} pictures")
-                scores = accuracy.score(
+                scores = run_samples.score(
                     runtime.NAME, file, samples, threads=threads, metric=metric, work=Path(work), progress=tick
                 )
             from pocketfit.search.attempt import mean_score
@@ -94,7 +96,7 @@ def measure(
         result["measurements"] = {name: m.to_json() for name, m in found.items()}
         watch.step("per-operator cost")
         session = runtime.load(file, threads=threads)
-        inputs = cost.random_inputs(session.signature, seed)
+        inputs = latency.random_inputs(session.signature, seed)
         session.close()
         try:
             result["operators"] = [
@@ -116,7 +118,7 @@ def compare(
     threads: int,
 ) -> dict[str, Any]:
     """Where two files differ."""
-    from pocketfit.measure import fidelity
+    from pocketfit.measure import compare_files
     from pocketfit.progress import watch_for_terminal
 
     _check_files(a, b)
@@ -125,7 +127,7 @@ def compare(
     with watch_for_terminal() as watch, temporary_folder() as work:
         samples = _samples(data, contract, split, limit, watch, *fed)
         watch.step(f"comparing on {len(samples)} pictures")
-        found = fidelity.compare(a, b, samples, threads=threads, work=Path(work))
+        found = compare_files.compare(a, b, samples, threads=threads, work=Path(work))
     return {"a": str(a), "b": str(b), "split": split, **found.to_json()}
 
 

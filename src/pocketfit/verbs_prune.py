@@ -119,7 +119,7 @@ def costs(
     from pocketfit.analysis import predictor
     from pocketfit.core.plan import ExportSettings
     from pocketfit.core.support.files import check_file, check_writable, write_json
-    from pocketfit.measure import cost_table
+    from pocketfit.measure import channel_cost_table
     from pocketfit.passes.graph.channel_graph import trace
     from pocketfit.progress import watch_for_terminal
 
@@ -130,11 +130,11 @@ def costs(
     network = source.open()
     with watch_for_terminal(quiet) as watch:
         graph = trace(network.network, network.signature)
-        table = cost_table.measure(
+        table = channel_cost_table.measure(
             network,
             graph,
             ExportSettings(runtime, precision=precision),
-            cache or cost_table.cache_folder(watch),
+            cache or channel_cost_table.cache_folder(watch),
             threads=threads,
             count=networks,
             seed=seed,
@@ -168,7 +168,7 @@ def _layer_cost(fitted: Predictor, layer: LayerShape) -> dict[str, Any]:
 
 
 def _group_cost(fitted: Predictor, name: str) -> dict[str, Any]:
-    from pocketfit.measure.cost_table import widths_of
+    from pocketfit.measure.channel_cost_table import widths_of
     from pocketfit.search.allocate import Choice, on_edges
 
     known = fitted.skeleton

@@ -19,8 +19,8 @@ from pocketfit.analysis.predictor import Errors, LayerCost, Predictor
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import ExportSettings
 from pocketfit.core.support.progress import Silent
-from pocketfit.measure import cost_table
-from pocketfit.measure.cost_table import CostTable, SubNetwork
+from pocketfit.measure import channel_cost_table
+from pocketfit.measure.channel_cost_table import CostTable, SubNetwork
 from pocketfit.numerics.channel_shapes import LayerShape, Side, Skeleton
 from pocketfit.passes.graph.channel_graph import trace
 from pocketfit.passes.prune.subnetworks import skeleton
@@ -92,12 +92,12 @@ def test_groups_are_found_again_in_the_table_of_costs(monkeypatch: pytest.Monkey
 
     def measure(model, graph, settings, folder, *, threads, watch):  # type: ignore[no-untyped-def]
         known, found = skeleton(model.network, graph), []
-        for widths in cost_table.draw(known, 12, 0):
+        for widths in channel_cost_table.draw(known, 12, 0):
             times = {layer.name: float(sum(known.shape(layer, widths))) for layer in known.layers}
             found.append(SubNetwork(widths, 1.0, sum(times.values()) / 1000, times))
         return CostTable(settings.runtime, threads, "float32", known, 3.0, {}, tuple(found))
 
-    monkeypatch.setattr(cost_table, "measure", measure)
+    monkeypatch.setattr(channel_cost_table, "measure", measure)
     found = channel_latency.measured(model, graph, ExportSettings("onnxruntime"), tmp_path, threads=2, watch=Silent())
     number = next(n for n, group in enumerate(graph.groups) if group.name == "1")
     assert found.ratio({number: 8}) == pytest.approx(found.fitted.ratio({"1": 8}))

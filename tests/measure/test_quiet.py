@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pocketfit.devices.load import Load
-from pocketfit.measure import cost, quiet
+from pocketfit.measure import latency, quiet
 from pocketfit.measure.quiet import Machine, Patience, Session
 
 TWO = Machine(2)
@@ -156,7 +156,7 @@ def test_a_neighbour_that_streams_memory_disturbs(conv_file):
     neighbour = subprocess.Popen([sys.executable, "-c", STREAM], stdout=subprocess.PIPE)
     try:
         neighbour.stdout.readline()
-        found = cost.latency("onnxruntime", conv_file(), effort=cost.Effort(2, 0.3, 5, 10**6))
+        found = latency.latency("onnxruntime", conv_file(), effort=latency.Effort(2, 0.3, 5, 10**6))
     finally:
         neighbour.kill()
         neighbour.wait()

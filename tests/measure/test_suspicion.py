@@ -3,7 +3,7 @@
 import numpy as np
 
 from pocketfit.measure import suspicion
-from pocketfit.measure.accuracy import Scores
+from pocketfit.measure.run_samples import Scores
 
 
 def scores_of(predictions, labels, metric="accuracy"):

@@ -20,7 +20,7 @@ from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.runtime import Runtime, Session, answer, quantize_input
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.measure import accuracy
+from pocketfit.measure import run_samples
 from pocketfit.runtimes import NAMES, for_file, get
 from tests.runtimes.tiny_network import CLASSES, MACS, SIDE, WEIGHTS, pictures, tiny_model
 
@@ -314,7 +314,7 @@ def test_a_file_whose_first_operator_is_no_convolution_is_fed_as_a_picture(
     assert spec.layout == ("NHWC" if spec.shape[-1] == 3 else "NCHW")
     pixels = np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3), np.uint8)
     samples = Samples(pixels, np.zeros(4, np.int64), list("abcd"), "train", "pixels", model.preprocess)
-    outputs = accuracy.run_all(name, Path(artifact.path), samples)
+    outputs = run_samples.run_all(name, Path(artifact.path), samples)
     with torch.no_grad():
         wanted = model.network(torch.from_numpy(samples.inputs(slice(None))))[0].numpy()
     np.testing.assert_allclose(outputs, wanted, atol=1e-4)

@@ -14,8 +14,8 @@ from pocketfit.core.measurement import Measurement
 from pocketfit.core.support.progress import Silent
 from pocketfit.core.trial import Trial
 from pocketfit.devices import local
-from pocketfit.measure import cost
-from pocketfit.measure.cost import LatencyComparison
+from pocketfit.measure import latency
+from pocketfit.measure.latency import LatencyComparison
 from pocketfit.search import again, journal
 from pocketfit.search.choose import choose
 from pocketfit.search.result import compose
@@ -58,7 +58,7 @@ def test_they_are_timed_in_turns_with_the_baseline_and_the_choice_goes_by_that(
         asked.append((runtime, baseline, files, settings["effort"], settings["best"]))
         return [compared(baseline, file, 0.5) for file in files]
 
-    monkeypatch.setattr(cost, "compare_latency", compare)
+    monkeypatch.setattr(latency, "compare_latency", compare)
     budget = replace(LIMITS, max_time_s=100.0)
     task: Any = SimpleNamespace(out=tmp_path, budget=budget, threads=1)
     before = [made.start(LIMITS), *map(made.line, [BASE, SLOW, QUIET, LOSSY])]
@@ -67,7 +67,7 @@ def test_they_are_timed_in_turns_with_the_baseline_and_the_choice_goes_by_that(
     ((runtime, baseline, files, effort, best),) = asked
     assert (runtime, baseline, best) == ("litert", tmp_path / BASE.artifact.path, {})  # type: ignore[union-attr]
     assert files == [tmp_path / SLOW.artifact.path]  # type: ignore[union-attr]
-    assert effort == replace(cost.QUICK, patience_s=7.0)
+    assert effort == replace(latency.QUICK, patience_s=7.0)
     assert [(line["kind"], line["trial"]) for line in lines] == [("timing", 0), ("timing", 1)]
 
     record = journal.digest([*before, *lines])
@@ -83,7 +83,7 @@ def test_a_timing_that_fails_leaves_the_first_figures(tmp_path: Path, monkeypatc
     def dies(*_: Any, **__: Any) -> None:
         raise ExportFailed("The step measure.cost.session died with exit status -9", "")
 
-    monkeypatch.setattr(cost, "compare_latency", dies)
+    monkeypatch.setattr(latency, "compare_latency", dies)
     task: Any = SimpleNamespace(out=tmp_path, budget=LIMITS, threads=1)
     record = journal.digest([made.start(LIMITS), *map(made.line, [BASE, SLOW])])
     assert again.timing_lines(task, record, Silent(), left_s=7.0) == []
@@ -97,7 +97,7 @@ def test_patience_is_bounded_by_the_time_limit_and_by_what_is_left(
     max_time: str | None, left_s: float, expected: float
 ) -> None:
     budget = made.budget(max_time=max_time)
-    assert again.patient(replace(cost.CAREFUL, patience_s=60.0), budget, left_s).patience_s == expected
+    assert again.patient(replace(latency.CAREFUL, patience_s=60.0), budget, left_s).patience_s == expected
 
 
 def known(number: int, best: dict[str, float], cpu: str = "", **settings: Any) -> Trial:

@@ -18,7 +18,7 @@ from pocketfit.core.plan import Equalize, ExportSettings, Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import answer
 from pocketfit.core.support.progress import Silent
-from pocketfit.measure import cost
+from pocketfit.measure import latency
 from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.search.carry import carried_out
 from pocketfit.search.task import Task
@@ -29,7 +29,7 @@ from pocketfit.sources.models.open_model import model_from_module
 
 @pytest.fixture(autouse=True)
 def _briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost, "QUICK", cost.Effort(sessions=2, seconds=0.05, min_rounds=5, max_rounds=10))
+    monkeypatch.setattr(latency, "QUICK", latency.Effort(sessions=2, seconds=0.05, min_rounds=5, max_rounds=10))
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from pocketfit.core.budget import Budget
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, ExportSettings, Plan, QuantTrain, Round
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.measure import cost
+from pocketfit.measure import latency
 from pocketfit.passes.train import fine_tune
 from pocketfit.search import carry, journal
 from pocketfit.sources.data.dataset import Dataset, from_arrays
@@ -29,7 +29,7 @@ from pocketfit.sources.models.fingerprint import fingerprint
 from pocketfit.sources.models.open_model import model_from_module
 
 pytestmark = pytest.mark.slow
-BRIEFLY = cost.Effort(sessions=2, seconds=0.05, min_rounds=5, max_rounds=10)
+BRIEFLY = latency.Effort(sessions=2, seconds=0.05, min_rounds=5, max_rounds=10)
 
 
 def discs(count: int = 600, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -79,8 +79,8 @@ def model(data: Dataset) -> Model:
 
 @pytest.fixture
 def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost, "QUICK", BRIEFLY)
-    monkeypatch.setattr(cost, "CAREFUL", BRIEFLY)
+    monkeypatch.setattr(latency, "QUICK", BRIEFLY)
+    monkeypatch.setattr(latency, "CAREFUL", BRIEFLY)
 
 
 def trials(out: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import pytest
 
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Silent
-from pocketfit.measure.accuracy import Scores
+from pocketfit.measure.run_samples import Scores
 from pocketfit.report.data import _classes
 from pocketfit.search import fit, journal, layers, scores_once, verdict
 from pocketfit.search.task import Task

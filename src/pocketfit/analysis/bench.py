@@ -14,7 +14,8 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, ExportSettings, PassSettings, Plan, Round
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
-from pocketfit.measure import accuracy, fidelity
+from pocketfit.measure import compare_files
+from pocketfit.measure import run_samples as accuracy
 from pocketfit.numerics import sqnr as numbers
 from pocketfit.numerics.latency_intervals import Drop, paired_drop
 
@@ -143,7 +144,7 @@ class Bench:
         """By layer, from the tensors of the two files themselves."""
         self.watch.step("the deployed file's own tensors")
         some = self.search.take(range(min(DRIFT_SAMPLES, len(self.search))))
-        found = fidelity.compare(
+        found = compare_files.compare(
             self.float_path, self.plain_path, some, threads=self.threads, layer_samples=len(some), work=self.work
         )
         return {one.layer: one.sqnr_db for one in found.layers}, found.layers_note

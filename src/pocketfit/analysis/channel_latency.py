@@ -13,7 +13,7 @@ from pocketfit.analysis.predictor import Errors, Predictor
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings
 from pocketfit.core.support.progress import Watch
-from pocketfit.measure import cost_table
+from pocketfit.measure import channel_cost_table
 
 if TYPE_CHECKING:
     from pocketfit.passes.graph.channel_graph import ChannelGraph
@@ -67,7 +67,7 @@ def measured(
     Raises UserError where no group can be pruned, MissingPackage where the runtime is not installed, and what its
     export raises.
     """
-    table = cost_table.measure(model, graph, settings, folder, threads=threads, watch=watch)
+    table = channel_cost_table.measure(model, graph, settings, folder, threads=threads, watch=watch)
     groups = tuple((group.name, len(group.ids)) for group in graph.groups)
     about = (table.runtime, threads, table.precision, table.environment, table.full_ms, len(table.measured))
     held_out, fitted = predictor.held_out(table), predictor.fit(table)

@@ -12,8 +12,8 @@ from pocketfit.core.measurement import Measurement
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
 from pocketfit.devices import local
-from pocketfit.measure import cost, quiet
-from pocketfit.measure.cost import Effort, LatencyComparison
+from pocketfit.measure import latency, quiet
+from pocketfit.measure.latency import Effort, LatencyComparison
 from pocketfit.search.choose import baselines
 from pocketfit.search.journal import Line, Record
 from pocketfit.search.limits import check
@@ -82,10 +82,10 @@ def timing_lines(task: Task, record: Record, watch: Watch, left_s: float) -> lis
         files = [_file(task, trial) for trial in (baseline, *ours)]
         watch.say(f"timing {len(ours)} plans again in {runtime}: other work ran beside them")
         tick = watch.step(f"timing again in {runtime}")
-        effort = patient(cost.QUICK, task.budget, left_s, MORE_PATIENCE)
+        effort = patient(latency.QUICK, task.budget, left_s, MORE_PATIENCE)
         best = best_times(trials, runtime)
         try:
-            compared = cost.compare_latency(
+            compared = latency.compare_latency(
                 runtime, files[0], files[1:], threads=task.threads, effort=effort, best=best, progress=tick
             )
         except PocketfitError as error:  # the first figures stand, with what speaks against them

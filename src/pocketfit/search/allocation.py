@@ -39,7 +39,7 @@ def allocation_line(
     Where it cannot be done the line has no widths, and says why; pruning is uniform then.
     """
     from pocketfit.analysis import predictor
-    from pocketfit.measure import cost_table
+    from pocketfit.measure import channel_cost_table
     from pocketfit.passes.graph.channel_graph import trace
     from pocketfit.passes.prune import criteria, prune_channels
     from pocketfit.passes.prune import subnetworks as widths
@@ -54,11 +54,11 @@ def allocation_line(
         scores = criteria.group_scores(task.model, graph, asked, samples)
         terms = mac_terms(known)
         if task.allocation == "latency":
-            table = cost_table.measure(
+            table = channel_cost_table.measure(
                 task.model,
                 graph,
                 settings,
-                cost_table.cache_folder(watch),
+                channel_cost_table.cache_folder(watch),
                 threads=task.threads,
                 count=NETWORKS,
                 watch=watch,
@@ -78,7 +78,7 @@ def allocation_line(
     choices = [
         allocate.from_scores(
             name,
-            cost_table.widths_of(full, known.per_id[name], multiple * math.ceil(full / (multiple * WIDTHS))),
+            channel_cost_table.widths_of(full, known.per_id[name], multiple * math.ceil(full / (multiple * WIDTHS))),
             scores[name],
         )
         for name, full in known.full.items()

@@ -21,7 +21,7 @@ from pocketfit.core.plan import Plan
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.measure import accuracy, cost, footprint, suspicion
+from pocketfit.measure import latency, memory, run_samples, suspicion
 from pocketfit.numerics.latency_intervals import mean_interval, paired_drop
 from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.search.again import best_times, measurements, patient
@@ -109,11 +109,11 @@ def measure(
     found = file_sizes(artifact)
     watch.step(f"timing {artifact.plan.code} in {name}")
     reference = path if baseline is None or baseline.artifact is None else task.out / baseline.artifact.path
-    found |= timing(name, reference, path, task.threads, patient(cost.QUICK, task.budget), best)[0]
-    found |= footprint.footprint(name, path, threads=task.threads, processes=1)
+    found |= timing(name, reference, path, task.threads, patient(latency.QUICK, task.budget), best)[0]
+    found |= memory.footprint(name, path, threads=task.threads, processes=1)
     samples = search_samples(task, exported.model, watch)
     tick = watch.step(f"scoring {artifact.plan.code} on {len(samples)} pictures in {name}")
-    scores = accuracy.score(
+    scores = run_samples.score(
         name,
         path,
         samples,
@@ -133,7 +133,7 @@ def measure(
         return {**found, "drop_points": exact}, [*findings, odd] if odd else findings
     if not (stored.exists() and logits.exists()):  # somebody has emptied the cache
         unpruned = search_samples(task, task.model, watch)
-        again = accuracy.score(
+        again = run_samples.score(
             name, reference, unpruned, threads=task.threads, metric=task.metric, work=task.cache, keep_outputs=True
         )
         _keep_scores(again, stored, logits)
@@ -141,7 +141,7 @@ def measure(
     return found | _fidelity(np.load(logits, allow_pickle=False), scores.outputs), findings
 
 
-def _keep_scores(scores: accuracy.Scores, stored: Path, logits: Path) -> None:
+def _keep_scores(scores: run_samples.Scores, stored: Path, logits: Path) -> None:
     np.save(stored, scores.values)
     np.save(logits, scores.outputs)  # type: ignore[arg-type]  # they were asked for
 
@@ -166,7 +166,7 @@ def timing(
     reference: Path,
     path: Path,
     threads: int,
-    effort: cost.Effort,
+    effort: latency.Effort,
     best: Mapping[str, float] | None = None,
 ) -> tuple[dict[str, Measurement], dict[str, Measurement]]:
     """Latency percentiles of `path`, and its ratios to `reference`, interleaved with it; and those of `reference`.
@@ -174,10 +174,10 @@ def timing(
     One-sided 95 % bounds stand in `environment`. The reference against itself has the ratio 1 by definition.
     """
     if reference == path:
-        found = cost.latency(runtime, path, threads=threads, effort=effort, best=best)
+        found = latency.latency(runtime, path, threads=threads, effort=effort, best=best)
         exact = Measurement("latency_ratio", "x", 1.0, n=found["latency_ms"].n, low=1.0, high=1.0)
         return {**found, "latency_ratio": exact}, found
-    (compared,) = cost.compare_latency(runtime, reference, [path], threads=threads, effort=effort, best=best)
+    (compared,) = latency.compare_latency(runtime, reference, [path], threads=threads, effort=effort, best=best)
     return measurements(compared), dict(compared.baseline)
 
 

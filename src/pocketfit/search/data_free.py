@@ -17,7 +17,7 @@ from pocketfit.core.plan import CorrectBias, Equalize, Plan
 from pocketfit.core.support.files import check_folder, write_json
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.trial import Trial
-from pocketfit.measure import cost, footprint
+from pocketfit.measure import latency, memory
 from pocketfit.measure.environment import environment
 from pocketfit.search.again import best_times, patient
 from pocketfit.search.attempt import Exported, export, file_sizes, timing
@@ -99,8 +99,8 @@ def _measured(
     watch.step(f"timing {artifact.plan.code} in {artifact.runtime}")
     found = file_sizes(artifact)
     best = best_times(before, artifact.runtime)
-    found |= timing(artifact.runtime, reference, path, task.threads, patient(cost.QUICK, task.budget), best)[0]
-    found |= footprint.footprint(artifact.runtime, path, threads=task.threads, processes=1)
+    found |= timing(artifact.runtime, reference, path, task.threads, patient(latency.QUICK, task.budget), best)[0]
+    found |= memory.footprint(artifact.runtime, path, threads=task.threads, processes=1)
     findings = {"findings": [*exported.model.findings, *artifact.notes]}
     placed = replace(artifact, path=f"models/{path.name}")
     return Trial(len(before), stage, artifact.plan, "ok", placed, found, details=findings)

@@ -21,7 +21,7 @@ from pocketfit.core.support.array_file import forget_arrays
 from pocketfit.core.support.files import check_folder, check_writable, held
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.trial import Trial
-from pocketfit.measure import cost
+from pocketfit.measure import latency
 from pocketfit.measure.environment import environment
 from pocketfit.numerics.latency_intervals import MAX_NEEDED, needed_n
 from pocketfit.search import journal
@@ -333,7 +333,7 @@ def _measured_again(task: Task, trial: Trial, trials: Sequence[Trial], clock: _C
     assert trial.artifact is not None and baseline.artifact is not None
     watch.step(f"timing {trial.plan.code} again: the limit lies inside its interval")
     reference, path = task.out / baseline.artifact.path, task.out / trial.artifact.path
-    effort = patient(cost.CAREFUL, task.budget, clock.left_s(), LESS_PATIENCE)
+    effort = patient(latency.CAREFUL, task.budget, clock.left_s(), LESS_PATIENCE)
     measured, _ = timing(trial.runtime, reference, path, task.threads, effort, best)
     return {
         "kind": "timing",

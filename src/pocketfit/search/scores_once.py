@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketfit.core.trial import Trial
-from pocketfit.measure.accuracy import Scores
+from pocketfit.measure.run_samples import Scores
 from pocketfit.search.task import Task
 
 

@@ -14,7 +14,7 @@ from pocketfit.core.measurement import Measurement
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.measure import accuracy, cost, footprint
+from pocketfit.measure import latency, memory, run_samples
 from pocketfit.search import scores_once
 from pocketfit.search.again import patient
 from pocketfit.search.attempt import drop, mean_score, timing
@@ -49,27 +49,27 @@ def read_verdict(
     model = carried_out(task, chosen.plan, watch)
     own = task.samples("verdict", task.model.preprocess, watch)
     samples = {"baseline": own, "control": own, "chosen": task.samples("verdict", model.preprocess, watch)}
-    scores: dict[str, accuracy.Scores] = {}
+    scores: dict[str, run_samples.Scores] = {}
     for side, trial in sides.items():
         if (known := scores_once.kept(task, trial)) is None:
             tick = watch.step(f"verdict: the {side} file on {len(samples[side])} pictures in {runtime}")
-            known = accuracy.score(
+            known = run_samples.score(
                 runtime, paths[side], samples[side], threads=threads, metric=task.metric, work=task.cache, progress=tick
             )
             scores_once.keep(task, trial, known)
         scores[side] = known
     watch.step("verdict: latency and memory")
-    effort = patient(cost.CAREFUL, task.budget, left_s())
+    effort = patient(latency.CAREFUL, task.budget, left_s())
     times, reference_times = timing(runtime, paths["baseline"], paths["chosen"], threads, effort, best)
     measured = {
         **times,
-        **footprint.footprint(runtime, paths["chosen"], threads=threads, processes=FOOTPRINT_PROCESSES),
+        **memory.footprint(runtime, paths["chosen"], threads=threads, processes=FOOTPRINT_PROCESSES),
         "accuracy": mean_score(scores["chosen"].centred),
         "drop_points": drop(scores["baseline"].values, scores["chosen"].values),
     }
     reference: dict[str, Measurement] = {
         **reference_times,
-        **footprint.footprint(runtime, paths["baseline"], threads=threads, processes=FOOTPRINT_PROCESSES),
+        **memory.footprint(runtime, paths["baseline"], threads=threads, processes=FOOTPRINT_PROCESSES),
         "accuracy": mean_score(scores["baseline"].centred),
     }
     return {
@@ -91,7 +91,7 @@ def read_verdict(
     }
 
 
-def _against(control: Trial, scores: Mapping[str, accuracy.Scores]) -> dict[str, Any]:
+def _against(control: Trial, scores: Mapping[str, run_samples.Scores]) -> dict[str, Any]:
     """What the control gained over the baseline by its training, and what the chosen file loses against it."""
     return {
         "trial": control.number,
@@ -102,17 +102,19 @@ def _against(control: Trial, scores: Mapping[str, accuracy.Scores]) -> dict[str,
     }
 
 
-def _class_rows(task: Task, before: accuracy.Scores, after: accuracy.Scores, samples: Samples) -> list[dict[str, Any]]:
+def _class_rows(
+    task: Task, before: run_samples.Scores, after: run_samples.Scores, samples: Samples
+) -> list[dict[str, Any]]:
     """One row a class of the data; without a share where the split has none of its samples."""
     labels = task.model.labels
-    rows = accuracy.per_class(samples.labels, labels, before.of_each, after.of_each)
+    rows = run_samples.per_class(samples.labels, labels, before.of_each, after.of_each)
     known = [{"label": row.name, "n": row.n, "before": row.baseline, "after": row.candidate} for row in rows]
     absent = set(label_mapping(task.data.class_names, labels)) - set(samples.labels.tolist())
     return known + [{"label": labels[label], "n": 0, "before": None, "after": None} for label in sorted(absent)]
 
 
 def disagreements(
-    before: accuracy.Scores, after: accuracy.Scores, samples: Samples, labels: Sequence[str]
+    before: run_samples.Scores, after: run_samples.Scores, samples: Samples, labels: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Pictures on which the two files answer differently: those that became wrong first, then those mended."""
     rows = np.flatnonzero(before.predictions != after.predictions)
@@ -129,7 +131,7 @@ def disagreements(
     ]
 
 
-def _answer(scores: accuracy.Scores, row: int, labels: Sequence[str]) -> str:
+def _answer(scores: run_samples.Scores, row: int, labels: Sequence[str]) -> str:
     prediction = int(scores.predictions[row])
     return "no answer" if prediction < 0 else labels[prediction]
 

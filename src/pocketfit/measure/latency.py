@@ -330,7 +330,7 @@ def _take(
 
     def take(number: int, turn: int) -> quiet.Session:
         found = child_process.call(
-            "pocketfit.measure.cost:session",
+            "pocketfit.measure.latency:session",
             {
                 "runtime": runtime_name,
                 "paths": resolved[::turn],

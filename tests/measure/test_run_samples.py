@@ -8,8 +8,8 @@ import pytest
 
 from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
 from pocketfit.core.signature import TensorSpec
-from pocketfit.measure import accuracy
-from pocketfit.measure.accuracy import Scores
+from pocketfit.measure import run_samples
+from pocketfit.measure.run_samples import Scores
 from pocketfit.numerics.latency_intervals import paired_drop
 
 
@@ -23,7 +23,7 @@ def scores_of(predictions, labels, metric="accuracy"):
 
 @pytest.mark.parametrize("batch", ["n", 1, 4])
 def test_right_and_wrong_answers_are_counted_whatever_the_files_batch(mean_file, coloured, batch):
-    found = accuracy.score(
+    found = run_samples.score(
         "onnxruntime", mean_file(batch=batch), coloured(n=50, wrong=5), batch_size=16, keep_outputs=True
     )
     assert found.values.tolist() == [0.0] * 5 + [1.0] * 45
@@ -37,8 +37,8 @@ def test_right_and_wrong_answers_are_counted_whatever_the_files_batch(mean_file,
 def test_the_preprocess_of_the_samples_reaches_the_file(mean_file, coloured):
     samples = coloured(n=6)
     shifted = replace(samples, preprocess=replace(samples.preprocess, mean=(0.5, 0.0, 0.0), std=(1.0, 2.0, 1.0)))
-    plain = accuracy.score("onnxruntime", mean_file(), samples, keep_outputs=True).outputs
-    moved = accuracy.score("onnxruntime", mean_file(), shifted, keep_outputs=True).outputs
+    plain = run_samples.score("onnxruntime", mean_file(), samples, keep_outputs=True).outputs
+    moved = run_samples.score("onnxruntime", mean_file(), shifted, keep_outputs=True).outputs
     assert np.allclose(moved, (plain - [0.5, 0, 0]) / [1, 2, 1], atol=1e-5)
 
 
@@ -46,7 +46,7 @@ def test_nan_is_never_right_and_is_said(mean_file, coloured):
     samples = coloured(n=6)
     pixels = samples.array.copy()
     pixels[4, :, :, 0] = 0  # its mean is 0, and 0 / 0 the answer
-    found = accuracy.score("onnxruntime", mean_file(spoil="nan"), replace(samples, array=pixels))
+    found = run_samples.score("onnxruntime", mean_file(spoil="nan"), replace(samples, array=pixels))
     assert found.values.tolist() == [1, 1, 1, 1, 0, 1]
     assert found.predictions[4] == -1
     assert found.finding.startswith("1 of 6 samples got NaN")
@@ -54,7 +54,7 @@ def test_nan_is_never_right_and_is_said(mean_file, coloured):
 
 def test_progress_ends_at_all_samples_and_nothing_is_left_behind(mean_file, coloured, tmp_path):
     steps = []
-    accuracy.score("onnxruntime", mean_file(), coloured(), work=tmp_path, progress=lambda *step: steps.append(step))
+    run_samples.score("onnxruntime", mean_file(), coloured(), work=tmp_path, progress=lambda *step: steps.append(step))
     assert steps[-1] == (50, 50)
     assert all(total == 50 and 0 <= done <= 50 for done, total in steps)
     assert list(tmp_path.iterdir()) == []
@@ -64,9 +64,9 @@ def test_a_memory_map_is_handed_over_as_it_is_and_a_part_of_one_is_copied(colour
     samples = coloured(n=6)
     np.save(tmp_path / "all.npy", samples.array)
     mapped = replace(samples, array=np.load(tmp_path / "all.npy", mmap_mode="r"))
-    assert accuracy.array_file(mapped, tmp_path) == tmp_path / "all.npy"
+    assert run_samples.array_file(mapped, tmp_path) == tmp_path / "all.npy"
     for rows in (slice(0, 3), slice(3, 6), slice(None, None, -1)):
-        part = accuracy.array_file(replace(mapped, array=mapped.array[rows]), tmp_path)
+        part = run_samples.array_file(replace(mapped, array=mapped.array[rows]), tmp_path)
         assert part == tmp_path / "samples.npy"
         assert np.array_equal(np.load(part), samples.array[rows])
 
@@ -75,16 +75,16 @@ def test_ready_tensors_are_moved_to_the_files_layout(coloured):
     pixels = coloured(n=2)
     tensors = replace(pixels, array=pixels.inputs(slice(None), "NCHW"))
     nhwc = TensorSpec("x", (None, 8, 8, 3), "float32", "NHWC")
-    assert np.array_equal(accuracy.fed(tensors, slice(0, 2), nhwc), pixels.inputs(slice(None), "NHWC"))
+    assert np.array_equal(run_samples.fed(tensors, slice(0, 2), nhwc), pixels.inputs(slice(None), "NHWC"))
     with pytest.raises(UserError, match=r"\[9, 9, 3\].*\[8, 8, 3\]"):
-        accuracy.fed(pixels, slice(0, 2), TensorSpec("x", (None, 9, 9, 3), "float32", "NHWC"))
+        run_samples.fed(pixels, slice(0, 2), TensorSpec("x", (None, 9, 9, 3), "float32", "NHWC"))
 
 
 @pytest.mark.slow
 def test_an_int8_file_scores_nearly_as_its_float_file(litert_pair):
     float_file, int8_file, samples = litert_pair
-    assert accuracy.score("litert", float_file, samples).mean == 1.0  # the labels are the network's own answers
-    assert accuracy.score("litert", int8_file, samples).mean >= 0.8
+    assert run_samples.score("litert", float_file, samples).mean == 1.0  # the labels are the network's own answers
+    assert run_samples.score("litert", int8_file, samples).mean >= 0.8
 
 
 # --- metrics ---
@@ -93,7 +93,7 @@ def test_an_int8_file_scores_nearly_as_its_float_file(litert_pair):
 def test_top5_ranks_equal_outputs_in_the_order_of_their_classes():
     outputs = np.array([[0, 0, 0, 0, 0, 0, 0], [7, 6, 5, 4, 3, 2, 1]], np.float32)
     for k, labels, expected in [(5, [4, 4], [1, 1]), (5, [5, 5], [0, 0]), (1, [0, 0], [1, 1]), (1, [1, 1], [0, 0])]:
-        assert accuracy._top(outputs, np.array(labels), k).tolist() == expected
+        assert run_samples._top(outputs, np.array(labels), k).tolist() == expected
 
 
 def test_a_metric_of_the_users_own(mean_file, coloured, tmp_path, monkeypatch):
@@ -108,15 +108,15 @@ def test_a_metric_of_the_users_own(mean_file, coloured, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_metric", raising=False)
     samples = coloured(n=6)
-    found = accuracy.score("onnxruntime", mean_file(), samples, metric="my_metric:confidence", keep_outputs=True)
+    found = run_samples.score("onnxruntime", mean_file(), samples, metric="my_metric:confidence", keep_outputs=True)
     assert found.values == pytest.approx(found.outputs[np.arange(6), samples.labels])
     for name, words in [("short", "one a sample"), ("nan", "NaN"), ("broken", "IndexError"), ("number", "no function")]:
         with pytest.raises(UserError, match=words):
-            accuracy.score("onnxruntime", mean_file(), samples, metric=f"my_metric:{name}")
+            run_samples.score("onnxruntime", mean_file(), samples, metric=f"my_metric:{name}")
     with pytest.raises(UserError, match="There is no module no_such_module_here"):
-        accuracy.check_metric("no_such_module_here:f")
+        run_samples.check_metric("no_such_module_here:f")
     with pytest.raises(UserError, match="known are accuracy, top5"):
-        accuracy.check_metric("f1")
+        run_samples.check_metric("f1")
 
 
 # --- what is wrong, in words ---
@@ -126,26 +126,26 @@ def test_input_that_cannot_be_scored_is_named(mean_file, conv_file, coloured, tm
     samples = coloured(n=6)
     unlabelled = replace(samples, labels=np.array([0, 1, -1, 0, 1, 2]))
     with pytest.raises(UserError, match=r"1 samples have no label \('2\.png'"):
-        accuracy.score("onnxruntime", mean_file(), unlabelled)
+        run_samples.score("onnxruntime", mean_file(), unlabelled)
     with pytest.raises(UserError, match=r"gone\.onnx"):
-        accuracy.score("onnxruntime", tmp_path / "gone.onnx", samples)
+        run_samples.score("onnxruntime", tmp_path / "gone.onnx", samples)
     with pytest.raises(UserError, match="no sample in the split 'search'"):
-        accuracy.score("onnxruntime", mean_file(), samples.take([]))
+        run_samples.score("onnxruntime", mean_file(), samples.take([]))
     with pytest.raises(UserError, match="label 7"):
-        accuracy.score("onnxruntime", mean_file(), replace(samples, labels=samples.labels + 5))
+        run_samples.score("onnxruntime", mean_file(), replace(samples, labels=samples.labels + 5))
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no onnx")
     with pytest.raises((UserError, CannotRunHere), match=r"broken\.onnx"):
-        accuracy.score("onnxruntime", broken, samples)
+        run_samples.score("onnxruntime", broken, samples)
 
 
 def test_a_runtime_that_dies_takes_only_its_child_along(mean_file, coloured, monkeypatch, tmp_path):
     (tmp_path / "dying.py").write_text("import os\ndef run(**_): os.kill(os.getpid(), 11)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    real = accuracy.child.call
-    monkeypatch.setattr(accuracy.child, "call", lambda _, payload, **limits: real("dying:run", payload, **limits))
+    real = run_samples.child.call
+    monkeypatch.setattr(run_samples.child, "call", lambda _, payload, **limits: real("dying:run", payload, **limits))
     with pytest.raises(ExportFailed, match="died"):
-        accuracy.score("onnxruntime", mean_file(), coloured(), progress=lambda *_: None)
+        run_samples.score("onnxruntime", mean_file(), coloured(), progress=lambda *_: None)
 
 
 # --- per class, and the early warning ---
@@ -154,9 +154,9 @@ def test_a_runtime_that_dies_takes_only_its_child_along(mean_file, coloured, mon
 def test_per_class_puts_the_classes_that_lost_most_on_top():
     labels = np.array([0, 0, 1, 1, 2, 2, -1])
     before, after = np.array([1, 1, 1, 1, 0, 1, 1.0]), np.array([1, 0, 0, 0, 1, 1, 1.0])
-    rows = accuracy.per_class(labels, ("a", "b"), before, after)
+    rows = run_samples.per_class(labels, ("a", "b"), before, after)
     assert [(row.name, row.n, row.drop_points) for row in rows] == [("b", 2, 100.0), ("a", 2, 50.0), ("2", 2, -50.0)]
-    alone = accuracy.per_class(labels, ("a", "b", "c"), before)
+    alone = run_samples.per_class(labels, ("a", "b", "c"), before)
     assert [(row.name, row.baseline, row.candidate) for row in alone] == [
         ("a", 1, None),
         ("b", 1, None),
@@ -169,13 +169,13 @@ def test_balanced_accuracy_counts_classes_alike():
     labels = np.array([0] * 98 + [1] * 2)
     right = np.ones(100)
     right[[3, 99]] = 0
-    scores = Scores(right * accuracy.alike(labels), np.zeros(100, np.int64), "balanced-accuracy", 0, None, labels)
+    scores = Scores(right * run_samples.alike(labels), np.zeros(100, np.int64), "balanced-accuracy", 0, None, labels)
     assert scores.mean == pytest.approx((97 / 98 + 1 / 2) / 2)
     assert scores.of_each.tolist() == right.tolist()
     assert scores.centred.mean() == pytest.approx(scores.mean)
     stratified = sum(p * (1 - p) / n for p, n in ((97 / 98, 98), (1 / 2, 2))) / 4
     assert scores.centred.var() / 100 == pytest.approx(stratified)
-    sure = replace(scores, values=accuracy.alike(labels))
+    sure = replace(scores, values=run_samples.alike(labels))
     assert sure.centred.tolist() == [1.0] * 100
     assert paired_drop(sure.values, scores.values).points == pytest.approx(100 * (1 - scores.mean))
 
@@ -190,6 +190,6 @@ def test_a_metric_is_tried_before_any_work(tmp_path, monkeypatch):
     labels = np.arange(8) % 4
     for name, sentence in (("one", r"gave scores \[\]; one a sample, \[8\]"), ("typo", "failed with AttributeError")):
         with pytest.raises(UserError, match=f"The metric 'metrics_to_try:{name}' {sentence}"):
-            accuracy.try_metric(f"metrics_to_try:{name}", labels, 4)
-    for name in ("metrics_to_try:fine", *accuracy.BUILT_IN):
-        accuracy.try_metric(name, labels, 4)
+            run_samples.try_metric(f"metrics_to_try:{name}", labels, 4)
+    for name in ("metrics_to_try:fine", *run_samples.BUILT_IN):
+        run_samples.try_metric(name, labels, 4)

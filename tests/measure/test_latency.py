@@ -9,9 +9,9 @@ import pytest
 
 from pocketfit.core.errors import CannotRunHere, UserError
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.measure import cost, quiet
+from pocketfit.measure import latency, quiet
 
-BRIEF = cost.Effort(sessions=2, seconds=0.1, min_rounds=5, max_rounds=20)
+BRIEF = latency.Effort(sessions=2, seconds=0.1, min_rounds=5, max_rounds=20)
 NAMES = {"latency_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms"}
 RATIOS = {name.removesuffix("_ms") + "_ratio" for name in NAMES}
 
@@ -21,8 +21,8 @@ def compared(conv_file):
     """A network, itself again, and one with over 25 times its multiply-accumulates."""
     small, big = conv_file(channels=16, size=32), conv_file(channels=90, size=32)
     steps = []
-    effort = cost.Effort(sessions=4, seconds=0.3, min_rounds=10, max_rounds=60)
-    found = cost.compare_latency(
+    effort = latency.Effort(sessions=4, seconds=0.3, min_rounds=10, max_rounds=60)
+    found = latency.compare_latency(
         "onnxruntime", small, [small, big], effort=effort, progress=lambda done, total: steps.append((done, total))
     )
     return found, steps, effort
@@ -69,7 +69,7 @@ def test_a_comparison_says_how_it_was_taken(compared):
 
 
 def test_one_file_alone(conv_file):
-    found = cost.latency("onnxruntime", conv_file(), effort=BRIEF)
+    found = latency.latency("onnxruntime", conv_file(), effort=BRIEF)
     assert set(found) == NAMES
     assert 0 < found["latency_ms"].low <= found["latency_ms"].value <= found["latency_ms"].high
 
@@ -83,9 +83,9 @@ def test_every_other_session_loads_in_the_opposite_order(conv_file, monkeypatch)
         ran = {"seconds": 1.0, "others_cores": 0.0, "own_cores": 0.0}
         return {"calls_ms": numbers, "cores": [0], "taken_again": 1, "load": ran, "times_ms": {"core": 1.0}}
 
-    monkeypatch.setattr(cost.child, "call", fake)
+    monkeypatch.setattr(latency.child, "call", fake)
     small, big = conv_file(channels=3), conv_file(channels=4)
-    found = cost.compare_latency("onnxruntime", small, [big], effort=cost.Effort(4, 1.0, 5, 5), seed=3)
+    found = latency.compare_latency("onnxruntime", small, [big], effort=latency.Effort(4, 1.0, 5, 5), seed=3)
     assert [payload["paths"] for payload in calls] == [[str(small), str(big)], [str(big), str(small)]] * 2
     assert [payload["seed"] for payload in calls] == [3, 4, 5, 6]
     assert found[0].ratio.value == pytest.approx(2.0)
@@ -107,7 +107,7 @@ class Sleeper:
 
 
 def test_short_networks_fill_their_share_of_a_round_and_long_ones_run_once():
-    short, long = cost._File(Sleeper(0.5), 0), cost._File(Sleeper(60), 0)
+    short, long = latency._File(Sleeper(0.5), 0), latency._File(Sleeper(60), 0)
     assert 2 <= short.calls <= 4
     assert long.calls == 1
     assert long.loaded.runs == 2  # warming up a long network takes no longer than it must
@@ -118,8 +118,8 @@ def test_short_networks_fill_their_share_of_a_round_and_long_ones_run_once():
 
 def test_an_interrupted_invocation_is_taken_again(monkeypatch):
     interruptions = iter([0, 1, 1, 1, *[1] * 100])
-    file = cost._File(Sleeper(3), 0)
-    monkeypatch.setattr(cost, "_interruptions", lambda: next(interruptions))
+    file = latency._File(Sleeper(3), 0)
+    monkeypatch.setattr(latency, "_interruptions", lambda: next(interruptions))
     file.round()
     assert file.taken_again == 1
 
@@ -127,10 +127,10 @@ def test_an_interrupted_invocation_is_taken_again(monkeypatch):
 def fake_clock(monkeypatch, interrupted, *, clock_ms, work_ms):
     """Invocations that take so long by the clock and by their processor time; each is interrupted, or none."""
     count = iter(range(10**6))
-    monkeypatch.setattr(cost, "_interruptions", lambda: next(count) if interrupted else 0)
+    monkeypatch.setattr(latency, "_interruptions", lambda: next(count) if interrupted else 0)
     ns = iter(range(0, 10**15, round(work_ms * 1e6)))
-    monkeypatch.setattr(cost.time, "process_time_ns", lambda: next(ns))
-    monkeypatch.setattr(cost._File, "_invoke", lambda self: clock_ms)
+    monkeypatch.setattr(latency.time, "process_time_ns", lambda: next(ns))
+    monkeypatch.setattr(latency._File, "_invoke", lambda self: clock_ms)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def fake_clock(monkeypatch, interrupted, *, clock_ms, work_ms):
 def test_an_invocation_that_stays_interrupted_counts_by_its_work(monkeypatch, interrupted, clock_ms, threads, expected):
     """Else a busy machine spares what fits between two interruptions, and flatters small files against large ones."""
     fake_clock(monkeypatch, interrupted, clock_ms=clock_ms, work_ms=4.0)
-    assert cost._File(Sleeper(0), 0, threads).round() == [expected] * cost._File(Sleeper(0), 0, threads).calls
+    assert latency._File(Sleeper(0), 0, threads).round() == [expected] * latency._File(Sleeper(0), 0, threads).calls
 
 
 def test_random_inputs_fit_the_signature_and_follow_the_seed():
@@ -149,7 +149,7 @@ def test_random_inputs_fit_the_signature_and_follow_the_seed():
         TensorSpec("b", (2, 400), "int8"),
         TensorSpec("c", (None,), "uint8"),
     )
-    first, again = cost.random_inputs(Signature(specs, ()), 1), cost.random_inputs(Signature(specs, ()), 1)
+    first, again = latency.random_inputs(Signature(specs, ()), 1), latency.random_inputs(Signature(specs, ()), 1)
     assert {name: (v.shape, str(v.dtype)) for name, v in first.items()} == {
         "a": ((1, 3), "float32"),
         "b": ((2, 400), "int8"),
@@ -159,13 +159,13 @@ def test_random_inputs_fit_the_signature_and_follow_the_seed():
     assert first["b"].max() > 100
     assert all(np.array_equal(first[name], again[name]) for name in first)
     with pytest.raises(UserError, match="'t' has dtype str"):
-        cost.random_inputs(Signature((TensorSpec("t", (1,), "str"),), ()), 0)
+        latency.random_inputs(Signature((TensorSpec("t", (1,), "str"),), ()), 0)
 
 
 def test_files_that_cannot_be_timed_are_named(tmp_path):
     with pytest.raises(UserError, match=r"gone\.onnx"):
-        cost.latency("onnxruntime", tmp_path / "gone.onnx", effort=BRIEF)
+        latency.latency("onnxruntime", tmp_path / "gone.onnx", effort=BRIEF)
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no onnx")
     with pytest.raises((UserError, CannotRunHere), match=r"broken\.onnx"):
-        cost.latency("onnxruntime", broken, effort=BRIEF)
+        latency.latency("onnxruntime", broken, effort=BRIEF)

@@ -34,7 +34,8 @@ from pocketfit.core.support.rules import Between, Positive
 from pocketfit.core.support.schema import checked
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.devices import local
-from pocketfit.measure import cost, quiet
+from pocketfit.measure import latency as cost
+from pocketfit.measure import quiet
 from pocketfit.measure.environment import environment
 from pocketfit.numerics.channel_shapes import Skeleton, Widths
 from pocketfit.passes.prune import subnetworks as forms

@@ -11,8 +11,8 @@ from onnx import helper
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.measure import fidelity, layers
-from pocketfit.measure.fidelity import LayerDrift
+from pocketfit.measure import compare_files, layer_drift
+from pocketfit.measure.compare_files import LayerDrift
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def pictures():
 
 
 def test_a_file_is_faithful_to_itself(conv_file, pictures):
-    found = fidelity.compare(conv_file(), conv_file(), pictures)
+    found = compare_files.compare(conv_file(), conv_file(), pictures)
     assert (found.agreement, found.sqnr_db, found.cosine) == (1.0, math.inf, pytest.approx(1.0))
     assert found.score_a == found.score_b
     assert (found.drop.points, found.drop.n) == (0, 12)
@@ -38,7 +38,7 @@ def test_a_file_is_faithful_to_itself(conv_file, pictures):
 
 @pytest.mark.parametrize("culprit", ["stem", "body", "head"])
 def test_the_first_layer_that_drifts_is_the_one_that_was_spoilt(conv_file, pictures, culprit):
-    found = fidelity.compare(conv_file(), conv_file(noise_in=culprit), pictures)
+    found = compare_files.compare(conv_file(), conv_file(noise_in=culprit), pictures)
     assert found.first_drift.layer == culprit
     before = [one.sqnr_db for one in found.layers[: ["stem", "body", "head"].index(culprit)]]
     assert all(value == math.inf for value in before)
@@ -49,7 +49,7 @@ def test_the_first_layer_that_drifts_is_the_one_that_was_spoilt(conv_file, pictu
 
 def test_scores_and_drop_are_those_of_the_files(mean_file, coloured):
     samples = coloured(n=30, wrong=3)
-    found = fidelity.compare(mean_file(), mean_file(scale=-1.0), samples)
+    found = compare_files.compare(mean_file(), mean_file(scale=-1.0), samples)
     assert found.score_a == 0.9
     assert found.agreement == 0.0
     assert found.drop.points == pytest.approx(100 * (found.score_a - found.score_b))
@@ -59,7 +59,7 @@ def test_scores_and_drop_are_those_of_the_files(mean_file, coloured):
 
 def test_without_labels_only_the_answers_are_compared(conv_file, pictures):
     steps = []
-    found = fidelity.compare(
+    found = compare_files.compare(
         conv_file(),
         conv_file(noise_in="head"),
         replace(pictures, labels=np.full(12, -1)),
@@ -75,19 +75,19 @@ def test_without_labels_only_the_answers_are_compared(conv_file, pictures):
 
 def test_networks_with_other_answers_are_refused(conv_file, pictures):
     with pytest.raises(UserError, match=r"\[8\].*\[9\]"):
-        fidelity.compare(conv_file(channels=8), conv_file(channels=9), pictures)
+        compare_files.compare(conv_file(channels=8), conv_file(channels=9), pictures)
 
 
 def test_layers_of_two_runtimes_are_not_possible_with_the_reason():
-    assert layers.why_not("litert", "litert") == ""
-    assert "same format" in layers.why_not("litert", "onnxruntime")
-    assert "torch" in layers.why_not("torch", "torch")
+    assert layer_drift.why_not("litert", "litert") == ""
+    assert "same format" in layer_drift.why_not("litert", "onnxruntime")
+    assert "torch" in layer_drift.why_not("torch", "torch")
 
 
 @pytest.mark.slow
 def test_an_int8_file_drifts_little_layer_by_layer(litert_pair):
     float_file, int8_file, samples = litert_pair
-    found = fidelity.compare(float_file, int8_file, samples)
+    found = compare_files.compare(float_file, int8_file, samples)
     assert len(found.layers) == 3
     assert all(15 < one.sqnr_db < 60 for one in found.layers)
     assert found.sqnr_db > 15
@@ -114,7 +114,7 @@ def test_quantized_onnx_layers_are_read_behind_their_activation(conv_file, pictu
         str(float_file), str(tmp_path / "dynamic.onnx"), weight_type=quantization.QuantType.QUInt8
     )
     for name in ("static.onnx", "dynamic.onnx"):
-        found = fidelity.compare(float_file, tmp_path / name, pictures)
+        found = compare_files.compare(float_file, tmp_path / name, pictures)
         assert len(found.layers) == 3, name
         assert all(20 < one.sqnr_db < 60 for one in found.layers), (name, found.layers)
         assert found.first_drift is None
@@ -138,7 +138,7 @@ def test_quantized_onnx_layers_are_read_behind_their_activation(conv_file, pictu
 )
 def test_first_drift_follows_its_definition(decibels, expected):
     found = tuple(LayerDrift(str(i), value) for i, value in enumerate(decibels))
-    drift = fidelity.first_drift(found)
+    drift = compare_files.first_drift(found)
     assert (None if drift is None else int(drift.layer)) == expected
 
 
@@ -147,7 +147,7 @@ def tapped(nodes, constants=()):
     for node in nodes:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    return layers.behind_activation(nodes[0], readers, set(constants))
+    return layer_drift.behind_activation(nodes[0], readers, set(constants))
 
 
 def node(kind, inputs, output):
@@ -178,6 +178,6 @@ def test_where_a_layer_is_read():
 
 
 def test_layers_match_by_name_or_else_by_order():
-    assert layers.matched({"a": "", "b": ""}, {"b": "", "c": ""}) == {"b": "b"}
-    assert layers.matched({"a": "", "b": ""}, {"c": "", "d": ""}) == {"a": "c", "b": "d"}
-    assert layers.matched({"a": ""}, {"c": "", "d": ""}) == {}
+    assert layer_drift.matched({"a": "", "b": ""}, {"b": "", "c": ""}) == {"b": "b"}
+    assert layer_drift.matched({"a": "", "b": ""}, {"c": "", "d": ""}) == {"a": "c", "b": "d"}
+    assert layer_drift.matched({"a": ""}, {"c": "", "d": ""}) == {}
