@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from pocketfit import zoo
-from pocketfit.analysis import predictor
+from pocketfit.analysis import latency_predictor
 from pocketfit.core.plan import ExportSettings
 from pocketfit.measure import channel_cost_table
 from pocketfit.passes.graph.channel_graph import trace
@@ -56,11 +56,11 @@ def main() -> None:
 
         known = table(asked.cache, asked.known, 0)
         unseen = table(asked.cache / "unseen", asked.unseen + 1, 1)
-    fitted = predictor.fit(known)
+    fitted = latency_predictor.fit(known)
     # in ratios: each folder has its own time of the whole network, and the first of each is the whole network itself
     others = unseen.measured[1:]
     predicted = [fitted.latency_ms(one.widths) / known.full_ms for one in others]
-    found = predictor.errors(np.array(predicted), np.array([one.ratio for one in others]))
+    found = latency_predictor.errors(np.array(predicted), np.array([one.ratio for one in others]))
     result = {
         "model": asked.model,
         "side": asked.side,
@@ -68,7 +68,7 @@ def main() -> None:
         "precision": asked.precision,
         "threads": asked.threads,
         "known": len(known.measured),
-        "held_out_of_the_table": asdict(predictor.held_out(known)),
+        "held_out_of_the_table": asdict(latency_predictor.held_out(known)),
         "unseen": asdict(found),
         "steps": {kind: list(steps) for kind, steps in fitted.steps.items()},
         "measured_ratios": [one.ratio for one in others],
@@ -82,7 +82,7 @@ def main() -> None:
     print(f"{asked.model} at {asked.side} px, {asked.runtime} {asked.precision}, {asked.threads} thread(s)")
     print(f"machine: {known.environment['cpu']}, load {known.environment['load_average']} at first")
     print(f"table of {len(known.measured)}; blocks of channels (in, out): {result['steps']}")
-    for title, errors in (("left out of the table", predictor.held_out(known)), ("never fitted on", found)):
+    for title, errors in (("left out of the table", latency_predictor.held_out(known)), ("never fitted on", found)):
         print(
             f"{title} ({errors.n}): median error {errors.median:.1%}, worst {errors.worst:.1%}, "
             f"within 10 % {errors.share_within:.0%}, rank correlation {errors.rank:.3f}"

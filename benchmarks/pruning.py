@@ -34,8 +34,8 @@ from scipy import stats
 from torch import nn
 
 from pocketfit import runtimes, zoo
-from pocketfit.analysis import predictor
-from pocketfit.analysis.predictor import Predictor
+from pocketfit.analysis import latency_predictor as predictor
+from pocketfit.analysis.latency_predictor import Predictor
 from pocketfit.core.model import Model, Origin
 from pocketfit.core.plan import ExportSettings, Plan, Prune, Resolution, Train, canonical_json
 from pocketfit.core.samples import Samples
@@ -335,7 +335,7 @@ def measured(
 
 
 def macs(bench: Bench, model: Model) -> float:
-    from pocketfit.analysis.layers import layer_table, totals
+    from pocketfit.analysis.layer_table import layer_table, totals
 
     return totals(layer_table(model)).macs / totals(layer_table(bench.model)).macs
 

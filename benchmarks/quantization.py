@@ -86,7 +86,7 @@ GUILTY = tuple(f"features.{name}" for name in ("1.conv.1", "2.conv.0.0", "2.conv
                                                "4.conv.0.0", "4.conv.2", "7.conv.0.0", "7.conv.2"))  # fmt: skip
 # Thirteen with 12.5 % of the weights and 73 % of the noise.
 GUILTIER = (*GUILTY, *(f"features.{number}.conv.0.0" for number in (11, 14, 16, 17)))
-# Those that cost most noise for the time they take in float, by analysis/sensitivity.py; 15 % of the MACs.
+# Those that cost most noise for the time they take in float, by analysis/quantization/sensitivity.py; 15 % of the MACs.
 FLOAT = tuple(f"features.{name}" for name in ("1.conv.1", "1.conv.0.0", "2.conv.0.0", "14.conv.1.0", "17.conv.1.0",
                                               "0.0", "14.conv.2"))  # fmt: skip
 # What takes part for pocketfit; a line more is a file more.

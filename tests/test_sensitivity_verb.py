@@ -74,7 +74,7 @@ def test_the_table_the_page_and_a_plan_that_can_be_applied(here: Path) -> None:
     plan["passes"] = [json.loads(Path("out/prune.json").read_text())]
     (settings,) = Plan.from_json(plan).passes
 
-    from pocketfit.analysis.layers import layer_table, totals
+    from pocketfit.analysis.layer_table import layer_table, totals
     from pocketfit.passes.prune import prune_channels
     from pocketfit.sources.models.open_model import open_model
 

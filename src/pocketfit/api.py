@@ -31,8 +31,8 @@ from pocketfit.sources.data.dataset import Dataset, from_arrays, open_data
 from pocketfit.sources.models.open_model import model_from_module, open_model
 
 if TYPE_CHECKING:
-    from pocketfit.analysis.channel_plan import Target
-    from pocketfit.analysis.channel_sensitivity import ChannelTable
+    from pocketfit.analysis.pruning.plan_for_target import Target
+    from pocketfit.analysis.pruning.sensitivity import ChannelTable
 
 GOLDEN_SAMPLES = 4
 
@@ -239,9 +239,9 @@ def sensitivity(
     runtime, threads  where a target for the latency counts; its table of costs is measured, in float32, or taken from
             cost_table.cache_folder()
     """
-    from pocketfit.analysis import channel_latency
-    from pocketfit.analysis.channel_plan import check_reachable
-    from pocketfit.analysis.channel_sensitivity import channel_sensitivity, checked_ratios
+    from pocketfit.analysis.pruning import predicted_latency
+    from pocketfit.analysis.pruning.plan_for_target import check_reachable
+    from pocketfit.analysis.pruning.sensitivity import channel_sensitivity, checked_ratios
     from pocketfit.measure.channel_cost_table import cache_folder
     from pocketfit.passes.graph.channel_graph import trace
     from pocketfit.passes.prune.criteria import DATA_DRIVEN
@@ -258,7 +258,7 @@ def sensitivity(
     if target is not None and target.name == "latency":
         graph, settings = trace(network.network, network.signature), ExportSettings(runtime)
         tables = cache_folder(watch)
-        latency = channel_latency.measured(network, graph, settings, tables, threads=threads, watch=watch)
+        latency = predicted_latency.measured(network, graph, settings, tables, threads=threads, watch=watch)
     with temporary_folder() as work:
 
         def split(name: str, most: int) -> Samples:

@@ -149,7 +149,7 @@ def inspect(source: Source) -> dict[str, Any]:
             "parameters": int(sum(np.prod(op.weight_shape) for op in contents.ops if op.weight_shape)),
             "not_taken": not_taken(contents),
         }
-    from pocketfit.analysis.layers import layer_table, totals
+    from pocketfit.analysis.layer_table import layer_table, totals
 
     model = source.open()
     rows = layer_table(model)
@@ -191,7 +191,7 @@ def explain(
     quiet: bool,
 ) -> dict[str, Any]:
     """Which layers cost a plain int8 file its accuracy; with `out`, explain.json and explain.html are written there."""
-    from pocketfit.analysis import explain as analysis
+    from pocketfit.analysis.quantization import explain as analysis
     from pocketfit.core.support.files import OF_A_RUN, OF_LOOKS, check_folder
     from pocketfit.progress import watch_for_terminal
     from pocketfit.report.explain import write_explanation

@@ -9,7 +9,7 @@ from pocketfit.asked import Source, dataset
 from pocketfit.core.errors import UserError
 
 if TYPE_CHECKING:
-    from pocketfit.analysis.predictor import Predictor
+    from pocketfit.analysis.latency_predictor import Predictor
     from pocketfit.numerics.channel_shapes import LayerShape
 
 
@@ -53,8 +53,8 @@ def sensitivity(
                         `latency`), multiple, criterion, line (Python), pass (for a plan.json)
     """
     from pocketfit import api
-    from pocketfit.analysis.channel_plan import Target, planned
-    from pocketfit.analysis.channel_sensitivity import checked_ratios
+    from pocketfit.analysis.pruning.plan_for_target import Target, planned
+    from pocketfit.analysis.pruning.sensitivity import checked_ratios
     from pocketfit.core.support.files import OF_A_RUN, OF_LOOKS, check_folder
     from pocketfit.progress import watch_for_terminal
     from pocketfit.report.channel_sensitivity import sentences, write_sensitivity
@@ -116,7 +116,7 @@ def costs(
     """
     from dataclasses import asdict
 
-    from pocketfit.analysis import predictor
+    from pocketfit.analysis import latency_predictor
     from pocketfit.core.plan import ExportSettings
     from pocketfit.core.support.files import check_file, check_writable, write_json
     from pocketfit.measure import channel_cost_table
@@ -140,7 +140,7 @@ def costs(
             seed=seed,
             watch=watch,
         )
-    fitted = predictor.fit(table)
+    fitted = latency_predictor.fit(table)
     result = {
         "schema_version": 1,
         "model": source.model,
@@ -152,7 +152,7 @@ def costs(
         "full_ms": table.full_ms,
         "networks": len(table.measured),
         "steps": {kind: list(steps) for kind, steps in fitted.steps.items()},
-        "held_out": asdict(predictor.held_out(table)),
+        "held_out": asdict(latency_predictor.held_out(table)),
         "layers": [_layer_cost(fitted, layer) for layer in table.skeleton.layers],
         "groups": [_group_cost(fitted, name) for name in table.skeleton.full],
     }

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pocketfit.analysis import predictor
+from pocketfit.analysis import latency_predictor
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import ExportSettings
 from pocketfit.measure import channel_cost_table
@@ -201,6 +201,6 @@ def test_a_real_table_in_onnx_runtime(tmp_path):
     assert 0.7 < found.measured[0].ratio < 1.4  # the whole network against itself
     smallest = min(found.measured, key=lambda one: one.widths["2"])
     assert smallest.ratio < 1
-    predicted = predictor.fit(found)
+    predicted = latency_predictor.fit(found)
     assert 0 < predicted.latency_ms(smallest.widths) < 2 * predicted.latency_ms({})
     assert json.loads(next(tmp_path.rglob("table.json")).read_text())["environment"]["threads"] == 1

@@ -63,7 +63,7 @@ def test_what_cannot_be_known_is_said_and_costs_mixed_precision_only(
     def refuse(*arguments: object, **settings: object) -> None:
         raise UserError("torch.export cannot follow Net")
 
-    monkeypatch.setattr("pocketfit.analysis.sensitivity.sensitivity", refuse)
+    monkeypatch.setattr("pocketfit.analysis.quantization.sensitivity.sensitivity", refuse)
     line = sensitivity_line(task, PLAN, Silent())
     assert line["error"] == "torch.export cannot follow Net" and line["rows"] == []
     assert sensitive_layers(journal.digest([line]), {}) == {"litert": ()}

@@ -3,7 +3,7 @@
 A method turns a strength from 0 (nothing goes) to 1 (all that may go) into widths; `to_target` finds the strength at
 which the network costs what is asked for, so that methods can be compared at equal cost. `cost_aware` needs no
 strength: it looks for the widths that lose least importance at that cost. What a network costs is a tuple of Terms:
-predicted milliseconds (analysis/predictor.py), or multiply-accumulates (numerics/channel_shapes.py).
+predicted milliseconds (analysis/latency_predictor.py), or multiply-accumulates (numerics/channel_shapes.py).
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def allocation_line(
     settings  of the files whose latency counts, where the task asks for allocation by latency
     Where it cannot be done the line has no widths, and says why; pruning is uniform then.
     """
-    from pocketfit.analysis import predictor
+    from pocketfit.analysis import latency_predictor
     from pocketfit.measure import channel_cost_table
     from pocketfit.passes.graph.channel_graph import trace
     from pocketfit.passes.prune import criteria, prune_channels
@@ -63,8 +63,8 @@ def allocation_line(
                 count=NETWORKS,
                 watch=watch,
             )
-            terms = predictor.fit(table).terms()
-            line["held_out"] = vars(predictor.held_out(table))
+            terms = latency_predictor.fit(table).terms()
+            line["held_out"] = vars(latency_predictor.held_out(table))
             if table.disturbed:
                 line["disturbed"] = table.disturbed
                 watch.say(f"widths by latency are not to be trusted: {table.disturbed}")

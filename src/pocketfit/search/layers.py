@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketfit import runtimes
-from pocketfit.analysis.layers import LayerRow, layer_table
+from pocketfit.analysis.layer_table import LayerRow, layer_table
 from pocketfit.core.artifact import Contents, OpInfo
 from pocketfit.core.errors import PocketfitError
 from pocketfit.core.plan import Plan

@@ -16,7 +16,7 @@ from pocketfit.search.ladder import REPAIRS, layers_in_float
 from pocketfit.search.task import Task
 
 if TYPE_CHECKING:
-    from pocketfit.analysis.sensitivity import Sensitivity
+    from pocketfit.analysis.quantization.sensitivity import Sensitivity
 
 CAUSES = 5  # layers whose cause is put into words
 JUDGED_PLAIN = 4  # samples: nothing is decided on the plain network's table, the report shows it
@@ -91,7 +91,7 @@ def _more_us(task: Task, files: tuple[Trial, Trial], layers: list[str], watch: W
 
 
 def _table(task: Task, plan: Plan, watch: Watch, judged: int | None) -> dict[str, Any]:
-    from pocketfit.analysis.sensitivity import JUDGED, sensitivity
+    from pocketfit.analysis.quantization.sensitivity import JUDGED, sensitivity
 
     assert plan.export.grid is not None
     model = carried_out(task, plan, watch)
@@ -102,8 +102,8 @@ def _table(task: Task, plan: Plan, watch: Watch, judged: int | None) -> dict[str
 
 
 def _rows(found: Sensitivity) -> dict[str, Any]:
-    from pocketfit.analysis.culprit import culprits
-    from pocketfit.analysis.sensitivity import without_infinities
+    from pocketfit.analysis.quantization.culprits import culprits
+    from pocketfit.analysis.quantization.sensitivity import without_infinities
 
     why = {one.layer: one.cause for one in culprits(found.layers, CAUSES)}
     rows = []

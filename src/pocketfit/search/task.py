@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pocketfit import runtimes
-from pocketfit.analysis.layers import LayerRow, layer_table
+from pocketfit.analysis.layer_table import LayerRow, layer_table
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model

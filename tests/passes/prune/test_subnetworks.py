@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pocketfit import zoo
-from pocketfit.analysis.layers import layer_table, totals
+from pocketfit.analysis.layer_table import layer_table, totals
 from pocketfit.numerics import channel_shapes as words
 from pocketfit.passes.graph.channel_graph import trace
 from pocketfit.passes.prune import subnetworks as forms

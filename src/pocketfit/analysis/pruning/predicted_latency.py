@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pocketfit.analysis import predictor
-from pocketfit.analysis.predictor import Errors, Predictor
+from pocketfit.analysis import latency_predictor
+from pocketfit.analysis.latency_predictor import Errors, Predictor
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings
 from pocketfit.core.support.progress import Watch
@@ -70,5 +70,5 @@ def measured(
     table = channel_cost_table.measure(model, graph, settings, folder, threads=threads, watch=watch)
     groups = tuple((group.name, len(group.ids)) for group in graph.groups)
     about = (table.runtime, threads, table.precision, table.environment, table.full_ms, len(table.measured))
-    held_out, fitted = predictor.held_out(table), predictor.fit(table)
+    held_out, fitted = latency_predictor.held_out(table), latency_predictor.fit(table)
     return ChannelLatency(*about, held_out, fitted, groups, disturbed=table.disturbed)

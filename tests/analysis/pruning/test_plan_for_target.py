@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketfit.analysis.channel_costs import Cost, Costs, Parameter
-from pocketfit.analysis.channel_plan import Target, check_reachable, plan_for, planned
-from pocketfit.analysis.channel_sensitivity import ChannelTable, Curve, Point
+from pocketfit.analysis.pruning.exact_costs import Cost, Costs, Parameter
+from pocketfit.analysis.pruning.plan_for_target import Target, check_reachable, plan_for, planned
+from pocketfit.analysis.pruning.sensitivity import ChannelTable, Curve, Point
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import ExportSettings, Plan, Prune
 

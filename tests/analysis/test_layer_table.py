@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pocketfit import zoo
-from pocketfit.analysis.layers import LayerRow, layer_table, totals
+from pocketfit.analysis.layer_table import LayerRow, layer_table, totals
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.sources.models.open_model import model_from_module
 

@@ -17,11 +17,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfit.analysis import channel_trials as trials
-from pocketfit.analysis.channel_costs import Cost, Costs, costs_of
-from pocketfit.analysis.channel_latency import ChannelLatency
-from pocketfit.analysis.channel_store import evaluated
-from pocketfit.analysis.channel_trials import Job, Row
+from pocketfit.analysis.pruning import evaluate as trials
+from pocketfit.analysis.pruning.evaluate import Job, Row
+from pocketfit.analysis.pruning.exact_costs import Cost, Costs, costs_of
+from pocketfit.analysis.pruning.predicted_latency import ChannelLatency
+from pocketfit.analysis.pruning.result_store import evaluated
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.pass_settings import Criterion

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from pocketfit.analysis import channel_latency
-from pocketfit.analysis.channel_latency import ChannelLatency
-from pocketfit.analysis.channel_plan import Target, check_reachable, plan_for, planned
-from pocketfit.analysis.channel_sensitivity import ChannelTable
-from pocketfit.analysis.predictor import Errors, LayerCost, Predictor
+from pocketfit.analysis.latency_predictor import Errors, LayerCost, Predictor
+from pocketfit.analysis.pruning import predicted_latency
+from pocketfit.analysis.pruning.plan_for_target import Target, check_reachable, plan_for, planned
+from pocketfit.analysis.pruning.predicted_latency import ChannelLatency
+from pocketfit.analysis.pruning.sensitivity import ChannelTable
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import ExportSettings
 from pocketfit.core.support.progress import Silent
@@ -25,7 +25,7 @@ from pocketfit.numerics.channel_shapes import LayerShape, Side, Skeleton
 from pocketfit.passes.graph.channel_graph import trace
 from pocketfit.passes.prune.subnetworks import skeleton
 from pocketfit.sources.models.open_model import model_from_module
-from tests.analysis.test_channel_plan import CHAIN, table_of
+from tests.analysis.pruning.test_plan_for_target import CHAIN, table_of
 
 ERRORS = Errors(24, 0.02, 0.08, 1.0, 0.99)
 
@@ -98,7 +98,7 @@ def test_groups_are_found_again_in_the_table_of_costs(monkeypatch: pytest.Monkey
         return CostTable(settings.runtime, threads, "float32", known, 3.0, {}, tuple(found))
 
     monkeypatch.setattr(channel_cost_table, "measure", measure)
-    found = channel_latency.measured(model, graph, ExportSettings("onnxruntime"), tmp_path, threads=2, watch=Silent())
+    found = predicted_latency.measured(model, graph, ExportSettings("onnxruntime"), tmp_path, threads=2, watch=Silent())
     number = next(n for n, group in enumerate(graph.groups) if group.name == "1")
     assert found.ratio({number: 8}) == pytest.approx(found.fitted.ratio({"1": 8}))
     told = found.to_json()

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from pocketfit.analysis import channel_trials as trials
-from pocketfit.analysis.channel_sensitivity import ChannelTable, channel_sensitivity
-from pocketfit.analysis.layers import layer_table, totals
+from pocketfit.analysis.layer_table import layer_table, totals
+from pocketfit.analysis.pruning import evaluate as trials
+from pocketfit.analysis.pruning.sensitivity import ChannelTable, channel_sensitivity
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Prune

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from pocketfit.analysis.sensitivity import Progress, split_rows, without_infinities
+from pocketfit.analysis.quantization.sensitivity import Progress, split_rows, without_infinities
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Grid, RangeMethod
 from pocketfit.core.samples import Samples
@@ -48,7 +48,7 @@ def stability(
     """
     import torch
 
-    from pocketfit.analysis import noise
+    from pocketfit.analysis.quantization import simulated_noise
     from pocketfit.passes.quantize.simulate import observe_ranges
     from pocketfit.passes.quantize.simulate.simulation import simulate
 
@@ -57,7 +57,7 @@ def stability(
     found: dict[RangeMethod, list[float]] = {method: [] for method in METHODS}
     with torch.inference_mode():
         simulation.activate(weights=False, points=False)
-        exact = [noise.first(simulation.network(batch)) for batch in observe_ranges.batches(samples, judged)]
+        exact = [simulated_noise.first(simulation.network(batch)) for batch in observe_ranges.batches(samples, judged)]
         for seed in range(seeds):
             size = min(SEEN, max(1, len(others) // 2))
             rows = sorted(np.random.default_rng(seed).choice(others, size, replace=False).tolist())
@@ -67,8 +67,8 @@ def stability(
                 simulation.activate()
                 signal = error = 0.0
                 for batch, answers in zip(observe_ranges.batches(samples, judged), exact, strict=True):
-                    signal += noise.energy(answers)
-                    error += noise.energy(noise.first(simulation.network(batch)) - answers)
+                    signal += simulated_noise.energy(answers)
+                    error += simulated_noise.energy(simulated_noise.first(simulation.network(batch)) - answers)
                 found[method].append(ratio_db(signal, error))
                 if progress:
                     progress(seed * len(METHODS) + number + 1, seeds * len(METHODS))

@@ -1,7 +1,7 @@
 """`pocketfit explain`: which layers cost a plain int8 file its accuracy, and what the ladder does about them.
 
 Whole files are measured in their runtime: float, plain int8, after each of the ladder's first rungs, and with the
-guilty layers in float. What a single layer costs on its own is estimated (analysis/sensitivity.py).
+guilty layers in float. What a single layer costs on its own is estimated (analysis/quantization/sensitivity.py).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pocketfit import runtimes
-from pocketfit.analysis import culprit
-from pocketfit.analysis.bench import Bench, Measured
-from pocketfit.analysis.culprit import Culprit
-from pocketfit.analysis.headline import excluded, headline
-from pocketfit.analysis.histograms import Histogram, histograms
-from pocketfit.analysis.sensitivity import Sensitivity, sensitivity, without_infinities
-from pocketfit.analysis.stability import MethodStability, stability
+from pocketfit.analysis.quantization import culprits as culprit
+from pocketfit.analysis.quantization.calibration_stability import MethodStability, stability
+from pocketfit.analysis.quantization.culprits import Culprit
+from pocketfit.analysis.quantization.headline import excluded, headline
+from pocketfit.analysis.quantization.measured_files import Bench, Measured
+from pocketfit.analysis.quantization.sensitivity import Sensitivity, sensitivity, without_infinities
+from pocketfit.analysis.quantization.tensor_histograms import Histogram, histograms
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, ExportSettings, PassSettings, Plan, Round
@@ -175,6 +175,6 @@ def _only(table: Sensitivity, layer: str) -> float:
 
 
 def _layer_names(model: Model) -> list[str]:
-    from pocketfit.analysis.layers import layer_table
+    from pocketfit.analysis.layer_table import layer_table
 
     return [row.name for row in layer_table(model) if row.macs]

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from pocketfit.analysis.sensitivity import WIDE, Channels, LayerSensitivity
+from pocketfit.analysis.quantization.sensitivity import WIDE, Channels, LayerSensitivity
 from pocketfit.core.errors import UserError
 
 FALL_DB = 6.0  # below its neighbours: twice the noise

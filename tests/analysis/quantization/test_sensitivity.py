@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from pocketfit.analysis.sensitivity import Channels, channels, neighbours, sensitivity, split_rows
-from pocketfit.analysis.stability import stability
+from pocketfit.analysis.quantization.calibration_stability import stability
+from pocketfit.analysis.quantization.sensitivity import Channels, channels, neighbours, sensitivity, split_rows
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Grid
 from pocketfit.core.preprocess import Preprocess

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import optimize, stats
 
-from pocketfit.analysis import predictor
+from pocketfit.analysis import latency_predictor
 from pocketfit.core.errors import UserError
 from pocketfit.measure.channel_cost_table import REST, CostTable, SubNetwork, draw
 from pocketfit.numerics.channel_shapes import LayerShape, Side, Skeleton
@@ -52,20 +52,20 @@ def table(count=24, seed=0, noise=0.0):
 
 
 def test_a_synthetic_staircase_is_predicted_exactly():
-    fitted = predictor.fit(table())
+    fitted = latency_predictor.fit(table())
     for widths in draw(CHAIN, 40, 99):
         assert fitted.latency_ms(widths) == pytest.approx(sum(staircase(widths).values()) / 1000, rel=1e-6)
-    found = predictor.check(fitted, table(40, 99).measured)
+    found = latency_predictor.check(fitted, table(40, 99).measured)
     assert found.n == 40 and found.worst < 1e-6 and found.share_within == 1 and found.rank == pytest.approx(1)
     assert fitted.ratio({}) == 1 and fitted.ratio({"enter": 16}) < 1
 
 
 def test_the_blocks_of_the_kernels_are_found():
-    steps = predictor.fit(table()).steps
+    steps = latency_predictor.fit(table()).steps
     assert steps["convolution"][1] == steps["pointwise"][1] == 16
     # all widths were multiples of 8, so that steps of 4 and of 8 cannot be told apart
     assert steps["depthwise"][1] == steps["pointwise"][0] == 8
-    fitted = predictor.fit(table())
+    fitted = latency_predictor.fit(table())
     assert fitted.latency_ms({"enter": 40, "expand": 48}) < fitted.latency_ms({"enter": 48, "expand": 48})
     at = {width: fitted.layers["enter"].us(3, width) for width in (32, 40, 48)}
     assert at[40] == at[48] > at[32]
@@ -79,7 +79,7 @@ def test_sums_are_brought_in_line_with_the_whole():
         share = one.latency_ms**0.5
         times = {layer: time * share for layer, time in one.layer_us.items()}
         measured.append(SubNetwork(one.widths, 1.0, one.latency_ms * share, times))
-    fitted = predictor.fit(CostTable("onnxruntime", 1, "float32", CHAIN, 1.0, {}, tuple(measured)))
+    fitted = latency_predictor.fit(CostTable("onnxruntime", 1, "float32", CHAIN, 1.0, {}, tuple(measured)))
     latency_ms = np.array([one.latency_ms for one in measured])
     predicted_ms = np.array([fitted.latency_ms(one.widths) for one in measured])
     off = (predicted_ms - latency_ms) / latency_ms
@@ -92,10 +92,10 @@ def test_sums_are_brought_in_line_with_the_whole():
 
 def test_errors_are_of_networks_that_were_not_fitted_on():
     """With pure noise in place of times a fit that had seen its answers would look better than this."""
-    exact, noisy = predictor.held_out(table()), predictor.held_out(table(noise=0.05))
+    exact, noisy = latency_predictor.held_out(table()), latency_predictor.held_out(table(noise=0.05))
     assert exact.worst < 1e-6
     assert 0.005 < noisy.median < 0.05 and noisy.share_within > 0.9 and noisy.rank > 0.95
-    seen = predictor.check(predictor.fit(table(noise=0.05)), table(noise=0.05).measured)
+    seen = latency_predictor.check(latency_predictor.fit(table(noise=0.05)), table(noise=0.05).measured)
     assert seen.median < noisy.median * 1.5
     random = np.random.default_rng(0)
     spoilt = [
@@ -103,11 +103,11 @@ def test_errors_are_of_networks_that_were_not_fitted_on():
         for one, v in zip(table().measured, random.uniform(0.01, 1.0, 24), strict=True)
     ]
     hopeless = CostTable("onnxruntime", 1, "float32", CHAIN, 1.0, {}, tuple(spoilt))
-    assert abs(predictor.held_out(hopeless).rank) < 0.6 and predictor.held_out(hopeless).median > 0.2
+    assert abs(latency_predictor.held_out(hopeless).rank) < 0.6 and latency_predictor.held_out(hopeless).median > 0.2
 
 
 def test_terms_sum_up_to_the_latency():
-    fitted = predictor.fit(table(noise=0.05))
+    fitted = latency_predictor.fit(table(noise=0.05))
     for widths in draw(CHAIN, 10, 5):
         total = sum(term.of(tuple(widths[name] for name in term.groups)) for term in fitted.terms())
         assert total == pytest.approx(fitted.latency_ms(widths))
@@ -115,12 +115,12 @@ def test_terms_sum_up_to_the_latency():
 
 def test_too_small_and_torn_tables_are_refused():
     with pytest.raises(UserError, match="3 sub-networks says too little"):
-        predictor.fit(table(3))
+        latency_predictor.fit(table(3))
     whole = table()
     torn = whole.measured[1]
     del torn.layer_us["deep"]
     with pytest.raises(UserError, match="says nothing of layer 'deep'"):
-        predictor.fit(whole)
+        latency_predictor.fit(whole)
 
 
 @settings(deadline=None, max_examples=40)
@@ -129,7 +129,7 @@ def test_too_small_and_torn_tables_are_refused():
     arrays.arrays(np.float64, 12, elements=st.integers(-50, 100).map(float)),
 )
 def test_non_negative_least_squares_as_scipy_has_them(features, values):
-    coefficients, left = predictor.non_negative(features, values)
+    coefficients, left = latency_predictor.non_negative(features, values)
     _, norm = optimize.nnls(features, values)
     assert (coefficients >= 0).all()
     assert left == pytest.approx(float(np.sum((values - features @ coefficients) ** 2)), rel=1e-6, abs=1e-6)
@@ -140,6 +140,6 @@ def test_non_negative_least_squares_as_scipy_has_them(features, values):
 @given(arrays.arrays(np.float64, (2, 15), elements=st.integers(0, 9).map(float)))
 def test_rank_correlation_as_scipy_has_it(values):
     if np.ptp(values[0]) == 0 or np.ptp(values[1]) == 0:
-        assert predictor.rank_correlation(*values) == 0
+        assert latency_predictor.rank_correlation(*values) == 0
     else:
-        assert predictor.rank_correlation(*values) == pytest.approx(stats.spearmanr(*values).statistic)
+        assert latency_predictor.rank_correlation(*values) == pytest.approx(stats.spearmanr(*values).statistic)

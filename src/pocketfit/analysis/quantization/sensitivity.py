@@ -123,7 +123,7 @@ def sensitivity(
     layers   only these rows; shares are then of the noise of the whole network, and added_db says nothing
     Raises UserError for fewer than two samples, or where torch.export can't follow the network.
     """
-    from pocketfit.analysis import noise
+    from pocketfit.analysis.quantization import simulated_noise as noise
 
     judged, observed = split_rows(len(samples), most)
     found = noise.measure(model, grid, samples, judged, observed, ranges, layers, progress)

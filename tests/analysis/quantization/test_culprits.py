@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from pocketfit.analysis.bench import Measured
-from pocketfit.analysis.culprit import Culprit, cause, check_names, culprits, keep_float
-from pocketfit.analysis.headline import excluded, headline
-from pocketfit.analysis.sensitivity import Channels, LayerSensitivity
+from pocketfit.analysis.quantization.culprits import Culprit, cause, check_names, culprits, keep_float
+from pocketfit.analysis.quantization.headline import excluded, headline
+from pocketfit.analysis.quantization.measured_files import Measured
+from pocketfit.analysis.quantization.sensitivity import Channels, LayerSensitivity
 from pocketfit.core.errors import UserError
 from pocketfit.numerics.latency_intervals import Drop
 

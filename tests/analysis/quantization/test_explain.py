@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from pocketfit.analysis.explain import Ask, Explanation, explain
+from pocketfit.analysis.quantization.explain import Ask, Explanation, explain
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.report.explain import render
 from pocketfit.sources.models.open_model import model_from_module
-from tests.analysis.sabotage import pictures
+from tests.analysis.quantization.spoiled_network import pictures
 
 PREPROCESS = Preprocess(height=16, width=16, resize="exact", mean=(0.5,) * 3, std=(0.25,) * 3)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from pocketfit.analysis.bench import Measured
-from pocketfit.analysis.culprit import Culprit
+from pocketfit.analysis.quantization.culprits import Culprit
+from pocketfit.analysis.quantization.measured_files import Measured
 
 HARMLESS_DB = 30.0  # the noise is under 3 % of the answers
 WORTH_DB = 0.5  # a gain that is worth a layer in float, or a sentence

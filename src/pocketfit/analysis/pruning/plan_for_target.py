@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from pocketfit.analysis.channel_costs import Cost
-from pocketfit.analysis.channel_sensitivity import ChannelTable, Curve
+from pocketfit.analysis.pruning.exact_costs import Cost
+from pocketfit.analysis.pruning.sensitivity import ChannelTable, Curve
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Prune
 

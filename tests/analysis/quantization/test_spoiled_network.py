@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pocketfit.analysis.culprit import culprits
-from pocketfit.analysis.sensitivity import sensitivity
+from pocketfit.analysis.quantization.culprits import culprits
+from pocketfit.analysis.quantization.sensitivity import sensitivity
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, Grid
 from pocketfit.core.samples import Samples
 from pocketfit.passes.quantize.equalize import equalize
-from tests.analysis.sabotage import BOTTLENECKS, mobilenet_v2, pictures, sabotaged
+from tests.analysis.quantization.spoiled_network import BOTTLENECKS, mobilenet_v2, pictures, sabotaged
 
 GRID = Grid(8, 8)
 pytestmark = pytest.mark.slow

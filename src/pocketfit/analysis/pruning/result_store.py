@@ -13,8 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
-from pocketfit.analysis import channel_trials as trials
-from pocketfit.analysis.channel_trials import Answers, Job, Row
+from pocketfit.analysis.pruning import evaluate as trials
+from pocketfit.analysis.pruning.evaluate import Answers, Job, Row
 from pocketfit.core.model import Model
 from pocketfit.core.samples import Samples
 from pocketfit.core.support import user_code
@@ -107,7 +107,7 @@ def _in_children(
         for number, path in enumerate(lines):
             mine = [[job.group, job.kept, list(job.removed)] for job in jobs[number :: len(lines)]]
             payload = {"folder": str(work), "jobs": mine, "lines": str(path), "stop": str(stop), "closed": closed}
-            target = "pocketfit.analysis.channel_trials:in_child"
+            target = "pocketfit.analysis.pruning.evaluate:in_child"
             threads = {"OMP_NUM_THREADS": "1"}
             futures.append(
                 pool.submit(child_process.call, target, payload, timeout_s=NO_TIME_LIMIT_S, environment=threads)

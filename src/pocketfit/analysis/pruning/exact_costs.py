@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pocketfit.analysis.layers import FLOAT32_BYTES
+from pocketfit.analysis.layer_table import FLOAT32_BYTES
 
 if TYPE_CHECKING:
     from torch import nn
