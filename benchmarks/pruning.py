@@ -46,8 +46,8 @@ from pocketfit.passes.graph.channel_graph import ChannelGraph, trace
 from pocketfit.passes.prune import criteria, prune_channels
 from pocketfit.passes.rewrite import resolution
 from pocketfit.passes.train import fine_tune as training
-from pocketfit.search import allocate
-from pocketfit.search.allocate import Choice, Widths
+from pocketfit.search.propose import allocate_widths
+from pocketfit.search.propose.allocate_widths import Choice, Widths
 from pocketfit.sources.data.dataset import Dataset, open_data
 from pocketfit.sources.models.fingerprint import fingerprint
 from pocketfit.sources.models.open_model import load_model, model_from_module, open_model, save_model
@@ -130,8 +130,10 @@ class Bench:
         known = self.predictor.skeleton
         found = []
         for name, full in known.full.items():
-            choice = allocate.from_scores(name, channel_cost_table.widths_of(full, known.per_id[name]), scores[name])
-            found.append(allocate.on_edges(choice, self.predictor.terms(), known.full))
+            choice = allocate_widths.from_scores(
+                name, channel_cost_table.widths_of(full, known.per_id[name]), scores[name]
+            )
+            found.append(allocate_widths.on_edges(choice, self.predictor.terms(), known.full))
         return found
 
     def pruned(self, widths: Widths, criterion: str) -> Model:
@@ -181,29 +183,31 @@ def methods(bench: Bench) -> dict[str, Callable[[float], Model]]:
             for name, full in known.full.items()
             if (widths := channel_cost_table.widths_of(full, known.per_id[name], multiple))
         ]
-        _, widths = allocate.to_target(lambda ratio: allocate.uniform(choices, ratio), terms, target * whole)
+        _, widths = allocate_widths.to_target(
+            lambda ratio: allocate_widths.uniform(choices, ratio), terms, target * whole
+        )
         return bench.pruned(widths, "l2")
 
     def aware(criterion: str, target: float, *, relative: bool = False) -> Model:
         scores = dict(bench.scores(criterion))
         if relative:
             scores = {name: values / values.sum() for name, values in scores.items()}
-        return bench.pruned(allocate.cost_aware(bench.choices(scores), terms, target * whole), criterion)
+        return bench.pruned(allocate_widths.cost_aware(bench.choices(scores), terms, target * whole), criterion)
 
     def by_macs(criterion: str, target: float) -> Model:
         choices, known = bench.choices(bench.scores(criterion)), bench.predictor.skeleton
         least, most = (known.macs({c.layer: c.widths[place] for c in choices}) for place in (0, -1))
 
         def method(strength: float) -> Widths:
-            return allocate.cost_aware(choices, mac_terms(known), most - strength * (most - least))
+            return allocate_widths.cost_aware(choices, mac_terms(known), most - strength * (most - least))
 
-        return bench.pruned(allocate.to_target(method, terms, target * whole)[1], criterion)
+        return bench.pruned(allocate_widths.to_target(method, terms, target * whole)[1], criterion)
 
     def ranked(criterion: str, target: float) -> Model:
         scores = bench.scores(criterion)
         choices = bench.choices(scores)
-        method = lambda strength: allocate.global_ranking(choices, scores, strength)  # noqa: E731
-        return bench.pruned(allocate.to_target(method, terms, target * whole)[1], criterion)
+        method = lambda strength: allocate_widths.global_ranking(choices, scores, strength)  # noqa: E731
+        return bench.pruned(allocate_widths.to_target(method, terms, target * whole)[1], criterion)
 
     found: dict[str, Callable[[float], Model]] = {
         "latency-aware, taylor": partial(aware, "taylor"),

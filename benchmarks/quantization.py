@@ -57,9 +57,9 @@ from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.progress import watch_for_terminal
 from pocketfit.runtimes.common import child_process
 from pocketfit.runtimes.common.output_file import whole_or_not
-from pocketfit.search.carry import carried_out
-from pocketfit.search.ladder import REPAIRS, REPAIRS_4
-from pocketfit.search.task import Task, aligned
+from pocketfit.search.propose.quantization_ladder import REPAIRS, REPAIRS_4
+from pocketfit.search.run.apply_passes import carried_out
+from pocketfit.search.run.job import Task, aligned
 from pocketfit.sources.data.dataset import open_data
 from pocketfit.sources.models.open_model import load_model, open_model
 
@@ -308,7 +308,14 @@ class Bench:
 def _source_hash() -> str:
     """Of those of pocketfit's sources that files depend on: a change of them makes its files anew."""
     digest = hashlib.sha256()
-    for pattern in ("core/*.py", "numerics/*.py", "passes/*.py", "runtimes/*.py", "zoo/*.py", "search/carry.py"):
+    for pattern in (
+        "core/*.py",
+        "numerics/*.py",
+        "passes/*.py",
+        "runtimes/*.py",
+        "zoo/*.py",
+        "search/run/apply_passes.py",
+    ):
         for path in sorted((ROOT / "src" / "pocketfit").glob(pattern)):
             digest.update(path.read_bytes())
     return digest.hexdigest()

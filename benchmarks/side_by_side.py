@@ -41,8 +41,8 @@ from pocketfit.numerics.latency_intervals import paired_drop
 from pocketfit.passes.train import fine_tune
 from pocketfit.progress import watch_for_terminal
 from pocketfit.runtimes.common import child_process
-from pocketfit.search.choose import choose
-from pocketfit.search.task import aligned
+from pocketfit.search.decide.choose import choose
+from pocketfit.search.run.job import aligned
 from pocketfit.sources.data.dataset import open_data
 from pocketfit.sources.models.build_network import build
 from pocketfit.sources.models.open_model import load_model, model_from_module, open_model, save_model

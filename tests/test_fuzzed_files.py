@@ -26,8 +26,8 @@ from pocketfit.report.data import report_data
 from pocketfit.report.render import render
 from pocketfit.report.words import plan_words
 from pocketfit.search import journal
-from pocketfit.search.result import compose
-from pocketfit.search.result_file import read_result
+from pocketfit.search.decide.result import compose
+from pocketfit.search.decide.result_file import read_result
 from pocketfit.sources.input_contract import read_preprocess
 from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
 from tests.mutations import COUNTS, as_text, changed, mutated, spoilt, survived

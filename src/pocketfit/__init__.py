@@ -8,7 +8,7 @@ _LAZY = {
     "Budget": "pocketfit.core.budget",
     "Plan": "pocketfit.core.plan",
     "Preprocess": "pocketfit.core.preprocess",
-    "Result": "pocketfit.search.result",
+    "Result": "pocketfit.search.decide.result",
     "from_arrays": "pocketfit.sources.data.dataset",
     "open_data": "pocketfit.sources.data.dataset",
     "open_model": "pocketfit.sources.models.open_model",

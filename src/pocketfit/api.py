@@ -23,10 +23,10 @@ from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.core.support.user_code import Allowed
 from pocketfit.core.trial import Trial
 from pocketfit.measure.run_samples import check_metric
-from pocketfit.search.attempt import Exported, export
-from pocketfit.search.fit import check_out, fit_task
-from pocketfit.search.result import Result
-from pocketfit.search.task import Task, about_order, check_teacher, with_labels
+from pocketfit.search.decide.result import Result
+from pocketfit.search.run.job import Task, about_order, check_teacher, with_labels
+from pocketfit.search.run.loop import check_out, fit_task
+from pocketfit.search.run.run_trial import Exported, export
 from pocketfit.sources.data.dataset import Dataset, from_arrays, open_data
 from pocketfit.sources.models.open_model import model_from_module, open_model
 
@@ -115,9 +115,9 @@ def run(task: Task, watch: Watch | None = None) -> Result:
 
 
 def run_without_data(task: Task, watch: Watch | None = None) -> dict[str, Any]:
-    """The one int8 file that needs no data, with its bundle; returns result.json. See search/data_free.py."""
+    """The one int8 file that needs no data, with its bundle; returns result.json. See search/run/data_free.py."""
     from pocketfit.bundle.write import write_bundle
-    from pocketfit.search.data_free import fit_without_data
+    from pocketfit.search.run.data_free import fit_without_data
     from pocketfit.sources.data.random_inputs import noise
 
     data, made = fit_without_data(replace(task, model=with_labels(task.model)), watch)
@@ -158,7 +158,7 @@ class Delivery:
 def bundle(task: Task, chosen: Trial, data: dict[str, Any], watch: Watch) -> None:
     """The chosen file with the code that calls it, in `out/bundle`."""
     from pocketfit.bundle.write import write_bundle
-    from pocketfit.search.carry import carried_out
+    from pocketfit.search.run.apply_passes import carried_out
 
     assert chosen.artifact is not None
     model = carried_out(task, chosen.plan, watch)
@@ -203,7 +203,7 @@ def take_part(plan: Plan, model: Model, data: Dataset, *, teacher: Model | None 
 
     What they keep on the way is in a folder of their own, and gone in the end.
     """
-    from pocketfit.search.attempt import prepared
+    from pocketfit.search.run.run_trial import prepared
 
     with temporary_folder() as own:
         task = Task(
@@ -245,7 +245,7 @@ def sensitivity(
     from pocketfit.measure.channel_cost_table import cache_folder
     from pocketfit.passes.graph.channel_graph import trace
     from pocketfit.passes.prune.criteria import DATA_DRIVEN
-    from pocketfit.search.task import aligned
+    from pocketfit.search.run.job import aligned
 
     shares, asked = checked_ratios(ratios), Prune(0.0, criterion, multiple)
     watch = watch or Silent()

@@ -132,8 +132,8 @@ def fit(
     from pocketfit.core.support.files import check_folder
     from pocketfit.measure.run_samples import check_metric
     from pocketfit.progress import watch_for_terminal
-    from pocketfit.search.fit import check_out
-    from pocketfit.search.task import Task
+    from pocketfit.search.run.job import Task
+    from pocketfit.search.run.loop import check_out
 
     check_folder(out) if data is None else check_out(out)
     check_metric(metric)
@@ -169,7 +169,7 @@ def fit(
 
 def choose(out: Path, prefer: Any, **limits: str | None) -> dict[str, Any]:
     """Decide again from the journal; reads journal.jsonl, writes nothing."""
-    from pocketfit.search.result import compose
+    from pocketfit.search.decide.result import compose
 
     record = _record(out)
     asked = Budget.parse(prefer=prefer or record.budget.prefer, **limits)  # type: ignore[arg-type]
@@ -221,8 +221,8 @@ def report(out: Path) -> Path:
     """Write report.html from the journal."""
     from pocketfit.core.support.files import check_writable, write_json
     from pocketfit.report.render import write_report
-    from pocketfit.search.result import compose
-    from pocketfit.search.result_file import read_result
+    from pocketfit.search.decide.result import compose
+    from pocketfit.search.decide.result_file import read_result
 
     record = _record(out)
     check_writable(out)

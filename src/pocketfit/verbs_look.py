@@ -89,7 +89,7 @@ def measure(
                 scores = run_samples.score(
                     runtime.NAME, file, samples, threads=threads, metric=metric, work=Path(work), progress=tick
                 )
-            from pocketfit.search.attempt import mean_score
+            from pocketfit.search.run.run_trial import mean_score
 
             found["accuracy"] = mean_score(scores.centred)
         result["disturbed"] = list(found["latency_ms"].disturbed)
@@ -195,7 +195,7 @@ def explain(
     from pocketfit.core.support.files import OF_A_RUN, OF_LOOKS, check_folder
     from pocketfit.progress import watch_for_terminal
     from pocketfit.report.explain import write_explanation
-    from pocketfit.search.task import about_order, aligned, with_labels
+    from pocketfit.search.run.job import about_order, aligned, with_labels
 
     if out is not None:
         check_folder(out, (*OF_LOOKS, *OF_A_RUN))
@@ -280,7 +280,7 @@ def _samples(
     *fed: TensorSpec,
 ) -> Samples:
     """The samples of a split, which all of these inputs take."""
-    from pocketfit.search.task import aligned, order_of_numbers
+    from pocketfit.search.run.job import aligned, order_of_numbers
 
     preprocess, labels, split_seed = contract
     given = dataset(data, watch)

@@ -169,7 +169,7 @@ def _layer_cost(fitted: Predictor, layer: LayerShape) -> dict[str, Any]:
 
 def _group_cost(fitted: Predictor, name: str) -> dict[str, Any]:
     from pocketfit.measure.channel_cost_table import widths_of
-    from pocketfit.search.allocate import Choice, on_edges
+    from pocketfit.search.propose.allocate_widths import Choice, on_edges
 
     known = fitted.skeleton
     widths = widths_of(known.full[name], known.per_id[name])

@@ -61,7 +61,7 @@ def _trial(number: int) -> Trial:
 
 
 def sensitivity_line() -> Line:
-    """As search/sensitive.py writes it."""
+    """As search/run/layer_sensitivity.py writes it."""
     before = [_row(name, 0.41 if name == KEPT[0] else 0.59 / len(LAYERS), 8.0) for name in LAYERS]
     after = [_row(name, (i % 5 + 1) / 60, 21.0) for i, name in enumerate(LAYERS)]
     before[1] |= {"widest": 96.4, "cause": "one of its 16 channels has 96 times the median range"}

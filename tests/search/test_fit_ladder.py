@@ -23,7 +23,8 @@ from pocketfit.core.plan import Equalize, ExportSettings, Plan, QuantTrain, Roun
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.measure import latency
 from pocketfit.passes.train import fine_tune
-from pocketfit.search import carry, journal
+from pocketfit.search import journal
+from pocketfit.search.run import apply_passes
 from pocketfit.sources.data.dataset import Dataset, from_arrays
 from pocketfit.sources.models.fingerprint import fingerprint
 from pocketfit.sources.models.open_model import model_from_module
@@ -104,7 +105,7 @@ def test_the_ladder_rescues_what_plain_int8_ruins(
     schema = json.loads(Path(api.__file__).with_name("search").joinpath("result.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(result.data)
 
-    monkeypatch.setattr(carry, "_RECENT", {})
+    monkeypatch.setattr(apply_passes, "_RECENT", {})
     again = api.apply(Plan.from_json(done[3]["plan"]), model, data, tmp_path / "again")
     assert again.artifact.sha256 == done[3]["artifact"]["sha256"], "made again from the plan alone, to the last bit"
 
@@ -123,13 +124,13 @@ def test_a_plan_that_trains_on_the_grid_gives_the_same_file_from_the_cache(
     plan = Plan(passes, ExportSettings(runtime, "int8", activations=activations, ranges="mse", calibration=50))
     first = api.apply(plan, model, data, tmp_path)
     assert first.model.learned["ranges"]
-    monkeypatch.setattr(carry, "_RECENT", {})
-    monkeypatch.setattr(carry, "_applied", None)
+    monkeypatch.setattr(apply_passes, "_RECENT", {})
+    monkeypatch.setattr(apply_passes, "_applied", None)
     again = api.apply(plan, model, data, tmp_path)
     assert again.model.learned == first.model.learned
     assert again.artifact.sha256 == first.artifact.sha256
-    monkeypatch.setattr(carry, "_RECENT", {})
+    monkeypatch.setattr(apply_passes, "_RECENT", {})
     forgotten = replace(again.model, learned={})
-    monkeypatch.setattr("pocketfit.search.attempt.carried_out", lambda *arguments: forgotten)
+    monkeypatch.setattr("pocketfit.search.run.run_trial.carried_out", lambda *arguments: forgotten)
     without = api.apply(plan, model, data, tmp_path)
     assert without.artifact.sha256 != first.artifact.sha256, "the learned ranges decide about the file"

@@ -10,10 +10,10 @@ from pocketfit.core.plan import Equalize, Piecewise, Plan, QuantTrain, Round
 from pocketfit.core.trial import Trial
 from pocketfit.report import words
 from pocketfit.report.quantities import cell
-from pocketfit.search.choose import baselines
+from pocketfit.search.decide.check_limits import accurate
+from pocketfit.search.decide.choose import baselines
 from pocketfit.search.journal import Record
-from pocketfit.search.limits import accurate
-from pocketfit.search.sensitive import sets_in_float
+from pocketfit.search.run.layer_sensitivity import sets_in_float
 
 Json = Mapping[str, Any]
 NAMED, STANDS_OUT = 2, 0.5  # culprits in words, with so much of the first one's share

@@ -15,7 +15,7 @@ from pocketfit.report.accuracy import where_it_went
 from pocketfit.report.plots import plots
 from pocketfit.report.quantities import bars, cell
 from pocketfit.search import journal
-from pocketfit.search.limits import check
+from pocketfit.search.decide.check_limits import check
 
 Json = Mapping[str, Any]
 PICTURE = re.compile(r"data:image/(?:png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}")

@@ -11,7 +11,7 @@ from pocketfit.core.budget import Budget, Limit
 from pocketfit.core.trial import Trial
 from pocketfit.report import words
 from pocketfit.report.svg import SHAPES, nice_ticks
-from pocketfit.search.pareto import pareto_front
+from pocketfit.search.decide.pareto import pareto_front
 
 WHISKERS_UP_TO = 40  # trials; more of them would be a hatching
 LABELS_BEYOND_UP_TO = 5  # points above the axis that are labelled with their value

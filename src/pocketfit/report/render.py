@@ -19,7 +19,7 @@ from pocketfit.core.support.text import READABLE
 from pocketfit.report import svg
 from pocketfit.report.data import report_data
 from pocketfit.search import journal
-from pocketfit.search.result_file import read_result
+from pocketfit.search.decide.result_file import read_result
 
 
 def write_report(out: Path) -> Path:

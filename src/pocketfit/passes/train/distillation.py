@@ -252,7 +252,7 @@ def _class_count(model: Model) -> int | None:
 
 
 def _named(model: Model) -> bool:
-    """Numbers in their own order are no names (search/task.py gives them where nobody has said any)."""
+    """Numbers in their own order are no names (search/run/job.py gives them where nobody has said any)."""
     return bool(model.labels) and model.labels != tuple(map(str, range(len(model.labels))))
 
 
