@@ -24,7 +24,7 @@ from pocketfit import cli, verbs, zoo
 from pocketfit.asked import Teacher
 from pocketfit.core.errors import Stopped, UserError
 from pocketfit.sources.models.open_model import open_model
-from tests.report import sample_run
+from tests.report.run import sample_run
 
 PATHS = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
 VERBS = (

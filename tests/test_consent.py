@@ -24,7 +24,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support import user_code
 from pocketfit.runtimes.common import child_process
 from pocketfit.sources.models.open_model import model_from_module, open_model, save_model
-from tests.report import sample_run
+from tests.report.run import sample_run
 
 EVIL = "from pathlib import Path\nPath({sign!r}).write_text('it ran')\n" + (
     "from torch import nn\n"

@@ -25,7 +25,7 @@ from pocketfit.passes.train import fine_tune as training
 from pocketfit.sources.data.dataset import from_arrays
 from pocketfit.sources.data.splits import position
 from pocketfit.sources.models.open_model import load_model
-from tests.report import sample_run
+from tests.report.run import sample_run
 
 PATHS = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

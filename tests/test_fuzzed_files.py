@@ -22,16 +22,16 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.json_file import load
-from pocketfit.report.data import report_data
-from pocketfit.report.render import render
-from pocketfit.report.words import plan_words
+from pocketfit.report.page.words import plan_words
+from pocketfit.report.run.render import render
+from pocketfit.report.run.run_data import report_data
 from pocketfit.search import journal
 from pocketfit.search.decide.result import compose
 from pocketfit.search.decide.result_file import read_result
 from pocketfit.sources.input_contract import read_preprocess
 from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
 from tests.mutations import COUNTS, as_text, changed, mutated, spoilt, survived
-from tests.report import sample_ladder, sample_run
+from tests.report.run import sample_ladder, sample_run
 
 SHOWN_EACH, DRAWN_EACH = 10, 25  # pages take longer than files do to read
 

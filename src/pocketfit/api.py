@@ -143,7 +143,7 @@ class Delivery:
         self._bundled: tuple[str, bool] | None = None
 
     def __call__(self, task: Task, data: dict[str, Any], chosen: Trial | None, *, finished: bool) -> None:
-        from pocketfit.report.render import write_report
+        from pocketfit.report.run.render import write_report
 
         write_json(task.out / "result.json", data)
         if chosen is not None and chosen.artifact is not None:

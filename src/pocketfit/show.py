@@ -13,7 +13,14 @@ from rich.table import Table
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.support.json_file import load
-from pocketfit.report.words import format_bytes, format_count, format_share, format_value, limit_words, verdict_sentence
+from pocketfit.report.page.words import (
+    format_bytes,
+    format_count,
+    format_share,
+    format_value,
+    limit_words,
+    verdict_sentence,
+)
 from pocketfit.search import journal
 
 MOST_ROWS = 400

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from pocketfit.report.words import format_bytes, format_points, format_share
+from pocketfit.report.page.words import format_bytes, format_points, format_share
 from pocketfit.show import plain, table
 
 MOST_LAYERS = 12

@@ -220,7 +220,7 @@ def apply(plan: Path, source: Source, data: Path | None, out: Path, teacher: Tea
 def report(out: Path) -> Path:
     """Write report.html from the journal."""
     from pocketfit.core.support.files import check_writable, write_json
-    from pocketfit.report.render import write_report
+    from pocketfit.report.run.render import write_report
     from pocketfit.search.decide.result import compose
     from pocketfit.search.decide.result_file import read_result
 

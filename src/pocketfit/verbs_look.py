@@ -194,7 +194,7 @@ def explain(
     from pocketfit.analysis.quantization import explain as analysis
     from pocketfit.core.support.files import OF_A_RUN, OF_LOOKS, check_folder
     from pocketfit.progress import watch_for_terminal
-    from pocketfit.report.explain import write_explanation
+    from pocketfit.report.quantization.explain import write_explanation
     from pocketfit.search.run.job import about_order, aligned, with_labels
 
     if out is not None:

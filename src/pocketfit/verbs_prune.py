@@ -57,7 +57,7 @@ def sensitivity(
     from pocketfit.analysis.pruning.sensitivity import checked_ratios
     from pocketfit.core.support.files import OF_A_RUN, OF_LOOKS, check_folder
     from pocketfit.progress import watch_for_terminal
-    from pocketfit.report.channel_sensitivity import sentences, write_sensitivity
+    from pocketfit.report.pruning.sensitivity import sentences, write_sensitivity
 
     if out is not None:
         check_folder(out, (*OF_LOOKS, *OF_A_RUN))

@@ -34,7 +34,7 @@ class PassFacts:
     """What is true of a pass whatever its settings; each settings class says its own, as FACTS.
 
     kind            its name in a plan's JSON
-    words           what it has done, for a reader; "" where only the settings can say it (report/words.py)
+    words           what it has done, for a reader; "" where only the settings can say it (report/page/words.py)
     for_file        whether it prepares the network for one quantized file; else all files are made of what it leaves
     on_grid         whether it works for the grid of the plan's export settings
     moves_weights   whether it would take weights that lie on a grid off it again

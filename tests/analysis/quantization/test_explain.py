@@ -17,7 +17,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.report.explain import render
+from pocketfit.report.quantization.explain import render
 from pocketfit.sources.models.open_model import model_from_module
 from tests.analysis.quantization.spoiled_network import pictures
 

@@ -12,7 +12,7 @@ import pytest
 from pocketfit.core.budget import Budget
 from pocketfit.core.plan import Prune, Sparsify, Train
 from pocketfit.core.trial import Trial
-from pocketfit.report import words
+from pocketfit.report.page import words
 from pocketfit.search import journal
 from pocketfit.search.decide.result import compose
 from tests.search import builders

@@ -17,14 +17,14 @@ from jsonschema import Draft202012Validator
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
 from pocketfit.core.measurement import Measurement
-from pocketfit.report.data import report_data
-from pocketfit.report.render import render
+from pocketfit.report.run.render import render
+from pocketfit.report.run.run_data import report_data
 from pocketfit.search.decide import result_file
 from pocketfit.search.decide.result import compose
 from pocketfit.search.decide.result_file import read_result
 from pocketfit.search.journal import digest
 from tests.mutations import as_text, changed
-from tests.report import sample_run
+from tests.report.run import sample_run
 
 SCHEMA = json.loads(files("pocketfit.search").joinpath("result.schema.json").read_text())
 VARIANTS = ("met", "uncertified", "infeasible", "stopped", "empty")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from pocketfit.core.budget import Budget
-from pocketfit.report.accuracy import where_it_went
-from pocketfit.report.data import report_data
-from pocketfit.report.render import render
+from pocketfit.report.run.accuracy_loss import where_it_went
+from pocketfit.report.run.render import render
+from pocketfit.report.run.run_data import report_data
 from pocketfit.search import journal
-from tests.report import sample_ladder, sample_run
+from tests.report.run import sample_ladder, sample_run
 
 
 def entries(

@@ -14,7 +14,7 @@ from pocketfit.core.artifact import Artifact
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.plan import Equalize, ExportSettings, PassSettings, Plan, QuantTrain, Round
 from pocketfit.core.trial import Trial
-from tests.report import sample_run
+from tests.report.run import sample_run
 
 Line = dict[str, Any]
 LAYERS = (*(f"features.{i}.conv.{i % 3}" for i in range(17)), "classifier.1")

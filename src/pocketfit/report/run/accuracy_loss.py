@@ -8,8 +8,8 @@ from typing import Any
 from pocketfit.core.budget import Budget
 from pocketfit.core.plan import Equalize, Piecewise, Plan, QuantTrain, Round
 from pocketfit.core.trial import Trial
-from pocketfit.report import words
-from pocketfit.report.quantities import cell
+from pocketfit.report.page import words
+from pocketfit.report.run.limit_bars import cell
 from pocketfit.search.decide.check_limits import accurate
 from pocketfit.search.decide.choose import baselines
 from pocketfit.search.journal import Record

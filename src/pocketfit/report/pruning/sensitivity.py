@@ -13,9 +13,9 @@ from markupsafe import Markup
 
 from pocketfit import __version__
 from pocketfit.core.errors import UserError
-from pocketfit.report import words
-from pocketfit.report.render import page, write_whole
-from pocketfit.report.svg import nice_ticks, percent
+from pocketfit.report.page import words
+from pocketfit.report.page.svg import nice_ticks, percent
+from pocketfit.report.run.render import page, write_whole
 
 TOP, PLOT, BOTTOM = 14, 84, 18  # pixels of a small drawing: above, of, and below its axes
 WIDTH_95 = 1.96  # standard errors to either side

@@ -11,8 +11,9 @@ from markupsafe import Markup
 
 from pocketfit import __version__
 from pocketfit.core.errors import UserError
-from pocketfit.report import explain_svg, words
-from pocketfit.report.render import page, write_whole
+from pocketfit.report.page import words
+from pocketfit.report.quantization import explain_svg
+from pocketfit.report.run.render import page, write_whole
 
 SHOWN_CLIPS = ("min-max", "mse")
 METHOD_WORDS = {

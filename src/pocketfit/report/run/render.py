@@ -16,8 +16,8 @@ from markupsafe import Markup
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.support.text import READABLE
-from pocketfit.report import svg
-from pocketfit.report.data import report_data
+from pocketfit.report.page import svg
+from pocketfit.report.run.run_data import report_data
 from pocketfit.search import journal
 from pocketfit.search.decide.result_file import read_result
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from pocketfit.core.budget import Budget, Limit
 from pocketfit.core.trial import Trial
-from pocketfit.report import words
-from pocketfit.report.svg import SHAPES, nice_ticks
+from pocketfit.report.page import words
+from pocketfit.report.page.svg import SHAPES, nice_ticks
 from pocketfit.search.decide.pareto import pareto_front
 
 WHISKERS_UP_TO = 40  # trials; more of them would be a hatching

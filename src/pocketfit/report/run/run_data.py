@@ -10,10 +10,10 @@ from typing import Any
 from pocketfit.core.budget import Budget
 from pocketfit.core.quantities import QUANTITIES
 from pocketfit.core.trial import Trial
-from pocketfit.report import words
-from pocketfit.report.accuracy import where_it_went
-from pocketfit.report.plots import plots
-from pocketfit.report.quantities import bars, cell
+from pocketfit.report.page import words
+from pocketfit.report.run.accuracy_loss import where_it_went
+from pocketfit.report.run.limit_bars import bars, cell
+from pocketfit.report.run.pareto_plots import plots
 from pocketfit.search import journal
 from pocketfit.search.decide.check_limits import check
 

@@ -15,8 +15,8 @@ from pocketfit.core.plan import (
     RangeMethod,
     Round,
 )
-from pocketfit.report import words
-from tests.report import sample_run
+from pocketfit.report.page import words
+from tests.report.run import sample_run
 
 
 def test_verdict_when_the_limits_are_met() -> None:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketfit.report import svg
-from pocketfit.report.data import report_data
-from tests.report import sample_run
+from pocketfit.report.page import svg
+from pocketfit.report.run.run_data import report_data
+from tests.report.run import sample_run
 
 NUMBERS = st.floats(1e-6, 1e9)
 

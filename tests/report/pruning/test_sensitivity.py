@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pocketfit.core.errors import UserError
-from pocketfit.report.channel_sensitivity import drawing, page_data, render, sentences, write_sensitivity
-from tests.report.page import Page, whole
-from tests.report.sample_sensitivity import GROUPS, sensitivity, timed
+from pocketfit.report.pruning.sensitivity import drawing, page_data, render, sentences, write_sensitivity
+from tests.report.page_checks import Page, whole
+from tests.report.pruning.sample_sensitivity import GROUPS, sensitivity, timed
 
 
 def test_the_page_is_whole_and_loads_nothing() -> None:

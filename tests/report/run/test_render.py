@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from pocketfit.core.errors import UserError
-from pocketfit.report.data import report_data
-from pocketfit.report.render import render, write_report
-from tests.report import sample_run
-from tests.report.page import Page, whole
+from pocketfit.report.run.render import render, write_report
+from pocketfit.report.run.run_data import report_data
+from tests.report.page_checks import Page, whole
+from tests.report.run import sample_run
 
 VARIANTS = ("met", "uncertified", "infeasible", "stopped", "empty")
 

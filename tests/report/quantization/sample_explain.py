@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pocketfit.report.explain import METHOD_WORDS
+from pocketfit.report.quantization.explain import METHOD_WORDS
 
 RUNGS = ("plain int8", "ranges by least squared error", "equalization", "equalization and learned rounding")
 

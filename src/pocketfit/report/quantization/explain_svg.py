@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from pocketfit.report.svg import nice_ticks, percent
+from pocketfit.report.page.svg import nice_ticks, percent
 
 ROW = 44  # pixels of a rung
 HISTOGRAM_HEIGHT = 120

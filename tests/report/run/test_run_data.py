@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pocketfit.core.budget import Budget
-from pocketfit.report.data import report_data
-from tests.report import sample_run
+from pocketfit.report.run.run_data import report_data
+from tests.report.run import sample_run
 
 VARIANTS = ("met", "uncertified", "infeasible", "stopped", "empty")
 

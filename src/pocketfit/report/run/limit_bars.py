@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pocketfit.core.quantities import QUANTITIES
-from pocketfit.report import words
+from pocketfit.report.page import words
 
 Json = Mapping[str, Any]
 # What is shown though it can't be limited: title, measurement.

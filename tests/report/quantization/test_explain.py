@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pocketfit.core.errors import UserError
-from pocketfit.report import explain_svg
-from pocketfit.report.explain import explain_data, render, write_explanation
-from tests.report.page import whole
-from tests.report.sample_explain import explanation
+from pocketfit.report.quantization import explain_svg
+from pocketfit.report.quantization.explain import explain_data, render, write_explanation
+from tests.report.page_checks import whole
+from tests.report.quantization.sample_explain import explanation
 
 
 def test_the_page_is_whole_and_loads_nothing() -> None:
