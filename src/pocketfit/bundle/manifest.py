@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from pocketfit.bundle.run_template import is_name
+from pocketfit.bundle.python.run import is_name
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.model import Labels
 from pocketfit.core.plan import Plan, RuntimeName

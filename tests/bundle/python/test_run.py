@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketfit.bundle import run_template
+from pocketfit.bundle.python import run as run_template
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.sources.image_preprocess import to_tensor
-from tests.bundle.tiny import BGR, GREY, LABELS, RGB, samples_for, weights
+from tests.bundle.tiny_networks import BGR, GREY, LABELS, RGB, samples_for, weights
 
 Make = Callable[..., Path]
 # Python's isolated mode plus a lock on what a bundle must not need; run.py is started as the main program.
@@ -352,7 +352,7 @@ def test_ready_tensors_are_fed_as_they_are(make: Make, tmp_path: Path) -> None:
 
 
 def test_the_processors_name_tells_its_instruction_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pocketfit.bundle import run_template
+    from pocketfit.bundle.python import run as run_template
 
     cpuinfo = tmp_path / "cpuinfo"
     monkeypatch.setattr(run_template, "Path", lambda _: cpuinfo)
