@@ -1,4 +1,4 @@
-"""One file a runtime, the same functions in each (the Protocol is core.runtime.Runtime)."""
+"""One folder a runtime, its file runtime.py with the same functions in each (Protocol: core.runtime.Runtime)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def get(name: str) -> Runtime:
     """
     if name not in NAMES:
         raise UserError(f"No runtime is called '{name}': known are {', '.join(NAMES)}")
-    return cast("Runtime", importlib.import_module(f"pocketfit.runtimes.{name}"))
+    return cast("Runtime", importlib.import_module(f"pocketfit.runtimes.{name}.runtime"))
 
 
 def for_file(path: str | Path) -> Runtime:

@@ -17,7 +17,7 @@ from pocketfit.search import journal
 from pocketfit.search.decide.result import compose
 from tests.search import builders
 
-SCHEMA = json.loads(resources.files("pocketfit.search").joinpath("result.schema.json").read_text())
+SCHEMA = json.loads(resources.files("pocketfit.search.decide").joinpath("result.schema.json").read_text())
 WORDS: dict[str, Any] = {"max_size": "0.4x", "max_latency": "0.7x", "max_drop": "1pt", "max_memory": "2x"}
 BASE, CHOSEN = builders.baseline(), builders.trial(1, size=0.3, latency=0.5, precision="int8")
 SLOW = builders.trial(2, size=0.35, latency=1.6, precision="dynamic-int8")

@@ -26,7 +26,7 @@ from pocketfit.search.journal import digest
 from tests.mutations import as_text, changed
 from tests.report.run import sample_run
 
-SCHEMA = json.loads(files("pocketfit.search").joinpath("result.schema.json").read_text())
+SCHEMA = json.loads(files("pocketfit.search.decide").joinpath("result.schema.json").read_text())
 VARIANTS = ("met", "uncertified", "infeasible", "stopped", "empty")
 
 

@@ -14,8 +14,8 @@ from markupsafe import Markup
 from pocketfit import __version__
 from pocketfit.core.errors import UserError
 from pocketfit.report.page import words
+from pocketfit.report.page.page import page, write_whole
 from pocketfit.report.page.svg import nice_ticks, percent
-from pocketfit.report.run.render import page, write_whole
 
 TOP, PLOT, BOTTOM = 14, 84, 18  # pixels of a small drawing: above, of, and below its axes
 WIDTH_95 = 1.96  # standard errors to either side
@@ -39,7 +39,7 @@ def render(result: Json) -> str:
     if result.get("schema_version") != 1 or "curves" not in result:
         raise UserError("This is no sensitivity of channels that this pocketfit reads: it needs schema_version 1")
     drawings = {"curve": lambda one: Markup(drawing(one["drawn"], one["span"], one["aria"]))}
-    return page("channel_sensitivity.html", page_data(result), drawings)
+    return page("pruning/sensitivity.html", page_data(result), drawings)
 
 
 def page_data(result: Json) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from markupsafe import Markup
 from pocketfit import __version__
 from pocketfit.core.errors import UserError
 from pocketfit.report.page import words
+from pocketfit.report.page.page import page, write_whole
 from pocketfit.report.quantization import explain_svg
-from pocketfit.report.run.render import page, write_whole
 
 SHOWN_CLIPS = ("min-max", "mse")
 METHOD_WORDS = {
@@ -41,7 +41,7 @@ def render(result: Mapping[str, Any]) -> str:
         "histogram": lambda one: Markup(explain_svg.histogram(one, one["aria"])),
         "spread": lambda one: Markup(explain_svg.spread(one["ends"], one["span"], one["aria"])),
     }
-    return page("explain.html", explain_data(result), drawings)
+    return page("quantization/explain.html", explain_data(result), drawings)
 
 
 def explain_data(result: Mapping[str, Any]) -> dict[str, Any]:
