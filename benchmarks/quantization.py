@@ -34,6 +34,7 @@ from places import OPENVINO, Places
 from rows import Entry, Row, Score, as_json, measure, sentence, table
 
 from pocketfit import runtimes
+from pocketfit.cli.progress_bar import watch_for_terminal
 from pocketfit.core.budget import Budget
 from pocketfit.core.device import u8s8_saturates
 from pocketfit.core.errors import ExportFailed, PocketfitError, UserError
@@ -54,7 +55,6 @@ from pocketfit.core.support.progress import Watch
 from pocketfit.measure import latency
 from pocketfit.measure.environment import environment
 from pocketfit.numerics.sqnr import sqnr_db
-from pocketfit.progress import watch_for_terminal
 from pocketfit.runtimes.common import child_process
 from pocketfit.runtimes.common.output_file import whole_or_not
 from pocketfit.search.propose.quantization_ladder import REPAIRS, REPAIRS_4

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from rows import Entry, Row, Score, as_json, measure, sentence, table
 
 from pocketfit import runtimes
+from pocketfit.cli.progress_bar import watch_for_terminal
 from pocketfit.core.budget import Budget
 from pocketfit.core.device import u8s8_saturates
 from pocketfit.core.errors import PocketfitError, UserError
@@ -39,7 +40,6 @@ from pocketfit.measure import latency, run_samples
 from pocketfit.measure.environment import environment
 from pocketfit.numerics.latency_intervals import paired_drop
 from pocketfit.passes.train import fine_tune
-from pocketfit.progress import watch_for_terminal
 from pocketfit.runtimes.common import child_process
 from pocketfit.search.decide.choose import choose
 from pocketfit.search.run.job import aligned

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 import pocketfit
-from pocketfit import cli
+from pocketfit.cli import main
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support import user_code
@@ -80,7 +80,7 @@ def place(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Plac
 
 
 def invoked(*arguments: str) -> Result:
-    return CliRunner().invoke(cli.main, list(arguments))
+    return CliRunner().invoke(main.main, list(arguments))
 
 
 def plan(place: Place, criterion: str) -> None:
@@ -266,7 +266,7 @@ def test_started_in_a_strangers_folder(place: Place) -> None:
     place.names("evil:build")
     shadows(place)
     (place.here / "bin").mkdir()
-    (place.here / "bin" / "pocketfit").write_text("from pocketfit.cli import main\nmain()\n")
+    (place.here / "bin" / "pocketfit").write_text("from pocketfit.cli.main import main\nmain()\n")
     script = str(place.here / "bin" / "pocketfit")
     for start, verb, word in (
         (("-m", "pocketfit"), "inspect", "--allow-code"),

@@ -17,7 +17,8 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pocketfit import cli, verbs
+from pocketfit import verbs
+from pocketfit.cli import main
 from pocketfit.core.errors import UserError
 from pocketfit.core.support import files
 from pocketfit.measure import channel_cost_table
@@ -72,7 +73,7 @@ WRITING = {
 
 
 def invoked(*arguments: str) -> Result:
-    return CliRunner().invoke(cli.main, list(arguments))
+    return CliRunner().invoke(main.main, list(arguments))
 
 
 def refused(result: Result, *words: str) -> None:

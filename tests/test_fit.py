@@ -43,7 +43,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a
 from pocketfit.measure import cost
 from pocketfit.measure.latency import Effort
 cost.QUICK = cost.CAREFUL = {BRIEFLY}
-from pocketfit.cli import main
+from pocketfit.cli.main import main
 main()
 """
 FACTORY = """

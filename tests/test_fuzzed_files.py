@@ -17,7 +17,7 @@ import pytest
 from safetensors.torch import save
 from torch import nn
 
-from pocketfit import show
+from pocketfit.cli import terminal
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import Plan
 from pocketfit.core.preprocess import Preprocess
@@ -86,7 +86,7 @@ def test_journals(run: str, count: int, tmp_path: Path) -> None:
         composed = compose(journal.digest(read_back), budget, finished=True)
         drawn = report_data(read_back, result)
         if (turn := next(turns)) % SHOWN_EACH == 0:
-            show.result(composed, tmp_path)
+            terminal.result(composed, tmp_path)
         if turn % DRAWN_EACH == 0:
             render(drawn)
 

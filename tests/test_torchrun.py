@@ -14,9 +14,9 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from pocketfit import cli, cli_exit
+from pocketfit.cli import exit_codes, main
 from pocketfit.core.plan import ExportSettings, Plan, Prune, Recalibrate, Train
-from tests.given import folder
+from tests.cli.helpers import folder
 
 FACTORY = """
 import torch
@@ -90,12 +90,12 @@ def test_two_train_one_model_and_an_error_is_said_once(here: Path) -> None:
 def test_what_searches_and_measures_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
-    done = CliRunner().invoke(cli.main, ["fit", *GIVEN, *DATA, "-o", "out"])
+    done = CliRunner().invoke(main.main, ["fit", *GIVEN, *DATA, "-o", "out"])
     assert done.exit_code == 2 and not Path("out").exists()
     assert done.stderr.splitlines()[-1].startswith("pocketfit fit runs in one process, and 2 were started")
-    assert CliRunner().invoke(cli.main, ["doctor"]).exit_code == 2
+    assert CliRunner().invoke(main.main, ["doctor"]).exit_code == 2
     slept: list[float] = []
-    monkeypatch.setattr(cli_exit.time, "sleep", slept.append)
+    monkeypatch.setattr(exit_codes.time, "sleep", slept.append)
     monkeypatch.setenv("RANK", "1")
-    assert CliRunner().invoke(cli.main, ["fit", *GIVEN, *DATA, "-o", "out"]).exit_code == 2
-    assert slept == [cli_exit.GRACE_S], "the others let the first one say it"
+    assert CliRunner().invoke(main.main, ["fit", *GIVEN, *DATA, "-o", "out"]).exit_code == 2
+    assert slept == [exit_codes.GRACE_S], "the others let the first one say it"

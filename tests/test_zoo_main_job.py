@@ -16,7 +16,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pocketfit import api, cli, runtimes
+from pocketfit import api, runtimes
+from pocketfit.cli import main
 from pocketfit.core.pass_settings import (
     KINDS,
     CorrectBias,
@@ -89,7 +90,7 @@ def brief(monkeypatch: pytest.MonkeyPatch, here: Path) -> Iterator[None]:
 
 
 def run(*words: object) -> str:
-    done = CliRunner().invoke(cli.main, [str(word) for word in words])
+    done = CliRunner().invoke(main.main, [str(word) for word in words])
     assert done.exit_code in (0, 1), done.output
     return done.stdout
 

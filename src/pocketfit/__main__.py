@@ -26,7 +26,7 @@ def run() -> None:
         if hasattr(stream, "reconfigure"):  # None where it is closed
             stream.reconfigure(errors=READABLE)
 
-    from pocketfit.cli import main
+    from pocketfit.cli.main import main
 
     main(prog_name="pocketfit")
 

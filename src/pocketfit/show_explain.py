@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.markup import escape
 
+from pocketfit.cli.terminal import plain, table
 from pocketfit.report.page.words import format_bytes, format_points, format_share
-from pocketfit.show import plain, table
 
 MOST_LAYERS = 12
 

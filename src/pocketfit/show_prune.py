@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.markup import escape
 
+from pocketfit.cli.terminal import plain, table
 from pocketfit.report.page.words import format_ratio
 from pocketfit.report.pruning.sensitivity import cost, latency_words, plan_words, reference
-from pocketfit.show import plain, table
 
 MOST_EDGES = 12
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pocketfit.asked import Files, Pruning, Source, Teacher, dataset, listed
+from pocketfit.cli.arguments import Files, Pruning, Source, Teacher, dataset, listed
 from pocketfit.core.budget import SECONDS, Budget, parse_unit
 from pocketfit.core.errors import PocketfitError, UserError
 from pocketfit.core.model import Model
@@ -32,11 +32,11 @@ def train(
     seed: int,
 ) -> dict[str, Any]:
     """Transfer learning; see `pocketfit train --help`. The accuracy is measured on the search split, in PyTorch."""
+    from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.plan import Resolution
     from pocketfit.core.support.files import check_folder
     from pocketfit.passes.rewrite import resolution
     from pocketfit.passes.train import fine_tune as training
-    from pocketfit.progress import watch_for_terminal
     from pocketfit.sources.data.dataset import open_data
     from pocketfit.sources.models.open_model import save_model
 
@@ -129,9 +129,9 @@ def fit(
     names, layer_ratios = files.runtime_names(), pruning.layer_ratios()
 
     from pocketfit import api
+    from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.support.files import check_folder
     from pocketfit.measure.run_samples import check_metric
-    from pocketfit.progress import watch_for_terminal
     from pocketfit.search.run.job import Task
     from pocketfit.search.run.loop import check_out
 
@@ -193,8 +193,8 @@ def _record(out: Path) -> Any:
 def apply(plan: Path, source: Source, data: Path | None, out: Path, teacher: Teacher, quiet: bool) -> dict[str, Any]:
     """Make a plan's artifact again."""
     from pocketfit import api
+    from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.support.files import OF_APPLY, check_folder
-    from pocketfit.progress import watch_for_terminal
 
     if rank().first:
         check_folder(out, OF_APPLY)

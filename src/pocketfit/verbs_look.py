@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pocketfit.asked import Source, dataset, listed
+from pocketfit.cli.arguments import Source, dataset, listed
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import ModelFile
 from pocketfit.core.plan import Plan
@@ -38,10 +38,10 @@ def measure(
 ) -> dict[str, Any]:
     """Everything that can be measured of one file, or of two against each other."""
     from pocketfit import runtimes
+    from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.errors import CannotRunHere
     from pocketfit.core.plan import ExportSettings
     from pocketfit.measure import latency, memory, run_samples
-    from pocketfit.progress import watch_for_terminal
     from pocketfit.runtimes.common.output_file import artifact_of
 
     run_samples.check_metric(metric)
@@ -118,8 +118,8 @@ def compare(
     threads: int,
 ) -> dict[str, Any]:
     """Where two files differ."""
+    from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.measure import compare_files
-    from pocketfit.progress import watch_for_terminal
 
     _check_files(a, b)
     contract = _contract(model, preprocess, a)
@@ -192,8 +192,8 @@ def explain(
 ) -> dict[str, Any]:
     """Which layers cost a plain int8 file its accuracy; with `out`, explain.json and explain.html are written there."""
     from pocketfit.analysis.quantization import explain as analysis
+    from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.support.files import OF_A_RUN, OF_LOOKS, check_folder
-    from pocketfit.progress import watch_for_terminal
     from pocketfit.report.quantization.explain import write_explanation
     from pocketfit.search.run.job import about_order, aligned, with_labels
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketfit.asked import Source, dataset
+from pocketfit.cli.arguments import Source, dataset
 from pocketfit.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def sensitivity(
     from pocketfit import api
     from pocketfit.analysis.pruning.plan_for_target import Target, planned
     from pocketfit.analysis.pruning.sensitivity import checked_ratios
+    from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.support.files import OF_A_RUN, OF_LOOKS, check_folder
-    from pocketfit.progress import watch_for_terminal
     from pocketfit.report.pruning.sensitivity import sentences, write_sensitivity
 
     if out is not None:
@@ -117,11 +117,11 @@ def costs(
     from dataclasses import asdict
 
     from pocketfit.analysis import latency_predictor
+    from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.plan import ExportSettings
     from pocketfit.core.support.files import check_file, check_writable, write_json
     from pocketfit.measure import channel_cost_table
     from pocketfit.passes.graph.channel_graph import trace
-    from pocketfit.progress import watch_for_terminal
 
     if out is not None:
         check_file(out, ("full_ms", "held_out"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from pocketfit import cli
+from pocketfit.cli import main
 from pocketfit.core.errors import MissingPackage
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.measure import channel_cost_table, latency
@@ -18,7 +18,7 @@ from pocketfit.measure.channel_cost_table import CostTable, SubNetwork
 from pocketfit.numerics.channel_shapes import macs_of
 from pocketfit.passes.prune.subnetworks import skeleton
 from pocketfit.runtimes.onnxruntime import runtime
-from tests.given import folder, refused
+from tests.cli.helpers import folder, refused
 
 FACTORY = """
 import torch
@@ -37,7 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def sensitivity(*more: str) -> Result:
     given = ("nets_of_sensitivity_test:net", "--weights", "good.pth", "--preprocess", "preprocess.json")
     return CliRunner().invoke(
-        cli.main, ["sensitivity", *given, "--input-shape", "3x16x16", "--data", "data.npz", *more]
+        main.main, ["sensitivity", *given, "--input-shape", "3x16x16", "--data", "data.npz", *more]
     )
 
 
@@ -154,14 +154,14 @@ def test_a_table_is_measured_once_and_kept_where_costs_keeps_it(here: Path, monk
     torch.save(namespace["net"]().state_dict(), "wide.pth")  # type: ignore[operator]
     given = ("wide_nets_of_sensitivity_test:net", "--weights", "wide.pth", "--preprocess", "preprocess.json")
     more = ("--input-shape", "3x16x16", "--data", "data.npz", "--samples", "10", "--target", "latency:0.9x", "--quiet")
-    done = CliRunner().invoke(cli.main, ["sensitivity", *given, *more, "--json"])
+    done = CliRunner().invoke(main.main, ["sensitivity", *given, *more, "--json"])
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert told["plan"]["latency_ratio"] <= 0.9 and told["latency"]["networks"] == 6
     kept = sorted((here / "kept" / "pocketfit" / "costs").rglob("0*.json"))
     written = [path.stat().st_mtime_ns for path in kept]
     assert len(kept) == 6
-    again = CliRunner().invoke(cli.main, ["sensitivity", *given, *more, "--json"])
+    again = CliRunner().invoke(main.main, ["sensitivity", *given, *more, "--json"])
     assert json.loads(again.stdout) == told and [path.stat().st_mtime_ns for path in kept] == written
 
 

@@ -20,8 +20,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import save_file
 
-from pocketfit import cli, verbs, zoo
-from pocketfit.asked import Teacher
+from pocketfit import verbs, zoo
+from pocketfit.cli import main
+from pocketfit.cli.arguments import Teacher
 from pocketfit.core.errors import Stopped, UserError
 from pocketfit.sources.models.open_model import open_model
 from tests.report.run import sample_run
@@ -67,7 +68,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def invoked(*arguments: str) -> Result:
-    return CliRunner().invoke(cli.main, list(arguments))
+    return CliRunner().invoke(main.main, list(arguments))
 
 
 def fit(*more: str, model: str = "mobilenet_v2", data: str = "data.npz", weights: str | None = "good.pth") -> Result:
@@ -110,7 +111,7 @@ def test_help_is_quick() -> None:
 
 
 def test_what_needs_no_network_loads_no_torch(here: Path) -> None:
-    code = "import sys; from pocketfit.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+    code = "import sys; from pocketfit.cli.main import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
     code += "print(*[m for m in ('torch', 'onnxruntime', 'ai_edge_litert', 'PIL', 'rich') if m in sys.modules])"
     for arguments in (("--help",), ("fit", "--help"), ("--version",)):
         done = python("-c", code, *arguments)
@@ -124,14 +125,14 @@ def test_every_verb_explains_itself(verb: str) -> None:
     result = invoked(verb, "--help")
     assert result.exit_code == 0
     assert "--json" in result.stdout and result.stdout.startswith("Usage: main " + verb)
-    command = cli.main.commands[verb]
+    command = main.main.commands[verb]
     assert command.help and all(
         p.help for p in command.params if isinstance(p, click.Option) and p.name not in ("seed", "threads", "metric")
     )
 
 
 def test_the_verbs_are_those_of_the_readme() -> None:
-    assert set(cli.main.commands) == set(VERBS)
+    assert set(main.main.commands) == set(VERBS)
 
 
 # --- bad input: each with exit code 2 and one sentence, before anything is written ---

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from pocketfit.cli import main
+from pocketfit.cli.main import main
 from pocketfit.measure import channel_cost_table
 from pocketfit.measure.channel_cost_table import CostTable, SubNetwork, draw
 from pocketfit.numerics.channel_shapes import macs_of

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pocketfit import cli
-from tests.given import folder, refused
+from pocketfit.cli import main
+from tests.cli.helpers import folder, refused
 
 FACTORY = """
 import torch
@@ -28,7 +28,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def explain(*more: str, data: str = "data.npz") -> Result:
     given = ("nets_of_explain_test:net", "--weights", "good.pth", "--preprocess", "preprocess.json")
     return CliRunner().invoke(
-        cli.main, ["explain", *given, "--input-shape", "3x16x16", "--data", data, "--runtime", "onnxruntime", *more]
+        main.main, ["explain", *given, "--input-shape", "3x16x16", "--data", data, "--runtime", "onnxruntime", *more]
     )
 
 

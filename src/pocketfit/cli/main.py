@@ -17,8 +17,8 @@ from typing import Any
 import click
 
 from pocketfit import __version__
-from pocketfit.cli_exit import LIMITS_NOT_MET, guarded, printed
-from pocketfit.cli_options import (
+from pocketfit.cli.exit_codes import LIMITS_NOT_MET, guarded, printed
+from pocketfit.cli.options import (
     CRITERIA,
     METRICS,
     PATH,
@@ -96,7 +96,8 @@ def train(as_json: bool, **options: Any) -> int:
     MODEL is a zoo name (mobilenet_v2, resnet18, …), a model folder, or package.module:factory.
     Processes started by `torchrun -m pocketfit train` train together, each on its part of every batch.
     """
-    from pocketfit import show, verbs
+    from pocketfit import verbs
+    from pocketfit.cli import terminal as show
 
     _print(verbs.train(**options), as_json, show.trained)
     return 0
@@ -135,7 +136,8 @@ def fit(as_json: bool, no_data: bool, **options: Any) -> int:
     MODEL is a model folder, a zoo name with --weights, or package.module:factory with --weights.
     Started again with the same inputs and output folder, it goes on where it was stopped.
     """
-    from pocketfit import show, verbs
+    from pocketfit import verbs
+    from pocketfit.cli import terminal as show
 
     if no_data == (options["data"] is not None):
         raise UserError("Give --data with a folder or an .npz file, or --no-data, and not both")
@@ -153,7 +155,8 @@ def choose(out: Path, as_json: bool, **limits: Any) -> int:
 
     Limits that are not given here stay as they were for the run.
     """
-    from pocketfit import show, verbs
+    from pocketfit import verbs
+    from pocketfit.cli import terminal as show
 
     data = verbs.choose(out, **limits)
     _print(data, as_json, lambda d: show.result(d, out))
@@ -174,7 +177,8 @@ def apply(as_json: bool, **options: Any) -> int:
 
     Processes started by `torchrun -m pocketfit apply` train together, each on its part of every batch.
     """
-    from pocketfit import show, verbs
+    from pocketfit import verbs
+    from pocketfit.cli import terminal as show
 
     _print(verbs.apply(**options), as_json, show.applied)
     return 0
@@ -192,7 +196,8 @@ def apply(as_json: bool, **options: Any) -> int:
 @guarded
 def measure(as_json: bool, **options: Any) -> int:
     """Size, cold start, latency, memory and per-operator cost of any .tflite or .onnx FILE."""
-    from pocketfit import show, verbs_look
+    from pocketfit import verbs_look
+    from pocketfit.cli import terminal as show
 
     _print(verbs_look.measure(**options), as_json, show.measured)
     return 0
@@ -216,7 +221,8 @@ def measure(as_json: bool, **options: Any) -> int:
 @guarded
 def compare(as_json: bool, **options: Any) -> int:
     """Where two files differ: agreement, accuracy, SQNR and cosine of the outputs, first layer that drifts."""
-    from pocketfit import show, verbs_look
+    from pocketfit import verbs_look
+    from pocketfit.cli import terminal as show
 
     _print(verbs_look.compare(**options), as_json, show.compared)
     return 0
@@ -228,7 +234,8 @@ def compare(as_json: bool, **options: Any) -> int:
 @guarded
 def inspect(as_json: bool, **options: Any) -> int:
     """Layers of a network, or operators of a file as read back from it: shapes, parameters, MACs, bytes, dtypes."""
-    from pocketfit import show, verbs_look
+    from pocketfit import verbs_look
+    from pocketfit.cli import terminal as show
 
     _print(verbs_look.inspect(**options), as_json, show.inspected)
     return 0
@@ -363,7 +370,8 @@ def report(out: Path, open_: bool, as_json: bool) -> int:
 @guarded
 def doctor(as_json: bool) -> int:
     """Run one tiny network on every runtime: PASS, or the cause and the pip line."""
-    from pocketfit import show, verbs
+    from pocketfit import verbs
+    from pocketfit.cli import terminal as show
 
     _print(verbs.doctor(), as_json, show.doctored)
     return 0

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import click
 
-from pocketfit.asked import Files, Pruning, Source, Teacher
+from pocketfit.cli.arguments import Files, Pruning, Source, Teacher
 from pocketfit.core.pass_settings import Criterion
 from pocketfit.core.quantities import QUANTITIES
 
