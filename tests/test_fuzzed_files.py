@@ -86,7 +86,7 @@ def test_journals(run: str, count: int, tmp_path: Path) -> None:
         composed = compose(journal.digest(read_back), budget, finished=True)
         drawn = report_data(read_back, result)
         if (turn := next(turns)) % SHOWN_EACH == 0:
-            terminal.result(composed, tmp_path)
+            terminal.show_result(composed, tmp_path)
         if turn % DRAWN_EACH == 0:
             render(drawn)
 

@@ -19,7 +19,7 @@ import click
 from pocketfit import __version__
 from pocketfit.core.errors import PocketfitError, Stopped, UserError, is_systems
 from pocketfit.core.support.cpus import check_threads
-from pocketfit.core.support.processes import check_alone
+from pocketfit.core.support.processes import check_alone, rank
 from pocketfit.core.support.text import READABLE, readable
 
 GRACE_S = 10.0
@@ -34,7 +34,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         if hasattr(signal.getsignal(signal.SIGINT), "while_loading"):
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            check_alone(command.__name__)
+            check_alone(click.get_current_context().command.name or "")
             check_threads(kwargs.get("threads") or 1)
             code = command(*args, as_json=json_, **kwargs)
         except Stopped as stop:
@@ -86,6 +86,12 @@ def printed(show: Callable[[], object]) -> None:
     except OSError as error:
         _to_nowhere()
         raise UserError(f"The result can't be written to stdout: {error.strerror or error}") from error
+
+
+def print_result(data: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+    """A verb's result on stdout, as one JSON object or as `show` has it; of several processes the first one speaks."""
+    if rank().first:
+        printed(lambda: click.echo(json.dumps(data, allow_nan=False)) if as_json else show(data))
 
 
 def _to_nowhere() -> None:

@@ -1,16 +1,52 @@
-"""The verbs that look at what pruning would cost and bring: costs, sensitivity. Words in, plain dicts out."""
+"""`pocketfit sensitivity`: what each layer loses when it is pruned."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import click
 
 from pocketfit.cli.arguments import Source, dataset
+from pocketfit.cli.exit_codes import guarded, print_result
+from pocketfit.cli.options import CRITERIA, PATH, data_option, quiet_option, source_options
 from pocketfit.core.errors import UserError
 
-if TYPE_CHECKING:
-    from pocketfit.analysis.latency_predictor import Predictor
-    from pocketfit.numerics.channel_shapes import LayerShape
+
+@click.command("sensitivity")
+@click.argument("model")
+@data_option(required=True)
+@click.option("-o", "--out", type=PATH, help="Folder for the page and the JSON; a stopped run goes on there.")
+@source_options()
+@click.option(
+    "--ratios", default="0.25,0.5,0.75", show_default=True, metavar="SHARE[,SHARE]", help="Of channels to remove."
+)
+@click.option(
+    "--target",
+    metavar="TARGET",
+    help="Also make a plan: macs:0.5x, size:0.5x, drop:1pt, or latency:0.5x (latency:5ms), estimated from a table of"
+    " measured costs.",
+)
+@click.option(
+    "--runtime",
+    type=click.Choice(["litert", "onnxruntime"]),
+    help="In which a target for the latency counts, in float32 on this machine.  [default: onnxruntime]",
+)
+@click.option("--threads", type=click.IntRange(1, 64), help="Threads of the runtime.  [default: 1]")
+@click.option(
+    "--criterion", type=click.Choice(CRITERIA), default="l2", show_default=True, help="Which channels go first."
+)
+@click.option("--multiple", type=click.IntRange(1), default=8, show_default=True, help="Channels stay in multiples.")
+@click.option("--samples", type=click.IntRange(1), default=1000, show_default=True, help="Judged on at most this many.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes of one thread.")
+@quiet_option
+@guarded
+def command(as_json: bool, **options: Any) -> int:
+    """Which channels a network can do without: each coupled group alone, pruned at several ratios, without training."""
+    print_result(sensitivity(**options), as_json, lambda d: show(d, options["out"]))
+    return 0
 
 
 def sensitivity(
@@ -89,98 +125,57 @@ def sensitivity(
     return result
 
 
-def costs(
-    source: Source,
-    out: Path | None,
-    runtime: str,
-    precision: Any,
-    networks: int,
-    threads: int,
-    cache: Path | None,
-    seed: int,
-    quiet: bool,
-) -> dict[str, Any]:
-    """What the channels of a network cost in a runtime on this machine; see `pocketfit costs -h`. Returns
-
-    schema_version  1
-    model, runtime, threads, precision, environment (where it was measured; load_average as of the start)
-    disturbed       a sentence where other work ran beside the timing, ""
-    full_ms         latency of the whole network
-    networks        how many sub-networks the table holds
-    steps           by kind of layer the blocks of channels in which its kernels work: [inputs, outputs]
-    held_out        errors of predictions of networks that were not fitted on: n, median, worst, share_within (10 %),
-                    rank (Spearman's correlation)
-    layers          one object a layer: name, kind, inputs, outputs, us (predicted, of the whole network)
-    groups          one object a group: layer, channels, widths, ratios (predicted latency of the network with this
-                    group alone at each width, over that of the whole), edges (widths at the edges of steps)
-    """
-    from dataclasses import asdict
-
-    from pocketfit.analysis import latency_predictor
-    from pocketfit.cli.progress_bar import watch_for_terminal
-    from pocketfit.core.plan import ExportSettings
-    from pocketfit.core.support.files import check_file, check_writable, write_json
-    from pocketfit.measure import channel_cost_table
-    from pocketfit.passes.graph.channel_graph import trace
-
-    if out is not None:
-        check_file(out, ("full_ms", "held_out"))
-    if cache is not None:
-        check_writable(cache)
-    network = source.open()
-    with watch_for_terminal(quiet) as watch:
-        graph = trace(network.network, network.signature)
-        table = channel_cost_table.measure(
-            network,
-            graph,
-            ExportSettings(runtime, precision=precision),
-            cache or channel_cost_table.cache_folder(watch),
-            threads=threads,
-            count=networks,
-            seed=seed,
-            watch=watch,
-        )
-    fitted = latency_predictor.fit(table)
-    result = {
-        "schema_version": 1,
-        "model": source.model,
-        "runtime": runtime,
-        "threads": threads,
-        "precision": precision,
-        "environment": dict(table.environment),
-        "disturbed": table.disturbed,
-        "full_ms": table.full_ms,
-        "networks": len(table.measured),
-        "steps": {kind: list(steps) for kind, steps in fitted.steps.items()},
-        "held_out": asdict(latency_predictor.held_out(table)),
-        "layers": [_layer_cost(fitted, layer) for layer in table.skeleton.layers],
-        "groups": [_group_cost(fitted, name) for name in table.skeleton.full],
-    }
-    if out is not None:
-        write_json(out, result)
-    return result
-
-
-def _layer_cost(fitted: Predictor, layer: LayerShape) -> dict[str, Any]:
-    inputs, outputs = fitted.skeleton.shape(layer, {})
-    us = fitted.layers[layer.name].us(inputs, outputs)
-    return {"name": layer.name, "kind": layer.kind, "inputs": inputs, "outputs": outputs, "us": us}
-
-
-def _group_cost(fitted: Predictor, name: str) -> dict[str, Any]:
-    from pocketfit.measure.channel_cost_table import widths_of
-    from pocketfit.search.propose.allocate_widths import Choice, on_edges
-
-    known = fitted.skeleton
-    widths = widths_of(known.full[name], known.per_id[name])
-    edges = on_edges(Choice(name, widths, (0.0,) * len(widths)), fitted.terms(), known.full).widths
-    full_ms = fitted.latency_ms({})
-    ratios = [fitted.latency_ms({name: width}) / full_ms for width in widths]
-    return {"layer": name, "channels": known.full[name], "widths": widths, "ratios": ratios, "edges": edges}
-
-
 def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",") if part.strip()]
     except ValueError as error:
         raise UserError(f"--ratios '{text}' cannot be read: give shares with commas, such as 0.25,0.5,0.75") from error
+
+
+def show(data: Mapping[str, Any], out: Path | None) -> None:
+    from rich.markup import escape
+
+    from pocketfit.cli.terminal import plain, table
+    from pocketfit.report.pruning.sensitivity import latency_words, plan_words, reference
+
+    console = plain()
+    headline, *others = data["sentences"]
+    console.print(f"[bold]{escape(headline)}[/bold]")
+    for sentence in others:
+        console.print(f"• {escape(sentence)}")
+    at = reference(data["curves"])
+    ratios = [f"{100 * point['ratio']:g} %" for point in data["curves"][0]["points"]]
+    lost = "points of accuracy lost" if data["labelled"] else "points of agreement lost"
+    console.print(
+        f"\nEach group alone, {lost} with that share of its channels removed ({data['samples']} samples of the"
+        f" {data['split']} split, estimated)"
+    )
+    if data["latency"]:
+        console.print(escape(latency_words(data)))
+    times = (f"latency at {ratios[at]}",) if data["latency"] else ()
+    columns = ("group", "channels", *ratios, f"MACs at {ratios[at]}", *times)
+    console.print(table(columns, [_row(curve, data, at) for curve in data["curves"]]))
+    for sentence in data["findings"]:
+        console.print(f"• {escape(sentence)}")
+    if data["plan"]:
+        console.print(f"\n[bold]A plan for {data['plan']['target']}[/bold]")
+        console.print(escape(plan_words(data)))
+        console.print("For the passes of a plan.json:")
+        console.print(escape(json.dumps(data["plan"]["pass"])))
+    if out is not None:
+        console.print(f"\npage    {escape(str(out / 'sensitivity.html'))}")
+        if data["plan"]:
+            console.print(f"pass    {escape(str(out / 'prune.json'))}")
+
+
+def _row(curve: Mapping[str, Any], data: Mapping[str, Any], at: int) -> list[object]:
+    from pocketfit.report.page.words import format_ratio
+    from pocketfit.report.pruning.sensitivity import cost
+
+    costs = [
+        None if point["kept"] == curve["channels"] else cost(point).removesuffix(" pt") for point in curve["points"]
+    ]
+    ratio = format_ratio(curve["points"][at]["macs"] / data["macs"])
+    time = curve["points"][at]["latency_ratio"]
+    times = [None if time is None else format_ratio(time)] if data["latency"] else []
+    return [curve["group"], curve["channels"], *costs, ratio, *times]
