@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ import pytest
 import torch
 from torch import nn
 
-from pocketfit import api, runtimes
+import pocketfit
+from pocketfit import runtimes
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.model import Origin
@@ -146,7 +148,7 @@ def verdict_samples(here: Path) -> int:
 
 def test_the_result_is_what_was_asked_for(finished: Path, verdict_samples: int) -> None:
     result = json.loads((finished / "result.json").read_text())
-    schema = json.loads(Path(api.__file__).with_name("search").joinpath("result.schema.json").read_text())
+    schema = json.loads(files("pocketfit.search.decide").joinpath("result.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(result)
     assert (result["status"], result["trials"]) == ("met", 9)
     comparison, chosen = result["comparison"], result["chosen"]
@@ -302,7 +304,7 @@ def test_an_exporter_that_dies_is_a_failed_trial_and_impossible_limits_are_expla
     monkeypatch.setattr(runtime, "export", breaking)
     monkeypatch.chdir(here)
     budget = Budget.parse(max_size="1kB", max_drop="8pt", max_trials=3)
-    result = api.fit("model", "shapes.npz", budget, out="impossible", runtimes=("onnxruntime",), allow_code=True)
+    result = pocketfit.fit("model", "shapes.npz", budget, out="impossible", runtimes=("onnxruntime",), allow_code=True)
     assert torch.get_num_threads() == torch_threads
     ok, failed, later, control = lines(here / "impossible")
     assert (ok["status"], failed["status"], later["status"]) == ("ok", "failed", "ok")
@@ -324,11 +326,11 @@ def test_a_network_that_cannot_be_exported_is_one_sentence(here: Path, monkeypat
     monkeypatch.setattr(runtimes.get("litert"), "export", died)
     monkeypatch.chdir(here)
     with pytest.raises(UserError, match=r"for litert: .* exit status -11 \(its log is in broken.journal") as caught:
-        api.fit("model", "shapes.npz", Budget.parse(max_size="1kB"), out="broken", allow_code=True)
+        pocketfit.fit("model", "shapes.npz", Budget.parse(max_size="1kB"), out="broken", allow_code=True)
     assert len(str(caught.value).splitlines()) == 1
     assert "Segmentation fault" in lines(here / "broken")[0]["log_tail"]
     with pytest.raises(UserError, match="No plan has given a file"):
-        api.fit("model", "shapes.npz", Budget.parse(max_size="1kB"), out="broken", allow_code=True)
+        pocketfit.fit("model", "shapes.npz", Budget.parse(max_size="1kB"), out="broken", allow_code=True)
 
 
 def test_two_runs_in_one_folder_are_refused(here: Path, finished: Path) -> None:
@@ -348,9 +350,9 @@ class Nothing(nn.Module):
 def test_what_python_callers_get_wrong(here: Path) -> None:
     pixels, labels = shapes(200)
     with pytest.raises(UserError, match=r"give preprocess=Preprocess"):
-        api.fit(Nothing(), (pixels, labels), Budget(), out=here / "never")
+        pocketfit.fit(Nothing(), (pixels, labels), Budget(), out=here / "never")
     with pytest.raises(UserError, match="samples must be a Dataset"):
-        api.fit(Nothing(), pixels, Budget(), out=here / "never")
+        pocketfit.fit(Nothing(), pixels, Budget(), out=here / "never")
     with pytest.raises(UserError, match="metric"):
-        api.fit(Nothing(), (pixels, labels), Budget(), out=here / "never", metric="loss")
+        pocketfit.fit(Nothing(), (pixels, labels), Budget(), out=here / "never", metric="loss")
     assert not (here / "never").exists()

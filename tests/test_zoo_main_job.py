@@ -16,7 +16,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pocketfit import api, runtimes
+import pocketfit
+from pocketfit import runtimes
 from pocketfit.cli import main
 from pocketfit.core.pass_settings import (
     KINDS,
@@ -137,7 +138,7 @@ def test_a_plan_with_every_pass_is_carried_out_on_every_network(name: str, here:
     model = load_model(here / name)
     passes = EVERY_PASS if hardswish.replaceable(model.network) else tuple(p for p in EVERY_PASS if p != Piecewise())
     plan = Plan(passes, ExportSettings(runtime, "int8", calibration=16))
-    made = api.apply(plan, model, open_data("bars.npz"), here / f"{name}-applied")
+    made = pocketfit.apply(plan, model, open_data("bars.npz"), here / f"{name}-applied")
     assert Path(made.artifact.path).is_file()
     file = runtimes.get(runtime).load(Path(made.artifact.path))
     answers = file.run(latency.random_inputs(file.signature, 0))

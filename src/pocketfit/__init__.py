@@ -3,8 +3,8 @@
 __version__ = "0.1.0"
 
 _LAZY = {
-    "fit": "pocketfit.api",
-    "apply": "pocketfit.api",
+    "fit": "pocketfit.api.fit",
+    "apply": "pocketfit.api.apply",
     "Budget": "pocketfit.core.budget",
     "Plan": "pocketfit.core.plan",
     "Preprocess": "pocketfit.core.preprocess",

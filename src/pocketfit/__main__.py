@@ -37,7 +37,7 @@ def _stopped(number: int, frame: object) -> None:
     os._exit(130)
 
 
-_stopped.while_loading = True  # type: ignore[attr-defined]  # until the verb begins: see cli_exit.guarded
+_stopped.while_loading = True  # type: ignore[attr-defined]  # until the verb begins: see cli.exit_codes.guarded
 
 
 def _use_utf8() -> None:

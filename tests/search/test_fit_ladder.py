@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from pocketfit import api
+import pocketfit
 from pocketfit.core.budget import Budget
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, ExportSettings, Plan, QuantTrain, Round
@@ -92,7 +93,7 @@ def test_the_ladder_rescues_what_plain_int8_ruins(
     model: Model, data: Dataset, tmp_path: Path, briefly: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     budget = Budget.parse(max_drop="5pt", max_trials=6, prefer="size")
-    result = api.fit(model, data, budget, out=tmp_path / "out")
+    result = pocketfit.fit(model, data, budget, out=tmp_path / "out")
     done = trials(tmp_path / "out")
     assert [t["status"] for t in done[:4]] == ["ok"] * 4, [t["error"] for t in done]
     assert [t["stage"] for t in done[:5]] == ["baseline", *["recipe"] * 2, "ladder", "pruned"]
@@ -102,11 +103,11 @@ def test_the_ladder_rescues_what_plain_int8_ruins(
     passes = [[p["pass"] for p in t["plan"]["passes"]] for t in done]
     assert passes[3:5] == [["equalize", "round"], ["prune", "train", "equalize", "round"]]
     assert result.status == "met" and "equalize" in [p["pass"] for p in result.data["chosen"]["plan"]["passes"]]
-    schema = json.loads(Path(api.__file__).with_name("search").joinpath("result.schema.json").read_text())
+    schema = json.loads(files("pocketfit.search.decide").joinpath("result.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(result.data)
 
     monkeypatch.setattr(apply_passes, "_RECENT", {})
-    again = api.apply(Plan.from_json(done[3]["plan"]), model, data, tmp_path / "again")
+    again = pocketfit.apply(Plan.from_json(done[3]["plan"]), model, data, tmp_path / "again")
     assert again.artifact.sha256 == done[3]["artifact"]["sha256"], "made again from the plan alone, to the last bit"
 
 
@@ -122,15 +123,15 @@ def test_a_plan_that_trains_on_the_grid_gives_the_same_file_from_the_cache(
     """As after a kill: the learned ranges come back from the disk, and they are in the file."""
     passes = (Equalize(samples=50), Round(samples=50, sweeps=5), QuantTrain(10, batch_size=16))
     plan = Plan(passes, ExportSettings(runtime, "int8", activations=activations, ranges="mse", calibration=50))
-    first = api.apply(plan, model, data, tmp_path)
+    first = pocketfit.apply(plan, model, data, tmp_path)
     assert first.model.learned["ranges"]
     monkeypatch.setattr(apply_passes, "_RECENT", {})
     monkeypatch.setattr(apply_passes, "_applied", None)
-    again = api.apply(plan, model, data, tmp_path)
+    again = pocketfit.apply(plan, model, data, tmp_path)
     assert again.model.learned == first.model.learned
     assert again.artifact.sha256 == first.artifact.sha256
     monkeypatch.setattr(apply_passes, "_RECENT", {})
     forgotten = replace(again.model, learned={})
     monkeypatch.setattr("pocketfit.search.run.run_trial.carried_out", lambda *arguments: forgotten)
-    without = api.apply(plan, model, data, tmp_path)
+    without = pocketfit.apply(plan, model, data, tmp_path)
     assert without.artifact.sha256 != first.artifact.sha256, "the learned ranges decide about the file"

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from pocketfit import api, runtimes
+import pocketfit
+from pocketfit import runtimes
+from pocketfit.api.fit import run_without_data
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
@@ -56,7 +58,7 @@ def task(model: Model, out: Path, **limits: str) -> Task:
 
 def test_a_file_a_bundle_and_no_claim(model: Model, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    data = api.run_without_data(task(model, out, max_size="9x"))
+    data = run_without_data(task(model, out, max_size="9x"))
     assert json.loads(json.dumps(data)) == json.loads((out / "result.json").read_text())
     assert "accuracy was lost is NOT known" in data["warning"]
     assert data["accuracy"]["value"] is None and data["accuracy"]["how"] == "not_possible_here"
@@ -81,23 +83,23 @@ def test_a_file_a_bundle_and_no_claim(model: Model, tmp_path: Path) -> None:
 
 
 def test_the_plan_makes_the_same_file_again(model: Model, tmp_path: Path) -> None:
-    data = api.run_without_data(task(model, tmp_path / "out"))
+    data = run_without_data(task(model, tmp_path / "out"))
     plan = Plan.from_json(data["trials"][1]["plan"])
-    made = api.apply(plan, model, no_data(), tmp_path / "again")
+    made = pocketfit.apply(plan, model, no_data(), tmp_path / "again")
     assert made.artifact.sha256 == data["trials"][1]["artifact"]["sha256"]
 
 
 def test_refusals(model: Model, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'1pt' on drop cannot be checked without data"):
-        api.run_without_data(task(model, tmp_path / "out", max_drop="1pt"))
+        run_without_data(task(model, tmp_path / "out", max_drop="1pt"))
     assert not (tmp_path / "out").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
     with pytest.raises(UserError, match=r"something else .* \(thesis.txt\); nothing was changed"):
-        api.run_without_data(task(model, tmp_path / "mine"))
+        run_without_data(task(model, tmp_path / "mine"))
     plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
     bare = model_from_module(plain, preprocess=Preprocess(height=24, width=24), labels=("a", "b"))
     with pytest.raises(UserError, match="has no batch norm"):
-        api.run_without_data(task(bare, tmp_path / "bare"))
+        run_without_data(task(bare, tmp_path / "bare"))
     with pytest.raises(UserError, match="asks for the calibration split of the data, and no data were given"):
         carried_out(task(model, tmp_path / "needs"), Plan((Equalize(),), ExportSettings("litert")), Silent())

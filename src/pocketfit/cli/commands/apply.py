@@ -35,7 +35,7 @@ def command(as_json: bool, **options: Any) -> int:
 
 def apply(plan: Path, source: Source, data: Path | None, out: Path, teacher: Teacher, quiet: bool) -> dict[str, Any]:
     """Make a plan's artifact again."""
-    from pocketfit import api
+    from pocketfit.api import apply as road
     from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.plan import Plan
     from pocketfit.core.support import user_code
@@ -51,9 +51,9 @@ def apply(plan: Path, source: Source, data: Path | None, out: Path, teacher: Tea
     with watch_for_terminal(quiet) as watch:
         samples = dataset(data, watch)
         if not rank().first:
-            api.take_part(wanted, network, samples, teacher=taught_by)
+            road.take_part(wanted, network, samples, teacher=taught_by)
             return {}
-        made = api.apply(wanted, network, samples, out, teacher=taught_by, watch=watch)
+        made = road.apply(wanted, network, samples, out, teacher=taught_by, watch=watch)
     return {
         **made.artifact.to_json(),
         "code": wanted.code,

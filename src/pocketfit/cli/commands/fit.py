@@ -89,7 +89,7 @@ def fit(
     budget = Budget.parse(max_time=max_time, max_trials=max_trials, prefer=prefer or "balanced", **limits)
     names, layer_ratios = files.runtime_names(), pruning.layer_ratios()
 
-    from pocketfit import api
+    from pocketfit.api.fit import run, run_without_data
     from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.support.files import check_folder
     from pocketfit.measure.run_samples import check_metric
@@ -124,8 +124,8 @@ def fit(
             teacher=taught_by,
         )
         if data is None:
-            return api.run_without_data(task, watch)
-        return api.run(task, watch).data
+            return run_without_data(task, watch)
+        return run(task, watch).data
 
 
 def show_made_without_data(data: Mapping[str, Any], out: Path) -> None:

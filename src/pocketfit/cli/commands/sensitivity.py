@@ -88,9 +88,9 @@ def sensitivity(
                         of what groups alone cost), latency_ratio, latency_ms (predicted; null without
                         `latency`), multiple, criterion, line (Python), pass (for a plan.json)
     """
-    from pocketfit import api
     from pocketfit.analysis.pruning.plan_for_target import Target, planned
     from pocketfit.analysis.pruning.sensitivity import checked_ratios
+    from pocketfit.api import sensitivity as road
     from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.support.files import OF_A_RUN, OF_LOOKS, check_folder
     from pocketfit.report.pruning.sensitivity import sentences, write_sensitivity
@@ -103,7 +103,7 @@ def sensitivity(
         raise UserError("--runtime and --threads say where a latency counts: give --target latency:0.5x with them")
     network = source.open()
     with watch_for_terminal(quiet) as watch:
-        table = api.sensitivity(
+        table = road.sensitivity(
             network,
             dataset(data, watch),
             shares,
