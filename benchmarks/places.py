@@ -22,8 +22,8 @@ from pocketfit.core.errors import ExportFailed
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.plan import Plan, canonical_json
 from pocketfit.core.samples import Samples
-from pocketfit.measure import latency, run_samples
-from pocketfit.measure.environment import environment
+from pocketfit.measurement import latency, run_samples
+from pocketfit.measurement.environment import environment
 from pocketfit.numerics import latency_intervals
 from pocketfit.runtimes.common.output_file import artifact_of
 

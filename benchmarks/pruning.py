@@ -39,7 +39,7 @@ from pocketfit.analysis.latency_predictor import Predictor
 from pocketfit.core.model import Model, Origin
 from pocketfit.core.plan import ExportSettings, Plan, Prune, Resolution, Train, canonical_json
 from pocketfit.core.samples import Samples
-from pocketfit.measure import channel_cost_table, latency
+from pocketfit.measurement import channel_cost_table, latency
 from pocketfit.numerics.channel_shapes import mac_terms
 from pocketfit.numerics.latency_intervals import paired_drop
 from pocketfit.passes.graph.channel_graph import ChannelGraph, trace

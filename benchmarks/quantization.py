@@ -52,8 +52,8 @@ from pocketfit.core.plan import (
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
-from pocketfit.measure import latency
-from pocketfit.measure.environment import environment
+from pocketfit.measurement import latency
+from pocketfit.measurement.environment import environment
 from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.runtimes.common import child_process
 from pocketfit.runtimes.common.output_file import whole_or_not

@@ -17,7 +17,7 @@ from pocketfit.core.errors import PocketfitError
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.samples import Samples
-from pocketfit.measure import latency as cost
+from pocketfit.measurement import latency as cost
 from pocketfit.numerics.latency_intervals import Drop, paired_drop
 from pocketfit.numerics.sqnr import agreement, sqnr_db
 

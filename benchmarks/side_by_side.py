@@ -36,8 +36,8 @@ from pocketfit.core.plan import ExportSettings, PassSettings, Plan, Train, canon
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.measure import latency, run_samples
-from pocketfit.measure.environment import environment
+from pocketfit.measurement import latency, run_samples
+from pocketfit.measurement.environment import environment
 from pocketfit.numerics.latency_intervals import paired_drop
 from pocketfit.passes.train import fine_tune
 from pocketfit.runtimes.common import child_process

@@ -28,8 +28,8 @@ from pocketfit.core.measurement import Measurement
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan, Precision, Sparsify
 from pocketfit.core.samples import Samples
-from pocketfit.measure import latency
-from pocketfit.measure.environment import environment
+from pocketfit.measurement import latency
+from pocketfit.measurement.environment import environment
 from pocketfit.passes.prune import sparsify
 from pocketfit.sources.models.open_model import open_model
 

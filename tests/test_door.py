@@ -21,7 +21,7 @@ from pocketfit import verbs
 from pocketfit.cli import main
 from pocketfit.core.errors import UserError
 from pocketfit.core.support import files
-from pocketfit.measure import channel_cost_table
+from pocketfit.measurement import channel_cost_table
 from pocketfit.passes.train import fine_tune as training
 from pocketfit.sources.data.dataset import from_arrays
 from pocketfit.sources.data.splits import position

@@ -30,7 +30,7 @@ from pocketfit.core.budget import Budget
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.model import Origin
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.measure import latency
+from pocketfit.measurement import latency
 from pocketfit.passes.train import fine_tune
 from pocketfit.search import journal
 from pocketfit.sources.data.dataset import open_data
@@ -42,8 +42,8 @@ BRIEFLY = "Effort(sessions=2, seconds=0.05, min_rounds=5, max_rounds=10)"
 MAIN = f"""
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell start with Ctrl-C ignored
-from pocketfit.measure import cost
-from pocketfit.measure.latency import Effort
+from pocketfit.measurement import cost
+from pocketfit.measurement.latency import Effort
 cost.QUICK = cost.CAREFUL = {BRIEFLY}
 from pocketfit.cli.main import main
 main()

@@ -34,7 +34,7 @@ from pocketfit.core.pass_settings import (
     Train,
 )
 from pocketfit.core.plan import ExportSettings, Plan
-from pocketfit.measure import latency
+from pocketfit.measurement import latency
 from pocketfit.passes.rewrite import hardswish
 from pocketfit.search import journal
 from pocketfit.sources.data.dataset import open_data

@@ -11,7 +11,7 @@ from scipy import optimize, stats
 
 from pocketfit.analysis import latency_predictor
 from pocketfit.core.errors import UserError
-from pocketfit.measure.channel_cost_table import REST, CostTable, SubNetwork, draw
+from pocketfit.measurement.channel_cost_table import REST, CostTable, SubNetwork, draw
 from pocketfit.numerics.channel_shapes import LayerShape, Side, Skeleton
 
 CHAIN = Skeleton(

@@ -1,4 +1,4 @@
-"""pocketfit costs: what it prints and writes, from a table that is pretended (the real one is in measure/)."""
+"""pocketfit costs: what it prints and writes, from a table that is pretended (the real one is in measurement/)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from pocketfit.cli.main import main
-from pocketfit.measure import channel_cost_table
-from pocketfit.measure.channel_cost_table import CostTable, SubNetwork, draw
+from pocketfit.measurement import channel_cost_table
+from pocketfit.measurement.channel_cost_table import CostTable, SubNetwork, draw
 from pocketfit.numerics.channel_shapes import macs_of
 from pocketfit.passes.prune.subnetworks import skeleton
 

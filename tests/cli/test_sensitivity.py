@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from pocketfit.cli import main
 from pocketfit.core.errors import MissingPackage
 from pocketfit.core.plan import ExportSettings, Plan
-from pocketfit.measure import channel_cost_table, latency
-from pocketfit.measure.channel_cost_table import CostTable, SubNetwork
+from pocketfit.measurement import channel_cost_table, latency
+from pocketfit.measurement.channel_cost_table import CostTable, SubNetwork
 from pocketfit.numerics.channel_shapes import macs_of
 from pocketfit.passes.prune.subnetworks import skeleton
 from pocketfit.runtimes.onnxruntime import runtime

@@ -20,7 +20,7 @@ from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.runtime import Runtime, Session, answer, quantize_input
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.measure import run_samples
+from pocketfit.measurement import run_samples
 from pocketfit.runtimes import NAMES, for_file, get
 from tests.runtimes.tiny_network import CLASSES, MACS, SIDE, WEIGHTS, pictures, tiny_model
 

@@ -18,7 +18,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings, Plan
 from pocketfit.core.runtime import ROWS, Session, answer
 from pocketfit.core.samples import Samples
-from pocketfit.measure.run_samples import fed
+from pocketfit.measurement.run_samples import fed
 from pocketfit.runtimes import get
 from pocketfit.runtimes.common import agreement
 from pocketfit.sources.data.dataset import from_arrays

@@ -22,7 +22,7 @@ from pocketfit.core.budget import Budget
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, ExportSettings, Plan, QuantTrain, Round
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.measure import latency
+from pocketfit.measurement import latency
 from pocketfit.passes.train import fine_tune
 from pocketfit.search import journal
 from pocketfit.search.run import apply_passes

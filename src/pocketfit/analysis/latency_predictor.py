@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
-from pocketfit.measure.channel_cost_table import REST, CostTable, SubNetwork
+from pocketfit.measurement.channel_cost_table import REST, CostTable, SubNetwork
 from pocketfit.numerics.channel_shapes import LayerShape, Skeleton, Term, Widths
 
 STEPS = (1, 4, 8, 16)

@@ -13,7 +13,7 @@ from pocketfit.core.support.cpus import check_threads, usable
 from pocketfit.core.support.processes import check_alone
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.support.user_code import Allowed
-from pocketfit.measure.run_samples import check_metric
+from pocketfit.measurement.run_samples import check_metric
 from pocketfit.search.decide.result import Result
 from pocketfit.search.run.job import Task, check_teacher, with_labels
 from pocketfit.search.run.loop import check_out, fit_task

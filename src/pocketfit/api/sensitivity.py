@@ -52,7 +52,7 @@ def sensitivity(
     from pocketfit.analysis.pruning import predicted_latency
     from pocketfit.analysis.pruning.plan_for_target import check_reachable
     from pocketfit.analysis.pruning.sensitivity import channel_sensitivity, checked_ratios
-    from pocketfit.measure.channel_cost_table import cache_folder
+    from pocketfit.measurement.channel_cost_table import cache_folder
     from pocketfit.passes.graph.channel_graph import trace
     from pocketfit.passes.prune.criteria import DATA_DRIVEN
     from pocketfit.search.run.job import aligned

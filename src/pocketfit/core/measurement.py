@@ -20,7 +20,7 @@ class Environment(TypedDict):
     one_sided         the one-sided 95 % bound on the bad side
     between_sessions  spread of a latency ratio from session to session, and inside of them
     disturbed         Measurement.disturbed
-    best_ms           the best times of what a session knows its machine by (measure/quiet.py)
+    best_ms           the best times of what a session knows its machine by (measurement/quiet.py)
     """
 
     one_sided: NotRequired[Number]

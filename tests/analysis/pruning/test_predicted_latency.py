@@ -1,4 +1,4 @@
-"""What pruned networks take in a runtime: predicted from a table that is pretended (real ones are in measure/)."""
+"""What pruned networks take in a runtime: predicted from a table that is pretended (real ones are in measurement/)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pocketfit.analysis.pruning.sensitivity import ChannelTable
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import ExportSettings
 from pocketfit.core.support.progress import Silent
-from pocketfit.measure import channel_cost_table
-from pocketfit.measure.channel_cost_table import CostTable, SubNetwork
+from pocketfit.measurement import channel_cost_table
+from pocketfit.measurement.channel_cost_table import CostTable, SubNetwork
 from pocketfit.numerics.channel_shapes import LayerShape, Side, Skeleton
 from pocketfit.passes.graph.channel_graph import trace
 from pocketfit.passes.prune.subnetworks import skeleton

@@ -20,7 +20,7 @@ from pocketfit.core.plan import Equalize, ExportSettings, Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import answer
 from pocketfit.core.support.progress import Silent
-from pocketfit.measure import latency
+from pocketfit.measurement import latency
 from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.search.run.apply_passes import carried_out
 from pocketfit.search.run.job import Task

@@ -14,8 +14,8 @@ from pocketfit.core.measurement import Measurement
 from pocketfit.core.support.progress import Silent
 from pocketfit.core.trial import Trial
 from pocketfit.devices import local
-from pocketfit.measure import latency
-from pocketfit.measure.latency import LatencyComparison
+from pocketfit.measurement import latency
+from pocketfit.measurement.latency import LatencyComparison
 from pocketfit.search import journal
 from pocketfit.search.decide.choose import choose
 from pocketfit.search.decide.result import compose

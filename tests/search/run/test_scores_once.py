@@ -12,7 +12,7 @@ import pytest
 
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Silent
-from pocketfit.measure.run_samples import Scores
+from pocketfit.measurement.run_samples import Scores
 from pocketfit.report.run.run_data import _classes
 from pocketfit.search import journal
 from pocketfit.search.run import layer_report, loop, scores_once, verdict

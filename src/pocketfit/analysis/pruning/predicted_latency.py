@@ -13,7 +13,7 @@ from pocketfit.analysis.latency_predictor import Errors, Predictor
 from pocketfit.core.model import Model
 from pocketfit.core.plan import ExportSettings
 from pocketfit.core.support.progress import Watch
-from pocketfit.measure import channel_cost_table
+from pocketfit.measurement import channel_cost_table
 
 if TYPE_CHECKING:
     from pocketfit.passes.graph.channel_graph import ChannelGraph

@@ -14,8 +14,8 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan import Equalize, ExportSettings, PassSettings, Plan, Round
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
-from pocketfit.measure import compare_files
-from pocketfit.measure import run_samples as accuracy
+from pocketfit.measurement import compare_files
+from pocketfit.measurement import run_samples as accuracy
 from pocketfit.numerics import sqnr as numbers
 from pocketfit.numerics.latency_intervals import Drop, paired_drop
 

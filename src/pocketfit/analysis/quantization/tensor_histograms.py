@@ -73,7 +73,7 @@ def tensors_behind(source: Path, runtime: str, contents: Contents) -> dict[str, 
         return found | {op.layer: op.name for op in operators if op.layer}
     import onnx
 
-    from pocketfit.measure.layer_drift import behind_activation
+    from pocketfit.measurement.layer_drift import behind_activation
 
     graph = onnx.load(str(source), load_external_data=False).graph
     nodes = [node for node in graph.node if node.op_type != "Constant"]

@@ -48,7 +48,7 @@ def compare(
 ) -> dict[str, Any]:
     """Where two files differ."""
     from pocketfit.cli.progress_bar import watch_for_terminal
-    from pocketfit.measure import compare_files
+    from pocketfit.measurement import compare_files
 
     check_files(a, b)
     contract = contract_of(model, preprocess, a)

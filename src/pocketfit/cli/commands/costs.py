@@ -90,7 +90,7 @@ def costs(
     from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.plan import ExportSettings
     from pocketfit.core.support.files import check_file, check_writable, write_json
-    from pocketfit.measure import channel_cost_table
+    from pocketfit.measurement import channel_cost_table
     from pocketfit.passes.graph.channel_graph import trace
 
     if out is not None:
@@ -138,7 +138,7 @@ def _layer_cost(fitted: Predictor, layer: LayerShape) -> dict[str, Any]:
 
 
 def _group_cost(fitted: Predictor, name: str) -> dict[str, Any]:
-    from pocketfit.measure.channel_cost_table import widths_of
+    from pocketfit.measurement.channel_cost_table import widths_of
     from pocketfit.search.propose.allocate_widths import Choice, on_edges
 
     known = fitted.skeleton

@@ -22,7 +22,7 @@ def command(as_json: bool) -> int:
 def doctor() -> dict[str, Any]:
     """Probe every runtime."""
     from pocketfit import runtimes
-    from pocketfit.measure.environment import environment
+    from pocketfit.measurement.environment import environment
 
     found = [asdict(runtimes.get(name).probe()) for name in runtimes.NAMES]
     return {"runtimes": found, "environment": environment(1)}

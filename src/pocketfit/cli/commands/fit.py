@@ -92,7 +92,7 @@ def fit(
     from pocketfit.api.fit import run, run_without_data
     from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.support.files import check_folder
-    from pocketfit.measure.run_samples import check_metric
+    from pocketfit.measurement.run_samples import check_metric
     from pocketfit.search.run.job import Task
     from pocketfit.search.run.loop import check_out
 

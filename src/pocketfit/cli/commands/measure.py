@@ -50,7 +50,7 @@ def measure(
     from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.errors import CannotRunHere
     from pocketfit.core.plan import ExportSettings, Plan
-    from pocketfit.measure import latency, memory, run_samples
+    from pocketfit.measurement import latency, memory, run_samples
     from pocketfit.runtimes.common.output_file import artifact_of
 
     run_samples.check_metric(metric)

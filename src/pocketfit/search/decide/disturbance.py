@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.trial import Trial
-from pocketfit.measure.quiet import BASELINE
+from pocketfit.measurement.quiet import BASELINE
 from pocketfit.search.decide.choose import Choice
 
 BASELINE_WORTH_A_WORD = 1.1  # times its best of the run

@@ -39,7 +39,7 @@ def allocation_line(
     Where it cannot be done the line has no widths, and says why; pruning is uniform then.
     """
     from pocketfit.analysis import latency_predictor
-    from pocketfit.measure import channel_cost_table
+    from pocketfit.measurement import channel_cost_table
     from pocketfit.passes.graph.channel_graph import trace
     from pocketfit.passes.prune import criteria, prune_channels
     from pocketfit.passes.prune import subnetworks as widths

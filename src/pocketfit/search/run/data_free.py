@@ -17,8 +17,8 @@ from pocketfit.core.plan import CorrectBias, Equalize, Plan
 from pocketfit.core.support.files import check_folder, write_json
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.trial import Trial
-from pocketfit.measure import latency, memory
-from pocketfit.measure.environment import environment
+from pocketfit.measurement import latency, memory
+from pocketfit.measurement.environment import environment
 from pocketfit.search.decide.check_limits import check
 from pocketfit.search.decide.choose import choose
 from pocketfit.search.decide.disturbance import doubts

@@ -12,8 +12,8 @@ from pocketfit.core.measurement import Measurement
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
 from pocketfit.devices import local
-from pocketfit.measure import latency, quiet
-from pocketfit.measure.latency import Effort, LatencyComparison
+from pocketfit.measurement import latency, quiet
+from pocketfit.measurement.latency import Effort, LatencyComparison
 from pocketfit.search.decide.check_limits import check
 from pocketfit.search.decide.choose import baselines
 from pocketfit.search.journal import Line, Record

@@ -186,7 +186,7 @@ def check_criterion(task: Task) -> None:
 
 def check_metric(task: Task) -> None:
     """Refuse a metric of the user's own that gives no scores, before anything is written."""
-    from pocketfit.measure.run_samples import try_metric
+    from pocketfit.measurement.run_samples import try_metric
 
     mapping = np.array(label_mapping(task.data.class_names, task.model.labels))
     try_metric(task.metric, mapping[task.data.listing.labels[:PROBED]], len(task.model.labels))

@@ -14,7 +14,7 @@ from pocketfit.core.errors import PocketfitError
 from pocketfit.core.plan import Plan
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.measure.latency import random_inputs
+from pocketfit.measurement.latency import random_inputs
 from pocketfit.search.run.apply_passes import carried_out
 from pocketfit.search.run.job import Task
 

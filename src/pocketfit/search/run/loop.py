@@ -21,8 +21,8 @@ from pocketfit.core.support.array_file import forget_arrays
 from pocketfit.core.support.files import check_folder, check_writable, held
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.trial import Trial
-from pocketfit.measure import latency
-from pocketfit.measure.environment import environment
+from pocketfit.measurement import latency
+from pocketfit.measurement.environment import environment
 from pocketfit.numerics.latency_intervals import MAX_NEEDED, needed_n
 from pocketfit.search import journal
 from pocketfit.search.decide.choose import baselines, choose

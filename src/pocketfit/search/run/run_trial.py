@@ -21,7 +21,7 @@ from pocketfit.core.plan import Plan
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.measure import latency, memory, run_samples, suspicion
+from pocketfit.measurement import latency, memory, run_samples, suspicion
 from pocketfit.numerics.latency_intervals import mean_interval, paired_drop
 from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.search.propose.space import Proposal

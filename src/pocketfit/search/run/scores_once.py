@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketfit.core.trial import Trial
-from pocketfit.measure.run_samples import Scores
+from pocketfit.measurement.run_samples import Scores
 from pocketfit.search.run.job import Task
 
 

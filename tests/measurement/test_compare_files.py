@@ -11,8 +11,8 @@ from onnx import helper
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.measure import compare_files, layer_drift
-from pocketfit.measure.compare_files import LayerDrift
+from pocketfit.measurement import compare_files, layer_drift
+from pocketfit.measurement.compare_files import LayerDrift
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pocketfit.core.errors import UserError
-from pocketfit.measure import memory
+from pocketfit.measurement import memory
 
 LINUX = memory.STATUS.exists()
 QUIET = {"seconds": 1.0, "others_cores": 0.0, "own_cores": 0.0}

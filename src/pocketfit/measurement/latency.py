@@ -38,9 +38,9 @@ from pocketfit.core.runtime import Session
 from pocketfit.core.signature import Signature
 from pocketfit.devices import load, local
 from pocketfit.devices.load import Load
-from pocketfit.measure import quiet
-from pocketfit.measure.canary import Canary
-from pocketfit.measure.environment import environment
+from pocketfit.measurement import quiet
+from pocketfit.measurement.canary import Canary
+from pocketfit.measurement.environment import environment
 from pocketfit.numerics import latency_intervals
 from pocketfit.numerics.latency_intervals import OverSessions
 from pocketfit.runtimes.common import child_process
@@ -330,7 +330,7 @@ def _take(
 
     def take(number: int, turn: int) -> quiet.Session:
         found = child_process.call(
-            "pocketfit.measure.latency:session",
+            "pocketfit.measurement.latency:session",
             {
                 "runtime": runtime_name,
                 "paths": resolved[::turn],

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pocketfit.measure import suspicion
-from pocketfit.measure.run_samples import Scores
+from pocketfit.measurement import suspicion
+from pocketfit.measurement.run_samples import Scores
 
 
 def scores_of(predictions, labels, metric="accuracy"):

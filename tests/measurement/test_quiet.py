@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pocketfit.devices.load import Load
-from pocketfit.measure import latency, quiet
-from pocketfit.measure.quiet import Machine, Patience, Session
+from pocketfit.measurement import latency, quiet
+from pocketfit.measurement.quiet import Machine, Patience, Session
 
 TWO = Machine(2)
 CALM = Load(1.0, 0.02, 0.01, 0.0, 0.01, 0.0, 0.0, 0)

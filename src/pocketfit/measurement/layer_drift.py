@@ -24,7 +24,7 @@ from pocketfit.core.artifact import OpInfo
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import answer, quantize_input
 from pocketfit.core.samples import Samples
-from pocketfit.measure.run_samples import fed
+from pocketfit.measurement.run_samples import fed
 from pocketfit.numerics import sqnr
 from pocketfit.numerics.affine import dequantize
 

@@ -9,7 +9,7 @@ import pytest
 
 from pocketfit.core.errors import CannotRunHere, UserError
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.measure import latency, quiet
+from pocketfit.measurement import latency, quiet
 
 BRIEF = latency.Effort(sessions=2, seconds=0.1, min_rounds=5, max_rounds=20)
 NAMES = {"latency_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms"}

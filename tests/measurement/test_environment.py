@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 
-from pocketfit.measure.environment import environment
+from pocketfit.measurement.environment import environment
 
 
 def test_environment_is_json_and_says_where_and_with_what():
@@ -18,7 +18,7 @@ def test_environment_is_json_and_says_where_and_with_what():
 
 def test_environment_imports_no_heavy_package():
     code = (
-        "import sys; from pocketfit.measure.environment import environment; environment();"
+        "import sys; from pocketfit.measurement.environment import environment; environment();"
         "print(sorted({'torch', 'onnxruntime', 'ai_edge_litert', 'PIL'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

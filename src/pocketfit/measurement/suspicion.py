@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfit.measure.run_samples import Scores
+from pocketfit.measurement.run_samples import Scores
 
 ONE_CLASS_SHARE = 0.8
 REORDERED, GAINED = 0.5, 0.3  # right in another order of the classes, and more than in the given one

@@ -157,7 +157,7 @@ def run_all(
         }
         timeout_s = SECONDS_AT_LEAST + SECONDS_A_SAMPLE * len(samples)
         with _reported(done, len(samples), progress):
-            child_process.call("pocketfit.measure.run_samples:run_in_child", payload, timeout_s=timeout_s)
+            child_process.call("pocketfit.measurement.run_samples:run_in_child", payload, timeout_s=timeout_s)
         outputs: NDArray[np.float32] = np.load(results, allow_pickle=False)
     return outputs
 

@@ -10,8 +10,8 @@ from torch import nn
 from pocketfit.analysis import latency_predictor
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan import ExportSettings
-from pocketfit.measure import channel_cost_table
-from pocketfit.measure import latency as cost
+from pocketfit.measurement import channel_cost_table
+from pocketfit.measurement import latency as cost
 from pocketfit.numerics.channel_shapes import Skeleton
 from pocketfit.passes.graph.channel_graph import trace
 from pocketfit.sources.models.open_model import model_from_module

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pocketfit.measure import canary
+from pocketfit.measurement import canary
 
 
 def test_each_work_is_timed_each_time_and_the_median_counts(monkeypatch):

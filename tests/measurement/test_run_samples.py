@@ -8,8 +8,8 @@ import pytest
 
 from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
 from pocketfit.core.signature import TensorSpec
-from pocketfit.measure import run_samples
-from pocketfit.measure.run_samples import Scores
+from pocketfit.measurement import run_samples
+from pocketfit.measurement.run_samples import Scores
 from pocketfit.numerics.latency_intervals import paired_drop
 
 

@@ -15,8 +15,8 @@ from pocketfit import runtimes
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.scratch import temporary_folder
-from pocketfit.measure import layer_drift as layers
-from pocketfit.measure.run_samples import array_file, run_all, score
+from pocketfit.measurement import layer_drift as layers
+from pocketfit.measurement.run_samples import array_file, run_all, score
 from pocketfit.numerics import sqnr
 from pocketfit.numerics.latency_intervals import Drop, paired_drop
 from pocketfit.runtimes.common import child_process
@@ -173,7 +173,7 @@ def _layers(
             "threads": threads,
         }
         try:
-            found = child_process.call("pocketfit.measure.layer_drift:drift_in_child", payload)
+            found = child_process.call("pocketfit.measurement.layer_drift:drift_in_child", payload)
         except ExportFailed as error:
             return (), f"The layers of this pair could not be read: {error}"
     drifts = tuple(LayerDrift(name, sqnr.ratio_db(signal, noise)) for name, signal, noise in found["layers"])

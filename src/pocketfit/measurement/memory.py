@@ -16,9 +16,9 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.measurement import Measurement
 from pocketfit.devices import load, local
 from pocketfit.devices.load import Load
-from pocketfit.measure import quiet
-from pocketfit.measure.environment import environment
-from pocketfit.measure.latency import random_inputs
+from pocketfit.measurement import quiet
+from pocketfit.measurement.environment import environment
+from pocketfit.measurement.latency import random_inputs
 from pocketfit.runtimes.common import child_process
 
 PROCESSES = 3
@@ -53,7 +53,7 @@ def footprint(runtime_name: str, path: Path, *, threads: int = 1, processes: int
     where, machine = environment(threads), quiet.Machine.here()
     payload = {"runtime": runtime_name, "path": str(path.resolve()), "threads": threads, "root": os.getpid()}
     found: list[dict[str, Any]] = [
-        child_process.call("pocketfit.measure.memory:load_and_run", payload) for _ in range(processes)
+        child_process.call("pocketfit.measurement.memory:load_and_run", payload) for _ in range(processes)
     ]
     loads = [Load(**one["load"]) for one in found]
     where |= {"load": [each.to_json() for each in loads]}

@@ -34,9 +34,9 @@ from pocketfit.core.support.rules import Between, Positive
 from pocketfit.core.support.schema import checked
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.devices import local
-from pocketfit.measure import latency as cost
-from pocketfit.measure import quiet
-from pocketfit.measure.environment import environment
+from pocketfit.measurement import latency as cost
+from pocketfit.measurement import quiet
+from pocketfit.measurement.environment import environment
 from pocketfit.numerics.channel_shapes import Skeleton, Widths
 from pocketfit.passes.prune import subnetworks as forms
 from pocketfit.sources.data.random_inputs import noise
