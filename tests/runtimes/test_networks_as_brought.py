@@ -22,7 +22,7 @@ from pocketfit.measurement.run_samples import fed
 from pocketfit.runtimes import get
 from pocketfit.runtimes.common import agreement
 from pocketfit.sources.data.dataset import from_arrays
-from tests.networks_as_brought import NETWORKS, arrays, opened
+from tests.brought.networks import NETWORKS, arrays, opened
 
 pytest.importorskip("litert_torch")
 pytest.importorskip("onnxscript")

@@ -1,4 +1,4 @@
-"""Names of functions, and where their modules come from. What the verbs do with them: tests/test_consent.py."""
+"""Names of functions, and where their modules come from. What the verbs do with them: tests/cli/test_consent.py."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.passes.train import fine_tune
 from pocketfit.passes.train.guarded import find_learning_rate
 from pocketfit.sources.data.dataset import from_arrays
-from tests.networks_as_brought import NETWORKS, arrays, opened
+from tests.brought.networks import NETWORKS, arrays, opened
 
 STEPS, BATCH = 6, 16
 COUNT = 120  # pictures, a tenth of which nobody trains with

@@ -48,7 +48,7 @@ from pocketfit.passes.rewrite import hardswish, resolution
 from pocketfit.passes.train import recalibrate_batch_norm
 from pocketfit.sources.data.dataset import from_arrays
 from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
-from tests.networks_as_brought import NETWORKS, arrays, built, opened
+from tests.brought.networks import NETWORKS, arrays, built, opened
 
 OPENED = [name for name, row in NETWORKS.items() if "open" not in row.refused]
 TRACED = [name for name in OPENED if "trace" not in NETWORKS[name].refused]
