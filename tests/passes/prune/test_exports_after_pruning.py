@@ -1,6 +1,6 @@
 """What has been pruned is exported, reloaded and equal to the torch network; what can't be pruned is refused by name.
 
-The zoo at 30 and 50 % through both runtimes is in benchmarks/pruning_legality.py; a part of it is here.
+The zoo at 30 and 50 % through both runtimes is in benchmarks/pruning/zoo_exports.py; a part of it is here.
 """
 
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 By default glibc gives every block of over 32 MB back to the system when it is freed, and the system hands out the next
 one page by page, full of zeros. A training step of MobileNetV2 on 64 pictures of 96 pixels takes 0.74x of the time
-[0.70, 0.85] where the process keeps them (`benchmarks/training_speed.py`).
+[0.70, 0.85] where the process keeps them (`benchmarks/speed/training_step.py`).
 """
 
 from __future__ import annotations

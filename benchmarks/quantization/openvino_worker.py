@@ -1,6 +1,6 @@
 """NNCF and OpenVINO: make files, run them, time them. Run as a program, by any interpreter that has nncf and openvino:
 
-    python benchmarks/openvino_side.py FUNCTION PAYLOAD.json RESULT.json
+    python -m benchmarks.quantization.compare.openvino_worker FUNCTION PAYLOAD.json RESULT.json
 
 Nothing here imports pocketfit, so that NNCF can stand in an environment of its own. OpenVINO computes in float32
 throughout (INFERENCE_PRECISION_HINT), on 1 thread, at batch 1.

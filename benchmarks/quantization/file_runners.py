@@ -1,4 +1,4 @@
-"""Where a file runs: pocketfit's runtimes, or OpenVINO, which stands in a process of its own (openvino_side.py).
+"""Where a file runs: pocketfit's runtimes, or OpenVINO, which stands in a process of its own (openvino_worker.py).
 
 The same three questions to each: what does the file answer, how long does it take, how large is it.
 """
@@ -28,7 +28,7 @@ from pocketfit.numerics import latency_intervals
 from pocketfit.runtimes.common.output_file import artifact_of
 
 OPENVINO = "openvino"
-SIDE = Path(__file__).with_name("openvino_side.py")
+SIDE = Path(__file__).with_name("openvino_worker.py")
 TIME_LIMIT_S = 7200.0  # NNCF's accuracy control runs the network hundreds of times
 
 
@@ -97,7 +97,7 @@ class Places:
         )
 
     def openvino(self, function: str, payload: Mapping[str, Any]) -> Any:
-        """Call a function of openvino_side.py; raises ExportFailed with what it printed."""
+        """Call a function of openvino_worker.py; raises ExportFailed with what it printed."""
         with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
             given, result = Path(folder, "payload.json"), Path(folder, "result.json")
             given.write_text(json.dumps(payload))
@@ -107,10 +107,10 @@ class Places:
                     command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIME_LIMIT_S
                 )
             except subprocess.TimeoutExpired as error:
-                reason = f"openvino_side.{function} was stopped after {TIME_LIMIT_S:.0f} s, its time limit"
+                reason = f"openvino_worker.{function} was stopped after {TIME_LIMIT_S:.0f} s, its time limit"
                 raise ExportFailed(reason) from error
             if done.returncode or not result.exists():
-                raise ExportFailed(f"openvino_side.{function} failed", done.stdout.decode(errors="replace")[-3000:])
+                raise ExportFailed(f"openvino_worker.{function} failed", done.stdout.decode(errors="replace")[-3000:])
             return json.loads(result.read_text())
 
 

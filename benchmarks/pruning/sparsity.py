@@ -1,6 +1,7 @@
 """What zeros gain: size, download and latency of a network at several sparsities, in both runtimes.
 
-    python benchmarks/sparsity.py [--model mobilenet_v2] [--weights .downloads/mobilenet_v2.pth] [--int8]
+    python -m benchmarks.pruning.equal_latency.sparsity [--model mobilenet_v2] [--weights .downloads/mobilenet_v2.pth]
+    [--int8]
                                   [--sessions 6] [--json FILE] [--work FOLDER]
 
 Each file is timed against the dense file of its own runtime, all of them interleaved in the same processes. Nothing is
@@ -33,7 +34,7 @@ from pocketfit.measurement.environment import environment
 from pocketfit.passes.prune import sparsify
 from pocketfit.sources.models.open_model import open_model
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TRIED = (None, Sparsify(0.5), Sparsify(0.8), Sparsify(0.9), Sparsify(pattern="2:4"))
 RUNTIMES = ("litert", "onnxruntime")
 

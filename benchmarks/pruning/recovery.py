@@ -1,10 +1,10 @@
 """Recovery that must not make things worse: training of networks of all kinds with themselves as teacher, and of pruned
 ones beside what recovery was before it was looked after.
 
-    python benchmarks/recovery.py self [--kinds REGEX] [--steps 10,60,300]
-    python benchmarks/recovery.py pruned [--kinds REGEX] [--ratios 0.3,0.5] [--steps 100] [--seeds 3]
-    python benchmarks/recovery.py overhead [--steps 300]
-    python benchmarks/recovery.py table
+    python -m benchmarks.pruning.equal_latency.recovery self [--kinds REGEX] [--steps 10,60,300]
+    python -m benchmarks.pruning.equal_latency.recovery pruned [--kinds REGEX] [--ratios 0.3,0.5] [--steps 100] [--seeds
+    3] python -m benchmarks.pruning.equal_latency.recovery overhead [--steps 300]
+    python -m benchmarks.pruning.equal_latency.recovery table
 
 Fashion-MNIST at 32 x 32, the networks of `recovery_networks.py`, each trained for 900 steps of 64 pictures before
 (AdamW, 20,000 pictures). Then `self` trains each unpruned network with itself as teacher, on 10,000 of these, as `fit`
@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from recovery_networks import KINDS
 from torch import nn
 
+from benchmarks.pruning.recovery_networks import KINDS
 from pocketfit.core.model import Model
 from pocketfit.core.plan import Prune, Train
 from pocketfit.core.preprocess import Preprocess
@@ -50,7 +50,7 @@ from pocketfit.passes.train.guarded.objective import Exam
 from pocketfit.sources.data.dataset import open_data
 from pocketfit.sources.models.open_model import model_from_module
 
-DOWNLOADS = Path(__file__).resolve().parent.parent / ".downloads"
+DOWNLOADS = Path(__file__).resolve().parents[2] / ".downloads"
 HOME = DOWNLOADS / "benchmark" / "recovery"
 ROWS = HOME / "rows.jsonl"
 PREPROCESS = Preprocess(height=32, width=32, resize="exact", mean=(0.5,) * 3, std=(0.25,) * 3)

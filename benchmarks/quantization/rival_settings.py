@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Opponent:
-    """A function of competitors.py, or (NNCF) of openvino_side.py, with its settings.
+    """A function of rival_quantizers.py, or (NNCF) of openvino_worker.py, with its settings.
 
     runtime     that runs the file      source  runtime whose float32 file is quantized
     calibrated  whether it is given calibration pictures

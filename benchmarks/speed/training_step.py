@@ -1,7 +1,7 @@
 """What a training step costs with and without memory that is kept (`passes/train/malloc.py`), and what rounding costs
 in it.
 
-    python benchmarks/training_speed.py [--rounds 12] [--threads 1]
+    python -m benchmarks.speed.training_step [--rounds 12] [--threads 1]
 
 MobileNetV2 with random weights, forward and backward, at sizes that recovery and training on the grid work with; then
 the rounding of one large tensor, by `passes/quantize/simulate/fake_quantize.py` and by torch's own operator. The two

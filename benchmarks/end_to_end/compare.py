@@ -1,6 +1,6 @@
 """Side by side: what the runtimes' own quantizers make of a network, a narrower network, and what pocketfit hands over.
 
-    python benchmarks/side_by_side.py [pretrained|demo|all] [--json FILE] [--quick]
+    python -m benchmarks.end_to_end.compare [pretrained|demo|all] [--json FILE] [--quick]
 
 pretrained  MobileNetV2 with its published ImageNet weights, on the photos of stamps_imagenet.json
 demo        the demo's task: demo-data/model and demo-out/ as `make demo` leaves them, on the 10,000 test pictures
@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import photos
 from numpy.typing import NDArray
-from rows import Entry, Row, Score, as_json, measure, sentence, table
 
+from benchmarks.data import photos
+from benchmarks.quantization.result_rows import Entry, Row, Score, as_json, measure, sentence, table
 from pocketfit import runtimes
 from pocketfit.cli.progress_bar import watch_for_terminal
 from pocketfit.core.budget import Budget
@@ -47,7 +47,7 @@ from pocketfit.sources.data.dataset import open_data
 from pocketfit.sources.models.build_network import build
 from pocketfit.sources.models.open_model import load_model, model_from_module, open_model, save_model
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOWNLOADS, MODEL, OUT = ROOT / ".downloads", ROOT / "demo-data" / "model", ROOT / "demo-out"
 WORK = DOWNLOADS / "benchmark"
 NAMES = ("litert", "onnxruntime")
@@ -330,7 +330,7 @@ def main() -> int:
     report = {
         "schema_version": 1,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "benchmarks/side_by_side.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", "benchmarks.end_to_end.compare", *sys.argv[1:]]),
         "quick": arguments.quick,
         "environment": before,
         "load_average_after": environment(threads=1)["load_average"],

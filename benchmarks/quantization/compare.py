@@ -1,6 +1,6 @@
 """Quantization side by side: ONNX Runtime's, ai-edge-quantizer's and NNCF's own settings, and pocketfit's ladder.
 
-    python benchmarks/quantization.py [mobilenet_v2|efficientnet_lite0|mobilenet_v3_small|all]
+    python -m benchmarks.quantization.compare.compare [mobilenet_v2|efficientnet_lite0|mobilenet_v3_small|all]
                                       [--json FILE] [--quick] [--untimed] [--calibration 100] [--nncf-python PYTHON]
 
 mobilenet_v2, efficientnet_lite0   published ImageNet weights; fidelity to float32 on 608 pictures of 38 photos that
@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import photos
 import torch
-from opponents import OPPONENTS, Opponent
-from places import OPENVINO, Places
-from rows import Entry, Row, Score, as_json, measure, sentence, table
 
+from benchmarks.data import photos
+from benchmarks.quantization.file_runners import OPENVINO, Places
+from benchmarks.quantization.result_rows import Entry, Row, Score, as_json, measure, sentence, table
+from benchmarks.quantization.rival_settings import OPPONENTS, Opponent
 from pocketfit import runtimes
 from pocketfit.cli.progress_bar import watch_for_terminal
 from pocketfit.core.budget import Budget
@@ -122,7 +122,7 @@ PLANS_OF: Mapping[str, tuple[Plan, ...]] = {
     ),
 }
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOWNLOADS = ROOT / ".downloads"
 WORK = DOWNLOADS / "benchmark"
 V3_MODEL = WORK / "mobilenet_v3_small"
@@ -459,7 +459,7 @@ def main() -> int:
     report = {
         "schema_version": 1,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "benchmarks/quantization.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", "benchmarks.quantization.compare.compare", *sys.argv[1:]]),
         "quick": options.quick,
         "environment": {**before, "versions": {**before["versions"], **nncf}},
         "load_average_after": environment(threads=1)["load_average"],

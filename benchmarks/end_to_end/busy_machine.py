@@ -1,6 +1,7 @@
 """What a latency ratio is worth beside a process that streams memory: `fit` alone and with it, and two files by hand.
 
-    python benchmarks/busy_machine.py [--arch resnet18] [--runtime onnxruntime] [--image-size 64] [--max-time 6min]
+    python -m benchmarks.end_to_end.busy_machine [--arch resnet18] [--runtime onnxruntime] [--image-size 64] [--max-time
+    6min]
 
 The first line is the machine as it is: whether that is quiet, the run itself says. A ratio holds where it is within
 15 % of the quiet one, or where it is not certified and says why.

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from places import Places
 
+from benchmarks.quantization.file_runners import Places
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.errors import PocketfitError
 from pocketfit.core.measurement import Measurement
