@@ -186,7 +186,7 @@ def test_no_file_holds_a_path_of_somebodys_machine() -> None:
 
 def test_the_import_rules_are_seen() -> None:
     """The checks above are worth nothing if `imported` overlooks a form of import."""
-    name = "pocketfit.core.plan"
+    name = "pocketfit.core.plan.plan"
     assert "pocketfit.core.errors" in imported(name)
     assert "pocketfit.core.model" in imported("pocketfit.core.runtime")
     outer = ast.parse(

@@ -19,7 +19,7 @@ from torch import nn
 
 from pocketfit.cli import terminal
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import Plan
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.json_file import load
 from pocketfit.report.page.words import plan_words

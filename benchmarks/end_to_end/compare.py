@@ -32,7 +32,10 @@ from pocketfit.core.device import u8s8_saturates
 from pocketfit.core.errors import PocketfitError, UserError
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, PassSettings, Plan, Train, canonical_json
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.plan import Plan, canonical_json
+from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial

@@ -38,7 +38,11 @@ from pocketfit import runtimes, zoo
 from pocketfit.analysis import latency_predictor as predictor
 from pocketfit.analysis.latency_predictor import Predictor
 from pocketfit.core.model import Model, Origin
-from pocketfit.core.plan import ExportSettings, Plan, Prune, Resolution, Train, canonical_json
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan, canonical_json
+from pocketfit.core.plan.prune import Prune
+from pocketfit.core.plan.rewrite import Resolution
+from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.measurement import channel_cost_table, latency
 from pocketfit.numerics.channel_shapes import mac_terms

@@ -22,7 +22,7 @@ import torch
 from pocketfit import zoo
 from pocketfit.analysis import latency_predictor
 from pocketfit.cli.progress_bar import watch_for_terminal
-from pocketfit.core.plan import ExportSettings
+from pocketfit.core.plan.export import ExportSettings
 from pocketfit.measurement import channel_cost_table
 from pocketfit.passes.graph.channel_graph import trace
 from pocketfit.sources.models.open_model import model_from_module

@@ -35,7 +35,8 @@ from torch import nn
 
 from benchmarks.pruning.recovery_networks import KINDS
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Prune, Train
+from pocketfit.core.plan.prune import Prune
+from pocketfit.core.plan.train import Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.latency_intervals import paired_drop

@@ -27,7 +27,9 @@ from pocketfit import runtimes
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan, Precision, Sparsify
+from pocketfit.core.plan.export import ExportSettings, Precision
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.prune import Sparsify
 from pocketfit.core.samples import Samples
 from pocketfit.measurement import latency
 from pocketfit.measurement.environment import environment

@@ -39,16 +39,11 @@ from pocketfit.core.budget import Budget
 from pocketfit.core.device import u8s8_saturates
 from pocketfit.core.errors import ExportFailed, PocketfitError, UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import (
-    Equalize,
-    ExportSettings,
-    PassSettings,
-    Piecewise,
-    Plan,
-    QuantTrain,
-    Round,
-    canonical_json,
-)
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.plan import Plan, canonical_json
+from pocketfit.core.plan.quantize import Equalize, QuantTrain, Round
+from pocketfit.core.plan.rewrite import Piecewise
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch

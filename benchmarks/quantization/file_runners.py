@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.measurement import Measurement
-from pocketfit.core.plan import Plan, canonical_json
+from pocketfit.core.plan.plan import Plan, canonical_json
 from pocketfit.core.samples import Samples
 from pocketfit.measurement import latency, run_samples
 from pocketfit.measurement.environment import environment

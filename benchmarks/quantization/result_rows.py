@@ -15,7 +15,8 @@ from benchmarks.quantization.file_runners import Places
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.errors import PocketfitError
 from pocketfit.core.measurement import Measurement
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.samples import Samples
 from pocketfit.measurement import latency as cost
 from pocketfit.numerics.latency_intervals import Drop, paired_drop

@@ -6,7 +6,7 @@ _LAZY = {
     "fit": "pocketfit.api.fit",
     "apply": "pocketfit.api.apply",
     "Budget": "pocketfit.core.budget",
-    "Plan": "pocketfit.core.plan",
+    "Plan": "pocketfit.core.plan.plan",
     "Preprocess": "pocketfit.core.preprocess",
     "Result": "pocketfit.search.decide.result",
     "from_arrays": "pocketfit.sources.data.dataset",

@@ -18,7 +18,8 @@ from pocketfit.bundle import golden, write, write_bundle
 from pocketfit.bundle.python import run
 from pocketfit.bundle.python.readme import readme
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.runtimes.common.output_file import artifact_of
 from tests.bundle.tiny_networks import BGR, GREY, LABELS, RGB, model_for, samples_for, write_onnx

@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 
 from pocketfit.cli import main
 from pocketfit.core.errors import MissingPackage
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.measurement import channel_cost_table, latency
 from pocketfit.measurement.channel_cost_table import CostTable, SubNetwork
 from pocketfit.numerics.channel_shapes import macs_of

@@ -20,7 +20,9 @@ from torch import nn
 import pocketfit
 from pocketfit.core.budget import Budget
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Equalize, ExportSettings, Plan, QuantTrain, Round
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.quantize import Equalize, QuantTrain, Round
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.measurement import latency
 from pocketfit.passes.train import fine_tune

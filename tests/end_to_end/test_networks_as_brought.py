@@ -20,21 +20,12 @@ from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import (
-    CorrectBias,
-    Equalize,
-    ExportSettings,
-    Grid,
-    PassSettings,
-    Piecewise,
-    Prune,
-    QuantTrain,
-    Recalibrate,
-    Resolution,
-    Round,
-    Sparsify,
-    Train,
-)
+from pocketfit.core.plan.export import ExportSettings, Grid
+from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.prune import Prune, Sparsify
+from pocketfit.core.plan.quantize import CorrectBias, Equalize, QuantTrain, Round
+from pocketfit.core.plan.rewrite import Piecewise, Resolution
+from pocketfit.core.plan.train import Recalibrate, Train
 from pocketfit.core.samples import Samples
 from pocketfit.passes.graph import aten
 from pocketfit.passes.graph.channel_graph import ChannelGraph, trace

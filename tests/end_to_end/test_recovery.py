@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Train
+from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.passes.train import fine_tune
 from pocketfit.passes.train.guarded import find_learning_rate

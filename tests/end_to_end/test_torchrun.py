@@ -15,7 +15,10 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from pocketfit.cli import exit_codes, main
-from pocketfit.core.plan import ExportSettings, Plan, Prune, Recalibrate, Train
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.prune import Prune
+from pocketfit.core.plan.train import Recalibrate, Train
 from tests.cli.helpers import folder
 
 FACTORY = """

@@ -19,21 +19,13 @@ from click.testing import CliRunner
 import pocketfit
 from pocketfit import runtimes
 from pocketfit.cli import main
-from pocketfit.core.pass_settings import (
-    KINDS,
-    CorrectBias,
-    Equalize,
-    PassSettings,
-    Piecewise,
-    Prune,
-    QuantTrain,
-    Recalibrate,
-    Resolution,
-    Round,
-    Sparsify,
-    Train,
-)
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.passes import KINDS, PassSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.prune import Prune, Sparsify
+from pocketfit.core.plan.quantize import CorrectBias, Equalize, QuantTrain, Round
+from pocketfit.core.plan.rewrite import Piecewise, Resolution
+from pocketfit.core.plan.train import Recalibrate, Train
 from pocketfit.measurement import latency
 from pocketfit.passes.rewrite import hardswish
 from pocketfit.search import journal

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.formats import tflite_read, tflite_write
 from pocketfit.runtimes.litert import quantize, runtime
 from tests.runtimes.litert.network import CLASSES, MODEL, SAMPLES, SIZE, by_layer, export, folder, model_of

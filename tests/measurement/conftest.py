@@ -95,7 +95,8 @@ def litert_pair(tmp_path_factory):
     torch = pytest.importorskip("torch")
     pytest.importorskip("ai_edge_litert")
     from pocketfit.core.model import Model, Origin
-    from pocketfit.core.plan import ExportSettings, Plan
+    from pocketfit.core.plan.export import ExportSettings
+    from pocketfit.core.plan.plan import Plan
     from pocketfit.core.signature import Signature, TensorSpec
     from pocketfit.runtimes.litert import runtime
 

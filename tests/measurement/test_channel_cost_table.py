@@ -9,7 +9,7 @@ from torch import nn
 
 from pocketfit.analysis import latency_predictor
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import ExportSettings
+from pocketfit.core.plan.export import ExportSettings
 from pocketfit.measurement import channel_cost_table
 from pocketfit.measurement import latency as cost
 from pocketfit.numerics.channel_shapes import Skeleton

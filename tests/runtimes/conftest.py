@@ -10,7 +10,8 @@ import pytest
 
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.samples import Samples
 from pocketfit.runtimes import get
 from tests.runtimes.tiny_network import pictures, tiny_model

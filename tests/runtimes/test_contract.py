@@ -16,7 +16,8 @@ from torch import nn
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import Runtime, Session, answer, quantize_input
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import answer
 from pocketfit.core.samples import Samples
 from pocketfit.runtimes import get

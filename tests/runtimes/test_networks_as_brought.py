@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import ROWS, Session, answer
 from pocketfit.core.samples import Samples
 from pocketfit.measurement.run_samples import fed

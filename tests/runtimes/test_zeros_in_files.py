@@ -10,7 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from pocketfit import runtimes
-from pocketfit.core.plan import CorrectBias, Equalize, ExportSettings, Plan, QuantTrain, Round, Sparsify
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.prune import Sparsify
+from pocketfit.core.plan.quantize import CorrectBias, Equalize, QuantTrain, Round
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes.prune import sparsify

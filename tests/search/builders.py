@@ -11,7 +11,11 @@ from typing import Any
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.budget import Budget
 from pocketfit.core.measurement import Measurement
-from pocketfit.core.plan import Equalize, ExportSettings, PassSettings, Plan, QuantTrain, Round, Train
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.quantize import Equalize, QuantTrain, Round
+from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Trial
 from pocketfit.search.journal import Line
 from pocketfit.search.propose.space import Proposal, Space

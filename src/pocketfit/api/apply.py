@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Plan
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.support.array_file import forget_arrays
 from pocketfit.core.support.files import OF_APPLY, check_folder, held
 from pocketfit.core.support.progress import Silent, Watch

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketfit.core.pass_settings import Criterion
-from pocketfit.core.plan import ExportSettings, Prune
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.prune import Criterion, Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Silent, Watch

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import ExportSettings
+from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import Session, quantize_input
 from pocketfit.core.samples import Samples

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from pocketfit.bundle.python.run import is_name
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.model import Labels
-from pocketfit.core.plan import Plan, RuntimeName
+from pocketfit.core.plan.export import RuntimeName
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Dimension, DType, Layout
 from pocketfit.core.support.json_file import load

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import click
 
 from pocketfit.cli.arguments import Files, Pruning, Source, Teacher
-from pocketfit.core.pass_settings import Criterion
+from pocketfit.core.plan.prune import Criterion
 from pocketfit.core.quantities import QUANTITIES
 
 Command = Callable[..., Any]

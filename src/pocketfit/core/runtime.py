@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pocketfit.core.artifact import Artifact, Contents, OpCost, Quantization
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Plan
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature
 

@@ -27,7 +27,8 @@ import numpy as np
 from pocketfit import runtimes
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.support.json_file import load
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.support.rules import Between, Positive

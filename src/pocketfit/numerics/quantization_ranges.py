@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfit.core.plan import RangeMethod
+from pocketfit.core.plan.export import RangeMethod
 
 BINS = 2048  # TensorRT's and ONNX Runtime's PercentileCalibrater's number
 PERCENTILE = 99.999  # ONNX Runtime's PercentileCalibrater's default; half of the rest is cut off at either end

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.measurement import Measurement
-from pocketfit.core.pass_settings import Rate
-from pocketfit.core.plan import RuntimeName
+from pocketfit.core.plan.export import RuntimeName
+from pocketfit.core.plan.pass_facts import Rate
 from pocketfit.core.support.rules import Between, Count, Positive, Seconds, Text
 from pocketfit.core.support.schema import Violation, reader
 from pocketfit.core.trial import Trial

@@ -10,7 +10,9 @@ from pocketfit.analysis.pruning.exact_costs import Cost, Costs, Parameter
 from pocketfit.analysis.pruning.plan_for_target import Target, check_reachable, plan_for, planned
 from pocketfit.analysis.pruning.sensitivity import ChannelTable, Curve, Point
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import ExportSettings, Plan, Prune
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.prune import Prune
 
 RATIOS = (0.25, 0.5, 0.75)
 WIDTH = 32

@@ -17,7 +17,7 @@ from pocketfit.analysis.pruning.plan_for_target import Target, check_reachable, 
 from pocketfit.analysis.pruning.predicted_latency import ChannelLatency
 from pocketfit.analysis.pruning.sensitivity import ChannelTable
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import ExportSettings
+from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.support.progress import Silent
 from pocketfit.measurement import channel_cost_table
 from pocketfit.measurement.channel_cost_table import CostTable, SubNetwork

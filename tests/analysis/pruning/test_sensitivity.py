@@ -14,7 +14,7 @@ from pocketfit.analysis.pruning import evaluate as trials
 from pocketfit.analysis.pruning.sensitivity import ChannelTable, channel_sensitivity
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Prune
+from pocketfit.core.plan.prune import Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes.graph.channel_graph import trace

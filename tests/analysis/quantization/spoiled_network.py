@@ -10,7 +10,7 @@ import torch
 
 from pocketfit import zoo
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Resolution
+from pocketfit.core.plan.rewrite import Resolution
 from pocketfit.core.samples import Samples
 from pocketfit.passes.rewrite import resolution
 from pocketfit.sources.models.fingerprint import fingerprint

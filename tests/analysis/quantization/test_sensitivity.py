@@ -8,7 +8,7 @@ from torch import nn
 from pocketfit.analysis.quantization.calibration_stability import stability
 from pocketfit.analysis.quantization.sensitivity import Channels, channels, neighbours, sensitivity, split_rows
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import Grid
+from pocketfit.core.plan.export import Grid
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.sqnr import sqnr_db

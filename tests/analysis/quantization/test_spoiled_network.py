@@ -8,7 +8,8 @@ import torch
 from pocketfit.analysis.quantization.culprits import culprits
 from pocketfit.analysis.quantization.sensitivity import sensitivity
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Equalize, Grid
+from pocketfit.core.plan.export import Grid
+from pocketfit.core.plan.quantize import Equalize
 from pocketfit.core.samples import Samples
 from pocketfit.passes.quantize.equalize import equalize
 from tests.analysis.quantization.spoiled_network import BOTTLENECKS, mobilenet_v2, pictures, sabotaged

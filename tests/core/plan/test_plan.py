@@ -13,23 +13,13 @@ from hypothesis import strategies as st
 
 from pocketfit import runtimes
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import (
-    CorrectBias,
-    Equalize,
-    ExportSettings,
-    PassSettings,
-    Plan,
-    Precision,
-    Prune,
-    QuantTrain,
-    Recalibrate,
-    Resolution,
-    Round,
-    RuntimeName,
-    Sparsify,
-    Train,
-    canonical_json,
-)
+from pocketfit.core.plan.export import ExportSettings, Precision, RuntimeName
+from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.plan import Plan, canonical_json
+from pocketfit.core.plan.prune import Prune, Sparsify
+from pocketfit.core.plan.quantize import CorrectBias, Equalize, QuantTrain, Round
+from pocketfit.core.plan.rewrite import Resolution
+from pocketfit.core.plan.train import Recalibrate, Train
 
 RATIO = st.floats(0, 1, exclude_max=True)
 NAMES = st.lists(st.text(min_size=1, max_size=8), max_size=3)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pocketfit.core.model import Model
-from pocketfit.core.plan import CorrectBias, Grid, Round
+from pocketfit.core.plan.export import Grid
+from pocketfit.core.plan.quantize import CorrectBias, Round
 from pocketfit.passes.graph.parameters import add_to_bias
 from pocketfit.passes.quantize import bias_correction, rounding
 from pocketfit.passes.quantize.simulate.fake_quantize import fake_weight, widest_scale

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pocketfit.core.plan import Prune
+from pocketfit.core.plan.prune import Prune
 from pocketfit.passes.graph.channel_graph import trace
 from pocketfit.passes.prune import constant_channels, criteria, prune_channels
 from tests.passes import small_networks as nets

@@ -10,7 +10,7 @@ import torch_pruning as tp
 from torch.nn import functional as F
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import Prune
+from pocketfit.core.plan.prune import Prune
 from pocketfit.passes.graph.channel_graph import trace
 from pocketfit.passes.prune import criteria, prune_channels
 from tests.passes import small_networks as nets

@@ -12,7 +12,9 @@ import torch
 from pocketfit import zoo
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Origin
-from pocketfit.core.plan import ExportSettings, Plan, Prune
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.prune import Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import answer
 from pocketfit.passes.graph.channel_graph import trace

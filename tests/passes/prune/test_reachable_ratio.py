@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from pocketfit.core.plan import Prune
+from pocketfit.core.plan.prune import Prune
 from pocketfit.passes.prune import prune_channels
 from pocketfit.passes.prune.reachable_ratio import NOTHING_TO_PRUNE
 from tests.passes import small_networks as nets

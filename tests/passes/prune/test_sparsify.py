@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import CorrectBias, Equalize, ExportSettings, Prune, Sparsify
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.prune import Prune, Sparsify
+from pocketfit.core.plan.quantize import CorrectBias, Equalize
 from pocketfit.core.samples import Samples
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.prune import prune_channels, sparsify

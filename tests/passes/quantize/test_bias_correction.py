@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import CorrectBias, Grid
+from pocketfit.core.plan.export import Grid
+from pocketfit.core.plan.quantize import CorrectBias
 from pocketfit.core.samples import Samples
 from pocketfit.passes.quantize import bias_correction
 from pocketfit.passes.quantize.batch_norm_moments import clipped

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Grid
+from pocketfit.core.plan.export import Grid
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.passes.quantize import data_free_ranges
 from pocketfit.passes.quantize.simulate.simulation import simulate

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Grid, QuantTrain, Sparsify
+from pocketfit.core.plan.export import ExportSettings, Grid
+from pocketfit.core.plan.prune import Sparsify
+from pocketfit.core.plan.quantize import QuantTrain
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm

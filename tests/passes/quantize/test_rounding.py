@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Grid, Round, Sparsify
+from pocketfit.core.plan.export import ExportSettings, Grid
+from pocketfit.core.plan.prune import Sparsify
+from pocketfit.core.plan.quantize import Round
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.sqnr import sqnr_db

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import Resolution
+from pocketfit.core.plan.rewrite import Resolution
 from pocketfit.passes.rewrite import resolution
 from tests.passes import small_networks as nets
 

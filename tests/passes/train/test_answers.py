@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import Train
+from pocketfit.core.plan.train import Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes.train import answers, distillation, fine_tune

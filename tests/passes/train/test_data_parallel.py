@@ -27,7 +27,8 @@ import torch
 from torch import nn
 
 from pocketfit.core.support.processes import rank
-from pocketfit.core.plan import Sparsify, Train
+from pocketfit.core.plan.prune import Sparsify
+from pocketfit.core.plan.train import Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes import sparsify, train

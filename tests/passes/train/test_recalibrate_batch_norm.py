@@ -11,7 +11,7 @@ from torch import nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Recalibrate
+from pocketfit.core.plan.train import Recalibrate
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes.train import recalibrate_batch_norm

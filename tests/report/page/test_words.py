@@ -6,15 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketfit.core.plan import (
-    CorrectBias,
-    Equalize,
-    ExportSettings,
-    Plan,
-    QuantTrain,
-    RangeMethod,
-    Round,
-)
+from pocketfit.core.plan.export import ExportSettings, RangeMethod
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.quantize import CorrectBias, Equalize, QuantTrain, Round
 from pocketfit.report.page import words
 from tests.report.run import sample_run
 

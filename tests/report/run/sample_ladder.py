@@ -12,7 +12,10 @@ from typing import Any
 
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.measurement import Measurement
-from pocketfit.core.plan import Equalize, ExportSettings, PassSettings, Plan, QuantTrain, Round
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.quantize import Equalize, QuantTrain, Round
 from pocketfit.core.trial import Trial
 from tests.report.run import sample_run
 

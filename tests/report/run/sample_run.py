@@ -17,7 +17,11 @@ from PIL import Image
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.budget import Budget
 from pocketfit.core.measurement import Measurement
-from pocketfit.core.plan import ExportSettings, Plan, Prune, Resolution, Train
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.prune import Prune
+from pocketfit.core.plan.rewrite import Resolution
+from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Trial
 
 Line = dict[str, Any]

@@ -10,7 +10,7 @@ import pytest
 
 from pocketfit.core.artifact import FileTensor
 from pocketfit.core.errors import ExportFailed, UserError
-from pocketfit.core.plan import ExportSettings
+from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pocketfit import runtimes
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes.quantize.simulate.simulation import simulate

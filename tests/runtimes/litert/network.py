@@ -16,7 +16,8 @@ from torch import nn
 
 from pocketfit.core.artifact import Artifact, OpInfo
 from pocketfit.core.model import Model, Origin
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import answer
 from pocketfit.core.samples import Samples

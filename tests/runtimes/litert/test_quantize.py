@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pocketfit.core.artifact import Artifact
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.formats import tflite_read
 from pocketfit.numerics import affine, quantization_ranges
 from pocketfit.runtimes.litert import quantize, runtime

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import answer
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.runtimes.litert import runtime

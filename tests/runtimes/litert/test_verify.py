@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pocketfit.core.errors import ExportFailed, UserError
-from pocketfit.core.plan import ExportSettings
+from pocketfit.core.plan.export import ExportSettings
 from pocketfit.runtimes.litert import runtime, verify
 from tests.runtimes.litert.network import LAYERS, SIZE, by_layer, export
 

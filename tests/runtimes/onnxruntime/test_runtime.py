@@ -18,7 +18,8 @@ from torch import nn
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.errors import ExportFailed, MissingPackage, UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.samples import Samples
 from pocketfit.formats import onnx_read
 from pocketfit.numerics import quantization_ranges as numerics

@@ -11,7 +11,8 @@ import pytest
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.runtimes.torch import runtime
 from tests.runtimes.tiny_network import POSITIONS, SIDE, pictures
 

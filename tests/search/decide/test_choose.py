@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketfit.core.plan import Equalize, Prune, QuantTrain, Round, Train
+from pocketfit.core.plan.prune import Prune
+from pocketfit.core.plan.quantize import Equalize, QuantTrain, Round
+from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Trial
 from pocketfit.search.decide.check_limits import check
 from pocketfit.search.decide.choose import _outgrown, baselines, choose, latency_ms

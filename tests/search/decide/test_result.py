@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 
 from pocketfit.core.budget import Budget
-from pocketfit.core.plan import Prune, Sparsify, Train
+from pocketfit.core.plan.prune import Prune, Sparsify
+from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Trial
 from pocketfit.report.page import words
 from pocketfit.search import journal

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import Prune
+from pocketfit.core.plan.prune import Prune
 from pocketfit.numerics.channel_shapes import Term
 from pocketfit.search.propose import allocate_widths
 from pocketfit.search.propose.allocate_widths import Choice

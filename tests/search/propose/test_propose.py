@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketfit.core.budget import Budget
-from pocketfit.core.plan import Prune, Resolution, Train
+from pocketfit.core.plan.prune import Prune
+from pocketfit.core.plan.rewrite import Resolution
+from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Trial
 from pocketfit.search.decide.choose import choose, halves
 from pocketfit.search.propose.allocate_widths import cubic

@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from pocketfit.core.measurement import Measurement
-from pocketfit.core.plan import Equalize, Piecewise, Plan, Prune, QuantTrain, Round, Train
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.prune import Prune
+from pocketfit.core.plan.quantize import Equalize, QuantTrain, Round
+from pocketfit.core.plan.rewrite import Piecewise
+from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Trial
 from pocketfit.search.decide.choose import choose, halves
 from pocketfit.search.propose.propose import Share, best_recipe, propose

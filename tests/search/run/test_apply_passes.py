@@ -12,21 +12,13 @@ import torch
 from torch import nn
 
 from pocketfit.core.model import Model
-from pocketfit.core.plan import (
-    CorrectBias,
-    Equalize,
-    ExportSettings,
-    Grid,
-    PassSettings,
-    Plan,
-    Prune,
-    QuantTrain,
-    Recalibrate,
-    Resolution,
-    Round,
-    Sparsify,
-    Train,
-)
+from pocketfit.core.plan.export import ExportSettings, Grid
+from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.prune import Prune, Sparsify
+from pocketfit.core.plan.quantize import CorrectBias, Equalize, QuantTrain, Round
+from pocketfit.core.plan.rewrite import Resolution
+from pocketfit.core.plan.train import Recalibrate, Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.progress import Silent
 from pocketfit.passes.prune import prune_channels, sparsify

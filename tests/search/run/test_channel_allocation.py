@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Prune
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.prune import Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.progress import Silent
 from pocketfit.numerics.channel_shapes import Term, mac_terms, parameter_terms

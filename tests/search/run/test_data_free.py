@@ -16,7 +16,9 @@ from pocketfit.api.fit import run_without_data
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Equalize, ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.quantize import Equalize
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import answer
 from pocketfit.core.support.progress import Silent

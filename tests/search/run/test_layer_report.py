@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from pocketfit.core.plan import Equalize, ExportSettings, Plan, Round
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.quantize import Equalize, Round
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.progress import Silent
 from pocketfit.core.trial import Trial

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.progress import Silent
 from pocketfit.search import journal

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import Prune
+from pocketfit.core.plan.prune import Prune
 from pocketfit.search import journal
 from pocketfit.search.run.job import Task
 from pocketfit.search.run.resumed import check_resumed

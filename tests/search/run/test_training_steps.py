@@ -12,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pocketfit.core.plan import Equalize, ExportSettings, Plan, QuantTrain, Round, Train
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.quantize import Equalize, QuantTrain, Round
+from pocketfit.core.plan.train import Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.progress import Silent
 from pocketfit.passes.train.guarded import find_learning_rate

@@ -13,7 +13,7 @@ from torch import nn
 from pocketfit import zoo
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Origin
-from pocketfit.core.plan import Prune
+from pocketfit.core.plan.prune import Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.passes.prune import prune_channels
 from pocketfit.sources.models.open_model import (

@@ -12,7 +12,7 @@ from torch import nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model, Origin
-from pocketfit.core.pass_settings import Prune
+from pocketfit.core.plan.prune import Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.passes.graph import channel_graph

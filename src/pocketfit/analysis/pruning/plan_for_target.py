@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pocketfit.analysis.pruning.exact_costs import Cost
 from pocketfit.analysis.pruning.sensitivity import ChannelTable, Curve
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import Prune
+from pocketfit.core.plan.prune import Prune
 
 Layers = tuple[tuple[str, float], ...]
 FORMS = "give macs:0.5x, size:0.5x, latency:0.5x, latency:5ms or drop:1pt"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pocketfit.analysis import latency_predictor
 from pocketfit.analysis.latency_predictor import Errors, Predictor
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings
+from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.support.progress import Watch
 from pocketfit.measurement import channel_cost_table
 

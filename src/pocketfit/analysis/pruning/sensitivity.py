@@ -24,8 +24,8 @@ from pocketfit.analysis.pruning.predicted_latency import ChannelLatency
 from pocketfit.analysis.pruning.result_store import evaluated
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.pass_settings import Criterion
-from pocketfit.core.plan import Prune, canonical_json
+from pocketfit.core.plan.plan import canonical_json
+from pocketfit.core.plan.prune import Criterion, Prune
 from pocketfit.core.samples import Samples
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Group, trace
 from pocketfit.passes.prune import criteria, prune_channels

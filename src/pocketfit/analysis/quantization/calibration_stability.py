@@ -10,7 +10,7 @@ import numpy as np
 
 from pocketfit.analysis.quantization.sensitivity import Progress, split_rows, without_infinities
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Grid, RangeMethod
+from pocketfit.core.plan.export import Grid, RangeMethod
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.sqnr import ratio_db
 

@@ -20,7 +20,10 @@ from pocketfit.analysis.quantization.sensitivity import Sensitivity, sensitivity
 from pocketfit.analysis.quantization.tensor_histograms import Histogram, histograms
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Equalize, ExportSettings, PassSettings, Plan, Round
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.quantize import Equalize, Round
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.runtimes.common.calibration import check_samples

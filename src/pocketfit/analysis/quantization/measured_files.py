@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from pocketfit import runtimes
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Equalize, ExportSettings, PassSettings, Plan, Round
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.quantize import Equalize, Round
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.measurement import compare_files

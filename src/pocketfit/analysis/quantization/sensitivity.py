@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Grid, RangeMethod
+from pocketfit.core.plan.export import Grid, RangeMethod
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.sqnr import ratio_db
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Grid, RangeMethod
+from pocketfit.core.plan.export import Grid, RangeMethod
 from pocketfit.core.samples import Samples
 from pocketfit.numerics import quantization_ranges as numerics
 from pocketfit.passes.quantize.simulate.observe_ranges import batches, observe, set_ranges

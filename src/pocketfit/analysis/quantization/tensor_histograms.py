@@ -9,7 +9,7 @@ from typing import get_args
 
 from pocketfit import runtimes
 from pocketfit.core.artifact import Contents
-from pocketfit.core.plan import ExportSettings, RangeMethod
+from pocketfit.core.plan.export import ExportSettings, RangeMethod
 from pocketfit.core.samples import Samples
 from pocketfit.numerics import quantization_ranges as numerics
 from pocketfit.runtimes.common.calibration import summaries

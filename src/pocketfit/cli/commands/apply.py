@@ -37,7 +37,7 @@ def apply(plan: Path, source: Source, data: Path | None, out: Path, teacher: Tea
     """Make a plan's artifact again."""
     from pocketfit.api import apply as road
     from pocketfit.cli.progress_bar import watch_for_terminal
-    from pocketfit.core.plan import Plan
+    from pocketfit.core.plan.plan import Plan
     from pocketfit.core.support import user_code
     from pocketfit.core.support.files import OF_APPLY, check_folder
 

@@ -88,7 +88,7 @@ def costs(
 
     from pocketfit.analysis import latency_predictor
     from pocketfit.cli.progress_bar import watch_for_terminal
-    from pocketfit.core.plan import ExportSettings
+    from pocketfit.core.plan.export import ExportSettings
     from pocketfit.core.support.files import check_file, check_writable, write_json
     from pocketfit.measurement import channel_cost_table
     from pocketfit.passes.graph.channel_graph import trace

@@ -49,7 +49,8 @@ def measure(
     from pocketfit import runtimes
     from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.errors import CannotRunHere
-    from pocketfit.core.plan import ExportSettings, Plan
+    from pocketfit.core.plan.export import ExportSettings
+    from pocketfit.core.plan.plan import Plan
     from pocketfit.measurement import latency, memory, run_samples
     from pocketfit.runtimes.common.output_file import artifact_of
 

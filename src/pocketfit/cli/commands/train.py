@@ -71,7 +71,7 @@ def train(
 ) -> dict[str, Any]:
     """Transfer learning; see `pocketfit train --help`. The accuracy is measured on the search split, in PyTorch."""
     from pocketfit.cli.progress_bar import watch_for_terminal
-    from pocketfit.core.plan import Resolution
+    from pocketfit.core.plan.rewrite import Resolution
     from pocketfit.core.support.files import check_folder
     from pocketfit.passes.rewrite import resolution
     from pocketfit.passes.train import fine_tune as training

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Prune
+from pocketfit.core.plan.prune import Prune
 from pocketfit.core.samples import Samples
 from pocketfit.core.support import user_code
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Group

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Prune
+from pocketfit.core.plan.prune import Prune
 from pocketfit.core.samples import Samples
 from pocketfit.passes.graph.aten import argument, operation, shape_of
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Group, followed

@@ -19,7 +19,7 @@ from torch import nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Prune
+from pocketfit.core.plan.prune import Prune
 from pocketfit.core.samples import Samples
 from pocketfit.passes.graph import aten
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Group, trace

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Sparsify
+from pocketfit.core.plan.prune import Sparsify
 from pocketfit.core.samples import Samples
 from pocketfit.passes.graph import aten
 from pocketfit.sources.models.fingerprint import fingerprint

@@ -26,7 +26,8 @@ from torch.export import ExportedProgram
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import CorrectBias, Grid
+from pocketfit.core.plan.export import Grid
+from pocketfit.core.plan.quantize import CorrectBias
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.affine import fake_quantize, symmetric_scale
 from pocketfit.passes.graph import aten, interpret

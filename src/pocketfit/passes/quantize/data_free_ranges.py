@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Grid
+from pocketfit.core.plan.export import Grid
 from pocketfit.core.samples import value_range
 from pocketfit.passes.graph import aten
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm

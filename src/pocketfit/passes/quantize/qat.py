@@ -42,7 +42,9 @@ from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Grid, QuantTrain, RangeMethod, Train
+from pocketfit.core.plan.export import Grid, RangeMethod
+from pocketfit.core.plan.quantize import QuantTrain
+from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.passes.graph.aten import off_grid
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm

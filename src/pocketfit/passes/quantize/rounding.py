@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Grid, Round
+from pocketfit.core.plan.export import Grid
+from pocketfit.core.plan.quantize import Round
 from pocketfit.core.samples import Samples
 from pocketfit.passes.graph.aten import argument, module_of, off_grid, operation
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm

@@ -8,7 +8,7 @@ import torch
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Resolution
+from pocketfit.core.plan.rewrite import Resolution
 from pocketfit.core.signature import Signature
 from pocketfit.passes.graph import aten
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Train
+from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.processes import rank
 from pocketfit.passes.train import data_parallel, distillation

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pocketfit.core.plan import OptimizerName
+from pocketfit.core.plan.train import OptimizerName
 
 WEIGHT_DECAY = 4e-5  # MobileNetV2's (Sandler et al. 2018, section 6.1)
 MOMENTUM = 0.9

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Recalibrate
+from pocketfit.core.plan.train import Recalibrate
 from pocketfit.core.samples import Samples
 from pocketfit.sources.models.fingerprint import fingerprint
 

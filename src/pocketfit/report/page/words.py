@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pocketfit.core.pass_settings import KINDS
+from pocketfit.core.plan.passes import KINDS
 from pocketfit.core.quantities import QUANTITIES
 
 RANGE_WORDS = {

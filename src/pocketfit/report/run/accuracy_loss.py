@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pocketfit.core.budget import Budget
-from pocketfit.core.plan import Equalize, Piecewise, Plan, QuantTrain, Round
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.quantize import Equalize, QuantTrain, Round
+from pocketfit.core.plan.rewrite import Piecewise
 from pocketfit.core.trial import Trial
 from pocketfit.report.page import words
 from pocketfit.report.run.limit_bars import cell
@@ -57,7 +59,7 @@ def _entry(record: Record, budget: Budget, chosen: int | None, runtime: str) -> 
 def rung_name(plan: Plan) -> str:
     """What a static int8 plan does beyond plain int8.
 
-    >>> from pocketfit.core.plan import ExportSettings
+    >>> from pocketfit.core.plan.export import ExportSettings
     >>> rung_name(Plan((Equalize(), Round()), ExportSettings("litert", "int8", ranges="mse", keep_float=("a", "b"))))
     'channels equalized, weights rounded by learning, 2 layers in float'
     >>> rung_name(Plan((Round(),), ExportSettings("litert", "int8", weights="int4", keep_int8=("stem",))))

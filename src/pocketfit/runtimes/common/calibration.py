@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pocketfit.core.artifact import FileTensor
 from pocketfit.core.errors import ExportFailed, UserError
-from pocketfit.core.plan import ExportSettings
+from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.samples import Samples, value_range
 from pocketfit.core.signature import Signature
 from pocketfit.core.support.scratch import temporary_folder

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pocketfit.core.artifact import Artifact
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 
 CHUNK_BYTES = 1 << 20
 NOTES = ".notes.json"

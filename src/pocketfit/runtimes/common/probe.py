@@ -10,7 +10,8 @@ import numpy as np
 
 from pocketfit.core.errors import PocketfitError
 from pocketfit.core.model import Model, Origin
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import RuntimeInfo, answer
 from pocketfit.core.signature import Signature, TensorSpec

@@ -14,7 +14,7 @@ import numpy as np
 
 from pocketfit.core.artifact import FileTensor
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings
+from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.runtimes.common import child_process

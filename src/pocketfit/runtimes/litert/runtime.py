@@ -12,7 +12,8 @@ import numpy as np
 from pocketfit.core.artifact import Artifact, Contents, OpCost
 from pocketfit.core.errors import ExportFailed, PocketfitError, UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec

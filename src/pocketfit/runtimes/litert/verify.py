@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from pocketfit.core.artifact import Contents, OpInfo
 from pocketfit.core.errors import ExportFailed, UserError
-from pocketfit.core.plan import ExportSettings
+from pocketfit.core.plan.export import ExportSettings
 from pocketfit.formats import tflite_read
 from pocketfit.formats.tflite_read import CASTS, WEIGHTED, TfliteFile, ints
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.errors import ExportFailed, UserError
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.formats.onnx_read import DEQUANTIZE, QUANTIZE, layer_of, set_metadata
 from pocketfit.numerics.affine import quantize, symmetric_scale
 from pocketfit.runtimes.common import agreement

@@ -22,7 +22,8 @@ from pocketfit.core.artifact import Artifact, Contents, OpCost, OpInfo, Quantiza
 from pocketfit.core.device import X86, u8s8_saturates
 from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec

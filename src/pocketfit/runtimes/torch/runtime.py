@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pocketfit.core.artifact import Artifact, Contents, FileTensor, OpCost, OpInfo
 from pocketfit.core.errors import CannotRunHere, UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Plan
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature

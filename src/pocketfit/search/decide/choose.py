@@ -19,7 +19,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pocketfit.core.budget import Budget
-from pocketfit.core.plan import ExportSettings, PassSettings
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.trial import Trial
 from pocketfit.search.decide.check_limits import Check, check
 
@@ -118,7 +119,7 @@ def _beginnings(before: Numbers, behind: Numbers) -> Iterator[tuple[Numbers, Num
 def halves(passes: tuple[PassSettings, ...]) -> tuple[tuple[PassSettings, ...], tuple[PassSettings, ...]]:
     """(in float, for the quantized file): passes are cut in front of the first that is for one file.
 
-    >>> from pocketfit.core.plan import Equalize
+    >>> from pocketfit.core.plan.quantize import Equalize
     >>> halves((Equalize(absorb=False),))
     ((), (Equalize(statistics='data', absorb=False, samples=200),))
     """

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pocketfit.core.budget import Budget, Prefer
 from pocketfit.core.measurement import Measurement
-from pocketfit.core.plan import Sparsify
+from pocketfit.core.plan.prune import Sparsify
 from pocketfit.core.trial import Trial
 from pocketfit.search.decide.check_limits import Check, check
 from pocketfit.search.decide.choose import Choice, baselines, choose

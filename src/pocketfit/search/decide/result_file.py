@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
 from pocketfit.core.measurement import Measurement
-from pocketfit.core.plan import Plan, RuntimeName
+from pocketfit.core.plan.export import RuntimeName
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.quantities import KnownQuantity
 from pocketfit.core.support.json_file import load
 from pocketfit.core.support.rules import Between, Count, Positive, RelativePath, Sha256, Size

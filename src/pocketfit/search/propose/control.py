@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pocketfit.core.plan import Plan, Train
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Trial
 from pocketfit.search.decide.choose import baselines, halves
 

@@ -13,7 +13,8 @@ from typing import get_args
 
 from pocketfit.core.budget import Budget, Prefer
 from pocketfit.core.measurement import Measurement
-from pocketfit.core.plan import Plan, Train
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Trial
 from pocketfit.search.decide.choose import baselines, choose, halves
 

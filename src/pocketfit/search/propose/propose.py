@@ -22,7 +22,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pocketfit.core.budget import Budget
-from pocketfit.core.plan import PassSettings, Plan, Resolution, Train
+from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.rewrite import Resolution
+from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Stage, Trial
 from pocketfit.search.decide.check_limits import cost_excess
 from pocketfit.search.decide.choose import Choice, baselines, choose, halves, latency_ms

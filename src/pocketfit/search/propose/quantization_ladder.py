@@ -23,7 +23,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pocketfit.core.budget import Budget
-from pocketfit.core.plan import Equalize, Plan, Round
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.quantize import Equalize, Round
 from pocketfit.core.trial import Trial
 from pocketfit.search.decide.check_limits import accurate, check, cost_excess
 from pocketfit.search.decide.choose import baselines

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from pocketfit.core.plan import ExportSettings, PassSettings, Plan, Prune, QuantTrain, Train
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.prune import Prune
+from pocketfit.core.plan.quantize import QuantTrain
+from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Stage
 
 

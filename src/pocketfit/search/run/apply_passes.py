@@ -12,22 +12,13 @@ from typing import Any
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Learned, Model
-from pocketfit.core.plan import (
-    CorrectBias,
-    Equalize,
-    Grid,
-    PassSettings,
-    Piecewise,
-    Plan,
-    Prune,
-    QuantTrain,
-    Recalibrate,
-    Resolution,
-    Round,
-    Sparsify,
-    Train,
-    canonical_json,
-)
+from pocketfit.core.plan.export import Grid
+from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.plan import Plan, canonical_json
+from pocketfit.core.plan.prune import Prune, Sparsify
+from pocketfit.core.plan.quantize import CorrectBias, Equalize, QuantTrain, Round
+from pocketfit.core.plan.rewrite import Piecewise, Resolution
+from pocketfit.core.plan.train import Recalibrate, Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.json_file import parse
 from pocketfit.core.support.processes import rank

@@ -16,7 +16,8 @@ from typing import Any
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import PocketfitError
-from pocketfit.core.plan import ExportSettings, Prune
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.prune import Prune
 from pocketfit.core.support.progress import Watch
 from pocketfit.numerics.channel_shapes import Skeleton, Term, mac_terms, parameter_terms
 from pocketfit.search.journal import Record

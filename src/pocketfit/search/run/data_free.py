@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pocketfit.core.errors import ExportFailed, UserError
-from pocketfit.core.plan import CorrectBias, Equalize, Plan
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.quantize import CorrectBias, Equalize
 from pocketfit.core.support.files import check_folder, write_json
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.trial import Trial

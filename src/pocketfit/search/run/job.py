@@ -18,7 +18,11 @@ from pocketfit.analysis.layer_table import LayerRow, layer_table
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, PassSettings, Piecewise, Plan, Prune, Weights
+from pocketfit.core.plan.export import ExportSettings, Weights
+from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.prune import Prune
+from pocketfit.core.plan.rewrite import Piecewise
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch

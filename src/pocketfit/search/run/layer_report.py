@@ -11,7 +11,7 @@ from pocketfit import runtimes
 from pocketfit.analysis.layer_table import LayerRow, layer_table
 from pocketfit.core.artifact import Contents, OpInfo
 from pocketfit.core.errors import PocketfitError
-from pocketfit.core.plan import Plan
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
 from pocketfit.measurement.latency import random_inputs

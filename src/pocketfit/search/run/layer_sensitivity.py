@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pocketfit.core.errors import PocketfitError
-from pocketfit.core.plan import Plan
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
 from pocketfit.search.journal import Record

@@ -16,7 +16,11 @@ from typing import Any, Protocol
 
 from pocketfit import __version__, runtimes
 from pocketfit.core.errors import Stopped, UserError
-from pocketfit.core.plan import ExportSettings, Plan, Prune, QuantTrain, Train
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.prune import Prune
+from pocketfit.core.plan.quantize import QuantTrain
+from pocketfit.core.plan.train import Train
 from pocketfit.core.support.array_file import forget_arrays
 from pocketfit.core.support.files import check_folder, check_writable, held
 from pocketfit.core.support.progress import Silent, Watch

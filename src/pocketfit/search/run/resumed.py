@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import Prune
+from pocketfit.core.plan.prune import Prune
 from pocketfit.core.support.rules import shown
 from pocketfit.search.journal import CHANGED, Record
 from pocketfit.search.run.job import Task

@@ -17,7 +17,7 @@ from pocketfit.core.artifact import Artifact
 from pocketfit.core.errors import ExportFailed, PocketfitError, is_systems
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Plan
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial

@@ -14,7 +14,10 @@ from typing import Any
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import PassSettings, Plan, QuantTrain, Train
+from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.quantize import QuantTrain
+from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from pocketfit import zoo
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import CorrectBias, Equalize, Grid
+from pocketfit.core.plan.export import Grid
+from pocketfit.core.plan.quantize import CorrectBias, Equalize
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.sqnr import sqnr_db

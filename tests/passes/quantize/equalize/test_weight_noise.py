@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pocketfit.core.plan import Grid
+from pocketfit.core.plan.export import Grid
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.passes.graph import interpret, scale_graph
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm

@@ -11,7 +11,7 @@ from torch import nn
 
 from pocketfit import zoo
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Grid
+from pocketfit.core.plan.export import ExportSettings, Grid
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.passes.quantize.simulate import fake_quantize

@@ -11,7 +11,7 @@ from torch import nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Train
+from pocketfit.core.plan.train import Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes.train import fine_tune

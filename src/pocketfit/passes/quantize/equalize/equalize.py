@@ -32,7 +32,8 @@ from torch import Tensor, fx, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Equalize, Grid
+from pocketfit.core.plan.export import Grid
+from pocketfit.core.plan.quantize import Equalize
 from pocketfit.core.samples import Samples
 from pocketfit.passes.graph import aten, interpret, scale_graph
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm

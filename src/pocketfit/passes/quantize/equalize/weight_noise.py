@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from pocketfit.core.plan import Grid
+from pocketfit.core.plan.export import Grid
 from pocketfit.passes.graph.interpret import Channels
 from pocketfit.passes.graph.scale_graph import ONE, Streams
 from pocketfit.passes.quantize.simulate.fake_quantize import largest_integer

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from pocketfit.core.plan import RangeMethod
+from pocketfit.core.plan.export import RangeMethod
 from pocketfit.core.samples import Samples
 from pocketfit.numerics import quantization_ranges as numerics
 from pocketfit.passes.quantize.simulate.simulation import Point, Simulation

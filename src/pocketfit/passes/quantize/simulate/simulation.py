@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Grid
+from pocketfit.core.plan.export import Grid
 from pocketfit.core.signature import Signature
 from pocketfit.numerics.quantization_ranges import fingerprint
 from pocketfit.passes.graph.aten import argument, inputs_in_words, module_of, operation, quiet, shape_of, zeros

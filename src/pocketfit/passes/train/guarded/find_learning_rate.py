@@ -20,7 +20,7 @@ import torch
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Train
+from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.passes.train import distillation
 from pocketfit.passes.train.answers import manner, thawed

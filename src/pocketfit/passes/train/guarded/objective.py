@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pocketfit.core.plan import OptimizerName
+from pocketfit.core.plan.train import OptimizerName
 from pocketfit.core.samples import Samples
 from pocketfit.passes.train import distillation as distil
 from pocketfit.passes.train.batches import as_tensor
