@@ -17,8 +17,8 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pocketfit import verbs
 from pocketfit.cli import main
+from pocketfit.cli.commands import choose
 from pocketfit.core.errors import UserError
 from pocketfit.core.support import files
 from pocketfit.measurement import channel_cost_table
@@ -141,7 +141,7 @@ def test_what_the_system_says_later_is_a_sentence_too(here: Path, monkeypatch: p
         def fail(*words: Any, **more: Any) -> None:
             raise error
 
-        monkeypatch.setattr(verbs, "choose", fail)
+        monkeypatch.setattr(choose, "choose", fail)
         return invoked("choose", "out")
 
     refused(fails(OSError(errno.ENOSPC, "No space left on device", "journal.jsonl")), "journal.jsonl: No space left")

@@ -20,9 +20,11 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import save_file
 
-from pocketfit import verbs, zoo
+from pocketfit import zoo
 from pocketfit.cli import main
 from pocketfit.cli.arguments import Teacher
+from pocketfit.cli.commands import choose
+from pocketfit.cli.commands import fit as fit_command
 from pocketfit.core.errors import Stopped, UserError
 from pocketfit.sources.models.open_model import open_model
 from tests.report.run import sample_run
@@ -394,7 +396,7 @@ def test_our_own_fault_leaves_a_crash_file(here: Path, monkeypatch: pytest.Monke
     def fault(*args: Any, **kwargs: Any) -> Any:
         raise ZeroDivisionError("who would have thought")
 
-    monkeypatch.setattr(verbs, "choose", fault)
+    monkeypatch.setattr(choose, "choose", fault)
     result = invoked("choose", "out", "--max-size", "1MB", "--json")
     assert result.exit_code == 3
     (crash,) = here.glob("crash-*.txt")
@@ -414,7 +416,7 @@ def test_exit_codes(here: Path, monkeypatch: pytest.MonkeyPatch, error: BaseExce
     def stop(*args: Any, **kwargs: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(verbs, "fit", stop)
+    monkeypatch.setattr(fit_command, "fit", stop)
     result = fit()
     assert result.exit_code == code and words in result.stderr and result.stdout == ""
 
