@@ -13,7 +13,7 @@ import numpy as np
 
 from pocketfit.core.artifact import Contents, FileTensor, OpInfo, Quantization
 from pocketfit.core.errors import UserError
-from pocketfit.runtimes import require
+from pocketfit.core.support.loading import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from pocketfit.core.errors import MissingPackage, UserError
+from pocketfit.core.errors import UserError
 
 if TYPE_CHECKING:
     from pocketfit.core.runtime import Runtime
 
-__all__ = ["EXTENSIONS", "NAMES", "for_file", "get", "require"]
+__all__ = ["EXTENSIONS", "NAMES", "for_file", "get"]
 
 NAMES = ("litert", "onnxruntime", "torch")
 EXTENSIONS = {".tflite": "litert", ".onnx": "onnxruntime", ".pt2": "torch"}
@@ -39,13 +38,3 @@ def for_file(path: str | Path) -> Runtime:
         known = ", ".join(EXTENSIONS)
         raise UserError(f"No runtime takes '{path}': its name should end in one of {known}")
     return get(EXTENSIONS[extension])
-
-
-def require(package: str, extra: str) -> ModuleType:
-    """Import a package of one of pocketfit's extras; a package that is not there is MissingPackage."""
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != package.split(".", maxsplit=1)[0]:
-            raise  # the package is there; something that it needs is not
-        raise MissingPackage(package.split(".", maxsplit=1)[0], extra) from error

@@ -16,8 +16,8 @@ from pocketfit.core.plan.rewrite import Resolution
 from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Trial
 from pocketfit.search.decide.choose import choose, halves
+from pocketfit.search.decide.control import control_of
 from pocketfit.search.propose.allocate_widths import cubic
-from pocketfit.search.propose.control import control_of
 from pocketfit.search.propose.propose import MOST_EXTENSIONS, RATIO_LADDER, best_recipe, propose, ratios
 from pocketfit.search.propose.space import Proposal, Space
 from tests.search import builders

@@ -27,9 +27,9 @@ from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.core.support.loading import require
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.formats import onnx_read
-from pocketfit.runtimes import require
 from pocketfit.runtimes.common import child_process
 from pocketfit.runtimes.common.calibration import Ranges, activation_ranges, check_samples
 from pocketfit.runtimes.common.output_file import artifact_of, keep_notes, kept_notes, not_smaller, whole_or_not

@@ -13,11 +13,11 @@ from pocketfit.core.plan.prune import Sparsify
 from pocketfit.core.trial import Trial
 from pocketfit.search.decide.check_limits import Check, check
 from pocketfit.search.decide.choose import Choice, baselines, choose
+from pocketfit.search.decide.control import control_plan
 from pocketfit.search.decide.disturbance import doubts
+from pocketfit.search.decide.file_forms import same_network
 from pocketfit.search.decide.shortfall import explain_shortfall, say
 from pocketfit.search.journal import Record
-from pocketfit.search.propose.control import control_plan
-from pocketfit.search.propose.file_forms import same_network
 
 SCHEMA_VERSION = 1
 SLOWER_WORTH_A_WORD = 1.05

@@ -29,9 +29,9 @@ from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Stage, Trial
 from pocketfit.search.decide.check_limits import cost_excess
 from pocketfit.search.decide.choose import Choice, baselines, choose, halves, latency_ms
+from pocketfit.search.decide.control import control_plan, steps
+from pocketfit.search.decide.file_forms import forms, forms_of_the_chosen
 from pocketfit.search.propose.allocate_widths import cubic
-from pocketfit.search.propose.control import control_plan, steps
-from pocketfit.search.propose.file_forms import forms, forms_of_the_chosen
 from pocketfit.search.propose.quantization_ladder import climb
 from pocketfit.search.propose.space import Proposal, Space
 

@@ -30,10 +30,10 @@ from pocketfit.measurement.environment import environment
 from pocketfit.numerics.latency_intervals import MAX_NEEDED, needed_n
 from pocketfit.search import journal
 from pocketfit.search.decide.choose import baselines, choose
+from pocketfit.search.decide.control import control_of
 from pocketfit.search.decide.doubtful_latency import doubtful
 from pocketfit.search.decide.result import Result, compose
 from pocketfit.search.propose.allocate_widths import cubic
-from pocketfit.search.propose.control import control_of
 from pocketfit.search.propose.propose import Share, best_recipes, propose, ratios
 from pocketfit.search.propose.quantization_ladder import awaiting
 from pocketfit.search.propose.space import Proposal, Space

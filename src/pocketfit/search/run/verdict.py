@@ -15,7 +15,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
 from pocketfit.measurement import latency, memory, run_samples
-from pocketfit.search.propose.control import steps
+from pocketfit.search.decide.control import steps
 from pocketfit.search.run import scores_once
 from pocketfit.search.run.apply_passes import carried_out
 from pocketfit.search.run.disturbed_latencies import patient
