@@ -28,7 +28,6 @@ from benchmarks.quantization.result_rows import Entry, Row, Score, as_json, meas
 from pocketfit import runtimes
 from pocketfit.cli.progress_bar import watch_for_terminal
 from pocketfit.core.budget import Budget
-from pocketfit.core.device import u8s8_saturates
 from pocketfit.core.errors import PocketfitError, UserError
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.model import Model
@@ -37,6 +36,7 @@ from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.plan.plan import Plan, canonical_json
 from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.cpuinfo import u8s8_saturates
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
 from pocketfit.measurement import latency, run_samples

@@ -36,7 +36,6 @@ from benchmarks.quantization.rival_settings import OPPONENTS, Opponent
 from pocketfit import runtimes
 from pocketfit.cli.progress_bar import watch_for_terminal
 from pocketfit.core.budget import Budget
-from pocketfit.core.device import u8s8_saturates
 from pocketfit.core.errors import ExportFailed, PocketfitError, UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import ExportSettings
@@ -46,6 +45,7 @@ from pocketfit.core.plan.quantize import Equalize, QuantTrain, Round
 from pocketfit.core.plan.rewrite import Piecewise
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.cpuinfo import u8s8_saturates
 from pocketfit.core.support.progress import Watch
 from pocketfit.measurement import latency
 from pocketfit.measurement.environment import environment

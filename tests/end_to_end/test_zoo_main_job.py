@@ -26,6 +26,7 @@ from pocketfit.core.plan.prune import Prune, Sparsify
 from pocketfit.core.plan.quantize import CorrectBias, Equalize, QuantTrain, Round
 from pocketfit.core.plan.rewrite import Piecewise, Resolution
 from pocketfit.core.plan.train import Recalibrate, Train
+from pocketfit.core.runtime_list import for_apps
 from pocketfit.measurement import latency
 from pocketfit.passes.rewrite import hardswish
 from pocketfit.search import journal
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.slow
 
 SIDE, CLASSES, PICTURES = 32, 3, 260
 NARROW = {"efficientnet_lite0": 0.25, "resnet18": 0.125, "resnet50": 0.125, "shufflenet_v2": 0.5}
-RUNTIMES = tuple(name for name in runtimes.NAMES if runtimes.get(name).HOW == "measured")
+RUNTIMES = for_apps()
 # What can't be met is climbed for: all rungs in float and on the grid, 4-bit weights, pruned networks and their forms.
 ASKED = (
     ("--max-size", "0.29x", "--max-drop", "0.001pt", "--max-trials", "18"),

@@ -49,7 +49,7 @@ def as_quantized(request: pytest.FixtureRequest) -> Iterator[tuple[Path, Path]]:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the quantizer's own interpreter keeps all tensors
         patch.setattr(tflite_write, "compact", lambda file: file.data)
-        patch.setattr(runtime, "child", _Here)
+        patch.setattr(runtime, "child_process", _Here)
         runtime._quantize(base, plain, settings, ranges)
     yield plain, Path(deployed.path)
 

@@ -13,6 +13,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.measurement import compare_files, layer_drift
 from pocketfit.measurement.compare_files import LayerDrift
+from pocketfit.runtimes.onnxruntime import layer_outputs
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def tapped(nodes, constants=()):
     for node in nodes:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    return layer_drift.behind_activation(nodes[0], readers, set(constants))
+    return layer_outputs.behind_activation(nodes[0], readers, set(constants))
 
 
 def node(kind, inputs, output):

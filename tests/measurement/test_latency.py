@@ -83,7 +83,7 @@ def test_every_other_session_loads_in_the_opposite_order(conv_file, monkeypatch)
         ran = {"seconds": 1.0, "others_cores": 0.0, "own_cores": 0.0}
         return {"calls_ms": numbers, "cores": [0], "taken_again": 1, "load": ran, "times_ms": {"core": 1.0}}
 
-    monkeypatch.setattr(latency.child, "call", fake)
+    monkeypatch.setattr(latency.child_process, "call", fake)
     small, big = conv_file(channels=3), conv_file(channels=4)
     found = latency.compare_latency("onnxruntime", small, [big], effort=latency.Effort(4, 1.0, 5, 5), seed=3)
     assert [payload["paths"] for payload in calls] == [[str(small), str(big)], [str(big), str(small)]] * 2

@@ -30,7 +30,7 @@ def test_bigger_activations_take_more_memory_net_of_the_import(conv_file):
 
 def test_memory_that_cannot_be_read_is_said_not_guessed(conv_file, monkeypatch):
     unknown = {"cold_start_ms": 1.0, "memory_bytes": None, "memory_gross_bytes": None, "load": QUIET}
-    monkeypatch.setattr(memory.child, "call", lambda *_: unknown)
+    monkeypatch.setattr(memory.child_process, "call", lambda *_: unknown)
     found = memory.footprint("onnxruntime", conv_file())
     assert found["memory_bytes"].how == "not_possible_here"
     assert found["memory_bytes"].value is None
@@ -41,7 +41,7 @@ def test_memory_that_cannot_be_read_is_said_not_guessed(conv_file, monkeypatch):
 def test_a_cold_start_beside_other_work_says_so_and_memory_is_believed(conv_file, monkeypatch):
     loads = iter([QUIET, {**QUIET, "others_cores": 0.9}, QUIET])
     monkeypatch.setattr(
-        memory.child,
+        memory.child_process,
         "call",
         lambda *_: {"cold_start_ms": 1.0, "memory_bytes": 5.0, "memory_gross_bytes": 9.0, "load": next(loads)},
     )
@@ -54,9 +54,3 @@ def test_a_cold_start_beside_other_work_says_so_and_memory_is_believed(conv_file
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"gone\.onnx"):
         memory.footprint("onnxruntime", tmp_path / "gone.onnx")
-
-
-def test_every_runtime_has_its_library_named():
-    from pocketfit import runtimes
-
-    assert set(memory.LIBRARIES) == set(runtimes.NAMES)

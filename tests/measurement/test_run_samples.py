@@ -142,8 +142,10 @@ def test_input_that_cannot_be_scored_is_named(mean_file, conv_file, coloured, tm
 def test_a_runtime_that_dies_takes_only_its_child_along(mean_file, coloured, monkeypatch, tmp_path):
     (tmp_path / "dying.py").write_text("import os\ndef run(**_): os.kill(os.getpid(), 11)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    real = run_samples.child.call
-    monkeypatch.setattr(run_samples.child, "call", lambda _, payload, **limits: real("dying:run", payload, **limits))
+    real = run_samples.child_process.call
+    monkeypatch.setattr(
+        run_samples.child_process, "call", lambda _, payload, **limits: real("dying:run", payload, **limits)
+    )
     with pytest.raises(ExportFailed, match="died"):
         run_samples.score("onnxruntime", mean_file(), coloured(), progress=lambda *_: None)
 

@@ -19,10 +19,11 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import Runtime, Session, answer, quantize_input
+from pocketfit.core.runtime_list import RUNTIMES, for_apps
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.measurement import run_samples
-from pocketfit.runtimes import NAMES, for_file, get
+from pocketfit.runtimes import for_file, get
 from tests.runtimes.tiny_network import CLASSES, MACS, SIDE, WEIGHTS, pictures, tiny_model
 
 Exported = Callable[[ExportSettings], Artifact]
@@ -50,12 +51,12 @@ CANDIDATES = [
 ]
 SETTINGS = [
     settings
-    for name in NAMES
+    for name in RUNTIMES
     for settings in (ExportSettings(name, **candidate) for candidate in CANDIDATES)
     if not get(name).why_not(Plan((), settings), SIGNATURE)
 ]
 every_settings = pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: f"{s.runtime}-{s.code}")
-every_runtime = pytest.mark.parametrize("name", NAMES)
+every_runtime = pytest.mark.parametrize("name", RUNTIMES)
 
 
 def opened(artifact: Artifact) -> tuple[Runtime, Session]:
@@ -222,7 +223,7 @@ def test_profile_times_the_known_operators(settings: ExportSettings, exported: E
 
 @every_runtime
 def test_unsupported_plans_are_refused_in_a_sentence(name: str, model: Model, tmp_path: Path) -> None:
-    other = next(n for n in NAMES if n != name)
+    other = next(n for n in RUNTIMES if n != name)
     runtime = get(name)
     strangers = [ExportSettings(name, "int8", "uint8", io="int8")]
     if name != "litert":  # the caller hands LiteRT its own plans only
@@ -235,7 +236,7 @@ def test_unsupported_plans_are_refused_in_a_sentence(name: str, model: Model, tm
     assert not list(tmp_path.glob("*.*"))
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "torch"])
+@pytest.mark.parametrize("name", for_apps())
 def test_a_layer_that_matches_nothing_is_refused(
     *, name: str, model: Model, calibration: Samples, exported: Exported, work: Path, tmp_path: Path
 ) -> None:
@@ -246,7 +247,7 @@ def test_a_layer_that_matches_nothing_is_refused(
     assert not list(tmp_path.iterdir()), "a failed export leaves nothing behind"
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "torch"])
+@pytest.mark.parametrize("name", for_apps())
 def test_static_int8_without_calibration_is_refused(name: str, model: Model, work: Path, tmp_path: Path) -> None:
     runtime = get(name)
     with pytest.raises(UserError, match="alibrat"):

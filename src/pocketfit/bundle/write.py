@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfit import __version__
+from pocketfit import __version__, runtimes
 from pocketfit.bundle.golden import write_golden
 from pocketfit.bundle.manifest import read_manifest
 from pocketfit.bundle.python import readme, run
@@ -38,7 +38,6 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
 
 BUNDLE_VERSION = 2  # 1 had no seal
-PACKAGES = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}
 
 
 def write_bundle(
@@ -61,9 +60,7 @@ def write_bundle(
     Raises UserError for that, for a runtime that no app can ship, and for a file that does not fit the model;
     CannotRunHere where the file does not run.
     """
-    from pocketfit import runtimes
-
-    if artifact.runtime not in PACKAGES:
+    if not runtimes.get(artifact.runtime).APP_PACKAGE:
         raise UserError(f"No bundle can be made of a '{artifact.runtime}' file: it serves analysis, no app runs it")
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -109,8 +106,8 @@ def _manifest(partial: Path, artifact: Artifact, model: Model, *, session: Sessi
         },
         "runtime": {
             "name": artifact.runtime,
-            "package": PACKAGES[artifact.runtime],
-            "version": version(PACKAGES[artifact.runtime]),
+            "package": runtimes.get(artifact.runtime).APP_PACKAGE,
+            "version": version(runtimes.get(artifact.runtime).APP_PACKAGE),
         },
         "code": artifact.plan.code,
         "plan": artifact.plan.to_json(),

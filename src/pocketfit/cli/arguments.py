@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.runtime_list import for_apps
 from pocketfit.core.support.user_code import Allowed, consent
 
 if TYPE_CHECKING:
     from pocketfit.core.model import Model
     from pocketfit.core.support.progress import Watch
     from pocketfit.sources.data.dataset import Dataset
-
-FIT_RUNTIMES = ("litert", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,10 @@ class Files:
         ('onnxruntime', 'litert')
         """
         names = listed(self.runtimes)
-        if not names or any(name not in FIT_RUNTIMES for name in names):
-            raise UserError(f"--runtime '{self.runtimes}' is not known: give litert, onnxruntime, or both with a comma")
+        if not names or any(name not in for_apps() for name in names):
+            raise UserError(
+                f"--runtime '{self.runtimes}' is not known: give one or more of {', '.join(for_apps())}, with commas"
+            )
         return names
 
 

@@ -183,9 +183,8 @@ def _layers(
 
 
 def _how_read(runtime: str, paths: tuple[Path, Path], count: int, tapped_db: list[float]) -> str:
-    note = f"Layers compared on {count} samples, each behind its activation"
-    if runtime == "litert":
-        note += ", in LiteRT's builtin kernels (XNNPACK, which ships, keeps no inner tensors)"
+    differ = runtimes.get(runtime).LAYER_OUTPUTS_DIFFER
+    note = f"Layers compared on {count} samples, each behind its activation{differ}"
     for path, decibels in zip(paths, tapped_db, strict=True):
         if not decibels >= SAME_DB:
             note += (

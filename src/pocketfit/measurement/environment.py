@@ -9,19 +9,12 @@ from typing import Any
 
 import psutil
 
+from pocketfit import runtimes
+from pocketfit.core.runtime_list import RUNTIMES
 from pocketfit.core.support import cpus
 from pocketfit.devices import local
 
-PACKAGES = (
-    "pocketfit",
-    "numpy",
-    "torch",
-    "ai-edge-litert",
-    "ai-edge-quantizer",
-    "litert-torch",
-    "onnx",
-    "onnxruntime",
-)
+PACKAGES = ("pocketfit", "numpy")  # and those that each runtime names
 
 
 def environment(threads: int = 1) -> dict[str, Any]:
@@ -45,8 +38,13 @@ def environment(threads: int = 1) -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": {name: found for name in _packages() if (found := _version(name))},
     }
+
+
+def _packages() -> tuple[str, ...]:
+    ours = (package for name in RUNTIMES for package in runtimes.get(name).PACKAGES)
+    return tuple(dict.fromkeys((*PACKAGES, *ours)))
 
 
 def _version(package: str) -> str:

@@ -6,7 +6,6 @@ import importlib
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,6 @@ WARM_RUNS = 3  # some runtimes allocate on the second run what they put off in t
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # man 5 proc: "reset the peak resident set size"
-
-# What a runtime's `load` imports: an app links it in or has it in memory already, so its cost stands apart.
-LIBRARIES: Mapping[str, Sequence[str]] = {
-    "litert": ("ai_edge_litert.interpreter",),
-    "onnxruntime": ("onnxruntime",),
-    "torch": ("torch",),
-}
 
 
 def footprint(runtime_name: str, path: Path, *, threads: int = 1, processes: int = PROCESSES) -> dict[str, Measurement]:
@@ -76,8 +68,7 @@ def load_and_run(*, runtime: str, path: str, threads: int, root: int) -> dict[st
     """In a fresh process: load, run, and read what it took, in ms and bytes; and what ran meanwhile. `root`: see
     load.snapshot."""
     module, file = runtimes.get(runtime), Path(path)
-    for library in LIBRARIES[runtime]:
-        importlib.import_module(library)
+    importlib.import_module(module.LIBRARY)
     with local.pin(threads):
         earlier = load.snapshot(root)
         before = _resident_bytes("VmRSS")

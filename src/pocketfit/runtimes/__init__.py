@@ -7,34 +7,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.runtime_list import RUNTIMES
 
 if TYPE_CHECKING:
     from pocketfit.core.runtime import Runtime
 
-__all__ = ["EXTENSIONS", "NAMES", "for_file", "get"]
-
-NAMES = ("litert", "onnxruntime", "torch")
-EXTENSIONS = {".tflite": "litert", ".onnx": "onnxruntime", ".pt2": "torch"}
+__all__ = ["for_file", "get", "is_file_of_one"]
 
 
 def get(name: str) -> Runtime:
     """The runtime called `name`; its packages are loaded when one of its functions needs them.
 
-    Raises UserError for a name that is none of NAMES.
+    Raises UserError for a name that is none of core.runtime_list.RUNTIMES.
     """
-    if name not in NAMES:
-        raise UserError(f"No runtime is called '{name}': known are {', '.join(NAMES)}")
-    return cast("Runtime", importlib.import_module(f"pocketfit.runtimes.{name}.runtime"))
+    if name not in RUNTIMES:
+        raise UserError(f"No runtime is called '{name}': known are {', '.join(RUNTIMES)}")
+    return cast("Runtime", importlib.import_module(RUNTIMES[name].module or f"pocketfit.runtimes.{name}.runtime"))
+
+
+def is_file_of_one(path: str | Path) -> bool:
+    """Whether the name ends as those of some runtime's files do.
+
+    >>> is_file_of_one("model.ONNX"), is_file_of_one("mobilenet_v2")
+    (True, False)
+    """
+    return Path(path).suffix.lower() in {listed.suffix for listed in RUNTIMES.values()}
 
 
 def for_file(path: str | Path) -> Runtime:
-    """The runtime that runs this file, by its extension.
+    """The runtime that runs this file, by its suffix.
 
     >>> for_file("model.onnx").NAME
     'onnxruntime'
     """
-    extension = Path(path).suffix.lower()
-    if extension not in EXTENSIONS:
-        known = ", ".join(EXTENSIONS)
-        raise UserError(f"No runtime takes '{path}': its name should end in one of {known}")
-    return get(EXTENSIONS[extension])
+    suffix = Path(path).suffix.lower()
+    for name, listed in RUNTIMES.items():
+        if listed.suffix == suffix:
+            return get(name)
+    known = ", ".join(listed.suffix for listed in RUNTIMES.values())
+    raise UserError(f"No runtime takes '{path}': its name should end in one of {known}")

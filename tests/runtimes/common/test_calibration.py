@@ -21,7 +21,7 @@ SETTINGS = ExportSettings("onnxruntime", "int8")
 SIGNATURE = Signature((TensorSpec("image", (None, 3, 6, 4), "float32", "NCHW"),), (TensorSpec("y", (None, 2)),))
 GIVEN = FileTensor("image", (None, 3, 6, 4), "float32", layout="NCHW")
 PREPROCESS = Preprocess(height=6, width=4, resize="none")
-GATHER = "test_ranges:made_up"
+GATHER = "tests.runtimes.common.test_calibration:made_up"
 
 
 def made_up(source: str, samples: str, target: str, histograms: bool) -> None:

@@ -19,7 +19,7 @@ from pocketfit.runtimes.common import child_process, fork_server
 if not hasattr(os, "pidfd_open"):
     pytest.skip("no fork server on this system", allow_module_level=True)
 
-HERE = "test_forkserver"
+HERE = "tests.runtimes.common.test_fork_server"
 LOADED: list[int] = []  # what a server's preload leaves behind
 
 

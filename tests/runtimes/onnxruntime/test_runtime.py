@@ -21,6 +21,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.samples import Samples
+from pocketfit.core.support import cpuinfo
 from pocketfit.formats import onnx_read
 from pocketfit.numerics import quantization_ranges as numerics
 from pocketfit.numerics.affine import fake_quantize, quantize, scale_from_range, symmetric_scale
@@ -385,7 +386,7 @@ def test_what_overflows_without_vnni_is_said_on_every_machine(
     exported(FLOAT)
     if cpu_info is not None:
         (tmp_path / "cpuinfo").write_text(cpu_info)
-    monkeypatch.setattr(runtime, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(cpuinfo, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     plan = Plan((), replace(U8S8, weights=weights))  # type: ignore[arg-type]
     artifact = runtime.export(model, plan, calibration, tmp_path / "a.onnx", work=work)

@@ -16,7 +16,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.core.support.progress import Silent
-from pocketfit.devices import local
+from pocketfit.runtimes.onnxruntime import runtime as onnxruntime
 from pocketfit.search.run.job import (
     Task,
     about_data,
@@ -208,7 +208,7 @@ def test_seven_bits_where_products_of_eight_overflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saturates: bool, weights: list[str]
 ) -> None:
     """Only in U8S8 files of ONNX Runtime; S8S8 and LiteRT add in 32 bits."""
-    monkeypatch.setattr(local, "saturates", lambda: saturates)
+    monkeypatch.setattr(onnxruntime, "saturates", lambda: saturates)
     static = [r for r in recipes(task(tmp_path), "onnxruntime") if r.precision == "int8"]
     assert [r.activations for r in static] == ["uint8", "int8"] and [r.weights for r in static] == weights
     assert [bool(why_these_weights(r)) for r in static] == [w == "int7" for w in weights]

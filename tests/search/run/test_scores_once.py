@@ -40,9 +40,9 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Task, Path, 
         right = (np.arange(len(samples)) % 10 > ("fp32" not in file.name)).astype(np.float64)
         return Scores(right, samples.labels.copy(), "accuracy", 0)
 
-    monkeypatch.setattr(verdict, "accuracy", SimpleNamespace(score=score, per_class=verdict.accuracy.per_class))
+    monkeypatch.setattr(verdict, "run_samples", SimpleNamespace(score=score, per_class=verdict.run_samples.per_class))
     monkeypatch.setattr(verdict, "carried_out", lambda *_: a_task.model)
-    monkeypatch.setattr(verdict.footprint, "footprint", lambda *_, **__: {})
+    monkeypatch.setattr(verdict.memory, "footprint", lambda *_, **__: {})
     ratio = builders.trial(1).measurements["latency_ratio"]
     monkeypatch.setattr(verdict, "timing", lambda *_: ({"latency_ratio": ratio}, {}))
     monkeypatch.setattr(layer_report, "layers_line", lambda *_: {"kind": "layers", "trial": 1, "rows": []})
@@ -77,7 +77,7 @@ def test_a_reading_that_was_interrupted_is_done_again_and_counted(
     begun: tuple[Task, Path, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a_task, path, read = begun
-    score = verdict.accuracy.score
+    score = verdict.run_samples.score
 
     def kill(runtime: str, file: Path, *words: Any, **more: Any) -> Any:
         if read:
@@ -85,7 +85,7 @@ def test_a_reading_that_was_interrupted_is_done_again_and_counted(
         return score(runtime, file, *words, **more)
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(verdict.accuracy, "score", kill)
+        patched.setattr(verdict.run_samples, "score", kill)
         decide(a_task, path)
     decide(a_task, path)
     assert len(read) == len(set(read)) == 2, "what had been read of the one file was taken"

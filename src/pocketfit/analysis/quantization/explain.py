@@ -44,14 +44,11 @@ class Ask:
 
     @property
     def settings(self) -> ExportSettings:
-        """ONNX Runtime's own default is uint8; where its 16-bit sums would overflow, int8."""
-        from pocketfit.devices import local
-
-        unsigned = self.runtime == "onnxruntime" and not local.saturates()
-        return ExportSettings(
-            self.runtime,
-            "int8",
-            activations="uint8" if unsigned else "int8",
+        """The runtime's first static int8 recipe with weights of 8 bits; they are 4 where that is asked for."""
+        recipes = runtimes.get(self.runtime).recipes()
+        static = next(e for e in recipes if e.precision == "int8" and e.weights == "int8")
+        return replace(
+            static,
             keep_float=self.keep_float,
             calibration=self.calibration,
             weights="int4" if self.weight_bits == 4 else "int8",

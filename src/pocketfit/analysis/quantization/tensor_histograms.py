@@ -10,15 +10,12 @@ from typing import get_args
 from pocketfit import runtimes
 from pocketfit.core.artifact import Contents
 from pocketfit.core.plan.export import ExportSettings, RangeMethod
+from pocketfit.core.runtime import Runtime
 from pocketfit.core.samples import Samples
 from pocketfit.numerics import quantization_ranges as numerics
 from pocketfit.runtimes.common.calibration import summaries
 
 SHOWN_BINS = 64
-GATHER = {
-    "litert": "pocketfit.runtimes.litert.quantize:gather",
-    "onnxruntime": "pocketfit.runtimes.onnxruntime.calibrate:gather",
-}
 
 
 @dataclass(frozen=True)
@@ -41,10 +38,11 @@ def histograms(
     source: Path, layers: Collection[str], samples: Samples, settings: ExportSettings, work: Path
 ) -> tuple[Histogram, ...]:
     """Of the tensors behind these layers of the float file `source`; a layer that it does not have is left out."""
-    contents = runtimes.get(settings.runtime).inspect(source)
+    runtime = runtimes.get(settings.runtime)
+    contents = runtime.inspect(source)
     names = {
         layer: name
-        for layer, name in tensors_behind(source, settings.runtime, contents).items()
+        for layer, name in tensors_behind(source, runtime, contents).items()
         if layer in layers or name in layers
     }
     seen = summaries(
@@ -52,7 +50,7 @@ def histograms(
         contents.inputs[0],
         samples,
         replace(settings, ranges="mse"),
-        gather=GATHER[settings.runtime],
+        gather=runtime.GATHER,
         work=work,
     )
     return tuple(histogram(layer, name, seen[name]) for layer, name in names.items() if name in seen)
@@ -65,21 +63,6 @@ def histogram(layer: str, tensor: str, summary: numerics.Summary) -> Histogram:
     return Histogram(layer, tensor, summary.minimum, summary.maximum, tuple(map(int, counts)), clips)
 
 
-def tensors_behind(source: Path, runtime: str, contents: Contents) -> dict[str, str]:
+def tensors_behind(source: Path, runtime: Runtime, contents: Contents) -> dict[str, str]:
     """By layer, the name of the float file's tensor behind it and its activation; the input by its own name."""
-    found = {one.name: one.name for one in contents.inputs}
-    operators = [op for op in contents.ops if op.weight_dtype and op.macs]
-    if runtime == "litert":
-        return found | {op.layer: op.name for op in operators if op.layer}
-    import onnx
-
-    from pocketfit.measurement.layer_drift import behind_activation
-
-    graph = onnx.load(str(source), load_external_data=False).graph
-    nodes = [node for node in graph.node if node.op_type != "Constant"]
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in nodes:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    constants = {tensor.name for tensor in graph.initializer}
-    return found | {op.layer: behind_activation(nodes[op.index], readers, constants) for op in operators if op.layer}
+    return {one.name: one.name for one in contents.inputs} | runtime.tensors_behind(source, contents)

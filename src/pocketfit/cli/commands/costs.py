@@ -11,6 +11,7 @@ import click
 from pocketfit.cli.arguments import Source
 from pocketfit.cli.exit_codes import guarded, print_result
 from pocketfit.cli.options import PATH, quiet_option, seed_option, source_options, threads_option
+from pocketfit.core.runtime_list import for_apps
 
 if TYPE_CHECKING:
     from pocketfit.analysis.latency_predictor import Predictor
@@ -25,7 +26,7 @@ MOST_EDGES = 12
 @source_options("preprocess", "labels")
 @click.option(
     "--runtime",
-    type=click.Choice(["litert", "onnxruntime"]),
+    type=click.Choice(for_apps()),
     default="litert",
     show_default=True,
     help="Whose kernels are measured.",

@@ -11,6 +11,7 @@ import click
 from pocketfit.cli.arguments import Source, dataset, listed
 from pocketfit.cli.exit_codes import guarded, print_result
 from pocketfit.cli.options import PATH, data_option, quiet_option, source_options, threads_option
+from pocketfit.core.runtime_list import for_apps
 from pocketfit.core.support.scratch import temporary_folder
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ MOST_LAYERS = 12
 @source_options()
 @click.option(
     "--runtime",
-    type=click.Choice(["litert", "onnxruntime"]),
+    type=click.Choice(for_apps()),
     default="litert",
     show_default=True,
     help="Whose files are measured.",

@@ -32,7 +32,7 @@ def inspect(source: Source) -> dict[str, Any]:
     from pocketfit import runtimes
 
     path = Path(source.model)
-    if path.suffix.lower() in runtimes.EXTENSIONS:
+    if runtimes.is_file_of_one(path):
         check_files(path)
         contents = runtimes.for_file(path).inspect(path)
         return {

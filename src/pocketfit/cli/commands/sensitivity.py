@@ -13,6 +13,7 @@ from pocketfit.cli.arguments import Source, dataset
 from pocketfit.cli.exit_codes import guarded, print_result
 from pocketfit.cli.options import CRITERIA, PATH, data_option, quiet_option, source_options
 from pocketfit.core.errors import UserError
+from pocketfit.core.runtime_list import for_apps
 
 
 @click.command("sensitivity")
@@ -31,7 +32,7 @@ from pocketfit.core.errors import UserError
 )
 @click.option(
     "--runtime",
-    type=click.Choice(["litert", "onnxruntime"]),
+    type=click.Choice(for_apps()),
     help="In which a target for the latency counts, in float32 on this machine.  [default: onnxruntime]",
 )
 @click.option("--threads", type=click.IntRange(1, 64), help="Threads of the runtime.  [default: 1]")

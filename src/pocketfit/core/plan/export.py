@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.runtime_list import RUNTIMES
 from pocketfit.core.support.rules import Between, OneOf
 from pocketfit.core.support.schema import check_rules
 
-RuntimeName = Annotated[str, OneOf(("litert", "onnxruntime", "torch"))]
+RuntimeName = Annotated[str, OneOf(RUNTIMES)]
 Precision = Literal["float32", "float16", "dynamic-int8", "int8", "weight-only"]
 Weights = Literal["int8", "int7", "int4"]
 RangeMethod = Literal["min-max", "moving-average", "percentile", "mse", "kl"]  # from what calibration saw

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 from pocketfit.core.errors import MissingPackage
 
@@ -16,3 +18,14 @@ def require(package: str, extra: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != package.split(".", maxsplit=1)[0]:
             raise  # the package is there; something that it needs is not
         raise MissingPackage(package.split(".", maxsplit=1)[0], extra) from error
+
+
+def called(name: str) -> Callable[..., Any]:
+    """The function of pocketfit's own that "module:function" names.
+
+    >>> called("pocketfit.core.support.loading:called") is called
+    True
+    """
+    module, function = name.split(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Protocol, runtime_checkable
@@ -64,11 +64,11 @@ def _figure(value: float) -> str:
     return f"{round(value):,}" if value == round(value) and abs(value) < 1e15 else f"{value:g}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a table has no hash
 class OneOf:
-    """One of these, where a Literal would ask too much of those who call."""
+    """One of these, where a Literal would ask too much of those who call, or the table of them may grow."""
 
-    values: tuple[Any, ...]
+    values: Collection[Any]
 
     def problem(self, value: Any) -> str:
         return "" if value in self.values else f"give one of {', '.join(map(shown, self.values))}"

@@ -12,8 +12,10 @@ import numpy as np
 from pocketfit.core.artifact import Artifact, Contents, OpCost
 from pocketfit.core.errors import ExportFailed, PocketfitError, UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.export import ExportSettings, Precision
+from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.rewrite import Piecewise
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
@@ -32,6 +34,12 @@ EXTRA = "litert"
 EXTENSION = ".tflite"
 ACCEPTS = ("torch",)
 HOW = "measured"
+PACKAGES = ("ai-edge-litert", "ai-edge-quantizer", "litert-torch")
+LIBRARY = "ai_edge_litert.interpreter"
+APP_PACKAGE = "ai-edge-litert"
+GATHER = "pocketfit.runtimes.litert.quantize:gather"
+LAYER_OUTPUTS = "pocketfit.runtimes.litert.layer_outputs:opened"
+LAYER_OUTPUTS_DIFFER = ", in LiteRT's builtin kernels (XNNPACK, which ships, keeps no inner tensors)"
 
 SERVER = "pocketfit.runtimes.litert.convert:preload"
 CHILD_ENVIRONMENT = {  # the same file each time: no order of sets by hash, one thread
@@ -62,6 +70,24 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
     if settings.precision == "int8" and settings.calibration < 1:
         reasons.append("Static int8 needs at least one calibration sample to set the ranges of the activations")
     return reasons
+
+
+def recipes() -> tuple[ExportSettings, ...]:
+    """Static int8 first."""
+    precisions: tuple[Precision, ...] = ("int8", "float16", "dynamic-int8")
+    return tuple(ExportSettings(NAME, precision) for precision in precisions)
+
+
+def prelude(model: Model) -> tuple[PassSettings, ...]:
+    """LiteRT has no fast int8 kernel for hard-swish; its parts have."""
+    from pocketfit.passes.rewrite.hardswish import replaceable
+
+    return (Piecewise(),) if replaceable(model.network, model.signature) else ()
+
+
+def tensors_behind(path: Path, contents: Contents) -> dict[str, str]:
+    """The output of an operator, whose activation is part of it."""
+    return {op.layer: op.name for op in contents.ops if op.weight_dtype and op.macs and op.layer}
 
 
 def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *, work: Path) -> Artifact:

@@ -19,14 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.artifact import Artifact, Contents, OpCost, OpInfo, Quantization
-from pocketfit.core.device import X86, u8s8_saturates
 from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.export import ExportSettings, Weights
+from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.core.support.cpuinfo import X86, cpuinfo, isa, saturates, u8s8_saturates
 from pocketfit.core.support.loading import require
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.formats import onnx_read
@@ -36,6 +37,7 @@ from pocketfit.runtimes.common.output_file import artifact_of, keep_notes, kept_
 from pocketfit.runtimes.common.probe import probe_by_export
 from pocketfit.runtimes.common.torch_ranges import ranges_for
 from pocketfit.runtimes.common.traced_network import notes_of, traced
+from pocketfit.runtimes.onnxruntime import layer_outputs
 from pocketfit.runtimes.onnxruntime.recurrent import RECURRENT
 
 NAME = "onnxruntime"
@@ -43,9 +45,14 @@ EXTRA = "onnxruntime"
 EXTENSION = ".onnx"
 ACCEPTS = ("torch",)
 HOW = "measured"
+PACKAGES = ("onnxruntime", "onnx")
+LIBRARY = "onnxruntime"
+APP_PACKAGE = "onnxruntime"
+GATHER = "pocketfit.runtimes.onnxruntime.calibrate:gather"
+LAYER_OUTPUTS = "pocketfit.runtimes.onnxruntime.layer_outputs:opened"
+LAYER_OUTPUTS_DIFFER = ""
 
 PROVIDER = "CPUExecutionProvider"
-CPU_INFO = Path("/proc/cpuinfo")
 CONVERT = "pocketfit.runtimes.onnxruntime.convert"
 CALIBRATE = "pocketfit.runtimes.onnxruntime.calibrate"
 QUANTIZE = "pocketfit.runtimes.onnxruntime.quantize"
@@ -110,6 +117,28 @@ def _without_kernel(settings: ExportSettings) -> list[str]:
     if settings.weights == "int7" and settings.precision != "int8":
         reasons.append(f"Weights of 7 bits are for static int8; a {settings.precision} file gains nothing by them")
     return reasons
+
+
+def recipes() -> tuple[ExportSettings, ...]:
+    """Static int8 first. ONNX Runtime's uint8 x int8 kernels add two products in 16 bits where the processor has no dot
+    product (x86 without VNNI): there such files have weights of 7 bits, whose products fit."""
+    narrow: Weights = "int7" if saturates() else "int8"
+    return (
+        ExportSettings(NAME, "int8", activations="uint8", weights=narrow),
+        ExportSettings(NAME, "int8"),
+        ExportSettings(NAME, "float16"),
+        ExportSettings(NAME, "dynamic-int8"),
+    )
+
+
+def prelude(model: Model) -> tuple[PassSettings, ...]:
+    """Nothing."""
+    return ()
+
+
+def tensors_behind(path: Path, contents: Contents) -> dict[str, str]:
+    """Behind scale, bias and activation, which are nodes of their own."""
+    return layer_outputs.tensors_behind(path, [op for op in contents.ops if op.weight_dtype and op.macs and op.layer])
 
 
 def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *, work: Path) -> Artifact:
@@ -229,9 +258,8 @@ def _own_vnni() -> str:
     """What this processor is in that respect."""
     if platform.machine().lower() not in X86:
         return "this one is no x86"
-    text = CPU_INFO.read_text(errors="replace") if CPU_INFO.is_file() else ""
-    words = {word for line in text.splitlines() if line.startswith("flags") for word in line.split()}
-    if not u8s8_saturates(platform.machine(), words):
+    text = cpuinfo()
+    if not u8s8_saturates(platform.machine(), isa(text)):
         return "this one has VNNI"
     return "this one has none" if text else "this one does not tell"
 

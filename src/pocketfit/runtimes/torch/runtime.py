@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from pocketfit.core.artifact import Artifact, Contents, FileTensor, OpCost, OpInfo
 from pocketfit.core.errors import CannotRunHere, UserError
 from pocketfit.core.model import Model
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
@@ -46,6 +48,9 @@ EXTRA = ""
 EXTENSION = ".pt2"
 ACCEPTS = ("torch",)
 HOW = "estimated"
+PACKAGES = ("torch",)
+LIBRARY = "torch"
+APP_PACKAGE = GATHER = LAYER_OUTPUTS = LAYER_OUTPUTS_DIFFER = ""
 
 MAX_BYTES = 4 * 2**30
 # What torch.export hands to Python's evaluation: expressions and guards over sizes. Known words and nothing else.
@@ -77,6 +82,21 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
     if len(signature.inputs) != 1:
         reasons.append(f"This network has {len(signature.inputs)} inputs; pocketfit exports networks with one")
     return reasons
+
+
+def recipes() -> tuple[ExportSettings, ...]:
+    """Nothing but float32, for analysis."""
+    return ()
+
+
+def prelude(model: Model) -> tuple[PassSettings, ...]:
+    """Nothing."""
+    return ()
+
+
+def tensors_behind(path: Path, contents: Contents) -> dict[str, str]:
+    """Not asked for: it has no static int8."""
+    return {}
 
 
 def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *, work: Path) -> Artifact:

@@ -18,16 +18,14 @@ from pocketfit.analysis.layer_table import LayerRow, layer_table
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan.export import ExportSettings, Weights
+from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.prune import Prune
-from pocketfit.core.plan.rewrite import Piecewise
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.text import comparable, readable
-from pocketfit.devices import local
 from pocketfit.sources.data.dataset import Dataset
 from pocketfit.sources.data.listing import some
 
@@ -116,38 +114,20 @@ def baseline_export(task: Task, runtime: str) -> ExportSettings:
 
 
 def recipes(task: Task, runtime: str) -> tuple[ExportSettings, ...]:
-    """Exports without training that this runtime supports, the most promising first.
-
-    ONNX Runtime's uint8 x int8 kernels add two products in 16 bits where the processor has no dot product (x86 without
-    VNNI): there such files have weights of 7 bits, whose products fit.
-    """
+    """Exports without training that this runtime supports, the most promising first."""
     module = runtimes.get(runtime)
-    narrow: Weights = "int7" if runtime == "onnxruntime" and local.saturates() else "int8"
     wanted = [
-        ExportSettings(
-            runtime,
-            "int8",
-            activations=activations,
-            io=task.io,
-            layout=task.layout,
-            keep_float=task.keep_float,
-            calibration=CALIBRATION_SAMPLES,
-            weights=narrow if activations == "uint8" else "int8",
-        )
-        for activations in ("uint8", "int8")
+        replace(e, io=task.io, layout=task.layout, keep_float=task.keep_float, calibration=CALIBRATION_SAMPLES)
+        if e.precision == "int8"
+        else replace(e, layout=task.layout)
+        for e in module.recipes()
     ]
-    wanted += [ExportSettings(runtime, precision, layout=task.layout) for precision in ("float16", "dynamic-int8")]
     return tuple(e for e in wanted if not module.why_not(Plan((), e), task.model.signature))
 
 
 def prelude(task: Task, runtime: str) -> tuple[PassSettings, ...]:
-    """What is done to the network before a static int8 file is made for this runtime.
-
-    LiteRT has no fast int8 kernel for hard-swish; its parts have.
-    """
-    from pocketfit.passes.rewrite.hardswish import replaceable
-
-    return (Piecewise(),) if runtime == "litert" and replaceable(task.model.network, task.model.signature) else ()
+    """What is done to the network before a static int8 file is made for this runtime."""
+    return runtimes.get(runtime).prelude(task.model)
 
 
 def why_these_weights(export: ExportSettings) -> list[str]:
