@@ -138,7 +138,9 @@ def samples_for(preprocess: Preprocess, count: int = 7) -> Samples:
 def model_for(preprocess: Preprocess, labels: tuple[str, ...] = LABELS) -> Model:
     image = TensorSpec("image", (None, preprocess.channels, preprocess.height, preprocess.width), layout="NCHW")
     signature = Signature((image,), (TensorSpec("logits", (None, len(LABELS))),))
-    return Model(None, signature, preprocess, labels, Origin("object", "tiny"))
+    return Model(
+        network=None, signature=signature, preprocess=preprocess, labels=labels, origin=Origin("object", "tiny")
+    )
 
 
 RGB = Preprocess(height=16, width=20, resize_px=18)

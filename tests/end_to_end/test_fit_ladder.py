@@ -19,6 +19,7 @@ from torch import nn
 
 import pocketfit
 from pocketfit.core.budget import Budget
+from pocketfit.core.learned import Learned
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
@@ -126,14 +127,14 @@ def test_a_plan_that_trains_on_the_grid_gives_the_same_file_from_the_cache(
     passes = (Equalize(samples=50), Round(samples=50, sweeps=5), QuantTrain(10, batch_size=16))
     plan = Plan(passes, ExportSettings(runtime, "int8", activations=activations, ranges="mse", calibration=50))
     first = pocketfit.apply(plan, model, data, tmp_path)
-    assert first.model.learned["ranges"]
+    assert first.model.learned.ranges
     monkeypatch.setattr(apply_passes, "_RECENT", {})
     monkeypatch.setattr(apply_passes, "_applied", None)
     again = pocketfit.apply(plan, model, data, tmp_path)
     assert again.model.learned == first.model.learned
     assert again.artifact.sha256 == first.artifact.sha256
     monkeypatch.setattr(apply_passes, "_RECENT", {})
-    forgotten = replace(again.model, learned={})
+    forgotten = replace(again.model, learned=Learned())
     monkeypatch.setattr("pocketfit.search.run.run_trial.carried_out", lambda *arguments: forgotten)
     without = pocketfit.apply(plan, model, data, tmp_path)
     assert without.artifact.sha256 != first.artifact.sha256, "the learned ranges decide about the file"

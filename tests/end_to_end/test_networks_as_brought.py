@@ -268,7 +268,7 @@ def test_passes_on_the_grids_of_both_runtimes(name: str) -> None:
                     assert_on_the_grid(model, found, grid, rounding.LEARNED)
                 if isinstance(settings, QuantTrain):
                     assert_on_the_grid(model, found, grid, WEIGHTED)
-                    assert all(math.isfinite(end) for ends in found.learned["ranges"].values() for end in ends)
+                    assert all(math.isfinite(end) for ends in found.learned.ranges.values() for end in ends)
     after = model.network.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before), "the given network stays as it is"
 

@@ -104,7 +104,14 @@ def litert_pair(tmp_path_factory):
     layers = [torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 16, 3, 2, 1), torch.nn.ReLU()]
     network = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(64, 5)).eval()
     shape = Signature((TensorSpec("image", (None, 3, 8, 8), "float32", "NCHW"),), (TensorSpec("scores", (None, 5)),))
-    model = Model(network, shape, PLAIN, tuple("abcde"), Origin("object", "tiny"), sha256="tiny")
+    model = Model(
+        network=network,
+        signature=shape,
+        preprocess=PLAIN,
+        labels=tuple("abcde"),
+        origin=Origin("object", "tiny"),
+        sha256="tiny",
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
     with torch.no_grad():
         given = torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255)

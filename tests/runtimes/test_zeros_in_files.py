@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pocketfit import runtimes
+from pocketfit.core.learned import Learned
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.prune import Sparsify
@@ -50,17 +51,17 @@ def test_zeros_arrive_in_the_file(runtime: str, activations: str, rungs: bool, t
     settings = ExportSettings(runtime, "int8", activations=activations)  # type: ignore[arg-type]
     assert settings.grid is not None
     model = sparsify.apply(tiny_model(), Sparsify(SPARSITY), None)
-    assert model.learned["sparse"] == ("project.0", "head")
+    assert model.learned.sparse == ("project.0", "head")
     if rungs:
         model = equalize.apply(model, Equalize(samples=16), samples)
         model = bias_correction.apply(model, CorrectBias(samples=16), samples, settings.grid)
         model = rounding.apply(model, Round(sweeps=3, samples=16), samples, settings.grid)
         model = qat.apply(model, QuantTrain(2, batch_size=4, split="calibration"), samples, settings.grid)
-        model = replace(model, learned={"sparse": model.learned["sparse"]})
+        model = replace(model, learned=Learned(sparse=model.learned.sparse))
     path = tmp_path / f"sparse{runtimes.get(runtime).EXTENSION}"
     runtimes.get(runtime).export(model, Plan((), settings), samples, path, work=tmp_path)
     found = integers(path, runtime)
-    for layer in model.learned["sparse"]:
+    for layer in model.learned.sparse:
         count = found[layer].size
         assert (found[layer] == 0).sum() >= round(SPARSITY * count), layer
     assert (found["depthwise.0"] == 0).mean() < SPARSITY, "as it was"

@@ -48,7 +48,14 @@ def tiny_model(network: nn.Module | None = None, sha256: str = "tiny") -> Model:
         (TensorSpec("image", (None, 3, SIDE, SIDE), "float32", "NCHW"),), (TensorSpec("logits", (None, CLASSES)),)
     )
     preprocess = Preprocess(height=SIDE, width=SIDE, resize_px=SIDE)
-    return Model(network.eval(), signature, preprocess, tuple("abcde"), Origin("object", "tiny"), sha256=sha256)
+    return Model(
+        network=network.eval(),
+        signature=signature,
+        preprocess=preprocess,
+        labels=tuple("abcde"),
+        origin=Origin("object", "tiny"),
+        sha256=sha256,
+    )
 
 
 def pictures(n: int, seed: int = 0) -> np.ndarray:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.learned import Learned
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.prune import Prune, Sparsify
@@ -70,7 +71,7 @@ def test_exactly_so_many_and_the_smallest(sparsity: float) -> None:
     model = made()
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     found = sparsify.apply(model, Sparsify(sparsity), None)
-    assert found.learned["sparse"] == SPARSE and found.sha256 != model.sha256
+    assert found.learned.sparse == SPARSE and found.sha256 != model.sha256
     for layer in SPARSE:
         old, new = weight_of(model, layer), weight_of(found, layer)
         assert int((new == 0).sum()) == round(sparsity * old.numel())
@@ -81,7 +82,7 @@ def test_exactly_so_many_and_the_smallest(sparsity: float) -> None:
     (finding,) = found.findings[len(model.findings) :]
     assert "deep.0, stem.0" in finding and "keep all their weights" in finding
     assert all(torch.equal(value, before[name]) for name, value in model.network.state_dict().items())
-    assert model.learned == {}
+    assert model.learned == Learned()
 
 
 @given(st.integers(0, 10**6), st.floats(0, 0.95))
@@ -107,7 +108,7 @@ def test_fours_against_a_loop(seed: int, kept: int, axis: int) -> None:
 @pytest.mark.parametrize(("pattern", "kept"), [("2:4", 2), ("1:4", 1)])
 def test_patterns_lie_along_the_inputs(pattern: Any, kept: int) -> None:
     found = sparsify.apply(made(), Sparsify(pattern=pattern), None)
-    assert found.learned["sparse"] == ("wide", "fc")
+    assert found.learned.sparse == ("wide", "fc")
     for layer in ("wide", "fc"):
         fours = weight_of(found, layer).movedim(1, -1).unflatten(-1, (-1, 4))
         assert ((fours != 0).sum(-1) == kept).all()
@@ -128,7 +129,7 @@ def test_patterns_of_names_overrule() -> None:
     found = sparsify.apply(made(), settings, None)
     shares = {layer: zeros / count for layer, (zeros, count) in zeros_of(found.network).items()}
     assert shares == {"fc": 0.5, "deep.0": 0.25, "stem.0": 0.0, "wide": 0.75, "odd": 0.0}
-    assert found.learned["sparse"] == ("deep.0", "wide", "fc")
+    assert found.learned.sparse == ("deep.0", "wide", "fc")
     assert not any("deep.0" in finding for finding in found.findings)
 
 
@@ -182,13 +183,13 @@ def test_zeros_that_are_there_count_and_stay() -> None:
     for layer in SPARSE:
         old, new = weight_of(once, layer) == 0, weight_of(twice, layer) == 0
         assert new[old].all() and int(new.sum()) == round(0.75 * new.numel())
-    assert twice.learned["sparse"] == SPARSE
+    assert twice.learned.sparse == SPARSE
 
 
 def test_zeros_survive_folding_equalization_and_bias_correction() -> None:
     torch.manual_seed(0)
     found = sparsify.apply(made(), Sparsify(0.6, layers=(("deep.0|stem.0", 0.4),)), None)
-    zero = {layer: weight_of(found, layer) == 0 for layer in found.learned["sparse"]}
+    zero = {layer: weight_of(found, layer) == 0 for layer in found.learned.sparse}
     grid = ExportSettings("litert", "int8").grid
     assert grid is not None and len(zero) == 5
     folded = replace(found, network=fold_batch_norm(found.network, found.signature))
@@ -196,7 +197,7 @@ def test_zeros_survive_folding_equalization_and_bias_correction() -> None:
     assert not torch.equal(weight_of(equalized, "wide"), weight_of(folded, "wide"))
     corrected = bias_correction.apply(equalized, CorrectBias(samples=24), noise(24, 12, 1), grid)
     for after in (folded, equalized, corrected):
-        assert after.learned["sparse"] == found.learned["sparse"]
+        assert after.learned.sparse == found.learned.sparse
         for layer, where in zero.items():
             assert torch.equal(weight_of(after, layer) == 0, where), layer
 
@@ -204,7 +205,7 @@ def test_zeros_survive_folding_equalization_and_bias_correction() -> None:
 def test_pruning_behind_keeps_the_zeros_of_the_channels_that_stay() -> None:
     found = sparsify.apply(made(), Sparsify(0.6), None)
     smaller = prune_channels.apply(found, Prune(0.5, multiple=4))
-    assert smaller.learned["sparse"] == SPARSE
+    assert smaller.learned.sparse == SPARSE
     for layer in SPARSE:
         left, before = weight_of(smaller, layer), weight_of(found, layer)
         assert left.numel() < before.numel()
@@ -221,7 +222,7 @@ def broken(model: Model) -> list[str]:
 def test_pruning_behind_a_pattern_says_which_layers_have_lost_it() -> None:
     """fc loses inputs, and with them its fours; wide loses outputs, and its fours stay."""
     found = sparsify.apply(made(), Sparsify(pattern="2:4"), None)
-    assert found.learned["patterns"] == {"wide": "2:4", "fc": "2:4"} and not broken(found)
+    assert found.learned.patterns == {"wide": "2:4", "fc": "2:4"} and not broken(found)
     smaller = prune_channels.apply(found, Prune(0.5, multiple=4))
     fours = (weight_of(smaller, "fc") != 0).unflatten(-1, (-1, 4)).sum(-1)
     assert fours.max() > 2, "otherwise there is nothing to say"
@@ -254,4 +255,4 @@ def test_without_a_pattern_nothing_is_said() -> None:
     found = sparsify.apply(made(), Sparsify(0.6), None)
     assert "patterns" not in found.learned and not broken(prune_channels.apply(found, Prune(0.5, multiple=4)))
     denser = sparsify.apply(sparsify.apply(made(), Sparsify(pattern="2:4"), None), Sparsify(0.8), None)
-    assert denser.learned["patterns"] == {"wide": "2:4", "fc": "2:4"} and not broken(denser)
+    assert denser.learned.patterns == {"wide": "2:4", "fc": "2:4"} and not broken(denser)

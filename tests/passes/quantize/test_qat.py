@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.learned import Learned
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import ExportSettings, Grid
 from pocketfit.core.plan.prune import Sparsify
@@ -33,8 +34,8 @@ CLASSES = 6
 def simulated_db(model: Model, reference: Model, grid: Grid) -> float:
     """SQNR on held-out samples, with the learned ranges where there are some."""
     simulation, held_out = simulate(model, grid), torch.from_numpy(noise(48, 12, 7).inputs(slice(None)))
-    learned = model.learned.get("ranges")
-    if learned is None:
+    learned = model.learned.ranges
+    if not learned:
         with simulation.observing(), torch.no_grad():
             simulation.network(torch.from_numpy(noise(64, 12, 0).inputs(slice(None))))
     else:
@@ -72,9 +73,9 @@ def test_weights_lie_where_the_runtimes_quantizer_will_look(trained: tuple[Model
 
 def test_ranges_are_learned_for_every_tensor(trained: tuple[Model, Model]) -> None:
     model, found = trained
-    assert set(found.learned["ranges"]) == set(simulate(model, FOUR).points)
-    assert all(low <= 0 <= high for low, high in found.learned["ranges"].values())
-    assert found.learned["ranges"]["relu"][0] == 0.0, "what has no negative values keeps zero as its low end"
+    assert set(found.learned.ranges) == set(simulate(model, FOUR).points)
+    assert all(low <= 0 <= high for low, high in found.learned.ranges.values())
+    assert found.learned.ranges["relu"][0] == 0.0, "what has no negative values keeps zero as its low end"
 
 
 def test_it_repeats_and_leaves_the_users_network_alone(trained: tuple[Model, Model]) -> None:
@@ -229,7 +230,7 @@ def test_weights_only_learns_without_ranges() -> None:
     grid = ExportSettings("litert", "weight-only", weights="int4").grid
     assert grid is not None
     found = qat.apply(model, QuantTrain(60, batch_size=16, learning_rate=0.05), noise(64, 12, 0), grid)
-    assert found.learned["ranges"] == {}
+    assert found.learned.ranges == {}
     assert simulated_db(found, model, grid) > simulated_db(model, model, grid) + 3
 
 
@@ -238,12 +239,12 @@ def test_zeros_of_sparse_layers_stay() -> None:
     sparse = sparsify.apply(model_of(Net(), 12), Sparsify(0.6), None)
     settings = QuantTrain(12, batch_size=16, learning_rate=0.5)
     found = qat.apply(sparse, settings, noise(64, 12, 0), FOUR)
-    free = qat.apply(replace(sparse, learned={}), settings, noise(64, 12, 0), FOUR)
+    free = qat.apply(replace(sparse, learned=Learned()), settings, noise(64, 12, 0), FOUR)
     for name in ("c", "fc"):
         zero = sparse.network.get_submodule(name).weight == 0
         assert (found.network.get_submodule(name).weight[zero] == 0).all()
         assert (free.network.get_submodule(name).weight[zero] != 0).any(), "without the note they move"
-    assert found.learned["sparse"] == ("c", "fc")
+    assert found.learned.sparse == ("c", "fc")
 
 
 def behind_b(network: torch.nn.Module) -> torch.Tensor:
@@ -389,7 +390,7 @@ def test_constants_among_the_tensors_and_views_are_no_obstacle(frozen: bool) -> 
     model = model_of(Folded().requires_grad_(not frozen), 12)
     settings = QuantTrain(3, batch_size=16, learning_rate=0.01, inner=1.0)
     found = qat.apply(model, settings, noise(64, 12, 0), Grid(8, 8))
-    assert all(np.isfinite(ends).all() for ends in found.learned["ranges"].values())
+    assert all(np.isfinite(ends).all() for ends in found.learned.ranges.values())
     assert all(p.isfinite().all() for p in found.network.parameters())
     assert not torch.equal(found.network.fc.weight, model.network.fc.weight)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pocketfit.core.learned import Learned
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import ExportSettings, Grid
 from pocketfit.core.plan.prune import Sparsify
@@ -204,9 +205,9 @@ def test_zeros_of_sparse_layers_stay(weights: str) -> None:
     torch.manual_seed(0)
     sparse = sparsify.apply(model_of(Net(), 12), Sparsify(0.6), None)
     grid = ExportSettings("litert", "int8", weights=weights).grid  # type: ignore[arg-type]
-    assert grid is not None and sparse.learned["sparse"] == ("c", "fc")
+    assert grid is not None and sparse.learned.sparse == ("c", "fc")
     found = rounding.apply(sparse, Round(samples=32), noise(64, 12, 0), grid)
-    free = rounding.apply(replace(sparse, learned={}), Round(samples=32), noise(64, 12, 0), grid)
+    free = rounding.apply(replace(sparse, learned=Learned()), Round(samples=32), noise(64, 12, 0), grid)
     moved = 0
     for name in ("c", "fc"):
         zero = sparse.network.get_submodule(name).weight == 0

@@ -189,7 +189,13 @@ def signed(labels: tuple[str, ...] = ("ant", "bee", "cat"), side: int = 8, **cha
     preprocess = replace(PREPROCESS.at(side, side), **changed)
     inputs = TensorSpec("image", (None, preprocess.channels, side, side), "float32", "NCHW")
     outputs = TensorSpec("logits", (None, len(labels)))
-    return Model(None, Signature((inputs,), (outputs,)), preprocess, labels, Origin("object", "net"))
+    return Model(
+        network=None,
+        signature=Signature((inputs,), (outputs,)),
+        preprocess=preprocess,
+        labels=labels,
+        origin=Origin("object", "net"),
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pocketfit import runtimes
+from pocketfit.core.learned import Learned
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
@@ -42,8 +43,8 @@ def test_a_learned_range_is_the_one_in_the_file(runtime: str, activations: str, 
     samples = Samples(array, np.full(16, -1), [""] * 16, "calibration", "noise", Preprocess(height=32, width=32))
     wanted = 1.2345 / 255
     found = []
-    for learned in ({}, {"ranges": {point.name: (0.0, 1.2345)}}):
-        path = tmp_path / f"{len(learned)}{runtimes.get(runtime).EXTENSION}"
+    for learned in (Learned(), Learned(ranges={point.name: (0.0, 1.2345)})):
+        path = tmp_path / f"{len(learned.ranges)}{runtimes.get(runtime).EXTENSION}"
         runtimes.get(runtime).export(replace(model, learned=learned), Plan((), settings), samples, path, work=tmp_path)
         found.append([scale for scale in scales_of(path, runtime) if abs(scale / wanted - 1) < 1e-4])
     assert not found[0] and found[1], "behind relu6, where torch's tensor and the file's are one"

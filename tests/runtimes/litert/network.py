@@ -55,7 +55,14 @@ def model_of(network: nn.Module, sha256: str) -> Model:
         (TensorSpec("image", (None, 3, SIZE, SIZE), "float32", "NCHW"),), (TensorSpec("scores", (None, CLASSES)),)
     )
     origin = Origin("object", type(network).__name__)
-    return Model(network.eval(), signature, PREPROCESS, tuple("abcde"), origin, sha256=sha256)
+    return Model(
+        network=network.eval(),
+        signature=signature,
+        preprocess=PREPROCESS,
+        labels=tuple("abcde"),
+        origin=origin,
+        sha256=sha256,
+    )
 
 
 def _samples() -> Samples:

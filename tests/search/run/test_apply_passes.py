@@ -224,7 +224,7 @@ def test_passes_for_the_grid_are_done_once_and_restored_bit_for_bit(
     """A new process finds weights, new biases and learned ranges in the cache; to the last bit."""
     plan = on_grid(PRUNE, BRIEF, *GRID_PASSES)
     first = carried_out(task, plan, Silent())
-    assert first.learned["ranges"] and all(len(ends) == 2 for ends in first.learned["ranges"].values())
+    assert first.learned.ranges and all(len(ends) == 2 for ends in first.learned.ranges.values())
     monkeypatch.setattr(apply_passes, "_RECENT", {})
     for module in (train, equalize, bias_correction, rounding, qat):
         monkeypatch.setattr(module, "apply", None)
@@ -293,8 +293,8 @@ def test_zeros_are_found_again_and_stay(task: Task, monkeypatch: pytest.MonkeyPa
     assert not list(task.cache.glob("trained-*"))
     plan = on_grid(Sparsify(0.5, criterion="movement", samples=32), *GRID_PASSES)
     first = carried_out(task, plan, Silent())
-    assert first.learned["sparse"] == ("body.0", "head")
-    for layer in first.learned["sparse"]:
+    assert first.learned.sparse == ("body.0", "head")
+    for layer in first.learned.sparse:
         weight = first.network.get_submodule(layer).weight
         assert int((weight == 0).sum()) >= weight.numel() // 2
     monkeypatch.setattr(apply_passes, "_RECENT", {})
@@ -328,7 +328,7 @@ def test_a_lost_pattern_is_said_behind_every_pass_and_after_a_restart(
     assert len(lost(carried_out(task, wrong, Silent()))) == 1 and not lost(carried_out(task, right, Silent()))
     monkeypatch.setattr(apply_passes, "_RECENT", {})
     restored = carried_out(task, wrong, Silent())
-    assert len(lost(restored)) == 1 and restored.learned["patterns"] == {"body.0": "2:4", "head": "2:4"}
+    assert len(lost(restored)) == 1 and restored.learned.patterns == {"body.0": "2:4", "head": "2:4"}
 
     def careless(model: Model, *_: object, **__: object) -> Model:
         filled = replace(model, network=Net().eval())

@@ -41,7 +41,14 @@ def task(out: Path, *, count: int = 200, labels: tuple[str, ...] = ("bird", "cat
     signature = Signature(
         (TensorSpec("image", (None, 3, 8, 8), "float32", "NCHW"),), (TensorSpec("logits", (None, len(labels))),)
     )
-    model = Model(None, signature, PREPROCESS, labels, Origin("object", "net"), sha256="00")
+    model = Model(
+        network=None,
+        signature=signature,
+        preprocess=PREPROCESS,
+        labels=labels,
+        origin=Origin("object", "net"),
+        sha256="00",
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
     data = from_arrays(pixels, np.arange(count) % 2, class_names=("dog", "cat"))
     return Task(model, data, out, ("litert",), builders.budget(max_size="0.5x"), **settings)  # type: ignore[arg-type]
@@ -76,7 +83,7 @@ NUMBERED = sorted(map(str, range(1, 13)))  # 1, 10, 11, 12, 2, …: as folders a
 
 def unnamed(outputs: int) -> Model:
     signature = Signature((TensorSpec("image", (None, 3, 8, 8)),), (TensorSpec("logits", (None, outputs)),))
-    return Model(None, signature, PREPROCESS, (), Origin("object", "net"))
+    return Model(network=None, signature=signature, preprocess=PREPROCESS, labels=(), origin=Origin("object", "net"))
 
 
 def test_numbered_folders_and_a_labels_file_in_number_order() -> None:

@@ -35,7 +35,9 @@ def prunable(network: nn.Module, shape: tuple[int, ...]) -> tuple[set[str], set[
 def half(network: nn.Module, shape: tuple[int, ...]) -> Any:
     """Half of all channels that may go, cut away by the project's own pass."""
     signature = Signature((TensorSpec("x", (None, *shape), "float32", "NCHW"),), (TensorSpec("y", (None,)),))
-    whole = Model(network, signature, Preprocess(), (), Origin("object", "ocr"))
+    whole = Model(
+        network=network, signature=signature, preprocess=Preprocess(), labels=(), origin=Origin("object", "ocr")
+    )
     return prune_channels.apply(whole, Prune(0.5), None).network
 
 

@@ -31,6 +31,9 @@ class PassFacts:
     on_grid         whether it works for the grid of the plan's export settings
     moves_weights   whether it would take weights that lie on a grid off it again
     folds           whether it begins by folding the batch norms
+    on_coarse_grid  whether it looks at the grid where that is coarse (4 bits)
+    has_teacher     whether it learns from the teacher that the user gave
+    by_all          whether several processes (torchrun) carry it out together; else the first one does
     steps_a_sample  how long it takes a sample that it looks at, in training steps a sample (forward, backward and the
                     teacher); measured on MobileNetV2 at 96 x 96 pixels, one thread, 64 samples. Training in float is
                     counted apart, by the pace that was measured.
@@ -42,6 +45,9 @@ class PassFacts:
     on_grid: bool = False
     moves_weights: bool = False
     folds: bool = False
+    on_coarse_grid: bool = False
+    has_teacher: bool = False
+    by_all: bool = False
     steps_a_sample: float = 0.0
 
 

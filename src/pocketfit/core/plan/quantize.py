@@ -22,7 +22,13 @@ class Equalize:
     """
 
     FACTS: ClassVar[PassFacts] = PassFacts(
-        kind="equalize", words="channels equalized", for_file=True, moves_weights=True, folds=True, steps_a_sample=5.0
+        kind="equalize",
+        words="channels equalized",
+        for_file=True,
+        moves_weights=True,
+        folds=True,
+        on_coarse_grid=True,
+        steps_a_sample=5.0,
     )
 
     statistics: Statistics = "data"
@@ -99,7 +105,7 @@ class QuantTrain:
     """
 
     FACTS: ClassVar[PassFacts] = PassFacts(
-        kind="quant-train", for_file=True, on_grid=True, folds=True, steps_a_sample=1.7
+        kind="quant-train", for_file=True, on_grid=True, folds=True, has_teacher=True, steps_a_sample=1.7
     )
 
     steps: Steps

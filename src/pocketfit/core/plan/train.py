@@ -31,7 +31,7 @@ class Train:
                   (passes/train/guarded/guard.py)
     """
 
-    FACTS: ClassVar[PassFacts] = PassFacts(kind="train", moves_weights=True)
+    FACTS: ClassVar[PassFacts] = PassFacts(kind="train", moves_weights=True, has_teacher=True, by_all=True)
 
     steps: Steps
     batch_size: Batch = 64

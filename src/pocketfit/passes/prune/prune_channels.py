@@ -94,13 +94,11 @@ def apply(
     scores, told = criteria.scored(model, graph, losing, settings, samples, criterion)
     removed = removed_ids(graph, counts, scores)
     network, findings = _carry_out(model, graph, removed, settings)
-    changed = _changed(model.network, network)
-    learned = {name: value for name, value in model.learned.items() if name not in changed}
     found = replace(
         model,
         network=network,
         sha256=fingerprint(network),
-        learned=learned,
+        learned=model.learned.without_outputs_of(_changed(model.network, network)),
         findings=tuple(dict.fromkeys((*model.findings, *graph.findings, *said, *told, *findings))),
     )
     return sparsify.checked(found)
@@ -374,6 +372,6 @@ def _widths(network: nn.Module) -> dict[str, int]:
 
 
 def _changed(before: nn.Module, after: nn.Module) -> set[str]:
-    """Layers that lost entries: what was learned about them no longer holds."""
+    """Layers that lost entries."""
     old, new = before.state_dict(), after.state_dict()
     return {name.rpartition(".")[0] for name in old if old[name].shape != new[name].shape}

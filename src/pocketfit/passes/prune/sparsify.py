@@ -10,8 +10,8 @@ training): of a network whose training has ended it says less than of one that i
 
 Depthwise layers and the first layer are left dense, as in Elsen et al. 2020 (Fast Sparse ConvNets, section 4) and Gale
 et al. 2019 (The State of Sparsity, section 4): nine weights a channel hold little to save and much to lose. A pattern
-that names them overrules that. `learned["sparse"]` names the layers whose zeros the passes behind have to keep, and
-`learned["patterns"]` which of them have a pattern. Pruning channels behind it takes columns out of the fours, so that
+that names them overrules that. `learned.sparse` names the layers whose zeros the passes behind have to keep, and
+`learned.patterns` which of them have a pattern. Pruning channels behind it takes columns out of the fours, so that
 other weights meet in new ones: `checked` looks whether the pattern is still there, and says where it is not.
 """
 
@@ -34,8 +34,6 @@ from pocketfit.passes.graph import aten
 from pocketfit.sources.models.fingerprint import fingerprint
 
 Progress = Callable[[int, int], None]
-KEY = "sparse"  # of Model.learned: names of the layers whose zeros stay
-PATTERNS = "patterns"  # of Model.learned: by name of the layer, the pattern that was asked for
 REMEDY = "put sparsify behind the pass that did so (prune)"
 KEPT_OF_FOUR: Mapping[str, int] = {"2:4": 2, "1:4": 1}
 BATCH = 32
@@ -69,10 +67,9 @@ def apply(model: Model, settings: Sparsify, samples: Samples | None, *, progress
             else:
                 lowest = lowest_of_fours(scores, KEPT_OF_FOUR[settings.pattern], input_axis(layers[name]))
             weight.masked_fill_(lowest, 0.0)
-    sparse = tuple(dict.fromkeys((*model.learned.get(KEY, ()), *shares)))
-    learned = {**model.learned, KEY: sparse}
-    if settings.pattern != "unstructured":
-        learned[PATTERNS] = {**model.learned.get(PATTERNS, {}), **dict.fromkeys(shares, settings.pattern)}
+    sparse = tuple(dict.fromkeys((*model.learned.sparse, *shares)))
+    patterns = {} if settings.pattern == "unstructured" else dict.fromkeys(shares, settings.pattern)
+    learned = replace(model.learned, sparse=sparse, patterns={**model.learned.patterns, **patterns})
     found = replace(
         model,
         network=network,
@@ -86,7 +83,7 @@ def apply(model: Model, settings: Sparsify, samples: Samples | None, *, progress
 def checked(model: Model) -> Model:
     """The model, whose findings name the layers that do not hold the pattern they were given, and no others."""
     broken: dict[str, list[str]] = {}
-    for name, pattern in model.learned.get(PATTERNS, {}).items():
+    for name, pattern in model.learned.patterns.items():
         layer = model.network.get_submodule(name)
         if not holds(layer.weight.detach(), KEPT_OF_FOUR[pattern], input_axis(layer)):
             broken.setdefault(pattern, []).append(name)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from pocketfit.core import learned
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.passes.graph import aten
@@ -31,7 +32,6 @@ FINDING = (
     "Ranges and means of activations were derived from batch-norm statistics, no data seen: they hold for inputs like"
     " those of the training, as far as its channels are distributed normally."
 )
-KEY = "normal"  # of Model.learned: layer -> [means, deviations] of its outputs, once batch norms are folded
 SIGMAS = 6.0  # a range reaches this many deviations from the mean (Nagel et al. 2019, section 5)
 
 
@@ -53,7 +53,7 @@ def normal(mean: Tensor, variance: Tensor) -> Moments:
 def remembered(model: Model) -> dict[str, tuple[Tensor, Tensor]]:
     """Layer -> mean and deviation of its outputs, float32 [out]: of batch norms that fold, or that were folded."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    for layer, (means, deviations) in model.learned.get(KEY, {}).items():
+    for layer, (means, deviations) in model.learned.normal.items():
         found[layer] = torch.tensor(means), torch.tensor(deviations)
     for layer, norm in foldable(model.network, model.signature):
         after = model.network.get_submodule(norm)
@@ -64,9 +64,9 @@ def remembered(model: Model) -> dict[str, tuple[Tensor, Tensor]]:
     return found
 
 
-def stored(layers: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
-    """What `remembered` reads back from Model.learned[KEY]."""
-    return {name: [mean.tolist(), deviation.tolist()] for name, (mean, deviation) in layers.items()}
+def stored(layers: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, learned.Moments]:
+    """What `remembered` reads back from Learned.normal."""
+    return {name: (tuple(mean.tolist()), tuple(deviation.tolist())) for name, (mean, deviation) in layers.items()}
 
 
 def trace(model: Model, program: ExportedProgram) -> dict[fx.Node, Moments]:

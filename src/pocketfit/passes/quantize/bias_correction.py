@@ -79,10 +79,7 @@ def apply(model: Model, settings: CorrectBias, samples: Samples | None, grid: Gr
         model,
         network=network,
         sha256=fingerprint(network),
-        learned={
-            **model.learned,
-            batch_norm_moments.KEY: batch_norm_moments.stored(batch_norm_moments.remembered(model)),
-        },
+        learned=replace(model.learned, normal=batch_norm_moments.stored(batch_norm_moments.remembered(model))),
         findings=tuple(dict.fromkeys((*model.findings, *findings, *aten.off_grid(program.graph)))),
     )
 

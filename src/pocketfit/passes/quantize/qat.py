@@ -49,7 +49,6 @@ from pocketfit.core.samples import Samples
 from pocketfit.passes.graph.aten import off_grid
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.parameters import attribute, put
-from pocketfit.passes.prune.sparsify import KEY as SPARSE
 from pocketfit.passes.quantize.rounding import TINY, best_scale, error, layer_inputs
 from pocketfit.passes.quantize.simulate.fake_quantize import largest_integer, widest_scale
 from pocketfit.passes.quantize.simulate.observe_ranges import observe, set_ranges
@@ -87,8 +86,8 @@ def apply(
     teacher: Model | None = None,
     progress: Progress | None = None,
 ) -> Model:
-    """A trained copy, batch norms folded, its weights on the grid; `learned["ranges"]` has the ranges of its tensors
-    by the names of `simulate.tensors_of`. Zeros of the layers in `learned["sparse"]` stay zero.
+    """A trained copy, batch norms folded, its weights on the grid; `learned.ranges` has the ranges of its tensors
+    by the names of `simulate.tensors_of`. Zeros of the layers in `learned.sparse` stay zero.
 
     own      the network in float whose answers are to be kept (the unpruned one); None: the model as it is given
     exact    the network in float whose tensors and layers `settings.inner` and `settings.layerwise` compare with; None:
@@ -112,7 +111,7 @@ def apply(
     one_network = distance is own_error and not asked.order and (own or model).key == (exact or model).key
     optimizer = _optimizer(simulation, settings.learning_rate)
     rates = [group["lr"] for group in optimizer.param_groups]
-    zeros = _zeros(simulation, model.learned.get(SPARSE, ()))
+    zeros = _zeros(simulation, model.learned.sparse)
     freely = settings.labels == 0 and samples.inputs(slice(0, 1)).ndim == 4
     laid_out = _as_it_is if stands_channels_last(simulation.network, model) else in_order
     guard = _guard(settings, simulation, asked, distance, samples, laid_out) if settings.guarded else None
@@ -151,7 +150,7 @@ def apply(
             put(network, name, values)
     ranges = {name: point.range for name, point in simulation.points.items()}
     findings = tuple(dict.fromkeys((*model.findings, *off_grid(simulation.network.graph), *said)))
-    learned = {**model.learned, "ranges": ranges}
+    learned = replace(model.learned, ranges=ranges)
     return replace(model, network=network, sha256=fingerprint(network), learned=learned, findings=findings)
 
 

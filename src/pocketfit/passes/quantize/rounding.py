@@ -10,7 +10,7 @@ inputs shrink.
 
 The rounded weights are written back as floats that lie on the grid of the runtime's own quantizer: it finds them where
 they are (the largest of each channel stays at the end of the grid, so that max / 127 is our scale). Zeros of layers
-that were made sparse (`learned["sparse"]`) are pinned too.
+that were made sparse (`learned.sparse`) are pinned too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from pocketfit.core.samples import Samples
 from pocketfit.passes.graph.aten import argument, module_of, off_grid, operation
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.parameters import add_to_bias, attribute, put
-from pocketfit.passes.prune.sparsify import KEY as SPARSE
 from pocketfit.passes.quantize.simulate.fake_quantize import largest_integer, widest_scale
 from pocketfit.passes.quantize.simulate.simulation import WeightGrid, simulate
 from pocketfit.sources.models.fingerprint import fingerprint
@@ -54,7 +53,7 @@ def apply(model: Model, settings: Round, samples: Samples, grid: Grid, *, progre
         gathered = layer_inputs(simulation.network, samples, settings.samples, settings.seed)
         for done, (name, sums) in enumerate(gathered.items()):
             grid_of_layer = simulation.weights[name]
-            parameter, sparse = grid_of_layer.layer.parameter, name in model.learned.get(SPARSE, ())
+            parameter, sparse = grid_of_layer.layer.parameter, name in model.learned.sparse
             wanted = attribute(network, parameter).clone()
             weight = solve(wanted, sums, grid_of_layer.bits, settings.sweeps, keep_zeros=sparse)
             put(network, parameter, weight)

@@ -66,7 +66,7 @@ def apply(
 ) -> Model:
     """A trained copy of the model, after `settings.steps` steps on `samples` (the training split).
 
-    Weights that are zero in the layers of `model.learned["sparse"]` stay zero. What befell the training stands in the
+    Weights that are zero in the layers of `model.learned.sparse` stay zero. What befell the training stands in the
     findings.
 
     teacher  for the same classes, in whatever order where both networks name them
@@ -112,8 +112,8 @@ def _with(model: Model, network: nn.Module, course: Course) -> Model:
 
 
 def masks_of(model: Model) -> dict[str, torch.Tensor]:
-    """Parameter name -> ones and zeros: what a sparse layer has left, by `learned["sparse"]`, names of layers."""
-    weights = {name: model.network.get_submodule(name).weight for name in model.learned.get("sparse", ())}
+    """Parameter name -> ones and zeros: what a sparse layer has left, by `learned.sparse`, names of layers."""
+    weights = {name: model.network.get_submodule(name).weight for name in model.learned.sparse}
     return {f"{name}.weight": (weight.detach() != 0).to(weight.dtype) for name, weight in weights.items()}
 
 

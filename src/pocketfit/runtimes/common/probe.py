@@ -43,7 +43,14 @@ def tiny_model() -> Model:
         (TensorSpec("image", (None, 3, 8, 8), "float32", "NCHW"),), (TensorSpec("logits", (None, 4)),)
     )
     preprocess = Preprocess(height=8, width=8, resize_px=8)
-    return Model(network, signature, preprocess, ("a", "b", "c", "d"), Origin("object", "tiny"), sha256="tiny")
+    return Model(
+        network=network,
+        signature=signature,
+        preprocess=preprocess,
+        labels=("a", "b", "c", "d"),
+        origin=Origin("object", "tiny"),
+        sha256="tiny",
+    )
 
 
 def probe_by_export(

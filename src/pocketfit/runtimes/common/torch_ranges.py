@@ -35,13 +35,13 @@ def ranges_for(
     environment: Mapping[str, str] | None = None,
     server: str = "",
 ) -> Ranges:
-    """`model.learned["ranges"]`, or those that batch norms remember where the settings want them, by tensor of the
+    """`model.learned.ranges`, or those that batch norms remember where the settings want them, by tensor of the
     float file `source`; {} where nothing was learned.
 
     fingerprints  "module:function" of the runtime's child, called as fingerprints(source, samples, target)
     Tensors that torch's network has no like of are left to calibration.
     """
-    learned, grid = model.learned.get("ranges"), settings.grid
+    learned, grid = model.learned.ranges, settings.grid
     if grid is None or settings.precision != "int8":
         return {}
     if settings.ranges == "batch-norm":

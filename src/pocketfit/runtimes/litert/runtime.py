@@ -253,7 +253,14 @@ def _try_out() -> tuple[bool, str]:
     signature = Signature(
         (TensorSpec("image", (None, 3, 8, 8), "float32", "NCHW"),), (TensorSpec("scores", (None, 4)),)
     )
-    model = Model(network, signature, preprocess, ("a", "b", "c", "d"), Origin("object", "probe"), sha256="probe")
+    model = Model(
+        network=network,
+        signature=signature,
+        preprocess=preprocess,
+        labels=("a", "b", "c", "d"),
+        origin=Origin("object", "probe"),
+        sha256="probe",
+    )
     with torch.no_grad():
         expected = network(torch.from_numpy(samples.inputs(slice(None)))).numpy()
     worst = {}

@@ -5,26 +5,22 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.model import Learned, Model
+from pocketfit.core.learned import Learned
+from pocketfit.core.model import Model
 from pocketfit.core.plan.export import Grid
 from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.plan.plan import Plan, canonical_json
-from pocketfit.core.plan.prune import Prune, Sparsify
-from pocketfit.core.plan.quantize import CorrectBias, Equalize, QuantTrain, Round
-from pocketfit.core.plan.rewrite import Piecewise, Resolution
-from pocketfit.core.plan.train import Recalibrate, Train
-from pocketfit.core.samples import Samples
 from pocketfit.core.support.json_file import parse
 from pocketfit.core.support.processes import rank
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.schema import checked
 from pocketfit.search.run.job import Task
+from pocketfit.search.run.pass_table import PASSES, Given
 
 MOST_RECENT = 6
 _RECENT: dict[str, Model] = {}  # by prefix hash: one trial asks for the same network several times
@@ -38,9 +34,7 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
     other passes are quick and are done again. Of several processes (core/support/processes.py) all train together; what
     else looks at samples is done by the first one, which hands the weights to the others.
     """
-    from pocketfit.passes.prune import prune_channels, sparsify
-    from pocketfit.passes.prune.criteria import DATA_DRIVEN
-    from pocketfit.passes.rewrite import hardswish, resolution
+    from pocketfit.passes.prune import sparsify
     from pocketfit.passes.train import data_parallel
 
     model, grid = task.model, plan.export.grid
@@ -52,21 +46,15 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
         if key in _RECENT:
             model = _RECENT[key]
             continue
-        match settings:
-            case Prune() if settings.criterion not in DATA_DRIVEN and not settings.calls_code:
-                model = prune_channels.apply(model, settings)
-            case Piecewise():
-                model = hardswish.apply(model)
-            case Resolution():
-                model = resolution.apply(model, settings)
-            case Sparsify(criterion="magnitude"):
-                model = sparsify.apply(model, settings, None)
-            case _:
-                stored = task.cache / f"trained-{key}.safetensors"
-                if not data_parallel.from_first(stored.exists()):
-                    _carry_out(task, model, settings, grid, exact, watch, stored)
-                data_parallel.file_from_first(stored)
-                model = _restored(model, stored, folded=settings.FACTS.folds)
+        one, given = PASSES[type(settings)], Given(task=task, model=model, grid=grid, exact=exact, watch=watch)
+        if one.quick(settings):
+            model = one.apply(settings, given)
+        else:
+            stored = task.cache / f"trained-{key}.safetensors"
+            if not data_parallel.from_first(stored.exists()):
+                _carry_out(settings, given, stored)
+            data_parallel.file_from_first(stored)
+            model = _restored(model, stored, folded=settings.FACTS.folds)
         model = sparsify.checked(model)
         while len(_RECENT) >= MOST_RECENT:
             del _RECENT[next(iter(_RECENT))]
@@ -74,19 +62,11 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
     return model
 
 
-def _carry_out(
-    task: Task,
-    model: Model,
-    settings: PassSettings,
-    grid: Grid | None,
-    exact: Model | None,
-    watch: Watch,
-    stored: Path,
-) -> None:
+def _carry_out(settings: PassSettings, given: Given, stored: Path) -> None:
     """The pass, by the processes that take part in it; the first one keeps what comes of it."""
     first = rank().first
-    if first or isinstance(settings, Train):
-        made = _applied(task, model, settings, grid, exact, watch)
+    if first or settings.FACTS.by_all:
+        made = PASSES[type(settings)].apply(settings, given)
         if first:
             _keep(made, stored)
 
@@ -109,73 +89,13 @@ def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -
         "threads": torch.get_num_threads(),
         "passes": [{"pass": type(p).__name__, **asdict(p)} for p in passes],
     }
-    if grid is not None and any(p.FACTS.on_grid or (grid.coarse and isinstance(p, Equalize)) for p in passes):
+    if grid is not None and any(p.FACTS.on_grid or (grid.coarse and p.FACTS.on_coarse_grid) for p in passes):
         facts["grid"] = asdict(grid)
-    if task.teacher is not None and any(isinstance(p, Train | QuantTrain) for p in passes):
+    if task.teacher is not None and any(p.FACTS.has_teacher for p in passes):
         facts["teacher"] = [task.teacher.key, *task.teacher.labels]
-    if rank().count > 1 and any(isinstance(p, Train) for p in passes):  # batch norms see fewer rows at a time
+    if rank().count > 1 and any(p.FACTS.by_all for p in passes):  # batch norms see fewer rows at a time
         facts["processes"] = rank().count
     return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:16]
-
-
-def _applied(
-    task: Task, model: Model, settings: PassSettings, grid: Grid | None, exact: Model | None, watch: Watch
-) -> Model:
-    """One pass, on the model after those before it; `exact`: the model before any weight was put on the grid."""
-    from pocketfit.passes.prune import prune_channels, sparsify
-    from pocketfit.passes.quantize.equalize import equalize
-    from pocketfit.passes.train import fine_tune, recalibrate_batch_norm
-
-    def samples(split: str, limit: int | None = None) -> Samples:
-        return task.samples(split, model.preprocess, watch, limit=limit)
-
-    if isinstance(settings, Train):
-        given = samples("train")
-        tick = watch.step(f"training for {settings.steps} steps")
-        return fine_tune.apply(
-            model, settings, given, teacher=task.teacher or task.model, cache=task.cache, progress=tick
-        )
-    if isinstance(settings, Recalibrate):
-        given = samples("train")
-        watch.step("taking batch norms anew")
-        return recalibrate_batch_norm.apply(model, settings, given)
-    if isinstance(settings, Prune):
-        given = samples("train", settings.samples)
-        watch.step(f"scoring channels by {settings.criterion}")
-        return prune_channels.apply(model, settings, given)
-    if isinstance(settings, Sparsify):
-        given = samples("train", settings.samples)
-        return sparsify.apply(model, settings, given, progress=watch.step("following the loss to each weight"))
-    if isinstance(settings, Equalize):
-        looked_at = samples("calibration", settings.samples) if settings.statistics == "data" else None
-        watch.step("equalizing channels")
-        return equalize.apply(model, settings, looked_at, grid)
-    assert grid is not None, "a plan with such a pass has a grid"
-    return _on_grid(task, model, settings, grid, exact, samples, watch)
-
-
-def _on_grid(
-    task: Task,
-    model: Model,
-    settings: PassSettings,
-    grid: Grid,
-    exact: Model | None,
-    samples: Callable[..., Samples],
-    watch: Watch,
-) -> Model:
-    from pocketfit.passes.quantize import bias_correction, qat, rounding
-
-    if isinstance(settings, CorrectBias):
-        looked_at = samples("calibration", settings.samples) if settings.statistics == "data" else None
-        watch.step("correcting biases")
-        return bias_correction.apply(model, settings, looked_at, grid)
-    if isinstance(settings, Round):
-        given = samples(settings.split, settings.samples)
-        return rounding.apply(model, settings, given, grid, progress=watch.step("rounding weights"))
-    assert isinstance(settings, QuantTrain)
-    given = samples(settings.split)
-    tick = watch.step(f"training for {settings.steps} steps on the grid")
-    return qat.apply(model, settings, given, grid, own=task.model, exact=exact, teacher=task.teacher, progress=tick)
 
 
 def _keep(model: Model, stored: Path) -> None:
@@ -185,7 +105,9 @@ def _keep(model: Model, stored: Path) -> None:
     stored.parent.mkdir(parents=True, exist_ok=True)
     partial = stored.with_suffix(".partial")
     tensors = {name: value.detach().contiguous() for name, value in model.network.state_dict().items()}
-    save_tensors(tensors, partial, {"learned": json.dumps(model.learned), "findings": json.dumps(model.findings)})
+    save_tensors(
+        tensors, partial, {"learned": json.dumps(model.learned.to_json()), "findings": json.dumps(model.findings)}
+    )
     partial.replace(stored)
 
 
@@ -206,16 +128,12 @@ def _restored(model: Model, stored: Path, *, folded: bool) -> Model:
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{stored} is damaged ({error}): {mend}") from error
     kept = {key: parse(known.get(key, "").encode(), str(stored), mend) for key in ("learned", "findings")}
-    learned: dict[str, Any] = dict(checked(Learned, kept["learned"], str(stored), mend))
+    learned = checked(Learned, kept["learned"], str(stored), mend)
     network = fold_batch_norm(model.network, model.signature) if folded else copy.deepcopy(model.network)
     for name in sorted(weights.keys() - network.state_dict().keys()):
         owner, _, last = name.rpartition(".")
         if last == "bias":  # a layer that had none has got one
             network.get_submodule(owner).bias = torch.nn.Parameter(torch.empty_like(weights[name]))
     resize_to(network, weights)
-    if "ranges" in learned:
-        learned["ranges"] = {name: tuple(ends) for name, ends in learned["ranges"].items()}
-    if "sparse" in learned:
-        learned["sparse"] = tuple(learned["sparse"])
     findings = checked(tuple[str, ...], kept["findings"], str(stored), mend)
     return replace(model, network=network.eval(), sha256=fingerprint(network), learned=learned, findings=findings)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.model import Learned, Model, ModelFile, Origin
+from pocketfit.core.learned import Learned
+from pocketfit.core.model import Model, ModelFile, Origin
 from pocketfit.core.signature import Signature
 from pocketfit.core.support import user_code
 from pocketfit.core.support.json_file import load
@@ -99,16 +100,15 @@ def load_model(
         changed = f"The layers that {told.origin.name} builds have changed since {folder} was saved; its weights fit."
         findings = (*findings, changed)
     return Model(
-        network,
-        told.signature,
-        told.preprocess,
-        told.labels,
-        told.origin,
-        told.split_seed,
-        "torch",
-        found,
-        dict(told.learned),
-        findings,
+        network=network,
+        signature=told.signature,
+        preprocess=told.preprocess,
+        labels=told.labels,
+        origin=told.origin,
+        split_seed=told.split_seed,
+        sha256=found,
+        learned=told.learned,
+        findings=findings,
     )
 
 
@@ -162,20 +162,19 @@ def _check_answers(network: nn.Module, signature: Signature, weights: Path) -> N
 def _check_learned(network: nn.Module, learned: Learned) -> None:
     """Raises Violation where what was learned is about layers that the network does not have."""
     layers = dict(network.named_modules())
-    normal = learned.get("normal", {})
     for key, names in (
-        ("sparse", learned.get("sparse", ())),
-        ("patterns", learned.get("patterns", ())),
-        ("normal", normal),
+        ("sparse", learned.sparse),
+        ("patterns", learned.patterns),
+        ("normal", learned.normal),
     ):
         for name in names:
             if not isinstance(getattr(layers.get(name), "weight", None), Tensor):
                 raise Violation(f"names {shown(name)}, which is no layer with weights", f"learned.{key}")
-    for name, (means, deviations) in normal.items():
+    for name, (means, deviations) in learned.normal.items():
         made = getattr(layers[name], "out_channels", None) or getattr(layers[name], "out_features", None)
         if len(means) != len(deviations) or made not in (None, len(means)):
             raise Violation(f"has {len(means)} means and {len(deviations)} deviations", f"learned.normal.{name}")
-    for name, (low, high) in learned.get("ranges", {}).items():
+    for name, (low, high) in learned.ranges.items():
         if low > high:
             raise Violation("is no range: its low end is above its high end", f"learned.ranges.{name}")
 
@@ -190,7 +189,7 @@ def _description(model: Model, weights_sha256: str) -> dict[str, Any]:
         "split_seed": model.split_seed,
         "sha256": model.sha256,
         "weights_sha256": weights_sha256,
-        "learned": dict(model.learned),
+        "learned": model.learned.to_json(),
         "findings": list(model.findings),
     }
 

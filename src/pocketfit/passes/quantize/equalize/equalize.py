@@ -85,12 +85,11 @@ def apply(model: Model, settings: Equalize, samples: Samples | None, grid: Grid 
     else:
         network, normals = folded, remembered
         sentences = ["Channels were not equalized, as it would have changed what the network computes."]
-    learned = {name: value for name, value in model.learned.items() if name != "ranges"}
     return replace(
         model,
         network=network,
         sha256=fingerprint(network),
-        learned={**learned, batch_norm_moments.KEY: batch_norm_moments.stored(normals)},
+        learned=replace(model.learned, ranges={}, normal=batch_norm_moments.stored(normals)),
         findings=tuple(dict.fromkeys((*model.findings, *findings, *sentences))),
     )
 
