@@ -42,9 +42,9 @@ BRIEFLY = "Effort(sessions=2, seconds=0.05, min_rounds=5, max_rounds=10)"
 MAIN = f"""
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell start with Ctrl-C ignored
-from pocketfit.measurement import cost
+from pocketfit.measurement import latency
 from pocketfit.measurement.latency import Effort
-cost.QUICK = cost.CAREFUL = {BRIEFLY}
+latency.QUICK = latency.CAREFUL = {BRIEFLY}
 from pocketfit.cli.main import main
 main()
 """

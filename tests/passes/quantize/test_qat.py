@@ -118,7 +118,7 @@ def test_the_network_that_is_both_teacher_and_measure_is_asked_once() -> None:
     """With `inner` the float network runs anyway; under another name it is asked by itself, and teaches the same."""
     torch.manual_seed(0)
     model, pictures = model_of(Net(), 12), noise(32, 12, 0)
-    settings = QuantTrain(4, batch_size=16, learning_rate=0.2, inner=1.0)
+    settings = QuantTrain(4, batch_size=16, learning_rate=0.2, inner=1.0, guarded=False)
     calls: list[str] = []
     model.network.register_forward_hook(lambda *_: calls.append("own"))
     once = qat.apply(model, settings, pictures, FOUR)
@@ -237,7 +237,7 @@ def test_weights_only_learns_without_ranges() -> None:
 def test_zeros_of_sparse_layers_stay() -> None:
     torch.manual_seed(0)
     sparse = sparsify.apply(model_of(Net(), 12), Sparsify(0.6), None)
-    settings = QuantTrain(12, batch_size=16, learning_rate=0.5)
+    settings = QuantTrain(12, batch_size=16, learning_rate=0.5, guarded=False)
     found = qat.apply(sparse, settings, noise(64, 12, 0), FOUR)
     free = qat.apply(replace(sparse, learned=Learned()), settings, noise(64, 12, 0), FOUR)
     for name in ("c", "fc"):
@@ -338,7 +338,7 @@ def test_a_network_is_narrow_at_its_bottlenecks_and_sums(name: str, expected: in
 def test_a_training_that_does_harm_is_taken_back(trained: tuple[Model, Model]) -> None:
     """At a rate of hundreds of its steps each weight is thrown about: unguarded, the network is lost."""
     model, _ = trained
-    wild = QuantTrain(12, batch_size=16, learning_rate=300.0)
+    wild = QuantTrain(12, batch_size=16, learning_rate=100.0)
     alone = qat.apply(model, replace(wild, guarded=False), noise(64, 12, 0), FOUR)
     watched = qat.apply(model, wild, noise(64, 12, 0), FOUR)
     before = simulated_db(model, model, FOUR)

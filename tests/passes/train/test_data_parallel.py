@@ -31,7 +31,8 @@ from pocketfit.core.plan.prune import Sparsify
 from pocketfit.core.plan.train import Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
-from pocketfit.passes import sparsify, train
+from pocketfit.passes.prune import sparsify
+from pocketfit.passes.train import fine_tune
 from pocketfit.sources.models.open_model import model_from_module
 
 PREPROCESS = Preprocess(height=12, width=12, resize_px=12)
@@ -55,7 +56,7 @@ for name, (norm, settings) in KINDS.items():
     torch.manual_seed(1)
     student, teacher = (model_from_module(net(norm), preprocess=PREPROCESS, labels=("a", "b", "c")) for _ in range(2))
     student = sparsify.apply(student, Sparsify(0.5), None)
-    found = train.apply(student, settings, samples, teacher=teacher)
+    found = fine_tune.apply(student, settings, samples, teacher=teacher)
     torch.save(found.network.state_dict(), Path(sys.argv[1]) / f"{name}-{rank().count}-{rank().number}.pt")
 """
 

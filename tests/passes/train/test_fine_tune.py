@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.learned import Learned
 from pocketfit.core.model import Model
 from pocketfit.core.plan.train import Train
 from pocketfit.core.preprocess import Preprocess
@@ -320,7 +321,7 @@ def test_zeros_of_sparse_layers_stay_and_only_theirs() -> None:
         start.network.stem[0].weight[:, 1] = 0
         start.network.classifier[0].weight[::2] = 0
         start.network.classifier[2].weight[0] = 0
-    sparse = replace(start, learned={"sparse": ["stem.0", "classifier.0"]})
+    sparse = replace(start, learned=Learned(sparse=("stem.0", "classifier.0")))
     for settings in (Train(6, batch_size=8), Train(6, batch_size=8, ema=0.9)):
         trained = fine_tune.apply(sparse, settings, samples(), teacher=model(1))
         assert (trained.network.stem[0].weight[:, 1] == 0).all() and (trained.network.stem[0].weight[:, 0] != 0).all()

@@ -81,8 +81,8 @@ def test_wrong_inputs_are_refused_in_a_sentence(inputs: dict[str, Any], sentence
 def test_stdout_stays_clean() -> None:
     """stdout carries the command's JSON, and LiteRT's INFO lines do not belong on the terminal."""
     program = (
-        "import sys, numpy as np; from pathlib import Path; from pocketfit.runtimes import litert;"
-        f"litert.load(Path(sys.argv[1])).run({{'image': np.zeros((2, {SIZE}, {SIZE}, 3), np.float32)}})"
+        "import sys, numpy as np; from pathlib import Path; from pocketfit.runtimes.litert.runtime import load;"
+        f"load(Path(sys.argv[1])).run({{'image': np.zeros((2, {SIZE}, {SIZE}, 3), np.float32)}})"
     )
     done = subprocess.run([sys.executable, "-c", program, export().path], capture_output=True, text=True, check=True)
     assert done.stdout == ""

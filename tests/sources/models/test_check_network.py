@@ -72,7 +72,7 @@ def test_an_error_of_the_forward_names_its_layer_and_line() -> None:
         raise KeyError("scale")
 
     text = refusal(nn.Sequential(nn.ReLU(), Does(raising)))
-    assert "raises KeyError: 'scale' (layer 'body.1', test_opening.py, line" in text
+    assert "raises KeyError: 'scale' (layer 'body.1', test_check_network.py, line" in text
 
 
 def test_another_size_is_asked_for_where_the_input_does_not_fit() -> None:

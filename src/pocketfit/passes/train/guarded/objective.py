@@ -99,7 +99,8 @@ def scale_of(logits: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Score:
-    """Of each sample that is looked at, [n]: whether the answer is right (1 or 0), and its cross-entropy."""
+    """Of each sample that is looked at, [n]: whether the answer is right (1 or 0), and its cross-entropy to the label;
+    to the teacher's answer where labels do not count or are missing."""
 
     right: NDArray[np.float64]
     loss: NDArray[np.float64]
@@ -143,13 +144,18 @@ class Exam:
     def __init__(self, samples: Samples, classes: int, recipe: Recipe, teacher: Asked | None) -> None:
         labels = samples.labels if recipe.alpha < 1 or teacher is None else np.full(len(samples), -1)
         self._samples, self._wanted = samples, labels
+        self._soft: Tensor | None = None  # targets [n, classes], where some are the teacher's
         self.scale, theirs, some = 1.0, None, samples.first(BATCH_SIZE)
         if teacher is not None:
             theirs = _all(teacher, samples if (labels < 0).any() else some)[:, :classes]
+            self.scale = scale_of(theirs[: len(some)]) if recipe.alpha > 0 else 1.0
             if (labels < 0).any():
                 self._wanted = np.where(labels < 0, theirs.argmax(1).numpy(), labels)
+                self._soft = (self.scale * theirs).softmax(1)
+                self._soft[labels >= 0] = nn.functional.one_hot(
+                    torch.from_numpy(labels[labels >= 0]), theirs.shape[1]
+                ).float()
             theirs = theirs[: len(some)]
-            self.scale = scale_of(theirs) if recipe.alpha > 0 else 1.0
         plain = replace(recipe, features=(), feature_weight=0.0)
         given = torch.from_numpy(np.ascontiguousarray(some.labels))
         self.constant = float(objective(torch.zeros(len(some), classes), given, plain, theirs, scale=self.scale))
@@ -159,10 +165,12 @@ class Exam:
         are left out. What is not finite is wrong.
         """
         logits, known = self.scale * _all(network, self._samples), self._wanted >= 0
-        logits, wanted = logits[torch.from_numpy(known)], torch.from_numpy(self._wanted[known])
+        rows = torch.from_numpy(known)
+        logits, wanted = logits[rows], torch.from_numpy(self._wanted[known])
         finite = torch.isfinite(logits).all(1)
         right = (logits.argmax(1) == wanted) & finite
-        loss = nn.functional.cross_entropy(logits, wanted, reduction="none").nan_to_num(MOST_LOSS).clamp(max=MOST_LOSS)
+        target = wanted if self._soft is None else self._soft[rows]
+        loss = nn.functional.cross_entropy(logits, target, reduction="none").nan_to_num(MOST_LOSS).clamp(max=MOST_LOSS)
         return Score(right.numpy().astype(np.float64), loss.numpy().astype(np.float64))
 
 
