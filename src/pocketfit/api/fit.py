@@ -15,8 +15,9 @@ from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.support.user_code import Allowed
 from pocketfit.measurement.run_samples import check_metric
 from pocketfit.search.decide.result import Result
+from pocketfit.search.run.begin import check_out
 from pocketfit.search.run.job import Task, check_teacher, with_labels
-from pocketfit.search.run.loop import check_out, fit_task
+from pocketfit.search.run.loop import fit_task
 
 if TYPE_CHECKING:
     pass

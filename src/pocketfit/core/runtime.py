@@ -55,12 +55,12 @@ class Session(Protocol):
 
 
 class LayerOutputs(Protocol):
-    """A file whose layers can be read: `layers` name -> tensor name; `run` gives those tensors by layer, the file's
-    answer as ""."""
+    """A file whose layers can be read: `layers` name -> tensor name; `run` gives those tensors by layer, and as "" the
+    file's answer, in integers or in float."""
 
     layers: Mapping[str, str]
 
-    def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]: ...
+    def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]: ...
 
 
 class Runtime(Protocol):

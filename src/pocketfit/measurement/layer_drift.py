@@ -22,6 +22,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.support.loading import called
 from pocketfit.measurement.run_samples import fed
 from pocketfit.numerics import sqnr
+from pocketfit.numerics.affine import dequantize
 
 
 def drift_in_child(*, runtime: str, a: str, b: str, array: str, preprocess: str, threads: int) -> dict[str, Any]:
@@ -81,7 +82,10 @@ class _File:
         if quantization is not None:
             given = quantize_input(values, spec.dtype, quantization.scales[0], quantization.zero_points[0])
         found = self.tapped.run({spec.name: given})
-        signal, noise = sqnr.energies(answer(self.shipped, values), found.pop(""))
+        told, back = found.pop(""), self.shipped.output_quantization
+        if back is not None and told.dtype.kind != "f":
+            told = dequantize(told, back.scales[0], back.zero_points[0])
+        signal, noise = sqnr.energies(answer(self.shipped, values), told)
         self._signal, self._noise = self._signal + signal, self._noise + noise
         return found
 

@@ -253,6 +253,6 @@ def test_the_weights_decide_and_not_the_pass() -> None:
 
 def test_without_a_pattern_nothing_is_said() -> None:
     found = sparsify.apply(made(), Sparsify(0.6), None)
-    assert "patterns" not in found.learned and not broken(prune_channels.apply(found, Prune(0.5, multiple=4)))
+    assert not found.learned.patterns and not broken(prune_channels.apply(found, Prune(0.5, multiple=4)))
     denser = sparsify.apply(sparsify.apply(made(), Sparsify(pattern="2:4"), None), Sparsify(0.8), None)
     assert denser.learned.patterns == {"wide": "2:4", "fc": "2:4"} and not broken(denser)

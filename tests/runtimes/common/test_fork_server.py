@@ -175,10 +175,10 @@ def test_a_server_that_is_killed_takes_its_children_with_it(server: str, tmp_pat
     assert child_process.call(f"{HERE}:about", {}, server=server)["parent"] not in (parent, os.getpid())
 
 
-@pytest.mark.parametrize("module", ["litert_convert", "onnxruntime_convert"])
+@pytest.mark.parametrize("module", ["litert.convert", "onnxruntime.convert"])
 def test_the_converters_can_be_forked(module: str) -> None:
     """Whatever they load starts no thread; where a new version does, exports go on in fresh processes, slowly."""
-    pytest.importorskip("litert_torch" if module == "litert_convert" else "onnxscript")
+    pytest.importorskip("litert_torch" if module == "litert.convert" else "onnxscript")
     from pocketfit.runtimes.litert import runtime
 
     preload = f"pocketfit.runtimes.{module}:preload"

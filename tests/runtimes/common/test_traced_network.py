@@ -78,7 +78,7 @@ def test_failures_are_short_and_leave_nothing(
 def test_failures_name_the_layer_and_the_line(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pocketfit.passes.graph.fold_batch_norm.fold_batch_norm", lambda network, signature: network)
     broken = replace(model, network=nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(WrongShape())), sha256="broken")
-    with pytest.raises(ExportFailed, match=r"in layer '1\.0' \(test_traced\.py, line \d+\)"):
+    with pytest.raises(ExportFailed, match=r"in layer '1\.0' \(test_traced_network\.py, line \d+\)"):
         program_of(broken)
 
 

@@ -22,10 +22,10 @@ from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.samples import Samples
 from pocketfit.core.support import cpuinfo
+from pocketfit.core.support.loading import require
 from pocketfit.formats import onnx_read
 from pocketfit.numerics import quantization_ranges as numerics
 from pocketfit.numerics.affine import fake_quantize, quantize, scale_from_range, symmetric_scale
-from pocketfit.runtimes import require
 from pocketfit.runtimes.common import calibration as ranges
 from pocketfit.runtimes.onnxruntime import calibrate, runtime
 from pocketfit.runtimes.onnxruntime import quantize as onnxruntime_quantize

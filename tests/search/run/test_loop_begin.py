@@ -15,7 +15,7 @@ from pocketfit.core.support.array_file import stored_array
 from pocketfit.core.support.progress import Silent
 from pocketfit.search import journal
 from pocketfit.search.propose.space import Proposal
-from pocketfit.search.run import loop
+from pocketfit.search.run import begin, loop
 from pocketfit.search.run import run_trial as attempts
 from pocketfit.search.run.job import Task
 from tests.search import builders
@@ -23,22 +23,22 @@ from tests.search.run.test_job import task
 
 
 def test_what_a_kill_has_left_is_no_foreign_folder(tmp_path: Path) -> None:
-    loop.check_out(tmp_path / "new")
+    begin.check_out(tmp_path / "new")
     for name in (".lock", "journal.jsonl"):
         (tmp_path / name).touch()
     (tmp_path / "journal.jsonl").write_bytes(b'{"kind": "sta')
     (tmp_path / "cache").mkdir()
-    loop.check_out(tmp_path)
+    begin.check_out(tmp_path)
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match=r"holds something else .* \(thesis\.tex\); nothing was changed"):
-        loop.check_out(tmp_path)
+        begin.check_out(tmp_path)
     journal.append(tmp_path / "journal.jsonl", builders.start(builders.budget()))
-    loop.check_out(tmp_path)  # with a run in it the folder is the run's
+    begin.check_out(tmp_path)  # with a run in it the folder is the run's
 
 
 def begun(a_task: Task, *trials: Any) -> None:
     path = a_task.out / "journal.jsonl"
-    loop._begin(a_task, path, Silent())
+    begin.begin(a_task, path, Silent())
     for trial in trials:
         journal.append(path, {"kind": "trial", **trial.to_json()})
 

@@ -16,6 +16,7 @@ from pocketfit.measurement.run_samples import Scores
 from pocketfit.report.run.run_data import _classes
 from pocketfit.search import journal
 from pocketfit.search.run import layer_report, loop, scores_once, verdict
+from pocketfit.search.run.clock import Clock
 from pocketfit.search.run.job import Task
 from pocketfit.sources.data.dataset import from_arrays
 from tests.search import builders
@@ -50,7 +51,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Task, Path, 
 
 
 def decide(a_task: Task, path: Path) -> None:
-    loop._verdict(a_task, path, loop._Clock(path, 0.0, None), Silent())
+    loop._verdict(a_task, path, Clock(path, 0.0, None), Silent())
 
 
 def test_a_kill_behind_the_reading_reads_nothing_twice(

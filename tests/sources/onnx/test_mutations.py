@@ -23,7 +23,9 @@ def test_each_is_read_or_refused(tmp_path: Path) -> None:
     while first < COUNT:
         payload = {"path": str(tmp_path / "net.onnx"), "first": first, "count": COUNT - first, "log": str(log)}
         try:
-            result = child_process.call("mutations:run", payload, timeout_s=300, memory_bytes=4 * 2**30)
+            result = child_process.call(
+                "tests.sources.onnx.mutations:run", payload, timeout_s=300, memory_bytes=4 * 2**30
+            )
         except ExportFailed as error:
             deaths.append(f"{log.read_text()}: {error}")
             assert len(deaths) <= DEATHS, deaths

@@ -34,7 +34,9 @@ def test_classifiers_of_their_time() -> None:
 
 @pytest.mark.slow
 def test_every_case_of_the_standard() -> None:
-    done: dict[str, Any] = child_process.call("standard_cases:node_cases", {"part": 0, "parts": 1}, timeout_s=600)
+    done: dict[str, Any] = child_process.call(
+        "tests.sources.onnx.standard_cases:node_cases", {"part": 0, "parts": 1}, timeout_s=600
+    )
     assert done["wrong"] == {}
     assert [m for m in done["refused"].values() if not one_sentence(m)] == []
     assert len(done["carried"]) >= 1425, len(done["carried"])

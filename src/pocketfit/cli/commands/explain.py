@@ -168,6 +168,4 @@ def _layer(row: Mapping[str, Any], drift: Mapping[str, Any]) -> list[object]:
 
 def _db(value: float | None) -> str:
     """Null stands for no noise at all."""
-    from pocketfit.cli.terminal import value
-
     return "exact" if value is None else f"{value:.1f} dB"

@@ -93,8 +93,8 @@ def fit(
     from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.support.files import check_folder
     from pocketfit.measurement.run_samples import check_metric
+    from pocketfit.search.run.begin import check_out
     from pocketfit.search.run.job import Task
-    from pocketfit.search.run.loop import check_out
 
     check_folder(out) if data is None else check_out(out)
     check_metric(metric)

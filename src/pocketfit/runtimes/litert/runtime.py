@@ -176,7 +176,7 @@ def _float_file(model: Model, layout: str, work: Path) -> tuple[Path, list[str]]
 
 
 def _converted(payload: dict[str, Any]) -> list[str]:
-    """litert_convert.convert in a child; where the converter fails or dies, ExportFailed with the layer's name."""
+    """convert.convert in a child; where the converter fails or dies, ExportFailed with the layer's name."""
     where: dict[str, Any] = {"environment": CHILD_ENVIRONMENT, "server": SERVER}
     try:
         return list(child_process.call("pocketfit.runtimes.litert.convert:convert", payload, **where))

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from pocketfit.core.artifact import OpInfo
 from pocketfit.core.runtime import Arrays
-from pocketfit.numerics.affine import dequantize
 
 ACTIVATIONS = ("Relu", "LeakyRelu", "Clip")
 INTEGER = ("ConvInteger", "MatMulInteger")
@@ -74,7 +73,6 @@ class _Opened:
     session: Any
     layers: Mapping[str, str]
     output: str
-    output_quantization: Any
 
     @classmethod
     def of(cls, path: Path, operators: Sequence[OpInfo], threads: int) -> _Opened:
@@ -103,15 +101,9 @@ class _Opened:
         options = onnxruntime.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 3, threads
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        from pocketfit.runtimes.onnxruntime.runtime import load
-
-        shipped = load(path, threads=threads)
-        return cls(session, layers, stated[0], shipped.output_quantization)
+        return cls(session, layers, stated[0])
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
         wanted = [self.output, *self.layers.values()]
         values = self.session.run(wanted, inputs)
-        if self.output_quantization is not None:
-            one = self.output_quantization
-            values[0] = dequantize(values[0], one.scales[0], one.zero_points[0])
         return {"": values[0]} | dict(zip(self.layers, values[1:], strict=True))

@@ -1,5 +1,5 @@
-"""ONNX Runtime: the seam of core.runtime.Runtime. What runs in its child processes is in onnxruntime_convert.py,
-onnxruntime_calibrate.py and onnxruntime_quantize.py.
+"""ONNX Runtime: the seam of core.runtime.Runtime. What runs in its child processes is in convert.py,
+calibrate.py and quantize.py.
 
 "int8" activations make ONNX Runtime's S8S8 files, "uint8" its U8S8 files; their speed differs by the machine.
 """
@@ -7,26 +7,21 @@ onnxruntime_calibrate.py and onnxruntime_quantize.py.
 from __future__ import annotations
 
 import platform
-import re
 import shutil
-import statistics
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pocketfit.core.artifact import Artifact, Contents, OpCost, OpInfo, Quantization
-from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
+from pocketfit.core.artifact import Artifact, Contents, OpInfo
+from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import ExportSettings, Weights
 from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.plan.plan import Plan
-from pocketfit.core.runtime import Arrays, RuntimeInfo
+from pocketfit.core.runtime import RuntimeInfo
 from pocketfit.core.samples import Samples
-from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.core.signature import Signature
 from pocketfit.core.support.cpuinfo import X86, cpuinfo, isa, saturates, u8s8_saturates
 from pocketfit.core.support.loading import require
 from pocketfit.core.support.scratch import temporary_folder
@@ -38,10 +33,13 @@ from pocketfit.runtimes.common.probe import probe_by_export
 from pocketfit.runtimes.common.torch_ranges import ranges_for
 from pocketfit.runtimes.common.traced_network import notes_of, traced
 from pocketfit.runtimes.onnxruntime import layer_outputs
+from pocketfit.runtimes.onnxruntime.profile import profile
 from pocketfit.runtimes.onnxruntime.recurrent import RECURRENT
+from pocketfit.runtimes.onnxruntime.session import EXTRA, load
+
+__all__ = ["EXTRA", "load", "profile"]  # of the seam, from the files beside this one
 
 NAME = "onnxruntime"
-EXTRA = "onnxruntime"
 EXTENSION = ".onnx"
 ACCEPTS = ("torch",)
 HOW = "measured"
@@ -52,7 +50,6 @@ GATHER = "pocketfit.runtimes.onnxruntime.calibrate:gather"
 LAYER_OUTPUTS = "pocketfit.runtimes.onnxruntime.layer_outputs:opened"
 LAYER_OUTPUTS_DIFFER = ""
 
-PROVIDER = "CPUExecutionProvider"
 CONVERT = "pocketfit.runtimes.onnxruntime.convert"
 CALIBRATE = "pocketfit.runtimes.onnxruntime.calibrate"
 QUANTIZE = "pocketfit.runtimes.onnxruntime.quantize"
@@ -67,7 +64,6 @@ UNCOUNTED = (
     *("QuantizeLinear", "DequantizeLinear", "Cast", "Shape", "Concat", "Expand", "Slice", "Gather", "Reshape"),
     *("Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "LeakyRelu"),
 )
-_DTYPES = {"float": "float32", "double": "float64"}
 
 
 def probe() -> RuntimeInfo:
@@ -336,100 +332,3 @@ def _listed(ops: list[OpInfo], most: int = 5) -> str:
 def inspect(path: Path) -> Contents:
     """What the file states; see onnx_file.contents."""
     return onnx_read.contents(path)
-
-
-class OnnxSession:
-    """A loaded .onnx file on the CPU provider. A file that is noted to be right for one row only gets the rows of a
-    batch one after the other."""
-
-    def __init__(self, session: Any) -> None:
-        self._session: Any = session
-        about: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
-        self.signature = Signature(
-            tuple(_spec(value, about.get("pocketfit.layout", "")) for value in session.get_inputs()),
-            tuple(_spec(value, None) for value in session.get_outputs()),
-        )
-        self._row_by_row = about.get("pocketfit.batch") == "1"
-        self.input_quantization = _stated(about, "input")
-        self.output_quantization = _stated(about, "output")
-
-    def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
-        """Arrays by name -> arrays by name. Raises UserError where a name, shape or dtype does not fit the file."""
-        if self._session is None:
-            raise UserError("This session has been closed")
-        rows = {len(value) for value in inputs.values() if value.ndim}
-        if self._row_by_row and len(rows) == 1 and (count := rows.pop()) > 1:
-            parts = [self._run({n: value[i : i + 1] for n, value in inputs.items()}) for i in range(count)]
-            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return self._run(inputs)
-
-    def _run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
-        errors = require("onnxruntime", EXTRA).capi.onnxruntime_pybind11_state
-        try:
-            results = self._session.run(None, {name: np.ascontiguousarray(value) for name, value in inputs.items()})
-        except (ValueError, errors.InvalidArgument) as error:
-            raise UserError(f"The inputs do not fit the file: {str(error).splitlines()[0]}") from error
-        except errors.Fail as error:
-            raise CannotRunHere(f"ONNX Runtime failed while running: {str(error).splitlines()[0]}") from error
-        names = [spec.name for spec in self.signature.outputs]
-        return {
-            name: value if value.flags.owndata and value.flags.writeable else value.copy()
-            for name, value in zip(names, results, strict=True)
-        }
-
-    def close(self) -> None:
-        self._session = None
-
-
-def load(path: Path, *, threads: int = 1) -> OnnxSession:
-    """Load on the CPU provider. Raises UserError for a missing file, CannotRunHere for one that does not load."""
-    onnxruntime = require("onnxruntime", EXTRA)
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no file '{path}'")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
-    except Exception as error:  # ONNX Runtime's errors share no base class
-        raise CannotRunHere(f"ONNX Runtime cannot load '{path}': {str(error).splitlines()[0][:300]}") from error
-    if PROVIDER not in session.get_providers():
-        raise CannotRunHere(f"This ONNX Runtime has no {PROVIDER}: it has {', '.join(session.get_providers())}")
-    return OnnxSession(session)
-
-
-def _spec(value: Any, layout: str | None) -> TensorSpec:
-    shape = tuple(size if isinstance(size, int) else None for size in value.shape)
-    kind = value.type.removeprefix("tensor(").removesuffix(")")
-    return TensorSpec(
-        value.name, shape, _DTYPES.get(kind, kind), "" if layout is None else onnx_read.layout_of(shape, layout)
-    )
-
-
-def _stated(about: Mapping[str, str], word: str) -> Quantization | None:
-    if f"pocketfit.{word}_scale" not in about:
-        return None
-    return Quantization((float(about[f"pocketfit.{word}_scale"]),), (int(about[f"pocketfit.{word}_zero_point"]),))
-
-
-def profile(path: Path, inputs: Arrays, *, threads: int = 1, runs: int = 30) -> list[OpCost]:
-    """Median time of every kernel over `runs` runs, by ONNX Runtime's own profiler, in a child process.
-
-    `index` is that of the operator in `inspect(path).ops`, -1 for kernels that ONNX Runtime put in (layout changes).
-    """
-    require("onnxruntime", EXTRA)
-    contents, kernels = onnx_read.contents(path), onnx_read.op_of_kernel(path)
-    with temporary_folder() as folder:
-        archive = Path(folder, "inputs.npz")
-        np.savez(archive, allow_pickle=False, **inputs)
-        payload = {"path": str(path), "inputs": str(archive), "folder": folder, "threads": threads, "runs": runs}
-        nodes = child_process.call(f"{CONVERT}:profile", payload)
-    costs = []
-    for node in nodes:
-        kernel = re.sub(r"^fused |_token_\d+$", "", node["name"])  # added to operators that were fused with others
-        index = kernels.get(kernel, -1)
-        name = contents.ops[index].name if index >= 0 else kernel
-        time_us = float(statistics.median(node["times_us"]))
-        costs.append(OpCost(index, name, node["type"], time_us, f"{node['provider']} {node['type']}"))
-    return costs

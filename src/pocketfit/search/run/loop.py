@@ -6,15 +6,13 @@ moment and started again on the same folder it goes on with the journal that is 
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
-from pocketfit import __version__, runtimes
+from pocketfit import runtimes
 from pocketfit.core.errors import Stopped, UserError
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
@@ -22,12 +20,10 @@ from pocketfit.core.plan.prune import Prune
 from pocketfit.core.plan.quantize import QuantTrain
 from pocketfit.core.plan.train import Train
 from pocketfit.core.support.array_file import forget_arrays
-from pocketfit.core.support.files import check_folder, check_writable, held
+from pocketfit.core.support.files import held
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.trial import Trial
 from pocketfit.measurement import latency
-from pocketfit.measurement.environment import environment
-from pocketfit.numerics.latency_intervals import MAX_NEEDED, needed_n
 from pocketfit.search import journal
 from pocketfit.search.decide.choose import baselines, choose
 from pocketfit.search.decide.control import control_of
@@ -37,18 +33,13 @@ from pocketfit.search.propose.allocate_widths import cubic
 from pocketfit.search.propose.propose import Share, best_recipes, propose, ratios
 from pocketfit.search.propose.quantization_ladder import awaiting
 from pocketfit.search.propose.space import Proposal, Space
+from pocketfit.search.run.begin import begin, check, check_out, is_fruitless, refuse_others
 from pocketfit.search.run.channel_allocation import allocation_line, allocations
+from pocketfit.search.run.clock import Clock
 from pocketfit.search.run.disturbed_latencies import best_times, patient, timing_lines
 from pocketfit.search.run.job import (
     Task,
-    about_data,
     baseline_export,
-    check_criterion,
-    check_data,
-    check_layers,
-    check_metric,
-    check_runtimes,
-    differences,
     prelude,
     recipes,
 )
@@ -63,9 +54,6 @@ GRID_RATE = 0.006  # of training on the grid, in its own steps; 80 at 0.002 left
 ALMOST = 0.8  # of the time that a trial is expected to take is enough to begin it
 AGAIN_S = 45.0  # that a latency takes to be measured with care
 LESS_PATIENCE = 0.25  # of the verdict's: several trials can be measured so, one is handed over
-EXPECTED_DISAGREEMENT = (
-    0.05  # share of samples on which a compressed network's score differs, where nothing is known yet
-)
 
 
 class Deliver(Protocol):
@@ -83,19 +71,19 @@ def fit_task(task: Task, deliver: Deliver, watch: Watch | None = None) -> Result
     path = task.out / "journal.jsonl"
     check_out(task.out)
     record = journal.read(path)
-    anew = record.start is None or _is_fruitless(task, record)
+    anew = record.start is None or is_fruitless(task, record)
     if anew:
-        _check(task)
+        check(task)
     else:
-        _refuse_others(task, record)
+        refuse_others(task, record)
         check_resumed(task, record, path)
     with held(task.out):
         if anew:
             if journal.read(path) != record:
                 raise UserError(f"Another run has just been in {task.out}: give the same command again")
             path.unlink(missing_ok=True)
-            _begin(task, path, watch)
-        clock = _Clock(path, journal.read(path).seconds, task.budget.max_time_s)
+            begin(task, path, watch)
+        clock = Clock(path, journal.read(path).seconds, task.budget.max_time_s)
         try:
             _search(task, path, clock, deliver, watch)
             _verdict(task, path, clock, watch)
@@ -110,98 +98,7 @@ def fit_task(task: Task, deliver: Deliver, watch: Watch | None = None) -> Result
     return Result(data["status"], data["certified"], task.out, data)
 
 
-class _Clock:
-    """Seconds used by this and earlier sessions; `note` writes the new ones into the journal."""
-
-    def __init__(self, path: Path, used_s: float, limit_s: float | None) -> None:
-        self._path, self._used_s, self._limit_s = path, used_s, limit_s
-        self._noted = time.monotonic()
-
-    def note(self) -> None:
-        now = time.monotonic()
-        journal.append(self._path, {"kind": "time", "seconds": round(now - self._noted, 3)})
-        self._used_s, self._noted = self._used_s + now - self._noted, now
-
-    def left_s(self) -> float:
-        if self._limit_s is None:
-            return float("inf")
-        return self._limit_s - self._used_s - (time.monotonic() - self._noted)
-
-
-def _check(task: Task) -> None:
-    """Refuse bad input before anything is written."""
-    check_runtimes(task)
-    check_data(task)
-    check_layers(task)
-    check_metric(task)
-    check_criterion(task)
-
-
-def check_out(out: Path) -> None:
-    """Refuse, before anything is read, an output folder that can't be written or that holds no run of pocketfit.
-
-    A run that was killed before its first whole line may have left a lock, a cache and a torn line.
-    """
-    path = out / "journal.jsonl"
-    begun = os.path.lexists(path) and path.is_file()  # False, and no error, for a name that can't be
-    if begun and journal.read_lines(path):
-        check_writable(out)
-    else:
-        check_folder(out, (".lock", "cache", *(("journal.jsonl",) if begun else ())))
-
-
-def _begin(task: Task, path: Path, watch: Watch) -> None:
-    findings = [*task.model.findings, *task.data.findings, *about_data(task), *_too_few(task)]
-    for sentence in findings:
-        watch.say(sentence)
-    journal.append(
-        path,
-        {
-            "kind": "start",
-            "pocketfit": __version__,
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "inputs": task.identity(),
-            "budget": task.budget.to_json(),
-            "environment": environment(task.threads),
-            "findings": findings,
-        },
-    )
-
-
-def _too_few(task: Task) -> Iterator[str]:
-    """A sentence where the verdict split is too small to certify the allowed drop."""
-    allowed = task.budget.limit_on("drop")
-    have = task.data.split_counts(task.model.split_seed)["verdict"]
-    if allowed is None or allowed <= 0:
-        return
-    need = needed_n(allowed, EXPECTED_DISAGREEMENT)
-    if need is None or have < need:
-        wanted = f"more than {MAX_NEEDED:,}" if need is None else f"about {need:,}"
-        yield (
-            f"The verdict split has {have} samples; to certify a drop of at most {allowed:g} points {wanted} are needed"
-            f" (if one answer in {round(1 / EXPECTED_DISAGREEMENT)} changes and nothing is lost), so the result will"
-            f" hardly be certified."
-        )
-
-
-def _is_fruitless(task: Task, record: journal.Record) -> bool:
-    """Whether a run of other inputs, in which nothing has worked, may make room: with a metric that failed, say."""
-    assert record.start is not None
-    return bool(differences(record.start["inputs"], task.identity())) and all(t.status != "ok" for t in record.trials)
-
-
-def _refuse_others(task: Task, record: journal.Record) -> None:
-    assert record.start is not None
-    changed = differences(record.start["inputs"], task.identity())
-    if changed:
-        raise UserError(
-            f"{task.out} belongs to another run (different: {', '.join(changed)}); nothing was changed: give the"
-            f" same inputs to"
-            " go on, or another output folder"
-        )
-
-
-def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watch) -> None:
+def _search(task: Task, path: Path, clock: Clock, deliver: Deliver, watch: Watch) -> None:
     if journal.read(path).verdict is not None:
         return
     space: Space | None = None
@@ -258,7 +155,7 @@ def _search(task: Task, path: Path, clock: _Clock, deliver: Deliver, watch: Watc
         _deliver(task, path, deliver, finished=False, watch=watch)
 
 
-def _steps(task: Task, path: Path, clock: _Clock, watch: Watch) -> tuple[tuple[int, int], float]:
+def _steps(task: Task, path: Path, clock: Clock, watch: Watch) -> tuple[tuple[int, int], float]:
     """Steps of a brief and of a long training, and their learning rate: decided once and kept in the journal, so that a
     resumed run goes on with the plans that it began, with another --max-time too."""
     if (line := journal.read(path).pace) is None:
@@ -303,7 +200,7 @@ def _takes_four_bits(task: Task, export: ExportSettings) -> bool:
     return not runtimes.get(export.runtime).why_not(plan, task.model.signature)
 
 
-def _next(task: Task, space: Space, record: journal.Record, clock: _Clock) -> Proposal | None:
+def _next(task: Task, space: Space, record: journal.Record, clock: Clock) -> Proposal | None:
     """The next proposal that the time left allows; the baselines are made in any case."""
     verdict_s = 0.0 if (pace := _known_pace(record)) is None else pace.verdict_s
     left_s = clock.left_s() - verdict_s
@@ -331,7 +228,7 @@ def _next(task: Task, space: Space, record: journal.Record, clock: _Clock) -> Pr
     return None
 
 
-def _measured_again(task: Task, trial: Trial, trials: Sequence[Trial], clock: _Clock, watch: Watch) -> dict[str, Any]:
+def _measured_again(task: Task, trial: Trial, trials: Sequence[Trial], clock: Clock, watch: Watch) -> dict[str, Any]:
     """The journal's "timing" line: the latency of a trial as the verdict measures it."""
     baseline, best = baselines(trials)[trial.runtime], best_times(trials, trial.runtime)
     assert trial.artifact is not None and baseline.artifact is not None
@@ -369,7 +266,7 @@ def _speak(trial: Trial, task: Task, watch: Watch) -> None:
             watch.say(sentence)
 
 
-def _verdict(task: Task, path: Path, clock: _Clock, watch: Watch) -> None:
+def _verdict(task: Task, path: Path, clock: Clock, watch: Watch) -> None:
     """Read the verdict split for the chosen trial, once; a reading is written down before it begins, and what it gave
     is kept as soon as it ends."""
     record = journal.read(path)
