@@ -25,8 +25,8 @@ from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.prune import Prune, Sparsify
 from pocketfit.core.plan.quantize import CorrectBias, Equalize, QuantTrain, Round
 from pocketfit.core.plan.rewrite import Piecewise, Resolution
+from pocketfit.core.plan.runtime_list import for_apps
 from pocketfit.core.plan.train import Recalibrate, Train
-from pocketfit.core.runtime_list import for_apps
 from pocketfit.measurement import latency
 from pocketfit.passes.rewrite import hardswish
 from pocketfit.search import journal

@@ -18,8 +18,8 @@ from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.runtime_list import RUNTIMES, for_apps
 from pocketfit.core.runtime import Runtime, Session, answer, quantize_input
-from pocketfit.core.runtime_list import RUNTIMES, for_apps
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.measurement import run_samples

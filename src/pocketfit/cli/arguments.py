@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.runtime_list import for_apps
+from pocketfit.core.plan.runtime_list import for_apps
 from pocketfit.core.support.user_code import Allowed, consent
 
 if TYPE_CHECKING:

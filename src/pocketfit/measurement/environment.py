@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from pocketfit import runtimes
-from pocketfit.core.runtime_list import RUNTIMES
+from pocketfit.core.plan.runtime_list import RUNTIMES
 from pocketfit.core.support import cpus
 from pocketfit.devices import local
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.runtime_list import RUNTIMES
+from pocketfit.core.plan.runtime_list import RUNTIMES
 
 if TYPE_CHECKING:
     from pocketfit.core.runtime import Runtime

@@ -18,8 +18,8 @@ from pocketfit.core.plan.plan import Plan, canonical_json
 from pocketfit.core.plan.prune import Prune, Sparsify
 from pocketfit.core.plan.quantize import CorrectBias, Equalize, QuantTrain, Round
 from pocketfit.core.plan.rewrite import Resolution
+from pocketfit.core.plan.runtime_list import RUNTIMES
 from pocketfit.core.plan.train import Recalibrate, Train
-from pocketfit.core.runtime_list import RUNTIMES
 
 RATIO = st.floats(0, 1, exclude_max=True)
 NAMES = st.lists(st.text(min_size=1, max_size=8), max_size=3)

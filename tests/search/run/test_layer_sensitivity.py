@@ -90,7 +90,9 @@ def test_what_a_layer_costs_in_float_is_its_time_where_the_runtime_tells_it(
 ) -> None:
     files = builders.baseline(), builders.trial(1, stage="ladder", precision="int8", ranges="mse")
     given = {0: {"0": 40.0, "1": 50.0, "2": 60.0, "5": 5.0}, 1: {"0": 10.0, "1": 55.0, "2": 20.0, "5": 4.0}}
-    monkeypatch.setattr("pocketfit.search.run.layer_report.layer_times", lambda task, trial: (given[trial.number], ""))
+    monkeypatch.setattr(
+        "pocketfit.search.run.verdict.layer_report.layer_times", lambda task, trial: (given[trial.number], "")
+    )
     line = sensitivity_line(task, PLAN, Silent(), files)
     assert {row["layer"]: row["more_us"] for row in line["rows"]} == {"0": 30.0, "1": -5.0, "2": 40.0, "5": 1.0}
     assert line["untimed"] == ""
@@ -98,7 +100,9 @@ def test_what_a_layer_costs_in_float_is_its_time_where_the_runtime_tells_it(
     untimed = sensitivity_line(task, PLAN, Silent(), files)
     assert untimed["untimed"] == "1 of 4 layers have no operator of their own in wi8ai8-mse"
     assert not any("more_us" in row for row in untimed["rows"])
-    monkeypatch.setattr("pocketfit.search.run.layer_report.layer_times", lambda task, trial: ({}, "it cannot tell"))
+    monkeypatch.setattr(
+        "pocketfit.search.run.verdict.layer_report.layer_times", lambda task, trial: ({}, "it cannot tell")
+    )
     assert sensitivity_line(task, PLAN, Silent(), files)["untimed"] == "it cannot tell"
 
 

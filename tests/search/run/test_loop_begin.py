@@ -45,8 +45,12 @@ def begun(a_task: Task, *trials: Any) -> None:
 
 def ended(a_task: Task, monkeypatch: pytest.MonkeyPatch) -> journal.Record:
     """What the journal holds after a run whose search and verdict do nothing."""
-    for name in ("_search", "_verdict", "check_layers", "check_criterion", "check_resumed"):
-        monkeypatch.setattr(loop, name, lambda *_: None)
+    for module, names in (
+        (loop, ("_search", "_verdict", "check_resumed")),
+        (begin, ("check_layers", "check_criterion")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, lambda *_: None)
     loop.fit_task(a_task, lambda *_, **__: None)
     return journal.read(a_task.out / "journal.jsonl")
 

@@ -11,7 +11,7 @@ import click
 from pocketfit.cli.arguments import Source
 from pocketfit.cli.exit_codes import guarded, print_result
 from pocketfit.cli.options import PATH, quiet_option, seed_option, source_options, threads_option
-from pocketfit.core.runtime_list import for_apps
+from pocketfit.core.plan.runtime_list import for_apps
 
 if TYPE_CHECKING:
     from pocketfit.analysis.latency_predictor import Predictor

@@ -22,7 +22,7 @@ def command(as_json: bool) -> int:
 def doctor() -> dict[str, Any]:
     """Probe every runtime."""
     from pocketfit import runtimes
-    from pocketfit.core.runtime_list import RUNTIMES
+    from pocketfit.core.plan.runtime_list import RUNTIMES
     from pocketfit.measurement.environment import environment
 
     found = [asdict(runtimes.get(name).probe()) for name in RUNTIMES]

@@ -11,7 +11,7 @@ import click
 from pocketfit.cli.arguments import Source, dataset, listed
 from pocketfit.cli.exit_codes import guarded, print_result
 from pocketfit.cli.options import PATH, data_option, quiet_option, source_options, threads_option
-from pocketfit.core.runtime_list import for_apps
+from pocketfit.core.plan.runtime_list import for_apps
 from pocketfit.core.support.scratch import temporary_folder
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pocketfit.cli.arguments import Source, dataset
 from pocketfit.cli.exit_codes import guarded, print_result
 from pocketfit.cli.options import CRITERIA, PATH, data_option, quiet_option, source_options
 from pocketfit.core.errors import UserError
-from pocketfit.core.runtime_list import for_apps
+from pocketfit.core.plan.runtime_list import for_apps
 
 
 @click.command("sensitivity")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.runtime_list import RUNTIMES
+from pocketfit.core.plan.runtime_list import RUNTIMES
 from pocketfit.core.support.rules import Between, OneOf
 from pocketfit.core.support.schema import check_rules
 

@@ -23,9 +23,9 @@ from pocketfit.measurement.environment import environment
 from pocketfit.search.decide.check_limits import check
 from pocketfit.search.decide.choose import choose
 from pocketfit.search.decide.disturbance import doubts
-from pocketfit.search.run.disturbed_latencies import best_times, patient
 from pocketfit.search.run.job import Task, baseline_export, check_layers, check_runtimes, prelude, recipes
 from pocketfit.search.run.run_trial import Exported, export, file_sizes, timing
+from pocketfit.search.run.verdict.disturbed_latencies import best_times, patient
 
 WARNING = (
     "No data was given: ranges, equalization and bias correction follow from what the network's batch norms remember of"

@@ -77,7 +77,7 @@ def sensitive_to_four_bits(record: Record, params: Mapping[str, int]) -> dict[st
 
 def _more_us(task: Task, files: tuple[Trial, Trial], layers: list[str], watch: Watch) -> tuple[dict[str, float], str]:
     """By layer, the microseconds that it takes more in the first file; {} and the reason where not all can be timed."""
-    from pocketfit.search.run.layer_report import layer_times
+    from pocketfit.search.run.verdict.layer_report import layer_times
 
     watch.step("timing the layers")
     sides = []

@@ -36,7 +36,6 @@ from pocketfit.search.propose.space import Proposal, Space
 from pocketfit.search.run.begin import begin, check, check_out, is_fruitless, refuse_others
 from pocketfit.search.run.channel_allocation import allocation_line, allocations
 from pocketfit.search.run.clock import Clock
-from pocketfit.search.run.disturbed_latencies import best_times, patient, timing_lines
 from pocketfit.search.run.job import (
     Task,
     baseline_export,
@@ -46,9 +45,10 @@ from pocketfit.search.run.job import (
 from pocketfit.search.run.layer_sensitivity import sensitive_layers, sensitive_to_four_bits, sensitivity_line
 from pocketfit.search.run.resumed import check_resumed
 from pocketfit.search.run.run_trial import attempt, timing
-from pocketfit.search.run.scores_once import was_read
 from pocketfit.search.run.training_steps import LADDER_SHARE, Pace, grid_seconds, pace_line
-from pocketfit.search.run.verdict import read_verdict
+from pocketfit.search.run.verdict.disturbed_latencies import best_times, patient, timing_lines
+from pocketfit.search.run.verdict.scores_once import was_read
+from pocketfit.search.run.verdict.verdict import read_verdict
 
 GRID_RATE = 0.006  # of training on the grid, in its own steps; 80 at 0.002 left a 4-bit network's accuracy as it was
 ALMOST = 0.8  # of the time that a trial is expected to take is enough to begin it
@@ -283,7 +283,7 @@ def _verdict(task: Task, path: Path, clock: Clock, watch: Watch) -> None:
     reading = max(reading, 1)
     best = best_times(record.trials, choice.trial.runtime)
     line = read_verdict(task, choice.trial, choice.baseline, control, reading, watch, best=best, left_s=clock.left_s)
-    from pocketfit.search.run.layer_report import layers_line
+    from pocketfit.search.run.verdict.layer_report import layers_line
 
     journal.append(path, {**layers_line(task, choice.trial, choice.baseline, watch), "reading": reading})
     journal.append(path, line)

@@ -26,8 +26,8 @@ from pocketfit.numerics.latency_intervals import mean_interval, paired_drop
 from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.search.propose.space import Proposal
 from pocketfit.search.run.apply_passes import carried_out
-from pocketfit.search.run.disturbed_latencies import best_times, measurements, patient
 from pocketfit.search.run.job import CALIBRATION_SAMPLES, Task, why_these_weights
+from pocketfit.search.run.verdict.disturbed_latencies import best_times, measurements, patient
 from pocketfit.sources.data.random_inputs import noise
 
 LOG_LINES = 30

@@ -17,7 +17,7 @@ from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.sources.onnx import compare
 from pocketfit.sources.onnx.convert import convert
-from pocketfit.sources.onnx.graph import Value, load_graph
+from pocketfit.sources.onnx.file.graph import Value, load_graph
 
 TIMEOUT_S = 600.0
 MEMORY_BYTES = 8 * 2**30
@@ -127,7 +127,7 @@ def _in_child(path: Path, function: str, payload: Mapping[str, Any], timeout_s: 
     child = importlib.import_module(CHILD_PROCESSES)
     try:
         return child.call(
-            f"pocketfit.sources.onnx.child:{function}", payload, timeout_s=timeout_s, memory_bytes=2 * memory_bytes
+            f"pocketfit.sources.onnx.file.child:{function}", payload, timeout_s=timeout_s, memory_bytes=2 * memory_bytes
         )
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

@@ -16,7 +16,7 @@ from pocketfit.passes.rewrite.fold.affines import affines, batch_norms
 from pocketfit.passes.rewrite.fold.identities import identities
 from pocketfit.passes.rewrite.fold.view import Rule, View
 from pocketfit.sources.onnx.compare import relative
-from pocketfit.sources.onnx.read import first_line
+from pocketfit.sources.onnx.file.read import first_line
 
 RULES: dict[str, Rule] = {
     "identities": identities,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pocketfit.core.errors import MissingPackage, UserError
 from pocketfit.sources.onnx import tensors
-from pocketfit.sources.onnx.graph import Graph, Node, Value
+from pocketfit.sources.onnx.file.graph import Graph, Node, Value
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pocketfit.core.errors import UserError
+from pocketfit.sources.onnx.file.read import AI_ONNX, MOST_NODES
 from pocketfit.sources.onnx.operators import TABLE
-from pocketfit.sources.onnx.read import AI_ONNX, MOST_NODES
 from pocketfit.sources.onnx.refusals import REASONS
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from pocketfit.measurement.latency import LatencyComparison
 from pocketfit.search import journal
 from pocketfit.search.decide.choose import choose
 from pocketfit.search.decide.result import compose
-from pocketfit.search.run import disturbed_latencies
+from pocketfit.search.run.verdict import disturbed_latencies
 from tests.search import builders
 
 BESIDE = ("other processes used up to 1.00 of 2 cores (in 4 of 4 sessions)",)

@@ -17,8 +17,8 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.progress import Silent
 from pocketfit.core.trial import Trial
 from pocketfit.search.run.job import Task
-from pocketfit.search.run.layer_report import layer_times
 from pocketfit.search.run.run_trial import export
+from pocketfit.search.run.verdict.layer_report import layer_times
 from pocketfit.sources.data.dataset import from_arrays
 from pocketfit.sources.models.open_model import model_from_module
 from tests.search import builders

@@ -15,9 +15,10 @@ from pocketfit.core.support.progress import Silent
 from pocketfit.measurement.run_samples import Scores
 from pocketfit.report.run.run_data import _classes
 from pocketfit.search import journal
-from pocketfit.search.run import layer_report, loop, scores_once, verdict
+from pocketfit.search.run import loop
 from pocketfit.search.run.clock import Clock
 from pocketfit.search.run.job import Task
+from pocketfit.search.run.verdict import layer_report, scores_once, verdict
 from pocketfit.sources.data.dataset import from_arrays
 from tests.search import builders
 from tests.search.run.test_job import task

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pocketfit.core.errors import UserError
-from pocketfit.sources.onnx.graph import Graph, Value
+from pocketfit.sources.onnx.file.graph import Graph, Value
 
 
 def specialise(graph: Graph, sizes: Mapping[str, int], fixed: Mapping[str, Any]) -> Graph:

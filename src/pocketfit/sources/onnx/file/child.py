@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pocketfit.core.errors import UserError
 
 if TYPE_CHECKING:
-    from pocketfit.sources.onnx.graph import Graph
+    from pocketfit.sources.onnx.file.graph import Graph
 
 
 LONGEST_SENTENCE = 500
@@ -28,7 +28,7 @@ def prepare(
     "tried": [the shapes of the inputs], ...}
     """
     limit_memory(memory_bytes)
-    from pocketfit.sources.onnx.graph import save_graph
+    from pocketfit.sources.onnx.file.graph import save_graph
 
     graph, result = prepared(Path(path), sizes, fixed, check=check)
     save_graph(graph, Path(folder))
@@ -41,9 +41,9 @@ def prepared(
     """The graph of a file, and what `prepare` returns."""
     from pocketfit.sources.onnx import compare
     from pocketfit.sources.onnx.convert import convert
-    from pocketfit.sources.onnx.normalise import written_out
-    from pocketfit.sources.onnx.read import inlined, parse, to_graph
-    from pocketfit.sources.onnx.specialise import specialise
+    from pocketfit.sources.onnx.file.normalise import written_out
+    from pocketfit.sources.onnx.file.read import inlined, parse, to_graph
+    from pocketfit.sources.onnx.file.specialise import specialise
 
     try:
         model = written_out(inlined(parse(path)))

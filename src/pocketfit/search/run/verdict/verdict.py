@@ -16,11 +16,11 @@ from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
 from pocketfit.measurement import latency, memory, run_samples
 from pocketfit.search.decide.control import steps
-from pocketfit.search.run import scores_once
 from pocketfit.search.run.apply_passes import carried_out
-from pocketfit.search.run.disturbed_latencies import patient
 from pocketfit.search.run.job import Task, label_mapping
 from pocketfit.search.run.run_trial import drop, mean_score, timing
+from pocketfit.search.run.verdict import scores_once
+from pocketfit.search.run.verdict.disturbed_latencies import patient
 
 PICTURES_SHOWN = 12
 FOOTPRINT_PROCESSES = 3

@@ -11,8 +11,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from pocketfit.core.errors import UserError
-from pocketfit.sources.onnx.graph import load_graph, save_graph
-from pocketfit.sources.onnx.read import parse, read
+from pocketfit.sources.onnx.file.graph import load_graph, save_graph
+from pocketfit.sources.onnx.file.read import parse, read
 from tests.sources.onnx.onnx_files import FLOAT, assert_same, conv_net, graph_of, model, network_of, random, tensor
 
 
