@@ -182,6 +182,15 @@ def test_help_is_light() -> None:
     assert loaded_by(code) == set()
 
 
+def test_functions_that_are_named_in_texts_are_there() -> None:
+    """Children are started by name, "module:function": a move that forgets one would be found by a user."""
+    named = re.compile(r"(pocketfit(?:\.\w+)+):(\w+)")
+    for path in modules().values():
+        for module, function in named.findall(path.read_text(encoding="utf-8")):
+            tree = ast.parse(modules()[module].read_text(encoding="utf-8"))
+            assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, (path, module)
+
+
 def tracked_files() -> list[Path]:
     """What a clone gets; in an unpacked archive without git, all files but those of tools."""
     if (ROOT / ".git").exists():

@@ -43,7 +43,7 @@ from pocketfit.measurement import latency, run_samples
 from pocketfit.measurement.environment import environment
 from pocketfit.numerics.latency_intervals import paired_drop
 from pocketfit.passes.train import fine_tune
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 from pocketfit.search.decide.choose import choose
 from pocketfit.search.run.job import aligned
 from pocketfit.sources.data.dataset import open_data

@@ -50,7 +50,7 @@ from pocketfit.core.support.progress import Watch
 from pocketfit.measurement import latency
 from pocketfit.measurement.environment import environment
 from pocketfit.numerics.sqnr import sqnr_db
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 from pocketfit.runtimes.common.output_file import whole_or_not
 from pocketfit.search.propose.quantization_ladder import REPAIRS, REPAIRS_4
 from pocketfit.search.run.apply_passes import carried_out

@@ -22,7 +22,7 @@ from pocketfit.cli import main
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support import user_code
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 from pocketfit.sources.models.open_model import model_from_module, open_model, save_model
 from tests.report.run import sample_run
 

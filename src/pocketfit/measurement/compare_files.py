@@ -19,7 +19,7 @@ from pocketfit.measurement import layer_drift as layers
 from pocketfit.measurement.run_samples import array_file, run_all, score
 from pocketfit.numerics import sqnr
 from pocketfit.numerics.latency_intervals import Drop, paired_drop
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 
 LAYER_SAMPLES = 8
 FALL_DB = 6.0  # noise twice as large in amplitude as at any layer before

@@ -43,7 +43,7 @@ from pocketfit.measurement.canary import Canary
 from pocketfit.measurement.environment import environment
 from pocketfit.numerics import latency_intervals
 from pocketfit.numerics.latency_intervals import OverSessions
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 
 try:
     import resource

@@ -18,7 +18,7 @@ from pocketfit.devices.load import Load
 from pocketfit.measurement import quiet
 from pocketfit.measurement.environment import environment
 from pocketfit.measurement.latency import random_inputs
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 
 PROCESSES = 3
 WARM_RUNS = 3  # some runtimes allocate on the second run what they put off in the first

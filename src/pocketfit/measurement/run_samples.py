@@ -21,7 +21,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support import user_code
 from pocketfit.core.support.scratch import temporary_folder
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 
 Progress = Callable[[int, int], None]
 BUILT_IN = ("accuracy", "top5", "balanced-accuracy")

@@ -13,7 +13,7 @@ from torch import nn
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 from pocketfit.runtimes.litert import blame, runtime
 from tests.runtimes.tiny_network import tiny_model
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from pocketfit.core.errors import ExportFailed
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 from tests.sources.onnx.onnx_files import conv_net
 
 COUNT = 1000

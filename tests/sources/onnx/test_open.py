@@ -72,7 +72,7 @@ def test_files_that_cannot_be_opened_are_named(tmp_path: Path, monkeypatch: pyte
     def refuse(*_: object, **__: object) -> None:
         raise UserError("the operator Loop 'l' is a loop")
 
-    monkeypatch.setattr("pocketfit.runtimes.common.child_process.call", refuse)
+    monkeypatch.setattr("pocketfit.processes.child_process.call", refuse)
     with pytest.raises(UserError, match=r"loop\.onnx: the operator Loop 'l' is a loop"):
         open_onnx(tmp_path / "loop.onnx")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 from tests.sources.onnx.standard_cases import light_files, run, stored_files
 
 

@@ -23,7 +23,7 @@ from pocketfit.core.support.rules import Between, Count
 from pocketfit.core.support.schema import checked
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.passes.graph.channel_graph import ChannelGraph
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 
 Progress = Callable[[int, int], None]
 POLL_S = 0.2

@@ -21,7 +21,7 @@ from pocketfit.core.samples import Samples, value_range
 from pocketfit.core.signature import Signature
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.numerics import quantization_ranges as numerics
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 from pocketfit.runtimes.common.output_file import whole_or_not
 
 Ranges = dict[str, tuple[float, float]]

@@ -17,7 +17,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.scratch import temporary_folder
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 from pocketfit.runtimes.common.calibration import Ranges, fitting
 
 SAMPLES = 4

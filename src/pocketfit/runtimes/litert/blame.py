@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.support.scratch import temporary_folder
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 from pocketfit.runtimes.litert.session import LiteRTSession
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from pocketfit.core.errors import CannotRunHere, UserError
 from pocketfit.core.runtime import Arrays
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.formats import tflite_read
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 
 CHECKED_VERSION = "2.3.0"
 EVENT_BYTES = 104

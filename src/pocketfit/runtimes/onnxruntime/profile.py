@@ -13,7 +13,7 @@ from pocketfit.core.runtime import Arrays
 from pocketfit.core.support.loading import require
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.formats import onnx_read
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 from pocketfit.runtimes.onnxruntime.session import EXTRA
 
 CONVERT = "pocketfit.runtimes.onnxruntime.convert"

@@ -26,7 +26,7 @@ from pocketfit.core.support.cpuinfo import X86, cpuinfo, isa, saturates, u8s8_sa
 from pocketfit.core.support.loading import require
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.formats import onnx_read
-from pocketfit.runtimes.common import child_process
+from pocketfit.processes import child_process
 from pocketfit.runtimes.common.calibration import Ranges, activation_ranges, check_samples
 from pocketfit.runtimes.common.output_file import artifact_of, keep_notes, kept_notes, not_smaller, whole_or_not
 from pocketfit.runtimes.common.probe import probe_by_export

@@ -14,12 +14,12 @@ import psutil
 import pytest
 
 from pocketfit.core import errors
-from pocketfit.runtimes.common import child_process, fork_server
+from pocketfit.processes import child_process, fork_server
 
 if not hasattr(os, "pidfd_open"):
     pytest.skip("no fork server on this system", allow_module_level=True)
 
-HERE = "tests.runtimes.common.test_fork_server"
+HERE = "tests.processes.test_fork_server"
 LOADED: list[int] = []  # what a server's preload leaves behind
 
 

@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from pocketfit.core import errors
-from pocketfit.runtimes.common import child_process, fork_server
+from pocketfit.processes import child_process, fork_server
 
-HERE = "tests.runtimes.common.test_child_process"
+HERE = "tests.processes.test_child_process"
 SERVER = f"{HERE}:nothing"
 Call = Callable[..., Any]
 

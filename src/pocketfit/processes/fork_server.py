@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketfit.runtimes.common import child_job
+from pocketfit.processes import child_job
 
 IDLE_S = 180.0  # it holds some 300 to 500 MB
 ENDING_S = 10.0
@@ -183,7 +183,7 @@ def _server(preload: str, environment: Mapping[str, str], *, may_start: bool = T
     with theirs:
         numbers = theirs.fileno(), os.getpid(), IDLE_S
         process = subprocess.Popen(
-            [sys.executable, "-m", "pocketfit.runtimes.common.fork_server", preload, *map(str, numbers)],
+            [sys.executable, "-m", "pocketfit.processes.fork_server", preload, *map(str, numbers)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

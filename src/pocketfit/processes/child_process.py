@@ -21,8 +21,8 @@ import psutil
 
 from pocketfit.core import errors
 from pocketfit.core.support.scratch import temporary_folder
-from pocketfit.runtimes.common import fork_server
-from pocketfit.runtimes.common.child_job import LOG
+from pocketfit.processes import fork_server
+from pocketfit.processes.child_job import LOG
 
 LOG_LINES = 30
 POLL_S = 0.05
@@ -93,7 +93,7 @@ def _whole(environment: Mapping[str, str] | None) -> dict[str, str]:
 def _fresh(target: str, folder: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     with Path(folder, LOG).open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "pocketfit.runtimes.common.child_job", target, folder, str(os.getpid())],
+            [sys.executable, "-m", "pocketfit.processes.child_job", target, folder, str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
