@@ -129,7 +129,7 @@ def test_a_child_that_hangs_is_ended(call: Call, tmp_path: Path) -> None:
 def test_a_child_does_not_outlive_a_parent_that_is_killed(server: str, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     code = (
-        "from pocketfit.runtimes.common import child_process;"
+        "from pocketfit.processes import child_process;"
         f" child_process.call('{HERE}:hang', {{'note': {str(note)!r}}}, server={server!r})"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
