@@ -27,7 +27,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=15 -n 2 --dist loadfile
 
 bench: setup
-	$(BIN)/python benchmarks/side_by_side.py
+	$(BIN)/python -m benchmarks.end_to_end.compare
 
 clean:
 	rm -rf $(VENV) demo-out demo-data build dist

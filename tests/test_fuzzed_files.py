@@ -17,22 +17,21 @@ import pytest
 from safetensors.torch import save
 from torch import nn
 
-from pocketfit import show
+from pocketfit.cli import terminal
 from pocketfit.core.errors import UserError
-from pocketfit.core.json_file import load
-from pocketfit.core.plan import Plan
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.report.data import report_data
-from pocketfit.report.render import render
-from pocketfit.report.words import plan_words
+from pocketfit.core.support.json_file import load
+from pocketfit.report.page.words import plan_words
+from pocketfit.report.run.render import render
+from pocketfit.report.run.run_data import report_data
 from pocketfit.search import journal
-from pocketfit.search.result import compose
-from pocketfit.search.result_file import read_result
-from pocketfit.sources.contract import read_preprocess
-from pocketfit.sources.models import load_model, model_from_module, save_model
-
-from .mutations import COUNTS, as_text, changed, mutated, spoilt, survived
-from .report import sample_ladder, sample_run
+from pocketfit.search.decide.result import compose
+from pocketfit.search.decide.result_file import read_result
+from pocketfit.sources.input_contract import read_preprocess
+from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
+from tests.mutations import COUNTS, as_text, changed, mutated, spoilt, survived
+from tests.report.run import sample_ladder, sample_run
 
 SHOWN_EACH, DRAWN_EACH = 10, 25  # pages take longer than files do to read
 
@@ -87,7 +86,7 @@ def test_journals(run: str, count: int, tmp_path: Path) -> None:
         composed = compose(journal.digest(read_back), budget, finished=True)
         drawn = report_data(read_back, result)
         if (turn := next(turns)) % SHOWN_EACH == 0:
-            show.result(composed, tmp_path)
+            terminal.show_result(composed, tmp_path)
         if turn % DRAWN_EACH == 0:
             render(drawn)
 

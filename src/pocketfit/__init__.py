@@ -3,16 +3,16 @@
 __version__ = "0.1.0"
 
 _LAZY = {
-    "fit": "pocketfit.api",
-    "apply": "pocketfit.api",
+    "fit": "pocketfit.api.fit",
+    "apply": "pocketfit.api.apply",
     "Budget": "pocketfit.core.budget",
-    "Plan": "pocketfit.core.plan",
+    "Plan": "pocketfit.core.plan.plan",
     "Preprocess": "pocketfit.core.preprocess",
-    "Result": "pocketfit.search.result",
-    "from_arrays": "pocketfit.sources.data",
-    "open_data": "pocketfit.sources.data",
-    "open_model": "pocketfit.sources.models",
-    "model_from_module": "pocketfit.sources.models",
+    "Result": "pocketfit.search.decide.result",
+    "from_arrays": "pocketfit.sources.data.dataset",
+    "open_data": "pocketfit.sources.data.dataset",
+    "open_model": "pocketfit.sources.models.open_model",
+    "model_from_module": "pocketfit.sources.models.open_model",
     "PocketfitError": "pocketfit.core.errors",
     "UserError": "pocketfit.core.errors",
 }

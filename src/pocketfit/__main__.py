@@ -5,8 +5,9 @@ import os
 import sys
 
 # Python has put the current directory in front of its import path. It may be anybody's: what lies there must not stand
-# in for a package (core/user_code.py says when code of the current directory is imported). Started with -P there is no
-# such entry; what the user's own PYTHONPATH names stays, and so does the directory that this package was found in.
+# in for a package (core/support/user_code.py says when code of the current directory is imported). Started with -P
+# there is no such entry; what the user's own PYTHONPATH names stays, and so does the directory that this package was
+# found in.
 _here, _ours = os.path.realpath(os.curdir), os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 if not sys.flags.safe_path and sys.path and os.path.realpath(sys.path[0] or os.curdir) == _here != _ours:
     del sys.path[0]
@@ -19,13 +20,13 @@ def run() -> None:
         _signal.signal(_signal.SIGINT, _stopped)
     _use_utf8()
 
-    from pocketfit.core.text import READABLE
+    from pocketfit.core.support.text import READABLE
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # None where it is closed
             stream.reconfigure(errors=READABLE)
 
-    from pocketfit.cli import main
+    from pocketfit.cli.main import main
 
     main(prog_name="pocketfit")
 
@@ -36,7 +37,7 @@ def _stopped(number: int, frame: object) -> None:
     os._exit(130)
 
 
-_stopped.while_loading = True  # type: ignore[attr-defined]  # until the verb begins: see cli_exit.guarded
+_stopped.while_loading = True  # type: ignore[attr-defined]  # until the verb begins: see cli.exit_codes.guarded
 
 
 def _use_utf8() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .parts import CLASSES, cbr
+from tests.brought.parts import CLASSES, cbr
 
 
 class Attention(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .parts import CLASSES, cbr, trained
+from tests.brought.parts import CLASSES, cbr, trained
 
 
 class TwiceInOneConcatenation(nn.Module):

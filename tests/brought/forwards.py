@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .parts import CLASSES, cbr, pooled, trained
+from tests.brought.parts import CLASSES, cbr, pooled, trained
 
 
 class LeNet(nn.Module):

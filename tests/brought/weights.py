@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from .parts import CLASSES, cbr, pooled, trained
+from tests.brought.parts import CLASSES, cbr, pooled, trained
 
 
 class FrozenNorm(nn.Module):

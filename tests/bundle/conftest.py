@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from pocketfit.bundle import write_bundle
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.runtimes.artifact import artifact_of
-
-from .tiny import MEASURED, RGB, model_for, samples_for, write_onnx, write_tflite
+from pocketfit.runtimes.common.output_file import artifact_of
+from tests.bundle.tiny_networks import MEASURED, RGB, model_for, samples_for, write_onnx, write_tflite
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pocketfit.bundle import run_template
 from pocketfit.bundle.manifest import read_manifest
+from pocketfit.bundle.python import run
 from tests.mutations import COUNTS, FEW_COUNTS, as_text, changed, mutated, survived
 
 
@@ -29,7 +29,7 @@ def test_manifests(
 
     def read() -> None:
         same = json.dumps(_parsed(path), sort_keys=True) == json.dumps(sound, sort_keys=True)  # 0 is not False here
-        assert run_template.main(["--selftest"], bundle) == (0 if same else 1)
+        assert run.main(["--selftest"], bundle) == (0 if same else 1)
         told = capsys.readouterr()
         assert told.err == "" and told.out.startswith("PASS" if same else "FAIL: ")
         read_manifest(path)
@@ -59,11 +59,11 @@ def test_manifests_with_a_seal_that_fits(
     def write(rng: random.Random) -> None:
         made = changed(sound, rng)
         if isinstance(made, dict):
-            made["seal"] = run_template.seal(made)
+            made["seal"] = run.seal(made)
         path.write_bytes(as_text(made))
 
     def read() -> None:
-        assert run_template.main(["--selftest"], bundle) in (0, 1)
+        assert run.main(["--selftest"], bundle) in (0, 1)
         told = capsys.readouterr()
         assert told.err == "" and told.out.startswith(("PASS", "FAIL: "))
 

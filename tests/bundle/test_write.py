@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketfit.bundle import golden, run_template, write, write_bundle
-from pocketfit.bundle.readme import readme
+from pocketfit.bundle import golden, write, write_bundle
+from pocketfit.bundle.python import run
+from pocketfit.bundle.python.readme import readme
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.runtimes.artifact import artifact_of
-
-from .tiny import BGR, GREY, LABELS, RGB, model_for, samples_for, write_onnx
+from pocketfit.runtimes.common.output_file import artifact_of
+from tests.bundle.tiny_networks import BGR, GREY, LABELS, RGB, model_for, samples_for, write_onnx
 
 Make = Callable[..., Path]
 RESULT = {"status": "met", "certified": True, "budget": {}, "comparison": {"size_ratio": 0.3}, "trials": 4}
@@ -38,7 +39,7 @@ def test_the_files_and_the_manifest(make: Make) -> None:
     assert set(manifest["files"]) == names - {"manifest.json"}
     for name, sha256 in manifest["files"].items():
         assert hashlib.sha256((bundle / name).read_bytes()).hexdigest() == sha256
-    assert manifest["bundle_version"] == 2 and manifest["seal"] == run_template.seal(manifest)
+    assert manifest["bundle_version"] == 2 and manifest["seal"] == run.seal(manifest)
     assert manifest["file"]["sha256"] == manifest["files"]["tiny.onnx"]
     assert manifest["file"]["bytes"] == (bundle / "tiny.onnx").stat().st_size
     assert Plan.from_json(manifest["plan"]).export.io == "uint8"
@@ -61,8 +62,8 @@ def test_the_files_and_the_manifest(make: Make) -> None:
 
 
 def test_code_is_copied_verbatim(make: Make) -> None:
-    import pocketfit.bundle.run_template as template
-    import pocketfit.sources.preprocess as reference
+    import pocketfit.bundle.python.run as template
+    import pocketfit.sources.image_preprocess as reference
 
     bundle = make("onnxruntime")
     assert (bundle / "run.py").read_bytes() == Path(template.__file__).read_bytes()

@@ -39,7 +39,7 @@ def test_one_channel_does_not_lie_last_in_memory() -> None:
 
 
 def test_the_reference_preprocessing_gives_the_same_values() -> None:
-    from pocketfit.sources import preprocess as reference
+    from pocketfit.sources import image_preprocess as reference
 
     samples = pictures()
     assert np.array_equal(reference.values(samples.array, PREPROCESS), pixels_to_values(samples.array, PREPROCESS))

@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from pocketfit.core import cpus
+from pocketfit.core.support import cpus
 from pocketfit.devices import load
 from pocketfit.devices.load import Load, Snapshot
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from pocketfit.core.support import cpuinfo
 from pocketfit.devices import local
 
 HYPERTHREADS = [frozenset({0, 1}), frozenset({0, 1}), frozenset({2, 3}), frozenset({2, 3})]
@@ -12,7 +13,7 @@ def test_describe_names_this_machine():
     device = local.describe(threads=2)
     assert (device.reach, device.threads) == ("local", 2)
     assert device.name
-    assert set(device.isa) <= set(local.ISA_NAMES.values())
+    assert set(device.isa) <= set(cpuinfo.ISA_NAMES.values())
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_pin_leaves_everything_when_all_cores_are_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("machine", "cpuinfo", "wanted"),
+    ("machine", "told", "wanted"),
     [
         ("x86_64", "flags : avx2 avx512f", True),
         ("x86_64", "flags : avx2 avx_vnni", False),
@@ -65,9 +66,9 @@ def test_pin_leaves_everything_when_all_cores_are_asked_for():
     ],
 )
 def test_where_products_of_eight_bits_overflow(
-    *, machine: str, cpuinfo: str, wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    *, machine: str, told: str, wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr(local, "CPUINFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(told)
+    monkeypatch.setattr(cpuinfo, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr("platform.machine", lambda: machine)
-    assert local.saturates() is wanted
+    assert cpuinfo.saturates() is wanted

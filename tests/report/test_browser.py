@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from pocketfit.report.render import write_report
-
-from . import sample_ladder, sample_run
+from pocketfit.report.run.render import write_report
+from tests.report.run import sample_ladder, sample_run
 
 BROWSER = next(
     (p for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (p := shutil.which(name))), None

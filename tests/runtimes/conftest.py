@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,14 +10,11 @@ import pytest
 
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.samples import Samples
 from pocketfit.runtimes import get
-
-# Test modules import tiny_net, and child processes import test_child; pytest's importlib mode adds no folder itself.
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny_net import pictures, tiny_model
+from tests.runtimes.tiny_network import pictures, tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -11,18 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_net import CLASSES, MACS, SIDE, WEIGHTS, pictures, tiny_model
 from torch import nn
 
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.runtime_list import RUNTIMES, for_apps
 from pocketfit.core.runtime import Runtime, Session, answer, quantize_input
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.measure import accuracy
-from pocketfit.runtimes import NAMES, for_file, get
+from pocketfit.measurement import run_samples
+from pocketfit.runtimes import for_file, get
+from tests.runtimes.tiny_network import CLASSES, MACS, SIDE, WEIGHTS, pictures, tiny_model
 
 Exported = Callable[[ExportSettings], Artifact]
 SIGNATURE = Signature(
@@ -49,12 +51,12 @@ CANDIDATES = [
 ]
 SETTINGS = [
     settings
-    for name in NAMES
+    for name in RUNTIMES
     for settings in (ExportSettings(name, **candidate) for candidate in CANDIDATES)
     if not get(name).why_not(Plan((), settings), SIGNATURE)
 ]
 every_settings = pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: f"{s.runtime}-{s.code}")
-every_runtime = pytest.mark.parametrize("name", NAMES)
+every_runtime = pytest.mark.parametrize("name", RUNTIMES)
 
 
 def opened(artifact: Artifact) -> tuple[Runtime, Session]:
@@ -221,7 +223,7 @@ def test_profile_times_the_known_operators(settings: ExportSettings, exported: E
 
 @every_runtime
 def test_unsupported_plans_are_refused_in_a_sentence(name: str, model: Model, tmp_path: Path) -> None:
-    other = next(n for n in NAMES if n != name)
+    other = next(n for n in RUNTIMES if n != name)
     runtime = get(name)
     strangers = [ExportSettings(name, "int8", "uint8", io="int8")]
     if name != "litert":  # the caller hands LiteRT its own plans only
@@ -234,7 +236,7 @@ def test_unsupported_plans_are_refused_in_a_sentence(name: str, model: Model, tm
     assert not list(tmp_path.glob("*.*"))
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "torch"])
+@pytest.mark.parametrize("name", for_apps())
 def test_a_layer_that_matches_nothing_is_refused(
     *, name: str, model: Model, calibration: Samples, exported: Exported, work: Path, tmp_path: Path
 ) -> None:
@@ -245,7 +247,7 @@ def test_a_layer_that_matches_nothing_is_refused(
     assert not list(tmp_path.iterdir()), "a failed export leaves nothing behind"
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "torch"])
+@pytest.mark.parametrize("name", for_apps())
 def test_static_int8_without_calibration_is_refused(name: str, model: Model, work: Path, tmp_path: Path) -> None:
     runtime = get(name)
     with pytest.raises(UserError, match="alibrat"):
@@ -314,7 +316,7 @@ def test_a_file_whose_first_operator_is_no_convolution_is_fed_as_a_picture(
     assert spec.layout == ("NHWC" if spec.shape[-1] == 3 else "NCHW")
     pixels = np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3), np.uint8)
     samples = Samples(pixels, np.zeros(4, np.int64), list("abcd"), "train", "pixels", model.preprocess)
-    outputs = accuracy.run_all(name, Path(artifact.path), samples)
+    outputs = run_samples.run_all(name, Path(artifact.path), samples)
     with torch.no_grad():
         wanted = model.network(torch.from_numpy(samples.inputs(slice(None))))[0].numpy()
     np.testing.assert_allclose(outputs, wanted, atol=1e-4)

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_net import pictures, tiny_model
 from torch import nn
 
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import answer
 from pocketfit.core.samples import Samples
 from pocketfit.runtimes import get
+from tests.runtimes.tiny_network import pictures, tiny_model
 
 pytest.importorskip("litert_torch")
 LAYERS = ("conv", "depthwise", "up", "grouped", "fc")

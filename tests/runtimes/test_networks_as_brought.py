@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.model import Model
-from pocketfit.core.plan import ExportSettings, Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import ROWS, Session, answer
 from pocketfit.core.samples import Samples
-from pocketfit.measure.accuracy import fed
-from pocketfit.runtimes import agreement, get
-from pocketfit.sources.data import from_arrays
-from tests.networks_as_brought import NETWORKS, arrays, opened
+from pocketfit.measurement.run_samples import fed
+from pocketfit.runtimes import get
+from pocketfit.runtimes.common import agreement
+from pocketfit.sources.data.dataset import from_arrays
+from tests.brought.networks import NETWORKS, arrays, opened
 
 pytest.importorskip("litert_torch")
 pytest.importorskip("onnxscript")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pocketfit.search import carry
+from pocketfit.search.run import apply_passes
 
 
 @pytest.fixture(autouse=True)
 def _no_networks_from_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carry, "_RECENT", {})
+    monkeypatch.setattr(apply_passes, "_RECENT", {})

@@ -16,15 +16,19 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.trial import Trial
 from pocketfit.search import journal
+from tests.search import builders
 
-from . import made
-
-LIMITS = made.budget(max_size="0.4x", max_drop="1pt", max_time="10min", max_trials=9)
-TRIALS = [made.baseline(), made.trial(1, precision="int8"), made.failed(2), made.trial(3, precision="float16")]
+LIMITS = builders.budget(max_size="0.4x", max_drop="1pt", max_time="10min", max_trials=9)
+TRIALS = [
+    builders.baseline(),
+    builders.trial(1, precision="int8"),
+    builders.failed(2),
+    builders.trial(3, precision="float16"),
+]
 AGAIN, BESIDE = Measurement("latency_ratio", "x", 0.44), Measurement("latency_ratio", "x", 0.5)
 LINES: list[journal.Line] = [
-    made.start(LIMITS),
-    *map(made.line, TRIALS),
+    builders.start(LIMITS),
+    *map(builders.line, TRIALS),
     {"kind": "pace", "short_steps": 30, "long_steps": 150, "steps_per_s": 3.0, "verdict_s": 40.0},
     *({"kind": "time", "seconds": seconds} for seconds in (0.1, 0.7, 12.345, 1e-3, 400.1)),
     {"kind": "reading", "trial": 1, "reading": 1},
@@ -33,7 +37,7 @@ LINES: list[journal.Line] = [
     {"kind": "layers", "trial": 1, "reading": 2, "rows": [{"name": "b"}], "not_possible": []},
     {"kind": "timing", "trial": 1, "measurements": {"latency_ratio": AGAIN.to_json()}},
     {"kind": "timing", "trial": 1, "because": "disturbed", "measurements": {"latency_ratio": BESIDE.to_json()}},
-    made.verdict(TRIALS[1], reading=2),
+    builders.verdict(TRIALS[1], reading=2),
     {"kind": "what a later version writes", "x": 1},
 ]
 
@@ -115,8 +119,8 @@ def deep(levels: int) -> bytes:
         ({"kind": "reading", "trial": "1"}, "'trial' is \"1\": give a whole number"),
         ({**LINES[0], "budget": {"limits": []}}, "'budget.max_time_s' is missing"),
         ({**LINES[0], "inputs": {"metric": 3, "model": "x"}}, "'inputs.metric' is 3: give a text"),
-        ({**made.verdict(TRIALS[1]), "measurements": {"x": {}}}, "'measurements.x.quantity' is missing"),
-        ({**made.verdict(TRIALS[1]), "reading": 0}, "'reading' is 0"),
+        ({**builders.verdict(TRIALS[1]), "measurements": {"x": {}}}, "'measurements.x.quantity' is missing"),
+        ({**builders.verdict(TRIALS[1]), "reading": 0}, "'reading' is 0"),
         ({"kind": "allocation", "by": "macs", "criterion": "l2", "keep": [[1.5, []]]}, r"'keep\[0\]\[0\]' is 1.5"),
         (
             {"kind": "sensitivity", "runtime": "../../x", "plan": "", "rows": []},
@@ -166,7 +170,7 @@ def test_a_trial_is_held_against_what_can_be(tmp_path: Path, place: tuple[str, .
 def test_a_journal_is_about_one_run(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     journal.append(path, LINES[0])
-    journal.append(path, made.start(made.budget(max_size="1MB")))
+    journal.append(path, builders.start(builders.budget(max_size="1MB")))
     with pytest.raises(UserError, match="says twice what its run is about"):
         journal.read_lines(path)
 

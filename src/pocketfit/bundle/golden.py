@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan import ExportSettings
+from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import Session, quantize_input
 from pocketfit.core.samples import Samples
@@ -102,7 +102,7 @@ def _inputs(folder: Path, samples: Samples, layout: str) -> list[tuple[str, str,
     """Stem, file name and tensor [1, ...] of each golden input, its file written."""
     from PIL import Image
 
-    from pocketfit.sources.preprocess import to_tensor
+    from pocketfit.sources.image_preprocess import to_tensor
 
     made = []
     preprocess = samples.preprocess

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from pocketfit.bundle.run_template import is_name
-from pocketfit.core.json_file import load
+from pocketfit.bundle.python.run import is_name
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.model import Labels
-from pocketfit.core.plan import Plan, RuntimeName
+from pocketfit.core.plan.export import RuntimeName
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.rules import Between, FileName, Positive, Sha256, Size, Text, shown
-from pocketfit.core.schema import Violation, checked, reading
 from pocketfit.core.signature import Dimension, DType, Layout
+from pocketfit.core.support.json_file import load
+from pocketfit.core.support.rules import Between, FileName, Positive, Sha256, Size, Text, shown
+from pocketfit.core.support.schema import Violation, checked, reading
 
 Limit = Annotated[float, Between(0, 1e15)]
 GoldenName = Annotated[str, Text(r"golden/[^/\\:\x00]+", "the name of a file in golden/")]

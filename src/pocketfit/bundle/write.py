@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfit import __version__
-from pocketfit.bundle import readme, run_template
+from pocketfit import __version__, runtimes
 from pocketfit.bundle.golden import write_golden
 from pocketfit.bundle.manifest import read_manifest
+from pocketfit.bundle.python import readme, run
 from pocketfit.core.artifact import Artifact, Quantization
 from pocketfit.core.errors import UserError
 from pocketfit.core.measurement import Measurement
@@ -38,7 +38,6 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
 
 BUNDLE_VERSION = 2  # 1 had no seal
-PACKAGES = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}
 
 
 def write_bundle(
@@ -61,9 +60,7 @@ def write_bundle(
     Raises UserError for that, for a runtime that no app can ship, and for a file that does not fit the model;
     CannotRunHere where the file does not run.
     """
-    from pocketfit import runtimes
-
-    if artifact.runtime not in PACKAGES:
+    if not runtimes.get(artifact.runtime).APP_PACKAGE:
         raise UserError(f"No bundle can be made of a '{artifact.runtime}' file: it serves analysis, no app runs it")
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +80,7 @@ def write_bundle(
         _write_words(partial, manifest)
         manifest["files"] = _hashes(partial)
         manifest = json.loads(json.dumps(manifest, allow_nan=False))  # sealed as it will be read back
-        manifest["seal"] = run_template.seal(manifest)
+        manifest["seal"] = run.seal(manifest)
         _write_json(partial / "manifest.json", manifest)
         _put_in_place(partial, folder, earlier)
     finally:
@@ -109,8 +106,8 @@ def _manifest(partial: Path, artifact: Artifact, model: Model, *, session: Sessi
         },
         "runtime": {
             "name": artifact.runtime,
-            "package": PACKAGES[artifact.runtime],
-            "version": version(PACKAGES[artifact.runtime]),
+            "package": runtimes.get(artifact.runtime).APP_PACKAGE,
+            "version": version(runtimes.get(artifact.runtime).APP_PACKAGE),
         },
         "code": artifact.plan.code,
         "plan": artifact.plan.to_json(),
@@ -126,8 +123,8 @@ def _manifest(partial: Path, artifact: Artifact, model: Model, *, session: Sessi
 
 def _write_words(partial: Path, manifest: Mapping[str, Any]) -> None:
     """The host code and what a person reads."""
-    shutil.copyfile(_source_of("pocketfit.sources.preprocess"), partial / "preprocess.py")
-    shutil.copyfile(_source_of("pocketfit.bundle.run_template"), partial / "run.py")
+    shutil.copyfile(_source_of("pocketfit.sources.image_preprocess"), partial / "preprocess.py")
+    shutil.copyfile(_source_of("pocketfit.bundle.python.run"), partial / "run.py")
     (partial / "requirements.txt").write_text(readme.requirements(manifest), encoding="utf-8")
     (partial / "README.md").write_text(readme.readme(manifest), encoding="utf-8")
 
@@ -137,7 +134,7 @@ def _copy_checked(artifact: Artifact, partial: Path) -> Path:
     if not source.is_file():
         raise UserError(f"{source} is missing: run the same command again, and it is made anew")
     shutil.copyfile(source, target)
-    if run_template.file_sha256(target) != artifact.sha256:
+    if run.file_sha256(target) != artifact.sha256:
         raise UserError(f"{source} was changed after it was measured: remove it and run the same command again")
     return target
 
@@ -227,7 +224,7 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
-        "processor": run_template.processor_name(),
+        "processor": run.processor_name(),
         "numpy": version("numpy"),
         "pillow": version("pillow"),
     }
@@ -243,7 +240,7 @@ def _source_of(module: str) -> Path:
 def _hashes(partial: Path) -> dict[str, str]:
     """sha256 by name of every file; manifest.json, which holds them, is not written yet."""
     files = sorted(path for path in partial.rglob("*") if path.is_file())
-    return {path.relative_to(partial).as_posix(): run_template.file_sha256(path) for path in files}
+    return {path.relative_to(partial).as_posix(): run.file_sha256(path) for path in files}
 
 
 def _write_json(path: Path, data: Any) -> None:

@@ -6,9 +6,10 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pocketfit.core.plan import Plan, RuntimeName
-from pocketfit.core.rules import Positive, RelativePath, Sha256
-from pocketfit.core.schema import build
+from pocketfit.core.plan.export import RuntimeName
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.support.rules import Positive, RelativePath, Sha256
+from pocketfit.core.support.schema import build
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.quantities import PERCENTILES, QUANTITIES, KnownQuantity, Quantity
-from pocketfit.core.rules import Between, OneOf
-from pocketfit.core.schema import build
+from pocketfit.core.support.rules import Between, OneOf
+from pocketfit.core.support.schema import build
 
 Prefer = Literal["speed", "size", "accuracy", "balanced"]
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from pocketfit.core.rules import Between, Count, Like, Size, shown
-from pocketfit.core.schema import Violation, build
+from pocketfit.core.support.rules import Between, Count, Like, Size, shown
+from pocketfit.core.support.schema import Violation, build
 
 How = Literal["measured", "estimated", "not_possible_here"]
 Number = Annotated[float, Between(-1e15, 1e15)]
@@ -20,7 +20,7 @@ class Environment(TypedDict):
     one_sided         the one-sided 95 % bound on the bad side
     between_sessions  spread of a latency ratio from session to session, and inside of them
     disturbed         Measurement.disturbed
-    best_ms           the best times of what a session knows its machine by (measure/quiet.py)
+    best_ms           the best times of what a session knows its machine by (measurement/quiet.py)
     """
 
     one_sided: NotRequired[Number]

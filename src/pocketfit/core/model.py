@@ -6,18 +6,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal
 
+from pocketfit.core.learned import Learned
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.rules import Between, Seed, Sha256, Size, Text
-from pocketfit.core.schema import build
 from pocketfit.core.signature import Signature
+from pocketfit.core.support.rules import Seed, Sha256, Size, Text
+from pocketfit.core.support.schema import build
 
 Level = Literal["torch", "onnx"]
 Label = Annotated[str, Text(".{1,1000}", "a name")]
 Labels = Annotated[tuple[Label, ...], Size(0, 10**6, unique=True)]
-Interval = tuple[float, float]
-Moments = tuple[list[float], list[Annotated[float, Between(0)]]]
 
 
 @dataclass(frozen=True)
@@ -41,21 +40,6 @@ class Origin:
         return build(cls, data)
 
 
-class Learned(TypedDict):
-    """What passes may have learned for the export (Model.learned).
-
-    ranges    by name of a tensor inside: (low, high) that it takes on the grid of the file
-    sparse    names of the layers whose zeros stay
-    patterns  by name of such a layer: the pattern that was asked for
-    normal    by name of a layer: means and deviations of its outputs, one a channel
-    """
-
-    ranges: NotRequired[Mapping[str, Interval]]
-    sparse: NotRequired[list[str]]
-    patterns: NotRequired[Mapping[str, Literal["unstructured", "2:4", "1:4"]]]
-    normal: NotRequired[Mapping[str, Moments]]
-
-
 @dataclass(frozen=True)
 class ModelFile:
     """What stands in the model.json of a model folder, beside the weights."""
@@ -72,13 +56,13 @@ class ModelFile:
     findings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """A network (`torch.nn.Module` at level "torch") with its contract.
 
     network     in eval mode; passes never change it in place, they return a new Model
     sha256      of the weights and the structure; with the signature it decides what files are made (`key`)
-    learned     what passes learned for the export (Learned)
+    learned     what passes learned for the export
     findings    sentences for the user that came up on the way here (layers that could not be pruned, …)
     """
 
@@ -90,7 +74,7 @@ class Model:
     split_seed: int = 0
     level: Level = "torch"
     sha256: str = ""
-    learned: Mapping[str, Any] = field(default_factory=dict)
+    learned: Learned = field(default_factory=Learned)
     findings: tuple[str, ...] = ()
 
     @property

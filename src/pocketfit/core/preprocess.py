@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.rules import Between
-from pocketfit.core.schema import Violation, build, check_rules
+from pocketfit.core.support.rules import Between
+from pocketfit.core.support.schema import Violation, build, check_rules
 
 ResizeRule = Literal["shorter", "longer", "exact", "none"]
 Filter = Literal["nearest", "bilinear", "bicubic"]

@@ -1,7 +1,7 @@
 """What can be limited: one row a quantity. Options, budgets, checks, words and pages read it, and nothing else says it.
 
 A further limit is a row here, the function that measures it, and one call of that where a trial is measured
-(search/attempt.py).
+(search/run/run_trial.py).
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ QUANTITIES: dict[str, Quantity] = {row.name: row for row in _ROWS}
 
 @dataclass(frozen=True)
 class KnownQuantity:
-    """The rule (core/rules.py) of a field that names a quantity."""
+    """The rule (core/support/rules.py) of a field that names a quantity."""
 
     def problem(self, value: Any) -> str:
         return "" if value in QUANTITIES else f"give one of {', '.join(QUANTITIES)}"

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from pocketfit.core.artifact import Artifact, Contents, OpCost, Quantization
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.core.plan import Plan
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature
 
@@ -52,6 +54,15 @@ class Session(Protocol):
     def close(self) -> None: ...
 
 
+class LayerOutputs(Protocol):
+    """A file whose layers can be read: `layers` name -> tensor name; `run` gives those tensors by layer, and as "" the
+    file's answer, in integers or in float."""
+
+    layers: Mapping[str, str]
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]: ...
+
+
 class Runtime(Protocol):
     """The functions that a runtime's file offers."""
 
@@ -60,11 +71,31 @@ class Runtime(Protocol):
     EXTENSION: str  # of its files, with the dot
     ACCEPTS: tuple[str, ...]  # model levels that export() can start from
     HOW: str  # "measured", or "estimated" for analysis runtimes
+    PACKAGES: tuple[str, ...]  # of PyPI, whose versions belong to its measurements
+    LIBRARY: str  # the module that `load` imports; an app has it in memory before its network comes
+    APP_PACKAGE: str  # of PyPI, which runs its files on a user's machine; "" where no bundle is made
+    GATHER: (
+        str  # "module:function" that sums up the tensors of its float file (runtimes/common/calibration.py); "": none
+    )
+    LAYER_OUTPUTS: str  # "module:function" that opens a file with its inner tensors (LayerOutputs); "": it shows none
+    LAYER_OUTPUTS_DIFFER: str  # how such a file runs otherwise than the one that ships, as the end of a sentence
 
     def probe(self) -> RuntimeInfo: ...
 
     def why_not(self, plan: Plan, signature: Signature) -> list[str]:
         """[] = supported; else sentences for the user."""
+        ...
+
+    def recipes(self) -> tuple[ExportSettings, ...]:
+        """Files without training that are worth a try, the most promising first; `why_not` may refuse some."""
+        ...
+
+    def prelude(self, model: Model) -> tuple[PassSettings, ...]:
+        """What is done to a network before a static int8 file is made of it."""
+        ...
+
+    def tensors_behind(self, path: Path, contents: Contents) -> dict[str, str]:
+        """By layer, the name of the float file's tensor behind it and its activation."""
         ...
 
     def export(self, model: Model, plan: Plan, calibration: Samples | None, path: Path, *, work: Path) -> Artifact:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pocketfit.core.rules import Between, Size, Text
-from pocketfit.core.schema import build
+from pocketfit.core.support.rules import Between, Size, Text
+from pocketfit.core.support.schema import build
 
 MOST_DIMENSIONS = 8
 Dimension = Annotated[int, Between(1, 10**7)]

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.measurement import Measurement
-from pocketfit.core.plan import Plan
-from pocketfit.core.rules import Count, Seconds, shown
-from pocketfit.core.schema import Violation, at, build
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.support.rules import Count, Seconds, shown
+from pocketfit.core.support.schema import Violation, at, build
 
 Stage = Literal["baseline", "recipe", "ladder", "pruned", "finalist", "control"]
 

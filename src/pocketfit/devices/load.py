@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from pocketfit.core import cpus
+from pocketfit.core.support import cpus
 
 PRESSURE = Path("/proc/pressure/memory")
 TASKS = Path("/proc/self/task")

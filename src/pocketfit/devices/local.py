@@ -3,78 +3,23 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
-from pocketfit.core import cpus
-from pocketfit.core.device import Device, u8s8_saturates
+from pocketfit.core.device import Device
+from pocketfit.core.support import cpus
+from pocketfit.core.support.cpuinfo import cpu_model, cpuinfo, isa
 
-CPUINFO = Path("/proc/cpuinfo")
 SIBLINGS = "/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list"
 LOAD_WINDOW_S = 0.1
-
-# Linux's word in /proc/cpuinfo -> the name under which the field knows the instruction set; those that decide how fast
-# float16 and int8 kernels are
-ISA_NAMES = {
-    "avx2": "avx2",
-    "fma": "fma",
-    "avx_vnni": "avx_vnni",
-    "avx512f": "avx512f",
-    "avx512_vnni": "avx512_vnni",
-    "avx512_bf16": "avx512_bf16",
-    "avx512_fp16": "avx512_fp16",
-    "amx_int8": "amx_int8",
-    "asimd": "neon",
-    "neon": "neon",
-    "asimdhp": "fp16",
-    "asimddp": "dotprod",
-    "i8mm": "i8mm",
-    "sve": "sve",
-}
 
 
 def describe(threads: int = 1) -> Device:
     """This machine as a Device."""
-    return Device("local", threads, isa(_cpuinfo()), cpu_model(_cpuinfo()))
-
-
-def saturates() -> bool:
-    """Whether uint8 x int8 products overflow on this machine, so that 8-bit weights lose accuracy in U8S8 files."""
-    return u8s8_saturates(platform.machine(), isa(_cpuinfo()))
-
-
-def isa(cpuinfo: str) -> tuple[str, ...]:
-    """The instruction sets that matter to int8 and float16 kernels, as the kernel states them; () where it doesn't.
-
-    >>> isa("flags : fpu avx2 avx512_vnni")
-    ('avx2', 'avx512_vnni')
-    >>> isa("Features : fp asimd asimddp")
-    ('neon', 'dotprod')
-    """
-    words: set[str] = set()
-    for line in cpuinfo.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            words.update(value.split())
-    return tuple(dict.fromkeys(name for word, name in ISA_NAMES.items() if word in words))
-
-
-def cpu_model(cpuinfo: str) -> str:
-    """The processor's name.
-
-    >>> cpu_model("processor : 0\\nmodel name : Example 9000")
-    'Example 9000'
-    """
-    for wanted in ("model name", "Model", "Hardware"):
-        for line in cpuinfo.splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == wanted and value.strip():
-                return value.strip()
-    return platform.processor() or platform.machine()
+    return Device("local", threads, isa(cpuinfo()), cpu_model(cpuinfo()))
 
 
 def usable_cores() -> tuple[int, ...]:
@@ -119,10 +64,6 @@ def choose_cores(
             if len(chosen) < count and cores[i] not in chosen and not (alone and siblings[i] & set(chosen)):
                 chosen.append(cores[i])
     return tuple(sorted(chosen))
-
-
-def _cpuinfo() -> str:
-    return CPUINFO.read_text(errors="replace") if CPUINFO.exists() else ""
 
 
 def _siblings(core: int) -> frozenset[int]:

@@ -1,51 +1,48 @@
-"""One file a runtime, the same functions in each (the Protocol is core.runtime.Runtime)."""
+"""One folder a runtime, its file runtime.py with the same functions in each (Protocol: core.runtime.Runtime)."""
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from pocketfit.core.errors import MissingPackage, UserError
+from pocketfit.core.errors import UserError
+from pocketfit.core.plan.runtime_list import RUNTIMES
 
 if TYPE_CHECKING:
     from pocketfit.core.runtime import Runtime
 
-__all__ = ["EXTENSIONS", "NAMES", "for_file", "get", "require"]
-
-NAMES = ("litert", "onnxruntime", "torch")
-EXTENSIONS = {".tflite": "litert", ".onnx": "onnxruntime", ".pt2": "torch"}
+__all__ = ["for_file", "get", "is_file_of_one"]
 
 
 def get(name: str) -> Runtime:
     """The runtime called `name`; its packages are loaded when one of its functions needs them.
 
-    Raises UserError for a name that is none of NAMES.
+    Raises UserError for a name that is none of core.runtime_list.RUNTIMES.
     """
-    if name not in NAMES:
-        raise UserError(f"No runtime is called '{name}': known are {', '.join(NAMES)}")
-    return cast("Runtime", importlib.import_module(f"pocketfit.runtimes.{name}"))
+    if name not in RUNTIMES:
+        raise UserError(f"No runtime is called '{name}': known are {', '.join(RUNTIMES)}")
+    return cast("Runtime", importlib.import_module(RUNTIMES[name].module or f"pocketfit.runtimes.{name}.runtime"))
+
+
+def is_file_of_one(path: str | Path) -> bool:
+    """Whether the name ends as those of some runtime's files do.
+
+    >>> is_file_of_one("model.ONNX"), is_file_of_one("mobilenet_v2")
+    (True, False)
+    """
+    return Path(path).suffix.lower() in {listed.suffix for listed in RUNTIMES.values()}
 
 
 def for_file(path: str | Path) -> Runtime:
-    """The runtime that runs this file, by its extension.
+    """The runtime that runs this file, by its suffix.
 
     >>> for_file("model.onnx").NAME
     'onnxruntime'
     """
-    extension = Path(path).suffix.lower()
-    if extension not in EXTENSIONS:
-        known = ", ".join(EXTENSIONS)
-        raise UserError(f"No runtime takes '{path}': its name should end in one of {known}")
-    return get(EXTENSIONS[extension])
-
-
-def require(package: str, extra: str) -> ModuleType:
-    """Import a package of one of pocketfit's extras; a package that is not there is MissingPackage."""
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != package.split(".", maxsplit=1)[0]:
-            raise  # the package is there; something that it needs is not
-        raise MissingPackage(package.split(".", maxsplit=1)[0], extra) from error
+    suffix = Path(path).suffix.lower()
+    for name, listed in RUNTIMES.items():
+        if listed.suffix == suffix:
+            return get(name)
+    known = ", ".join(listed.suffix for listed in RUNTIMES.values())
+    raise UserError(f"No runtime takes '{path}': its name should end in one of {known}")

@@ -26,9 +26,9 @@ from typing import Any
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
-from pocketfit.core.json_file import parse, read_bytes
 from pocketfit.core.measurement import Measurement
-from pocketfit.core.schema import reading
+from pocketfit.core.support.json_file import parse, read_bytes
+from pocketfit.core.support.schema import reading
 from pocketfit.core.trial import Trial
 from pocketfit.search.journal_lines import check_line
 

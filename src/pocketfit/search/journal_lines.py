@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.measurement import Measurement
-from pocketfit.core.pass_settings import Rate
-from pocketfit.core.plan import RuntimeName
-from pocketfit.core.rules import Between, Count, Positive, Seconds, Text
-from pocketfit.core.schema import Violation, reader
+from pocketfit.core.plan.export import RuntimeName
+from pocketfit.core.plan.pass_facts import Rate
+from pocketfit.core.support.rules import Between, Count, Positive, Seconds, Text
+from pocketfit.core.support.schema import Violation, reader
 from pocketfit.core.trial import Trial
 
 Number = Annotated[float, Between(-1e15, 1e15)]
@@ -48,7 +48,8 @@ class Time(TypedDict):
 
 
 class Pace(TypedDict):
-    """Steps of the trainings and their rate; with a time limit, also how fast training went, and what the verdict takes."""
+    """Steps of the trainings and their rate; with a time limit, also how fast training went, and what the verdict
+    takes."""
 
     short_steps: Positive
     long_steps: Positive

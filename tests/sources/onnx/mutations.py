@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto
 
 from pocketfit.core.errors import UserError
-from pocketfit.sources.onnx.child import limit_memory, prepared
+from pocketfit.sources.onnx.file.child import limit_memory, prepared
 
 Change = Callable[[onnx.ModelProto, random.Random], None]
 

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx
 
 from pocketfit.sources.onnx.convert import convert
-from pocketfit.sources.onnx.graph import Graph
-from pocketfit.sources.onnx.normalise import written_out
-from pocketfit.sources.onnx.read import inlined, to_graph
+from pocketfit.sources.onnx.file.graph import Graph
+from pocketfit.sources.onnx.file.normalise import written_out
+from pocketfit.sources.onnx.file.read import inlined, to_graph
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 

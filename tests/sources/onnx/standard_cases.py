@@ -15,9 +15,9 @@ from onnx import numpy_helper
 
 from pocketfit.core.errors import UserError
 from pocketfit.sources.onnx.convert import convert
-from pocketfit.sources.onnx.normalise import written_out
-from pocketfit.sources.onnx.read import inlined, to_graph
-from pocketfit.sources.onnx.specialise import with_fixed
+from pocketfit.sources.onnx.file.normalise import written_out
+from pocketfit.sources.onnx.file.read import inlined, to_graph
+from pocketfit.sources.onnx.file.specialise import with_fixed
 from pocketfit.sources.onnx.tensors import DTYPES, INT4, UINT4, _from_numpy, to_torch
 
 Case = tuple[str, onnx.ModelProto, list[tuple[Sequence[Any], Sequence[Any]]], float, float]

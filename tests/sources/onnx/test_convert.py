@@ -11,14 +11,14 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from onnx_files import INT, assert_same, conv_net, graph_of, model, network_of, random, tensor
 from torch import nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.passes import graph as channel_graph
+from pocketfit.passes.graph import channel_graph
 from pocketfit.sources.onnx.convert import convert
-from pocketfit.sources.onnx.specialise import specialise
+from pocketfit.sources.onnx.file.specialise import specialise
+from tests.sources.onnx.onnx_files import INT, assert_same, conv_net, graph_of, model, network_of, random, tensor
 
 node = helper.make_node
 Built = tuple[list[onnx.NodeProto], dict[str, Any]]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from onnx_files import conv_net
-
 from pocketfit.core.errors import ExportFailed
-from pocketfit.runtimes import child
+from pocketfit.processes import child_process
+from tests.sources.onnx.onnx_files import conv_net
 
 COUNT = 1000
 DEATHS = 3  # of libraries; the process that opens a file only reports them
@@ -24,7 +23,9 @@ def test_each_is_read_or_refused(tmp_path: Path) -> None:
     while first < COUNT:
         payload = {"path": str(tmp_path / "net.onnx"), "first": first, "count": COUNT - first, "log": str(log)}
         try:
-            result = child.call("mutations:run", payload, timeout_s=300, memory_bytes=4 * 2**30)
+            result = child_process.call(
+                "tests.sources.onnx.mutations:run", payload, timeout_s=300, memory_bytes=4 * 2**30
+            )
         except ExportFailed as error:
             deaths.append(f"{log.read_text()}: {error}")
             assert len(deaths) <= DEATHS, deaths

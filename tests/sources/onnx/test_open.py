@@ -10,13 +10,13 @@ import onnx
 import pytest
 import torch
 from onnx import helper
-from onnx_files import conv_net, model, tensor
 
 from pocketfit.core.errors import UserError
 from pocketfit.sources.onnx import compare
 from pocketfit.sources.onnx import open as opening
-from pocketfit.sources.onnx.graph import Graph, Value
+from pocketfit.sources.onnx.file.graph import Graph, Value
 from pocketfit.sources.onnx.open import Converted, check_against_onnxruntime, open_onnx
+from tests.sources.onnx.onnx_files import conv_net, model, tensor
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_files_that_cannot_be_opened_are_named(tmp_path: Path, monkeypatch: pyte
     def refuse(*_: object, **__: object) -> None:
         raise UserError("the operator Loop 'l' is a loop")
 
-    monkeypatch.setattr("pocketfit.runtimes.child.call", refuse)
+    monkeypatch.setattr("pocketfit.processes.child_process.call", refuse)
     with pytest.raises(UserError, match=r"loop\.onnx: the operator Loop 'l' is a loop"):
         open_onnx(tmp_path / "loop.onnx")
 
@@ -113,7 +113,7 @@ def test_parameters_without_gradient_are_said(tmp_path: Path) -> None:
     outputs = [tensor("i", [2, 1], onnx.TensorProto.INT64), tensor("y", [2, 4])]
     path = tmp_path / "x.onnx"
     path.write_bytes(model(nodes, [tensor("x", [2, 3])], outputs, stored).SerializeToString())
-    from pocketfit.sources.onnx.child import prepared
+    from pocketfit.sources.onnx.file.child import prepared
 
     _, about = prepared(path, {}, {}, check=True)
     assert about["findings"] == ["No gradient reaches a.weight: training leaves them as they are"]

@@ -12,12 +12,12 @@ from torch import nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model, Origin
-from pocketfit.core.pass_settings import Prune
+from pocketfit.core.plan.prune import Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.passes import graph as channel_graph
-from pocketfit.passes import prune
-from pocketfit.sources.onnx.fold.fold import fold
+from pocketfit.passes.graph import channel_graph
+from pocketfit.passes.prune import prune_channels
+from pocketfit.passes.rewrite.fold.fold import fold
 from pocketfit.sources.onnx.open import check_against_onnxruntime, open_onnx
 
 pytestmark = [pytest.mark.slow, pytest.mark.weights]
@@ -35,8 +35,10 @@ def prunable(network: nn.Module, shape: tuple[int, ...]) -> tuple[set[str], set[
 def half(network: nn.Module, shape: tuple[int, ...]) -> Any:
     """Half of all channels that may go, cut away by the project's own pass."""
     signature = Signature((TensorSpec("x", (None, *shape), "float32", "NCHW"),), (TensorSpec("y", (None,)),))
-    whole = Model(network, signature, Preprocess(), (), Origin("object", "ocr"))
-    return prune.apply(whole, Prune(0.5), None).network
+    whole = Model(
+        network=network, signature=signature, preprocess=Preprocess(), labels=(), origin=Origin("object", "ocr")
+    )
+    return prune_channels.apply(whole, Prune(0.5), None).network
 
 
 def kinds(network: Any) -> Counter[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from standard_cases import light_files, run, stored_files
 
-from pocketfit.runtimes import child
+from pocketfit.processes import child_process
+from tests.sources.onnx.standard_cases import light_files, run, stored_files
 
 
 def one_sentence(message: str) -> bool:
@@ -34,7 +34,9 @@ def test_classifiers_of_their_time() -> None:
 
 @pytest.mark.slow
 def test_every_case_of_the_standard() -> None:
-    done: dict[str, Any] = child.call("standard_cases:node_cases", {"part": 0, "parts": 1}, timeout_s=600)
+    done: dict[str, Any] = child_process.call(
+        "tests.sources.onnx.standard_cases:node_cases", {"part": 0, "parts": 1}, timeout_s=600
+    )
     assert done["wrong"] == {}
     assert [m for m in done["refused"].values() if not one_sentence(m)] == []
     assert len(done["carried"]) >= 1425, len(done["carried"])

@@ -12,10 +12,10 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from onnx_files import assert_same, in_onnxruntime, network_of
 from torch import Tensor, nn
 
-from pocketfit.sources.onnx.fold.fold import fold
+from pocketfit.passes.rewrite.fold.fold import fold
+from tests.sources.onnx.onnx_files import assert_same, in_onnxruntime, network_of
 
 DIM = torch.export.Dim
 

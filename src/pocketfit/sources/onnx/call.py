@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from pocketfit.sources.onnx import names
 from pocketfit.sources.onnx.builder import Builder, CannotConvert, Constant, Sizes, known, meta
-from pocketfit.sources.onnx.graph import Graph, Node
+from pocketfit.sources.onnx.file.graph import Graph, Node
 
 MOST_ENTRIES = 1024  # a longer list of integers is a table, not a shape
 Value = fx.Node | Constant | Sizes | list[Any]  # a list: a sequence of tensors

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from pocketfit.core.errors import MissingPackage, UserError
-from pocketfit.sources.onnx.graph import Graph, Value
-from pocketfit.sources.onnx.read import first_line
+from pocketfit.sources.onnx.file.graph import Graph, Value
+from pocketfit.sources.onnx.file.read import first_line
 
 # Largest difference allowed, in parts of an output's largest number: both sum in different orders, which costs about
 # 1e-6 a layer in float32; in 16 bits a number itself is known to 1e-3 only.

@@ -12,9 +12,9 @@ from torch import fx
 from pocketfit.core.errors import UserError
 from pocketfit.sources.onnx.builder import Builder, CannotConvert, Constant, Sizes
 from pocketfit.sources.onnx.call import Call, Value
-from pocketfit.sources.onnx.graph import Graph, Node
+from pocketfit.sources.onnx.file.graph import Graph, Node
+from pocketfit.sources.onnx.file.read import first_line
 from pocketfit.sources.onnx.operators import TABLE
-from pocketfit.sources.onnx.read import first_line
 from pocketfit.sources.onnx.refusals import why_refused
 
 # Sizes that the dynamic axes are tried at: (first axis, token axis, others). They only have to suit the network.

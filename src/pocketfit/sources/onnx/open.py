@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ from torch import Tensor, fx
 
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.processes import child_process
 from pocketfit.sources.onnx import compare
 from pocketfit.sources.onnx.convert import convert
-from pocketfit.sources.onnx.graph import Value, load_graph
+from pocketfit.sources.onnx.file.graph import Value, load_graph
 
 TIMEOUT_S = 600.0
 MEMORY_BYTES = 8 * 2**30
-CHILD_PROCESSES = "pocketfit.runtimes.child"  # one floor above; named here only
 
 
 @dataclass(frozen=True)
@@ -124,10 +123,9 @@ def check_against_onnxruntime(
 
 def _in_child(path: Path, function: str, payload: Mapping[str, Any], timeout_s: float, memory_bytes: int) -> Any:
     """Call a function of child.py in a process of its own; every error names the file."""
-    child = importlib.import_module(CHILD_PROCESSES)
     try:
-        return child.call(
-            f"pocketfit.sources.onnx.child:{function}", payload, timeout_s=timeout_s, memory_bytes=2 * memory_bytes
+        return child_process.call(
+            f"pocketfit.sources.onnx.file.child:{function}", payload, timeout_s=timeout_s, memory_bytes=2 * memory_bytes
         )
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -136,7 +134,7 @@ def _in_child(path: Path, function: str, payload: Mapping[str, Any], timeout_s: 
 
 
 def _plainly(message: str) -> str:
-    """ "The step sources.onnx.child.prepare died with ..." -> "reading it died with ..." """
+    """ "The step sources.onnx.file.child.prepare died with ..." -> "reading it died with ..." """
     step, _, end = message.partition("prepare ")
     return f"reading it {end}" if end and step.startswith("The step") else message[:1].lower() + message[1:]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pocketfit.sources.onnx.graph import Node
+from pocketfit.sources.onnx.file.graph import Node
 
 CUT = "cut the file before it (onnx.utils.extract_model), or export the network without it"
 INTEGER = "works on integers and can't be trained: take the float network that the file was made from"

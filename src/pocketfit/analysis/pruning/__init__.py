@@ -1,0 +1,1 @@
+"""What channels are worth and what they cost."""

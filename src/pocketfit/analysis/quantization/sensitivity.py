@@ -1,0 +1,225 @@
+"""Which layer costs how much when a network is quantized: the table that blame and mixed precision stand on.
+
+All of it is estimated, by passes.simulate: the same question asked of files would take two exports for each layer.
+A layer is one with weights, together with the tensors behind it; sums, pooled tensors and the input are rows of their
+own, without weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model
+from pocketfit.core.plan.export import Grid, RangeMethod
+from pocketfit.core.samples import Samples
+from pocketfit.numerics.sqnr import ratio_db
+
+Progress = Callable[[int, int], None]
+JUDGED = 16  # samples that the answers are compared on
+OBSERVED = 100  # other samples, that the ranges are taken from
+WIDE = 8.0  # times the median range: such a channel leaves the others three bits fewer than it has
+NAMED = 8  # channels that are named, at most
+REACH = 2  # neighbours on either side
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The ranges (largest magnitude) of the channels of a tensor or a weight.
+
+    times  the widest channel's range over the median of those that are not zero throughout
+    wide   how many have at least WIDE times the median; `which`: the widest of these, by their index
+    """
+
+    count: int
+    times: float
+    wide: int
+    which: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """One layer. Decibels are SQNR of the network's answers against float, inf where they are equal; None: has none.
+
+    reads           the row whose tensor this layer takes, "" where it is none or several
+    weights_db      with only this layer's weights on their grid
+    activations_db  with only the tensors behind it on theirs
+    only_db         with both, and nothing else; share: its part in the sum of all layers' noise (1 / SQNR)
+    all_but_db      with everything else quantized; gain_db: how much that is above everything quantized
+    own_db          SQNR of the layer's own tensor with only it quantized; neighbours_db: the median of two on each side
+    drift_db        SQNR of the layer's own tensor with everything quantized
+    outputs         ranges of the channels of its tensor; weights and inputs: of its weight, by output and input channel
+    """
+
+    layer: str
+    weight_bits: int | None
+    reads: str
+    weights_db: float | None
+    activations_db: float | None
+    only_db: float
+    all_but_db: float
+    gain_db: float
+    share: float
+    own_db: float | None
+    neighbours_db: float | None
+    drift_db: float | None
+    outputs: Channels | None
+    weights: Channels | None
+    inputs: Channels | None
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The whole network, and its layers in the order in which they are carried out.
+
+    whole_db, weights_db, activations_db  SQNR of the answers with everything, only weights, only tensors on their grids
+    added_db   what the noise of all layers, each quantized alone and added up, would make of it: where that is
+               whole_db, the shares can be believed
+    judged     samples that the answers were compared on; observed: other samples that the ranges are taken from
+    """
+
+    whole_db: float
+    weights_db: float
+    activations_db: float
+    added_db: float
+    layers: tuple[LayerSensitivity, ...]
+    judged: int
+    observed: int
+    ranges: RangeMethod
+    how: Literal["estimated"] = "estimated"
+
+    @property
+    def guilty(self) -> tuple[LayerSensitivity, ...]:
+        """The layers by their share, the largest first."""
+        return tuple(sorted(self.layers, key=lambda one: -one.share))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON has no infinity: an infinite SQNR is null."""
+        found: dict[str, Any] = without_infinities(asdict(self))
+        return found
+
+
+def sensitivity(
+    model: Model,
+    grid: Grid,
+    samples: Samples,
+    *,
+    most: int = JUDGED,
+    ranges: RangeMethod = "min-max",
+    layers: Collection[str] | None = None,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """What each layer costs on the grid of an export.
+
+    samples  of the calibration split, unlabelled will do: up to `most` and a fourth of them are judged on, OBSERVED of
+             the others set the ranges
+    layers   only these rows; shares are then of the noise of the whole network, and added_db says nothing
+    Raises UserError for fewer than two samples, or where torch.export can't follow the network.
+    """
+    from pocketfit.analysis.quantization import simulated_noise as noise
+
+    judged, observed = split_rows(len(samples), most)
+    found = noise.measure(model, grid, samples, judged, observed, ranges, layers, progress)
+    alone = [_noise(group.signal, group.both) for group in found.groups]
+    total = sum(alone) if layers is None else _noise(found.signal, found.whole)
+    whole_db = ratio_db(found.signal, found.whole)
+    own = [ratio_db(*group.own) if group.own else None for group in found.groups]
+    rows = tuple(
+        LayerSensitivity(
+            group.name,
+            group.bits,
+            group.reads,
+            None if group.weights is None else ratio_db(group.signal, group.weights),
+            None if group.activations is None else ratio_db(group.signal, group.activations),
+            ratio_db(group.signal, group.both),
+            ratio_db(group.signal, group.others),
+            _gain(ratio_db(group.signal, group.others), whole_db),
+            share / total if total else 0.0,
+            own[number],
+            neighbours(own, number),
+            ratio_db(*group.drift) if group.drift else None,
+            channels(group.channels) if group.channels is not None else None,
+            channels(group.rows) if group.rows is not None else None,
+            channels(group.columns) if group.columns is not None else None,
+        )
+        for number, (group, share) in enumerate(zip(found.groups, alone, strict=True))
+    )
+    return Sensitivity(
+        whole_db,
+        ratio_db(found.signal, found.weights),
+        ratio_db(found.signal, found.activations),
+        ratio_db(1.0, total),
+        rows,
+        len(judged),
+        len(observed),
+        ranges,
+    )
+
+
+def split_rows(count: int, most: int) -> tuple[list[int], list[int]]:
+    """(rows to judge on, rows to take ranges from), disjoint and both spread over all.
+
+    >>> split_rows(6, 16)
+    ([0], [1, 2, 3, 4, 5])
+    """
+    if count < 2:
+        raise UserError(f"Sensitivity needs at least two samples, and {count} were given: some for ranges, others")
+    wanted = max(1, min(most, count // 4))
+    judged = np.linspace(0, count, wanted, endpoint=False).astype(int).tolist()
+    others = sorted(set(range(count)) - set(judged))
+    return judged, others[:: max(1, len(others) // OBSERVED)][:OBSERVED]
+
+
+def channels(widths: ArrayLike) -> Channels:
+    """What is odd about the ranges of channels, [C].
+
+    >>> channels([1.0, 60.0, 1.0, 0.0, 1.0])
+    Channels(count=5, times=60.0, wide=1, which=(1,))
+    """
+    values = np.asarray(widths, np.float64)
+    alive = values[values > 0]
+    if not len(alive):
+        return Channels(len(values), 1.0, 0, ())
+    times = values / np.median(alive)
+    order = np.argsort(-times, kind="stable")
+    wide = int((times >= WIDE).sum())
+    return Channels(len(values), float(times.max()), wide, tuple(int(c) for c in order[: min(wide, NAMED)]))
+
+
+def neighbours(values: Sequence[float | None], number: int) -> float | None:
+    """The median of up to REACH values on either side, None where there are none.
+
+    >>> neighbours([30.0, 10.0, 32.0, None], 1)
+    31.0
+    """
+    near = [*values[max(0, number - REACH) : number], *values[number + 1 : number + 1 + REACH]]
+    known = [value for value in near if value is not None]
+    return median(known) if known else None
+
+
+def _noise(signal: float, noise: float) -> float:
+    return noise / signal if signal else 0.0
+
+
+def _gain(better: float, whole: float) -> float:
+    return 0.0 if better == whole else better - whole
+
+
+def without_infinities(value: Any) -> Any:
+    """The same with null for infinities, as JSON has none, and lists for tuples.
+
+    >>> without_infinities({"a": (1.0, float("inf"))})
+    {'a': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {key: without_infinities(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_infinities(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

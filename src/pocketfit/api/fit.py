@@ -1,0 +1,125 @@
+"""`pocketfit.fit`: the main job from Python, on the same road as the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pocketfit.core.budget import Budget
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.support.cpus import check_threads, usable
+from pocketfit.core.support.processes import check_alone
+from pocketfit.core.support.progress import Silent, Watch
+from pocketfit.core.support.user_code import Allowed
+from pocketfit.measurement.run_samples import check_metric
+from pocketfit.search.decide.result import Result
+from pocketfit.search.run.begin import check_out
+from pocketfit.search.run.job import Task, check_teacher, with_labels
+from pocketfit.search.run.loop import fit_task
+
+if TYPE_CHECKING:
+    pass
+
+
+from pocketfit.api.delivery import GOLDEN_SAMPLES, Delivery
+from pocketfit.api.inputs import as_dataset, as_model
+
+
+def fit(
+    model: Any,
+    samples: Any,
+    budget: Budget,
+    *,
+    out: str | Path,
+    runtimes: Sequence[str] = ("litert",),
+    preprocess: Preprocess | None = None,
+    labels: Sequence[str] = (),
+    io: Literal["float32", "uint8", "int8"] = "float32",
+    layout: Literal["", "NHWC", "NCHW"] = "",
+    keep_resolution: bool = False,
+    keep_float: Sequence[str] = (),
+    threads: int = 1,
+    seed: int = 0,
+    metric: str = "accuracy",
+    batch_size: int = 64,
+    allocation: Literal["uniform", "macs", "latency"] = "macs",
+    criterion: str = "taylor",
+    rounds: int = 1,
+    layer_ratios: Sequence[tuple[str, float]] = (),
+    teacher: Any = None,
+    watch: Watch | None = None,
+    allow_code: Allowed = False,
+) -> Result:
+    """Find, make and prove a file that meets the budget.
+
+    model    a torch.nn.Module (then `preprocess` says what it expects), a Model, or the name of a model folder
+    samples  a Dataset, a folder of pictures by class, an .npz file, or a pair (x, y): uint8 pictures [N, H, W, C] with
+             integer labels [N]
+    budget   e.g. Budget.parse(max_size="3MB", max_latency="0.6x", max_drop="1pt", max_time="10min")
+    out      the folder for journal.jsonl, result.json, plan.json, models/, bundle/ and report.html; a run that was
+             stopped goes on there
+    teacher  what pruned networks learn from, in the words of `model`; None: the model itself, unpruned
+    allow_code  whether a factory that a model folder names may be called: True, or the names that may
+
+    Raises UserError (bad input, in one sentence) and Stopped (Ctrl-C; the best so far has been delivered).
+    """
+    check_out(Path(out))
+    check_metric(metric)
+    data = as_dataset(samples)
+    network = as_model(model, preprocess, labels, allow_code)
+    task = Task(
+        network,
+        data,
+        Path(out),
+        tuple(runtimes),
+        budget,
+        model_name=network.origin.name,
+        data_name=str(samples) if isinstance(samples, str | Path) else "arrays",
+        io=io,
+        layout=layout,
+        keep_resolution=keep_resolution,
+        keep_float=tuple(keep_float),
+        threads=threads,
+        seed=seed,
+        metric=metric,
+        batch_size=batch_size,
+        allocation=allocation,
+        criterion=criterion,
+        rounds=rounds,
+        layer_ratios=tuple(layer_ratios),
+        teacher=None if teacher is None else as_model(teacher, preprocess, labels, allow_code),
+    )
+    return run(task, watch)
+
+
+def run(task: Task, watch: Watch | None = None) -> Result:
+    """`fit_task` with what stands above the search: the bundle and the report are written as results come in."""
+    check_alone("fit")
+    check_threads(task.threads)
+    stay_in_quota()
+    watch = watch or Silent()
+    check_teacher(task)
+    return fit_task(replace(task, model=with_labels(task.model, task.data.class_names)), Delivery(watch), watch)
+
+
+def run_without_data(task: Task, watch: Watch | None = None) -> dict[str, Any]:
+    """The one int8 file that needs no data, with its bundle; returns result.json. See search/run/data_free.py."""
+    from pocketfit.bundle.write import write_bundle
+    from pocketfit.search.run.data_free import fit_without_data
+    from pocketfit.sources.data.random_inputs import noise
+
+    data, made = fit_without_data(replace(task, model=with_labels(task.model)), watch)
+    golden = noise(made.model.signature.inputs[0], made.model.preprocess, GOLDEN_SAMPLES)
+    measurements = data["trials"][data["chosen"]]["measurements"]
+    write_bundle(task.out / "bundle", made.artifact, made.model, golden=golden, measurements=measurements, result=None)
+    return data
+
+
+def stay_in_quota() -> None:
+    """Let PyTorch use no more threads than the container's CPU quota lets run; without a quota nothing changes."""
+    import torch
+
+    if (most := usable()) < torch.get_num_threads():
+        torch.set_num_threads(most)

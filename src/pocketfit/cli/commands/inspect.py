@@ -1,0 +1,136 @@
+"""`pocketfit inspect`: what a network or a file is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pocketfit.cli.arguments import Source
+from pocketfit.cli.exit_codes import guarded, print_result
+from pocketfit.cli.files_in import check_files
+from pocketfit.cli.options import source_options
+
+
+@click.command("inspect")
+@click.argument("model", metavar="MODEL|FILE")
+@source_options("labels")
+@guarded
+def command(as_json: bool, **options: Any) -> int:
+    """Layers of a network, or operators of a file as read back from it: shapes, parameters, MACs, bytes, dtypes."""
+    print_result(inspect(**options), as_json, show)
+    return 0
+
+
+def inspect(source: Source) -> dict[str, Any]:
+    """The layers of a network, or the operators of a file."""
+    import numpy as np
+
+    from pocketfit import runtimes
+
+    path = Path(source.model)
+    if runtimes.is_file_of_one(path):
+        check_files(path)
+        contents = runtimes.for_file(path).inspect(path)
+        return {
+            "file": source.model,
+            "bytes": path.stat().st_size,
+            **contents.to_json(),
+            "op_counts": contents.op_counts(),
+            "weight_dtypes": contents.weight_dtypes(),
+            "macs": sum(op.macs for op in contents.ops),
+            "parameters": int(sum(np.prod(op.weight_shape) for op in contents.ops if op.weight_shape)),
+            "not_taken": not_taken(contents),
+        }
+    from pocketfit.analysis.layer_table import layer_table, totals
+
+    model = source.open()
+    rows = layer_table(model)
+    return {
+        "model": source.model,
+        "architecture": model.origin.name,
+        "signature": model.signature.to_json(),
+        "preprocess": model.preprocess.to_json(),
+        "labels": len(model.labels),
+        "layers": [asdict(row) for row in rows],
+        "totals": asdict(totals(rows)),
+        "findings": list(model.findings),
+    }
+
+
+def not_taken(contents: Any) -> list[str]:
+    """Operators that an integer-only accelerator or delegate would leave to the CPU, in sentences."""
+    types: dict[str, int] = {}
+    integer = {"int8", "uint8", "int16", "int4"}
+    quantized = any(op.compute_dtype in integer for op in contents.ops)
+    for op in contents.ops:
+        if quantized and op.weight_dtype and op.compute_dtype not in integer:
+            types[op.type] = types.get(op.type, 0) + 1
+    return [
+        f"{count} {kind} in float: a delegate for integers leaves {'it' if count == 1 else 'them'} to the CPU"
+        for kind, count in types.items()
+    ]
+
+
+def show(data: Mapping[str, Any]) -> None:
+    from rich.markup import escape
+
+    from pocketfit.cli.terminal import plain, table
+    from pocketfit.report.page.words import format_bytes, format_count
+
+    console = plain()
+    if "layers" in data:
+        totals = data["totals"]
+        console.print(f"{escape(data['model'])}: {escape(data['architecture'])}, {data['labels']} classes")
+        rows = [
+            (
+                r["name"],
+                r["type"],
+                _shape(r["input_shape"]),
+                _shape(r["output_shape"]),
+                format_count(r["params"]),
+                format_count(r["macs"]),
+                format_bytes(r["size_bytes"]),
+            )
+            for r in data["layers"]
+        ]
+        console.print(table(("layer", "type", "input", "output", "params", "MACs", "float32"), rows, left=2))
+        console.print(
+            f"\n{totals['layers']} layers, {format_count(totals['params'])} parameters,"
+            f" {format_count(totals['macs'])} MACs, {format_bytes(totals['size_bytes'])} in float32"
+        )
+    else:
+        console.print(
+            f"{escape(data['file'])}: {data['format']}, {format_bytes(data['bytes'])}, {format_count(data['macs'])}"
+            f" MACs"
+        )
+        for side in ("inputs", "outputs"):
+            for tensor in data[side]:
+                console.print(
+                    f"{side[:-1]:6} {escape(tensor['name'])} {tensor['dtype']} {_shape(tensor['shape'])}"
+                    f" {tensor['layout']}"
+                )
+        rows = [
+            (
+                op["index"],
+                op["type"],
+                op["layer"] or op["name"][-50:],
+                _shape(op["output_shape"]),
+                op["weight_dtype"],
+                op["compute_dtype"],
+                format_count(op["macs"]) if op["macs"] else "",
+            )
+            for op in data["ops"]
+        ]
+        console.print(table(("#", "type", "layer or name", "output", "weights", "computes in", "MACs"), rows, left=3))
+        for sentence in data["not_taken"]:
+            console.print(f"• {escape(sentence)}")
+    for sentence in data.get("findings", ()):
+        console.print(f"• {escape(sentence)}")
+
+
+def _shape(shape: Sequence[int | None]) -> str:
+    return "×".join("n" if size is None else str(size) for size in shape)

@@ -1,0 +1,1 @@
+"""What every floor uses: files, processes, progress, loading by name."""

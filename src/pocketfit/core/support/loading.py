@@ -1,0 +1,31 @@
+"""Packages of pocketfit's extras: imported when something needs them, or missed in one sentence with the pip line."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from pocketfit.core.errors import MissingPackage
+
+
+def require(package: str, extra: str) -> ModuleType:
+    """Import a package of one of pocketfit's extras; a package that is not there is MissingPackage."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != package.split(".", maxsplit=1)[0]:
+            raise  # the package is there; something that it needs is not
+        raise MissingPackage(package.split(".", maxsplit=1)[0], extra) from error
+
+
+def called(name: str) -> Callable[..., Any]:
+    """The function of pocketfit's own that "module:function" names.
+
+    >>> called("pocketfit.core.support.loading:called") is called
+    True
+    """
+    module, function = name.split(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found

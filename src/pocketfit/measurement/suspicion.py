@@ -1,0 +1,74 @@
+"""Answers that look like those of a network that is fed wrongly, or whose classes stand in another order."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfit.measurement.run_samples import Scores
+
+ONE_CLASS_SHARE = 0.8
+REORDERED, GAINED = 0.5, 0.3  # right in another order of the classes, and more than in the given one
+MOST_REORDERED = 2000  # classes
+
+
+def suspicious(scores: Scores, labels: NDArray[np.int64], classes: int) -> str:
+    """A sentence where a network's answers look like those of one that is fed wrongly, else "".
+
+    Near chance: the share of right answers is not clearly (two standard errors) above 1 / classes, or above what
+    always naming the commonest class would give. One-sided: one class takes at least 80 % of the answers and less
+    than half as much of the labels.
+    """
+    n = len(labels)
+    advice = (
+        "the preprocessing is probably not the one that the network was trained with:"
+        " check mean, std, scale, colour order and the order of the labels"
+    )
+    if scores.metric == "accuracy" and n:
+        if classes <= MOST_REORDERED and (told := _reordered(scores, labels, classes)):
+            return told
+        commonest = float(np.bincount(labels[labels >= 0]).max()) / n
+        for chance, words in ((1 / classes, "chance"), (commonest, "always naming the commonest class")):
+            # Where nearly all samples are of one class, two standard errors may reach beyond 100 %.
+            margin = min(2 * np.sqrt(chance * (1 - chance) / n), (1 - chance) / 2)
+            if scores.mean <= chance + margin:
+                return f"The accuracy of {scores.mean:.1%} is hardly above {words} ({chance:.1%}): {advice}"
+    answered = scores.predictions[scores.predictions >= 0]
+    if len(answered):
+        counts = np.bincount(answered)
+        top = int(counts.argmax())
+        share, labelled = counts[top] / len(answered), float(np.mean(labels == top))
+        if share >= ONE_CLASS_SHARE and labelled < share / 2:
+            return f"{share:.0%} of the answers name class {top}, which {labelled:.0%} of the samples are: {advice}"
+    return ""
+
+
+def _reordered(scores: Scores, labels: NDArray[np.int64], classes: int) -> str:
+    """A sentence where the answers would be right if the classes stood in another order, else "".
+
+    The order is taken from every second sample of a class and judged on the others: chance alone gives no such gain.
+    """
+    known = np.flatnonzero((labels >= 0) & (scores.predictions >= 0) & (scores.predictions < classes))
+    rows = known[np.argsort(labels[known], kind="stable")]
+    rank = np.arange(len(rows)) - np.searchsorted(labels[rows], labels[rows])
+    told, judged = rows[rank % 2 == 0], rows[rank % 2 == 1]
+    if not len(judged):
+        return ""
+    seen = np.zeros((classes, classes), np.int64)  # label, answer
+    np.add.at(seen, (labels[told], scores.predictions[told]), 1)
+    order = np.full(classes, -1)
+    for place in np.argsort(-seen, axis=None, kind="stable"):
+        label, answer = divmod(int(place), classes)
+        if not seen[label, answer]:
+            break
+        if order[label] < 0 and answer not in order:
+            order[label] = answer
+    share = float(np.mean(order[labels[judged]] == scores.predictions[judged]))
+    if share < REORDERED or share < scores.mean + GAINED:
+        return ""
+    moved = next(label for label in range(classes) if order[label] not in (label, -1))
+    return (
+        f"The accuracy of {scores.mean:.1%} would be about {share:.0%} if the classes stood in another order (samples"
+        f" of class {moved} are mostly answered as class {order[moved]}, counted from 0): the labels are probably not"
+        " in the order of the network's outputs; give them in it with --labels"
+    )

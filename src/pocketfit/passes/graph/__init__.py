@@ -1,0 +1,1 @@
+"""What torch.export says of a network: operators, channels, scales."""

@@ -1,0 +1,1 @@
+"""Remove channels, set weights to zero."""

@@ -1,0 +1,281 @@
+"""Channels that give the same for every input: what they give, and where it goes when they go.
+
+A channel whose norm has a factor of zero still gives its shift, through whatever activation stands behind; so does a
+filter of zeros with a bias. Taken away like a dead channel, it takes that number from all who read it. Where a layer
+reads it without zeros around the picture, the number is the same at each place, and goes into the layer's bias (or off
+the running mean of the norm behind): nothing changes. Where it can't, the channel is no dead one, and isn't ranked so.
+
+Constants are found by one walk over the graph: each operator is carried out on what is known, NaN standing for what
+depends on the input. What an operator does that isn't listed here depends on the input.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+
+from pocketfit.core.model import Model
+from pocketfit.passes.graph.aten import argument, carried_out, operation, shape_of
+from pocketfit.passes.graph.channel_graph import Group, followed
+from pocketfit.passes.graph.labels import NO_CHANNEL
+from pocketfit.passes.graph.parameters import attribute
+from pocketfit.passes.graph.scale_graph import names
+
+FREE = 0.01  # of the largest factor of its norm: a channel below gives its shift, and next to nothing else
+SAME = 1e-5  # of the largest: what sums in another order may change
+_POINTWISE = names(
+    "relu relu6 hardtanh hardswish hardsigmoid sigmoid log_sigmoid silu gelu elu selu celu mish softplus leaky_relu",
+    "tanh abs neg square clamp clamp_min clamp_max rsqrt sqrt exp reciprocal pow prelu",
+)
+_SPREADING = names(  # sums and maxima with no negative factor: what depends on the input shows where ones would
+    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d",
+    "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d mean sum amax upsample_nearest1d upsample_nearest2d",
+    "upsample_bilinear2d",
+)
+_MOVING = names(
+    "dropout feature_dropout alpha_dropout clone contiguous detach alias lift_fresh_copy view reshape _unsafe_view",
+    "view_as flatten unflatten expand expand_as permute transpose swapaxes t movedim unsqueeze squeeze slice select",
+    "unbind narrow chunk split split_with_sizes cat concat pixel_shuffle getitem",
+)
+_LAYERS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One call of a layer that reads channels that are constant.
+
+    node     its operator, weight its values
+    known    what it reads, one sample; NaN where that depends on the input
+    read     the channel of each number that it reads, as `known`; `made`: of each of its outputs, int64 [out]
+    target   the tensor that takes a constant up ("" where there is none), times `sign`
+    """
+
+    node: fx.Node
+    weight: Tensor
+    known: Tensor
+    read: Tensor
+    made: Tensor
+    target: str
+    sign: float
+    found: dict[int, Tensor | None] = field(default_factory=dict)
+
+    def live(self) -> list[int]:
+        """The channels that are constant here, and not zero."""
+        constant = ~torch.isnan(self.known)
+        varying = self.read[~constant]
+        ids = torch.unique(self.read[constant & (self.known != 0)])
+        return [label for label in ids.tolist() if label != NO_CHANNEL and not bool((varying == label).any())]
+
+    def given(self, label: int) -> Tensor | None:
+        """float32 [out]: what this channel adds to each output, None where that isn't the same at each place."""
+        if label not in self.found:
+            alone = torch.where(self.read == label, self.known, 0.0)
+            made = _multiplied(self.node, alone, self.weight)
+            dim = made.ndim - 1 if operation(self.node) == "linear" else 1
+            rows = made.movedim(dim, 0).flatten(1)
+            stay = self.made != label
+            spread = (rows.amax(1) - rows.amin(1))[stay]
+            same = bool((spread <= SAME * rows.abs().max().clamp(min=1e-30)).all())
+            self.found[label] = rows.mean(1) * stay if same and self.target else None
+        return self.found[label]
+
+
+def readers(model: Model) -> tuple[Reader, ...]:
+    """The layers that read constant channels; none where no weight of the network is (nearly) zero for a channel."""
+    if not any(_suspicious(name, tensor) for name, tensor in model.network.state_dict().items()):
+        return ()
+    program, labels = followed(model.network, model.signature)
+    walk = _Walk({**program.state_dict, **program.constants}, labels.names)
+    with torch.no_grad():
+        for node in program.graph.nodes:
+            walk.visit(node)
+    found = []
+    calls = [node for node in program.graph.nodes if node.op == "call_function" and operation(node) in _LAYERS]
+    uses = Counter(_target(node, labels.names) for node in calls)
+    for node in calls:
+        source, weight = node.args[0], argument(node, "weight")
+        if not isinstance(source, fx.Node) or not labels.is_parameter(weight) or labels.is_parameter(source):
+            continue
+        known = walk.known.get(source)
+        if not isinstance(known, Tensor) or bool(torch.isnan(known).all()):
+            continue
+        made = labels.labels.roots(labels.of(node))
+        dim = made.ndim - 1 if operation(node) == "linear" else 1
+        read = labels.labels.roots(labels.of(source)).expand(known.shape)
+        target, sign = _target(node, labels.names)
+        once = target if uses[target, sign] == 1 else ""  # what several calls add must not change for one of them
+        found.append(Reader(node, walk.known[weight], known[:1], read[:1], _first(made, dim), once, sign))
+    return tuple(reader for reader in found if reader.live())
+
+
+def held(found: Iterable[Reader]) -> set[int]:
+    """The channels that are constant, not zero, and read by someone who can't take the constant up."""
+    return {label for reader in found for label in reader.live() if reader.given(label) is None}
+
+
+def ranked(groups: Iterable[Group], scores: Mapping[str, Any], constant: set[int]) -> tuple[dict[str, Any], list[str]]:
+    """The scores, in which these channels count as much as the mean of the others; and whose groups have some."""
+    changed, concerned = dict(scores), []
+    for group in groups:
+        alike = np.isin(group.ids, list(constant))
+        if alike.any():
+            others = scores[group.name][~alike]
+            least = others.mean() if len(others) else 0.0
+            changed[group.name] = np.where(alike, np.maximum(scores[group.name], least), scores[group.name])
+            concerned.append(group.name)
+    return changed, concerned
+
+
+def moved(network: nn.Module, found: Iterable[Reader], removed: NDArray[np.int64]) -> tuple[nn.Module, int]:
+    """A copy in which what the removed channels give for every input is in the biases of those who read them, and how
+    many channels gave something."""
+    copied = copy.deepcopy(network)
+    channels = set()
+    for reader in found:
+        for label in reader.live():
+            given = reader.given(label) if label in removed else None
+            if given is not None:
+                attribute(copied, reader.target).data.add_(reader.sign * given)
+                channels.add(label)
+    return copied, len(channels)
+
+
+def _suspicious(name: str, tensor: Tensor) -> bool:
+    """Whether a weight has an entry along its first dimension that is (nearly) zero."""
+    if not name.endswith("weight") or not tensor.is_floating_point() or not tensor.numel() or tensor.ndim == 0:
+        return False
+    sizes = tensor.abs().flatten(1).amax(1) if tensor.ndim > 1 else tensor.abs()
+    return bool((sizes <= (FREE * sizes.max() if tensor.ndim == 1 else 0)).any())
+
+
+def _target(node: fx.Node, stored: Mapping[str, str]) -> tuple[str, float]:
+    """(name, sign) of what takes up a constant that a layer adds to its outputs."""
+    bias = argument(node, "bias")
+    if isinstance(bias, fx.Node):
+        return stored.get(bias.name, ""), 1.0
+    reader = next(iter(node.users)) if len(node.users) == 1 else None
+    if reader is not None and reader.op == "call_function" and operation(reader) == "batch_norm":
+        mean = argument(reader, "running_mean")
+        if isinstance(mean, fx.Node) and reader.args[0] is node:
+            return stored.get(mean.name, ""), -1.0
+    return "", 1.0
+
+
+def _first(labels: Tensor, dim: int) -> Tensor:
+    return labels.movedim(dim, 0).flatten(1)[:, 0]
+
+
+def _multiplied(node: fx.Node, source: Tensor, weight: Tensor) -> Tensor:
+    """What a layer makes of these values, without its bias."""
+    args = [source, weight, *node.args[2:]]
+    if len(args) > 2:
+        args[2] = None
+    kwargs = {name: value for name, value in node.kwargs.items() if name != "bias"}
+    made = node.target(*args, **kwargs)  # type: ignore[operator]
+    assert isinstance(made, Tensor)
+    return made
+
+
+class _Walk:
+    """The state of one walk: what is known of each node's output, NaN where it depends on the input."""
+
+    def __init__(self, stored: Mapping[str, Any], parameters: Mapping[str, str]) -> None:
+        self.stored, self.parameters = stored, parameters
+        self.known: dict[fx.Node, Any] = {}
+
+    def visit(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            name = self.parameters.get(node.name)
+            value = self.stored[name].detach() if name is not None else None
+            self.known[node] = _unknown(node) if value is None or not value.is_floating_point() else value
+        elif node.op == "call_function":
+            self.known[node] = self.follow(node)
+
+    def follow(self, node: fx.Node) -> Any:
+        if any(not isinstance(self.known.get(source), Tensor | list) for source in node.all_input_nodes):
+            return None
+        return _RULES.get(operation(node), lambda _, node: _unknown(node))(self, node)
+
+    def move(self, node: fx.Node) -> Any:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: self.known[source])
+        result = carried_out(node, args, kwargs)
+        return list(result) if isinstance(result, tuple) else result
+
+    def pointwise(self, node: fx.Node) -> Tensor:
+        source = self.known[node.args[0]]  # type: ignore[index]
+        return torch.where(torch.isnan(source), torch.nan, self.run(node, torch.nan_to_num(source)))
+
+    def spread(self, node: fx.Node) -> Any:
+        if isinstance(node.meta.get("val"), list | tuple):
+            return _unknown(node)
+        source = self.known[node.args[0]]  # type: ignore[index]
+        touched = self.run(node, torch.isnan(source).float()) > 0
+        return torch.where(touched, torch.nan, self.run(node, torch.nan_to_num(source)))
+
+    def run(self, node: fx.Node, source: Tensor) -> Tensor:
+        args, kwargs = fx.map_arg((node.args[1:], node.kwargs), lambda source: self.known[source])
+        result = carried_out(node, (source, *args), kwargs)
+        assert isinstance(result, Tensor)
+        return result
+
+    def layer(self, node: fx.Node) -> Tensor:
+        source, weight = self.known[node.args[0]], self.known[node.args[1]]  # type: ignore[index]
+        if bool(torch.isnan(weight).any()):
+            return _unknown(node)
+        made = _multiplied(node, torch.nan_to_num(source), weight)
+        touched = _multiplied(node, torch.isnan(source).float(), weight.abs()) > 0
+        bias = argument(node, "bias")
+        if isinstance(bias, fx.Node):
+            made = made + (self.known[bias] if operation(node) == "linear" else _along_channels(self.known[bias], made))
+        return torch.where(touched, torch.nan, made)
+
+    def norm(self, node: fx.Node) -> Tensor:
+        source = self.known[node.args[0]]  # type: ignore[index]
+        mean, variance, gamma, beta = (
+            None if argument(node, key) is None else self.known[argument(node, key)]
+            for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        if mean is None or variance is None:
+            return _unknown(node)
+        gamma = torch.ones_like(mean) if gamma is None else gamma
+        free = gamma.abs() <= FREE * gamma.abs().max()
+        source = torch.where(_along_channels(free, source) & torch.isnan(source), _along_channels(mean, source), source)
+        scale = gamma / (variance + argument(node, "eps")).sqrt()
+        shift = -mean * scale if beta is None else beta - mean * scale
+        return source * _along_channels(scale, source) + _along_channels(shift, source)
+
+    def pair(self, node: fx.Node) -> Tensor:
+        one, other = (self.known[a] if isinstance(a, fx.Node) else torch.tensor(float(a)) for a in node.args[:2])  # type: ignore[arg-type]
+        result = {"add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div}[operation(node)](one, other)
+        if operation(node) == "mul":  # zero times whatever the input makes of it
+            result = torch.where((one == 0) | (other == 0), 0.0, result)
+        return _unknown(node) if node.kwargs.get("alpha", 1) != 1 else result
+
+
+_RULES: Mapping[str, Callable[[_Walk, fx.Node], Any]] = {
+    **dict.fromkeys(_MOVING, _Walk.move),
+    **dict.fromkeys(_POINTWISE, _Walk.pointwise),
+    **dict.fromkeys(_SPREADING, _Walk.spread),
+    **dict.fromkeys(_LAYERS, _Walk.layer),
+    **dict.fromkeys(("add", "sub", "mul", "div"), _Walk.pair),
+    "batch_norm": _Walk.norm,
+}
+
+
+def _unknown(node: fx.Node) -> Any:
+    value = node.meta.get("val")
+    if isinstance(value, list | tuple):
+        return [torch.full(tuple(v.shape), torch.nan) for v in value if isinstance(v, Tensor)]
+    return torch.full(shape_of(node), torch.nan) if isinstance(value, Tensor) else None
+
+
+def _along_channels(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *(1,) * (like.ndim - 2)) if like.ndim > 1 else values

@@ -1,0 +1,264 @@
+"""Set single weights to zero, in every layer alike or as a pattern along its inputs; the tensors keep their sizes.
+
+What a layer loses are its weights with the lowest scores:
+
+    magnitude   |w|                 Han et al. 2015, section 3
+    movement    - w dL/dw           Sanh et al. 2020, equation 5: what a step down the loss pulls away from zero stays
+
+Movement is summed up here over samples while the weights stand still (their equation sums it over the steps of a
+training): of a network whose training has ended it says less than of one that is moving to a new task.
+
+Depthwise layers and the first layer are left dense, as in Elsen et al. 2020 (Fast Sparse ConvNets, section 4) and Gale
+et al. 2019 (The State of Sparsity, section 4): nine weights a channel hold little to save and much to lose. A pattern
+that names them overrules that. `learned.sparse` names the layers whose zeros the passes behind have to keep, and
+`learned.patterns` which of them have a pattern. Pruning channels behind it takes columns out of the fours, so that
+other weights meet in new ones: `checked` looks whether the pattern is still there, and says where it is not.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model
+from pocketfit.core.plan.prune import Sparsify
+from pocketfit.core.samples import Samples
+from pocketfit.passes.graph import aten
+from pocketfit.sources.models.fingerprint import fingerprint
+
+Progress = Callable[[int, int], None]
+REMEDY = "put sparsify behind the pass that did so (prune)"
+KEPT_OF_FOUR: Mapping[str, int] = {"2:4": 2, "1:4": 1}
+BATCH = 32
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear)
+
+
+def apply(model: Model, settings: Sparsify, samples: Samples | None, *, progress: Progress | None = None) -> Model:
+    """A copy of the model in which exactly round(sparsity n) of a layer's n weights are zero, or all but 1 or 2 of
+    each four; weights that are zero already count, and stay.
+
+    samples  labelled, of the training split; only the criterion "movement" looks at them (None: no samples)
+    Raises UserError for a pattern in `settings.layers` that matches no layer, for a layer that would lose every weight,
+    and for "movement" without labelled samples.
+    """
+    layers = weighted_layers(model)
+    left, sentences = _left(layers, settings)
+    shares = {name: share for name, share in _shares(layers, left, settings).items() if share > 0}
+    network = copy.deepcopy(model.network)
+    movement = None
+    if settings.criterion == "movement":
+        movement = _movement(model, tuple(shares), settings, samples, progress)
+    with torch.no_grad():
+        for name, share in shares.items():
+            weight = network.get_submodule(name).weight
+            assert isinstance(weight, Tensor)
+            scores = weight.abs() if movement is None else movement[name]
+            scores = torch.where(weight == 0, -torch.inf, scores)
+            if settings.pattern == "unstructured":
+                lowest = lowest_of_all(scores, share, name)
+            else:
+                lowest = lowest_of_fours(scores, KEPT_OF_FOUR[settings.pattern], input_axis(layers[name]))
+            weight.masked_fill_(lowest, 0.0)
+    sparse = tuple(dict.fromkeys((*model.learned.sparse, *shares)))
+    patterns = {} if settings.pattern == "unstructured" else dict.fromkeys(shares, settings.pattern)
+    learned = replace(model.learned, sparse=sparse, patterns={**model.learned.patterns, **patterns})
+    found = replace(
+        model,
+        network=network,
+        sha256=fingerprint(network),
+        learned=learned,
+        findings=tuple(dict.fromkeys((*model.findings, *sentences))),
+    )
+    return checked(found)
+
+
+def checked(model: Model) -> Model:
+    """The model, whose findings name the layers that do not hold the pattern they were given, and no others."""
+    broken: dict[str, list[str]] = {}
+    for name, pattern in model.learned.patterns.items():
+        layer = model.network.get_submodule(name)
+        if not holds(layer.weight.detach(), KEPT_OF_FOUR[pattern], input_axis(layer)):
+            broken.setdefault(pattern, []).append(name)
+    sentences = [
+        f"{_some(names)} no longer hold{'s' if len(names) == 1 else ''} the pattern {pattern} along the inputs, because"
+        f" a pass behind sparsify has changed the fours: {REMEDY}."
+        for pattern, names in broken.items()
+    ]
+    kept = [sentence for sentence in model.findings if not sentence.endswith(f"{REMEDY}.")]
+    findings = (*kept, *sentences)
+    return model if findings == model.findings else replace(model, findings=findings)
+
+
+def holds(weight: Tensor, kept: int, axis: int) -> bool:
+    """Whether at most `kept` of each four entries that follow each other along `axis` are not zero.
+
+    >>> holds(torch.tensor([[3.0, 0.0, 0.0, 4.0]]), 2, 1), holds(torch.tensor([[3.0, 0.0]]), 2, 1)
+    (True, False)
+    """
+    if weight.shape[axis] % 4:
+        return False
+    fours = (weight != 0).movedim(axis, -1).unflatten(-1, (-1, 4))
+    return bool((fours.sum(-1) <= kept).all())
+
+
+def zeros_of(network: nn.Module) -> dict[str, tuple[int, int]]:
+    """Layer -> (weights that are zero, weights), in the order in which the layers stand in the network.
+
+    >>> zeros_of(nn.Sequential(nn.Linear(3, 2)))
+    {'0': (0, 6)}
+    """
+    return {
+        name: (int((module.weight == 0).sum()), module.weight.numel())
+        for name, module in network.named_modules()
+        if isinstance(module, _WEIGHTED)
+    }
+
+
+def weighted_layers(model: Model) -> dict[str, nn.Module]:
+    """Convolutions and linear layers by dotted name, in the order in which they are called."""
+    network = copy.deepcopy(model.network)
+    called: dict[str, None] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, _WEIGHTED):
+            module.register_forward_pre_hook(lambda *_, name=name: called.setdefault(name))
+    with torch.no_grad():
+        network(*aten.zeros(model.signature, aten.BATCH))
+    return {name: model.network.get_submodule(name) for name in called}
+
+
+def input_axis(layer: nn.Module) -> int:
+    """Of a layer's weight: the dimension along which its inputs lie."""
+    return 0 if isinstance(layer, _TRANSPOSED) else 1
+
+
+def lowest_of_all(scores: Tensor, share: float, layer: str) -> Tensor:
+    """bool, as `scores`: True for round(share n) of its n entries.
+
+    >>> lowest_of_all(torch.tensor([[3.0, 1.0], [2.0, 4.0]]), 0.5, "fc")
+    tensor([[False,  True],
+            [ True, False]])
+    """
+    count = round(share * scores.numel())
+    if count == scores.numel():
+        raise UserError(
+            f"A sparsity of {share:g} would leave '{layer}' none of its {count} weights: give it a smaller one"
+        )
+    lowest = torch.zeros(scores.numel(), dtype=torch.bool)
+    lowest[scores.flatten().argsort(stable=True)[:count]] = True
+    return lowest.view(scores.shape)
+
+
+def lowest_of_fours(scores: Tensor, kept: int, axis: int) -> Tensor:
+    """bool, as `scores`: True for all but `kept` of each four entries that follow each other along `axis`.
+
+    >>> lowest_of_fours(torch.tensor([[3.0, 1.0, 2.0, 4.0]]), 2, 1)
+    tensor([[False,  True,  True, False]])
+    """
+    fours = scores.movedim(axis, -1).unflatten(-1, (-1, 4))
+    going = fours.argsort(dim=-1, stable=True)[..., : 4 - kept]
+    lowest = torch.zeros_like(fours, dtype=torch.bool).scatter_(-1, going, True)
+    return lowest.flatten(-2).movedim(-1, axis)
+
+
+def _left(layers: Mapping[str, nn.Module], settings: Sparsify) -> tuple[set[str], list[str]]:
+    """Layers that stay dense whatever the sparsity, and what is said about them."""
+    named = {name for name in layers if any(_matches(pattern, name) for pattern, _ in settings.layers)}
+    spared = [name for name, layer in layers.items() if name not in named and _depthwise(layer)]
+    spared += [name for name in list(layers)[:1] if name not in named and name not in spared]
+    sentences = []
+    if spared:
+        total = sum(layer.weight.numel() for layer in layers.values())  # type: ignore[operator]
+        held = sum(layers[name].weight.numel() for name in spared)  # type: ignore[operator]
+        sentences.append(
+            f"The first layer and depthwise layers ({_some(spared)}) keep all their weights,"
+            f" {100 * held / total:.1f} % of the network's; a pattern that names them overrules that."
+        )
+    if settings.pattern == "unstructured":
+        return set(spared), sentences
+    unfit = [
+        name
+        for name, layer in layers.items()
+        if name not in spared and layer.weight.shape[input_axis(layer)] % 4  # type: ignore[index, operator]
+    ]
+    if unfit:
+        sentences.append(
+            f"The pattern {settings.pattern} takes layers whose inputs come in fours; {_some(unfit)} keep"
+            f"{'s' if len(unfit) == 1 else ''} all weights."
+        )
+    return {*spared, *unfit}, sentences
+
+
+def _shares(layers: Mapping[str, nn.Module], left: set[str], settings: Sparsify) -> dict[str, float]:
+    """By layer: the share of its weights that is to be zero."""
+    own = None if settings.pattern == "unstructured" else 1 - KEPT_OF_FOUR[settings.pattern] / 4
+    for pattern, share in settings.layers:
+        if not any(_matches(pattern, name) for name in layers):
+            raise UserError(
+                f"The layer pattern '{pattern}' matches no convolution or linear layer; there are for example"
+                f" {', '.join(list(layers)[:3])}"
+            )
+        if own is not None and share not in (0, own):
+            raise UserError(
+                f"The pattern {settings.pattern} makes {own:g} of a layer's weights zero, so '{pattern}' cannot have"
+                f" {share:g}: give {own:g}, or 0 to leave the layer dense"
+            )
+    default = settings.sparsity if own is None else own
+    return {
+        name: next((share for pattern, share in settings.layers if _matches(pattern, name)), default)
+        for name in layers
+        if name not in left
+    }
+
+
+def _movement(
+    model: Model, layers: tuple[str, ...], settings: Sparsify, samples: Samples | None, progress: Progress | None
+) -> dict[str, Tensor]:
+    """By layer: - w dL/dw, L the cross-entropy summed over the samples, batch norms at their running statistics."""
+    rows = np.zeros(0, np.int64) if samples is None else np.flatnonzero(samples.labels >= 0)
+    if samples is None or not len(rows):
+        raise UserError("The criterion 'movement' follows a loss: give labelled samples, or use 'magnitude'")
+    rows = np.sort(np.random.default_rng(settings.seed).permutation(rows)[: settings.samples])
+    network = copy.deepcopy(model.network).requires_grad_(False)
+    weights = {name: network.get_submodule(name).weight for name in layers}
+    for weight in weights.values():
+        assert isinstance(weight, Tensor)
+        weight.requires_grad_()
+    for start in range(0, len(rows) if weights else 0, BATCH):
+        batch = rows[start : start + BATCH]
+        answers = network(torch.from_numpy(samples.inputs(batch)))
+        loss = nn.functional.cross_entropy(answers, torch.from_numpy(samples.labels[batch]), reduction="sum")
+        loss.backward()  # type: ignore[no-untyped-call]
+        if progress:
+            progress(min(start + BATCH, len(rows)), len(rows))
+    found = {}
+    for name, weight in weights.items():
+        assert isinstance(weight, Tensor)
+        gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad  # a head that only training has
+        found[name] = -(weight * gradient).detach()
+        if not torch.isfinite(found[name]).all():
+            raise UserError(f"The gradient of '{name}' is not finite on these samples: use the criterion 'magnitude'")
+    return found
+
+
+def _depthwise(layer: nn.Module) -> bool:
+    groups = getattr(layer, "groups", 1)
+    return groups > 1 and groups == layer.in_channels
+
+
+def _matches(pattern: str, layer: str) -> bool:
+    try:
+        return re.search(pattern, layer) is not None
+    except re.error as error:
+        raise UserError(f"The layer pattern '{pattern}' is not a regular expression: {error}") from error
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

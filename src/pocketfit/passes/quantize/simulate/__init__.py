@@ -1,0 +1,1 @@
+"""Quantization simulated in torch."""

@@ -1,0 +1,1 @@
+"""The same network in another form, or at another input size."""

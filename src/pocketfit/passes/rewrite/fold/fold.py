@@ -1,0 +1,162 @@
+"""The pass: rules one after the other, each checked against the network as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from pocketfit.core.errors import UserError
+from pocketfit.passes.rewrite.fold.activations import activations, constants, norms
+from pocketfit.passes.rewrite.fold.affines import affines, batch_norms
+from pocketfit.passes.rewrite.fold.identities import identities
+from pocketfit.passes.rewrite.fold.view import Rule, View
+from pocketfit.sources.onnx.compare import relative
+from pocketfit.sources.onnx.file.read import first_line
+
+RULES: dict[str, Rule] = {
+    "identities": identities,
+    "constants": constants,
+    "activations": activations,
+    "norms": norms,
+    "batch norms": batch_norms,
+    "affines": affines,
+}
+ROUNDS = 8
+EXACT = 1e-6  # in float64: a rule that is right differs by 1e-10
+SAME = 1e-5  # in the network's own numbers, beyond what its input's last digits do
+
+
+@dataclass(frozen=True)
+class Folded:
+    """The network with fewer operators.
+
+    applied     rule -> how often
+    difference  from the network as it was, in parts of an output's largest number, on the inputs given
+    findings    sentences: rules that were left out, as they would have changed the answers
+    """
+
+    network: fx.GraphModule
+    applied: Mapping[str, int]
+    difference: float
+    findings: tuple[str, ...] = ()
+
+
+def fold(network: nn.Module, inputs: Sequence[Tensor], *, rules: Collection[str] = tuple(RULES)) -> Folded:
+    """A folded copy of a network in eval mode; `network` itself stays as it is.
+
+    inputs  one example, on which every rule is checked in float64
+    rules   names of RULES. Batch norms stay where "batch norms" isn't among them, as training wants them
+
+    Raises UserError where torch.fx can't follow the network.
+    """
+    examples = tuple(inputs)
+    own = traced(network)
+    wanted = answers(own, examples)
+    wide, wide_inputs = _widened(own, examples)
+    exact = answers(wide, wide_inputs)
+    applied: dict[str, int] = {}
+    findings: list[str] = []
+    left_out: set[str] = set()
+    for _ in range(ROUNDS):
+        before = dict(applied)
+        for name, rule in RULES.items():
+            if name not in rules or name in left_out:
+                continue
+            tried = copy.deepcopy(wide)
+            count = rule(View(tried, wide_inputs))
+            if not count:
+                continue
+            View(tried, wide_inputs)
+            off = _worst(answers(tried, wide_inputs), exact)
+            if off > EXACT:
+                left_out.add(name)
+                findings.append(f"Folding {name} would have changed the answers by {off:.1g} of their range: left out.")
+                continue
+            wide, applied[name] = tried, applied.get(name, 0) + count
+        if applied == before:
+            break
+    result = _narrowed(wide, own)
+    return Folded(result, applied, _worst(answers(result, examples), wanted), tuple(findings))
+
+
+def traced(network: nn.Module) -> fx.GraphModule:
+    """A copy as a graph of calls, in eval mode."""
+    network = copy.deepcopy(network).eval()
+    if isinstance(network, fx.GraphModule):
+        return network
+    whole: set[str] = set()
+    while True:
+        tracer = _Tracer(whole)
+        try:
+            return fx.GraphModule(network, tracer.trace(network))
+        except Exception as error:  # tracing raises whatever the network's own code raises
+            if not tracer.inside or tracer.inside[-1] in whole:
+                raise UserError(f"torch.fx can't follow the network's own forward: {first_line(error)}") from error
+            whole.add(tracer.inside[-1])
+
+
+class _Tracer(fx.Tracer):
+    """Takes modules as a whole where their own code can't be followed (`whole`: their dotted names)."""
+
+    def __init__(self, whole: set[str]) -> None:
+        super().__init__()
+        self.whole, self.inside = whole, []
+
+    inside: list[str]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name in self.whole or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        self.inside.append(self.path_of_module(m))
+        result = super().call_module(m, forward, args, kwargs)
+        self.inside.pop()
+        return result
+
+
+def answers(network: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        result: Any = network(*inputs)
+    if isinstance(result, Mapping):
+        result = tuple(result.values())
+    return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+
+def _worst(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> float:
+    return max((relative(a, b) for a, b in zip(first, second, strict=True)), default=0.0)
+
+
+def _widened(network: fx.GraphModule, inputs: tuple[Tensor, ...]) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
+    """A copy in float64, where rounding hides no mistake; in the same numbers where it can't be run so."""
+    wide = _recast(copy.deepcopy(network).double(), torch.float32, torch.float64)
+    wide_inputs = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs)
+    try:
+        answers(wide, wide_inputs)
+    except RuntimeError:
+        return copy.deepcopy(network), inputs
+    return wide, wide_inputs
+
+
+def _narrowed(wide: fx.GraphModule, own: fx.GraphModule) -> fx.GraphModule:
+    kinds = {p.dtype for p in (*own.parameters(), *own.buffers()) if p.is_floating_point()} or {torch.float32}
+    dtype = torch.float32 if torch.float32 in kinds else next(iter(kinds))
+    narrow = _recast(wide.to(dtype), torch.float64, torch.float32)
+    for node in narrow.graph.nodes:
+        for key in ("tensor_meta", "type"):
+            node.meta.pop(key, None)
+    return narrow.eval()
+
+
+def _recast(network: fx.GraphModule, old: torch.dtype, new: torch.dtype) -> fx.GraphModule:
+    """Where the graph names a kind of number itself (casts, new tensors), it names the other one."""
+    for node in network.graph.nodes:
+        if any(value is old for value in (*node.args, *node.kwargs.values())):
+            node.args = tuple(new if value is old else value for value in node.args)
+            node.kwargs = {key: new if value is old else value for key, value in node.kwargs.items()}
+    network.recompile()
+    return network

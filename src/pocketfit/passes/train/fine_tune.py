@@ -1,0 +1,386 @@
+"""Fine-tuning: with the unpruned network as teacher to recover a pruned one, or on a new head for new classes.
+
+Plans count training in steps, so that a plan means the same on every machine. Whatever shuffles or shifts is drawn
+from one seed; on a CPU a run with the same number of threads repeats bit for bit. Where there is a GPU, networks are
+trained there in mixed precision (bfloat16 needs no scaling of the loss) and come back to the CPU. Where torchrun has
+started several processes, each trains on its rows of every batch (together.py).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model
+from pocketfit.core.plan.train import Train
+from pocketfit.core.samples import Samples
+from pocketfit.core.support.processes import rank
+from pocketfit.passes.train import data_parallel, distillation
+from pocketfit.passes.train.answers import Manner, main_answer, manner, thawed
+from pocketfit.passes.train.batches import prefetched, shuffled
+from pocketfit.passes.train.ema import Average
+from pocketfit.passes.train.guarded.clip_gradients import Clip
+from pocketfit.passes.train.guarded.guard import NO_SCORE, Guard, held_rows
+from pocketfit.passes.train.guarded.objective import Exam, Recipe, objective
+from pocketfit.passes.train.malloc import kept_memory
+from pocketfit.passes.train.optimizers import Optimizer
+from pocketfit.passes.train.recalibrate_batch_norm import Norm, norms_of, take_anew
+from pocketfit.passes.train.teacher_cache import taught
+from pocketfit.sources.models.fingerprint import fingerprint
+
+Progress = Callable[[int, int], None]
+Batch = tuple[Tensor, Tensor, Tensor | None]  # inputs, labels, and a teacher's answers where they are known already
+WARMUP_SHARE = 0.05
+# Batch norms remember a tenth of each step: within 100 steps of a cosine schedule they have seen enough of its end.
+LAG_STEPS, LAG_BATCHES = 100, 10
+LABEL_SMOOTHING = 0.1  # for transfer without a teacher (Szegedy et al. 2016, section 7)
+
+
+@dataclass(frozen=True)
+class Course:
+    """What came of a training: the steps taken, and sentences for the user."""
+
+    steps: int
+    findings: tuple[str, ...] = ()
+
+
+def apply(
+    model: Model,
+    settings: Train,
+    samples: Samples,
+    *,
+    teacher: Model | None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Model:
+    """A trained copy of the model, after `settings.steps` steps on `samples` (the training split).
+
+    Weights that are zero in the layers of `model.learned.sparse` stay zero. What befell the training stands in the
+    findings.
+
+    teacher  for the same classes, in whatever order where both networks name them
+    cache    a folder in which the teacher's answers to `settings.views` are kept for other trainings
+    Raises UserError where the teacher answers with other classes, its pictures differ from the student's, or a layer of
+    `settings.features` is not in both networks.
+    """
+    teaching = None
+    if settings.alpha > 0 or settings.features:
+        if teacher is None:
+            asked = "alpha > 0" if settings.alpha > 0 else "features"
+            raise UserError(f"Training with {asked} needs a teacher: give one, or set alpha to 0 and features to none")
+        teaching = distillation.teacher_of(model, teacher, settings.features)
+    if settings.share < 1:
+        order = np.random.default_rng(settings.seed).permutation(len(samples))
+        samples = samples.take(np.sort(order[: max(1, round(settings.share * len(samples)))]))
+    network = copy.deepcopy(model.network)
+    course = optimise(
+        network,
+        samples,
+        recipe_of(settings, settings.learning_rate),
+        steps=settings.steps,
+        teacher=teaching,
+        views=settings.views,
+        cache=cache,
+        masks=masks_of(model),
+        progress=progress,
+    )
+    return _with(model, network, course)
+
+
+def recipe_of(settings: Train, learning_rate: float) -> Recipe:
+    """What `Train` says of every step, at this rate."""
+    named = ("batch_size", "seed", "temperature", "alpha", "distillation", "beta", "features", "feature_weight", "ema")
+    shared = {name: getattr(settings, name) for name in (*named, "optimizer", "guarded")}
+    return Recipe(learning_rate=learning_rate, **shared)
+
+
+def _with(model: Model, network: nn.Module, course: Course) -> Model:
+    """The model with the trained network, and what is to be said about the training."""
+    findings = tuple(dict.fromkeys((*model.findings, *course.findings)))
+    return replace(model, network=network, sha256=fingerprint(network), findings=findings)
+
+
+def masks_of(model: Model) -> dict[str, torch.Tensor]:
+    """Parameter name -> ones and zeros: what a sparse layer has left, by `learned.sparse`, names of layers."""
+    weights = {name: model.network.get_submodule(name).weight for name in model.learned.sparse}
+    return {f"{name}.weight": (weight.detach() != 0).to(weight.dtype) for name, weight in weights.items()}
+
+
+def transfer(
+    model: Model,
+    samples: Samples,
+    *,
+    epochs: float,
+    max_time_s: float | None = None,
+    batch_size: int = 64,
+    learning_rate: float = 0.02,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Model:
+    """Fine-tune the whole network on labelled samples, for `epochs` or until `max_time_s`, whichever comes first.
+
+    The learning rate has come down to zero at the end in both cases.
+    """
+    steps = max(1, math.ceil(epochs * len(samples) / batch_size))
+    recipe = Recipe(batch_size, learning_rate, seed, label_smoothing=LABEL_SMOOTHING)
+    network = copy.deepcopy(model.network)
+    course = optimise(network, samples, recipe, steps=steps, max_time_s=max_time_s, progress=progress)
+    return _with(model, network, course)
+
+
+def replace_head(model: Model, labels: tuple[str, ...], *, seed: int) -> Model:
+    """The model with a new, randomly initialised last linear layer for these labels."""
+    network = copy.deepcopy(model.network)
+    heads = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
+    if not heads:
+        raise UserError(
+            "This network has no linear layer at its end to replace: give a network with a linear classifier"
+        )
+    name, old = heads[-1]
+    torch.manual_seed(seed)
+    new = nn.Linear(old.in_features, len(labels), bias=old.bias is not None)
+    nn.init.normal_(new.weight, 0, 0.01)
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    parent = network.get_submodule(name.rpartition(".")[0])
+    setattr(parent, name.rpartition(".")[2], new)
+    output = replace(model.signature.outputs[0], shape=(None, len(labels)))
+    origin = replace(model.origin, arguments={**model.origin.arguments, "classes": len(labels)})
+    return replace(
+        model,
+        network=network,
+        labels=labels,
+        origin=origin,
+        signature=replace(model.signature, outputs=(output,)),
+        sha256=fingerprint(network),
+    )
+
+
+@kept_memory()
+def optimise(
+    network: nn.Module,
+    samples: Samples,
+    recipe: Recipe,
+    *,
+    steps: int,
+    teacher: distillation.Teacher | None = None,
+    views: int = 0,
+    cache: Path | None = None,
+    masks: Mapping[str, torch.Tensor] | None = None,
+    max_time_s: float | None = None,
+    progress: Progress | None = None,
+) -> Course:
+    """Train `network` in place with a cosine schedule. Where the recipe is guarded, gradients are kept in bounds, and
+    the first samples, which are not trained with, say whether it helps (guard.py).
+
+    views, cache  as `soft_targets.taught` has them; 0: the teacher answers at every step
+    masks         by parameter name; the parameter is multiplied by it after every step
+
+    Of several processes all end with the same weights. Each has batch norms of its own rows while training; what they
+    remember in the end is the first one's.
+    """
+    if len(samples) == 0:
+        raise UserError("There is nothing to train on: the training split is empty")
+    held = samples.first(held_rows(len(samples))) if recipe.guarded else samples.first(0)
+    samples = samples.behind(len(held)) if len(held) else samples
+    rows = min(recipe.batch_size, len(samples))
+    data_parallel.check_rows(rows)
+    mine, place = data_parallel.join(), device()
+    how = manner(network, torch.from_numpy(samples.inputs(slice(0, rows))))
+    teacher = None if teacher is None else teacher.on(place)
+    batches = _batches(samples, recipe, steps, teacher if views else None, views, cache)
+    torch.manual_seed(recipe.seed + mine.number)  # dropout draws from here
+    with thawed(network) as said:
+        how.begin(network, place)
+        data_parallel.same_as_first(network)
+        run = Run(network, teacher, recipe, how, held if len(held) else samples.first(rows))
+        run.masks = [(network.get_parameter(name), mask.to(place)) for name, mask in (masks or {}).items()]
+        if recipe.guarded:
+            run.watch(judged=len(held) > 0)
+        started = time.monotonic()
+        for batch in prefetched(batches):
+            share = run.taken / steps
+            if max_time_s is not None:
+                share = data_parallel.from_first(max(share, (time.monotonic() - started) / max_time_s))
+                if share >= 1:
+                    break
+            run.step(batch, rows, schedule(share))
+            if progress:
+                progress(run.taken, steps)
+            if run.over:
+                break
+        said += [*how.findings, *run.finish(samples)]
+        network.eval()
+        network.to("cpu", memory_format=torch.contiguous_format)
+    data_parallel.same_as_first(network)
+    if any(not torch.isfinite(p).all() for p in network.parameters()):
+        raise UserError("Training diverged: weights are no longer finite; use a smaller learning rate")
+    return Course(run.taken, tuple(said))
+
+
+def _batches(
+    samples: Samples, recipe: Recipe, steps: int, teacher: distillation.Teacher | None, views: int, cache: Path | None
+) -> Iterator[Batch]:
+    """Inputs, labels, and the answers of a teacher that is asked in advance; of several processes each has its rows."""
+    size, seed, part = recipe.batch_size, recipe.seed, rank().part
+    if teacher is not None:
+        return taught(teacher, samples, size, steps, seed=seed, views=views, cache=cache, part=part)
+    return ((*batch, None) for batch in shuffled(samples, size, steps, seed=seed, part=part))
+
+
+def device() -> torch.device:
+    """Where networks are trained: of several processes each has a GPU of its own."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", rank().local) if rank().count > 1 else torch.device("cuda")
+
+
+def precision(place: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 where a GPU has fast kernels for it; float32 on a CPU."""
+    return nullcontext() if place.type == "cpu" else torch.autocast(place.type, torch.bfloat16)
+
+
+def schedule(share: float) -> float:
+    """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter 2017, equation 5).
+
+    >>> round(schedule(0.05), 3), round(schedule(1.0), 3)
+    (1.0, 0.0)
+    """
+    if share < WARMUP_SHARE:
+        return (share + 0.01) / (WARMUP_SHARE + 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (share - WARMUP_SHARE) / (1 - WARMUP_SHARE)))
+
+
+class Run:
+    """A training under way: a network on its device, what moves it, and who looks after it.
+
+    samples  that are looked at, for the scale of the logits
+    """
+
+    def __init__(
+        self, network: nn.Module, teacher: distillation.Teacher | None, recipe: Recipe, how: Manner, samples: Samples
+    ) -> None:
+        self.network, self.teacher, self.recipe, self.how = network, teacher, recipe, how
+        self.place = next(network.parameters()).device
+        self.taken = 0
+        self.masks: list[tuple[nn.Parameter, torch.Tensor]] = []
+        self.average = Average(network, recipe.ema) if recipe.ema > 0 else None
+        self.exam = Exam(samples, how.shape[-1], recipe, self._taught if teacher else None) if recipe.guarded else None
+        self._guard: Guard | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._optimizer = Optimizer(self.network, self.recipe.optimizer)
+        self._clip = Clip(self.network, self._optimizer.relative) if self.recipe.guarded else None
+
+    def watch(self, *, judged: bool) -> None:
+        """From here on a training that does harm is taken back; `judged`: its samples are not trained with."""
+        assert self.exam is not None
+        ask = partial(self.exam.score, self._answered) if judged else lambda: NO_SCORE
+        self._guard = Guard(
+            self.network,
+            ask,
+            constant=self.exam.constant,
+            rate=self.recipe.learning_rate,
+            average=self.average,
+        )
+
+    @property
+    def over(self) -> bool:
+        """Whether it is of no use to go on."""
+        return self._guard is not None and self._guard.gave_up
+
+    def step(self, batch: Batch, rows: int, slower: float) -> float:
+        """One step on this process's part of a batch of `rows`, at this share of the recipe's rate; the loss of the
+        whole batch.
+        """
+        loss = self.loss(*(None if part is None else part.to(self.place) for part in batch))
+        loss.backward()
+        whole = data_parallel.average_gradients(self._optimizer.parameters, len(batch[0]) / rows, loss)
+        if self._clip is not None and not self._clip(self._optimizer.parameters):
+            whole = math.nan
+        if self._guard is not None:
+            slower *= self._guard.slower
+        self._optimizer.step(self.recipe.learning_rate * slower)
+        self._mask()
+        self.taken += 1
+        if self.average is not None:
+            self.average.update()
+        if self._guard is not None and self._guard.fell(self.taken, whole):
+            self._begin()
+        return whole
+
+    def finish(self, samples: Samples) -> tuple[str, ...]:
+        """The network holds what is handed over. After a brief training batch norms still remember what they saw while
+        the weights moved: they look at some of these samples anew, where that helps.
+        """
+        if self.average is not None:
+            self.average.hand_over()
+        if self._guard is None:
+            return ()
+        norms = norms_of(self.network)
+        if norms and self.taken <= LAG_STEPS and len(samples) > 1:
+            self._guard.catch_up(partial(self._norms_anew, norms, samples))
+        return self._guard.finish(self.taken)
+
+    def _norms_anew(self, norms: Sequence[Norm], samples: Samples) -> None:
+        count = min(len(samples), LAG_BATCHES * self.recipe.batch_size)
+        parts = np.array_split(np.arange(count), math.ceil(count / self.recipe.batch_size))
+        self.network.eval()
+        with precision(self.place):
+            take_anew(
+                self.network,
+                norms,
+                (self.how.laid_out(torch.from_numpy(samples.inputs(part)).to(self.place)) for part in parts),
+            )
+        self.network.train()
+
+    def loss(self, inputs: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
+        """(1 - alpha) CE + alpha D + feature_weight AT; the last two where there is a teacher, or its kept answers."""
+        inputs = self.how.laid_out(inputs)
+        with precision(self.place):
+            logits, maps = distillation.watched(self.network, self.recipe.features, inputs, self.how.shape)
+            wanted = self.teacher(inputs) if self.teacher is not None and answers is None else answers
+        return objective(logits, labels, self.recipe, wanted, maps, 1.0 if self.exam is None else self.exam.scale)
+
+    def _mask(self) -> None:
+        """Put zeros back where the masks have them."""
+        with torch.no_grad():
+            for parameter, mask in self.masks:
+                parameter.mul_(mask)
+
+    def _answered(self, inputs: Tensor) -> Tensor:
+        """The logits of the network as it would be handed over."""
+        self.network.eval()
+        with torch.inference_mode(), precision(self.place):
+            logits = main_answer(self.network(self.how.laid_out(inputs.to(self.place))), self.how.shape)
+        self.network.train()
+        return logits.float()
+
+    def _taught(self, inputs: Tensor) -> Tensor:
+        assert self.teacher is not None
+        with precision(self.place):
+            return self.teacher(inputs.to(self.place))
+
+
+def accuracy(model: Model, samples: Samples, *, batch_size: int = 256, progress: Progress | None = None) -> float:
+    """Share of right answers in PyTorch: a first look, not what a deployed file does. NaN answers count as wrong."""
+    right = 0
+    with torch.inference_mode():
+        for inputs, labels in samples.batches(batch_size):
+            logits = model.network(torch.from_numpy(np.ascontiguousarray(inputs)))
+            right += int(((logits.argmax(1).numpy() == labels) & torch.isfinite(logits).all(1).numpy()).sum())
+            if progress:
+                progress(min(len(samples), batch_size), len(samples))
+    return right / len(samples)

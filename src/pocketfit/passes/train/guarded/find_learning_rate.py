@@ -1,0 +1,114 @@
+"""At which learning rate a network can be trained on, found out on itself before time is spent.
+
+The network is its own teacher, so that every change is a loss. It is trained for a few steps at a constant rate, the
+highest of a ladder first; the first rate holds whose losses do not rise by more than a share of what answers that are
+all alike would cost. Losses are those of training, in which batch norms see what they normalise: what they remember
+lags behind at first and would speak against any rate. Figures: benchmarks/README.md, "Recovery".
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+import torch
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model
+from pocketfit.core.plan.train import Train
+from pocketfit.core.samples import Samples
+from pocketfit.passes.train import distillation
+from pocketfit.passes.train.answers import manner, thawed
+from pocketfit.passes.train.batches import prefetched, shuffled
+from pocketfit.passes.train.fine_tune import Run, device, recipe_of
+from pocketfit.passes.train.malloc import kept_memory
+
+STEPS = 16  # at each rate
+WARM_UP = 3  # steps to the rate
+LADDER = (1.0, 0.5, 0.25, 0.1, 0.05, 0.025, 0.01, 0.005)  # times the rate that the settings have
+WINDOW = 4  # steps over which losses are averaged
+MOST_RISE = 0.2  # of what answers that are all alike would cost
+
+
+@dataclass(frozen=True)
+class Rate:
+    """learning_rate: the highest that holds; rise: of the loss at it, as a share of what constant answers cost.
+
+    seconds_per_step  of a training with the network as its own teacher
+    finding           a sentence where it is not the usual rate, else ""
+    """
+
+    learning_rate: float
+    rise: float
+    seconds_per_step: float
+    finding: str = ""
+
+
+@kept_memory()
+def found_rate(
+    model: Model, settings: Train, samples: Samples, *, progress: Callable[[int, int], None] | None = None
+) -> Rate:
+    """The highest rate of the ladder below `settings.learning_rate` that the unpruned network stands.
+
+    samples  of the training split; the first batches that the settings draw are looked at
+    Raises UserError where there are none, or the network cannot be trained.
+    """
+    if not len(samples):
+        raise UserError("There is nothing to train on: the training split is empty")
+    usual, first_rise = settings.learning_rate, 0.0
+    for number, share in enumerate(LADDER):
+        rise, seconds = _tried(model, settings, samples, usual * share)
+        first_rise = first_rise or rise
+        if progress:
+            progress(number + 1, len(LADDER))
+        if rise <= MOST_RISE:
+            break
+    rate = float(f"{usual * share:.3g}")
+    return Rate(rate, rise, seconds, _words(usual, rate, first_rise, rise))
+
+
+def _words(usual: float, rate: float, first: float, rise: float) -> str:
+    if rate == usual and rise <= MOST_RISE:
+        return ""
+    lost = "not finite" if first == math.inf else f"up by {first:.0%} of what constant answers cost"
+    why = f"At the usual learning rate of {usual:g} this network forgets what it knows ({STEPS} steps with itself as"
+    why += f" teacher: its loss is {lost})"
+    if rise > MOST_RISE:
+        return f"{why}, and at all lower rates that were tried; it is trained at {rate:g}, and will hardly recover"
+    return f"{why}: it is trained at {rate:g}"
+
+
+def _tried(model: Model, settings: Train, samples: Samples, rate: float) -> tuple[float, float]:
+    """How far the loss rises at this rate, and the seconds of a step."""
+    network, place = copy.deepcopy(model.network), device()
+    rows = min(settings.batch_size, len(samples))
+    how = manner(network, torch.from_numpy(samples.inputs(slice(0, rows))))
+    teacher = distillation.teacher_of(model, model)
+    torch.manual_seed(settings.seed)
+    losses: list[float] = []
+    times: list[float] = []
+    highest = 0.0
+    with thawed(network):
+        how.begin(network, place)
+        run = Run(network, teacher.on(place), recipe_of(settings, rate), how, samples.first(rows))
+        assert run.exam is not None
+        batches = shuffled(samples, settings.batch_size, STEPS, seed=settings.seed)
+        for step, batch in enumerate(prefetched(batches)):
+            losses.append(run.step((*batch, None), rows, min(1.0, (step + 1) / WARM_UP)))
+            times.append(time.monotonic())
+            if not math.isfinite(losses[-1]):
+                highest = math.inf
+            elif len(losses) >= WINDOW:
+                highest = max(highest, (sum(losses[-WINDOW:]) / WINDOW - losses[0]) / run.exam.constant)
+            if highest > MOST_RISE:
+                break
+    return highest, _pace(times)
+
+
+def _pace(times: list[float]) -> float:
+    return median([after - before for before, after in pairwise(times)] or [0.0])

@@ -1,0 +1,82 @@
+"""What every runtime's export does with the file that it made: write it whole or not at all, and describe it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pocketfit.core.artifact import Artifact
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
+
+CHUNK_BYTES = 1 << 20
+NOTES = ".notes.json"
+
+
+def artifact_of(path: Path, plan: Plan, runtime: str, notes: Sequence[str] = ()) -> Artifact:
+    """Describe a finished file: its bytes, its sha256, and its bytes after raw deflate at level 9."""
+    digest, deflate = hashlib.sha256(), zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    size_bytes = download_bytes = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            size_bytes += len(chunk)
+            download_bytes += len(deflate.compress(chunk))
+    download_bytes += len(deflate.flush())
+    return Artifact(str(path), digest.hexdigest(), size_bytes, download_bytes, runtime, plan, tuple(notes))
+
+
+def not_smaller(path: Path, float_file: Path, settings: ExportSettings) -> list[str]:
+    """A sentence where a file of another precision is no smaller than the float32 file of the same network."""
+    size_bytes, float_bytes = path.stat().st_size, float_file.stat().st_size
+    if settings.precision == "float32" or size_bytes < float_bytes:
+        return []
+    return [
+        f"This file ({size_bytes:,} bytes) is no smaller than the float32 file ({float_bytes:,} bytes): the network "
+        "has too few weights for what their scales and conversions take"
+    ]
+
+
+def keep_notes(float_file: Path, notes: Sequence[str]) -> None:
+    """Note beside a float file in the work folder what became of the network on the way to it."""
+    float_file.with_suffix(NOTES).write_text(json.dumps(list(notes)), encoding="utf-8")
+
+
+def kept_notes(float_file: Path) -> list[str]:
+    """What `keep_notes` has noted of a float file; [] where nothing is, or something that isn't sentences."""
+    path = float_file.with_suffix(NOTES)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    except ValueError:
+        return []
+    return [note for note in found if isinstance(note, str)] if isinstance(found, list) else []
+
+
+@contextmanager
+def whole_or_not(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; it becomes `path` when the block ends well, and is removed when it doesn't.
+
+    The name keeps the extension: converters choose their format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    partial = Path(name)
+    partial.chmod(0o666 & ~_umask())  # mkstemp's files are for the owner only
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,134 @@
+"""The network as torch.export's file: where every runtime's export starts from, in the parent process."""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pocketfit.core.errors import ExportFailed
+from pocketfit.core.model import Model
+from pocketfit.core.plan.plan import canonical_json
+from pocketfit.runtimes.common.output_file import whole_or_not
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+
+SIGNATURE = "signature.json"  # the file's own record of model.signature
+_ours: set[Path] = set()  # written by this process
+NOTES = "notes.json"
+TINY = 1e-30
+EXAMPLE_BATCH = 2  # torch.export takes 0 and 1 for constants
+
+
+def traced(model: Model, work: Path) -> Path:
+    """`<work>/<model.key>.pt2`: the network in eval mode, batch norms folded, any batch size; written once a process.
+    What became of it on the way is in `notes_of`.
+
+    What another process has left there is not trusted: such a file may hold code, and an output folder be anybody's.
+    Inputs have the shapes of `model.signature` (pictures: NCHW). Raises ExportFailed, naming the layer and the line
+    where the network could not be traced.
+    """
+    import torch
+
+    path = work / f"{model.key}.pt2"
+    if path not in _ours or not path.exists():
+        program = program_of(model)
+        program._example_inputs = None  # they would make the file as large as their batch
+        signature = canonical_json(model.signature.to_json())
+        archive = BytesIO()  # saved by name, the file would hold that name
+        notes = json.dumps(program.graph_module.meta.get(NOTES, []))
+        torch.export.save(program, archive, extra_files={SIGNATURE: signature, NOTES: notes})
+        with whole_or_not(path) as partial:
+            partial.write_bytes(archive.getbuffer())
+        _ours.add(path)
+    return path
+
+
+def notes_of(path: Path) -> list[str]:
+    """Sentences on what became of the network when the file `path` was traced."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(f"/{NOTES}"):
+                return list(json.loads(archive.read(name)))
+    return []
+
+
+def program_of(model: Model) -> ExportedProgram:
+    """The traced network itself; see `traced`."""
+    import torch
+
+    from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
+
+    if model.level != "torch":
+        raise ExportFailed(
+            f"A network at level '{model.level}' cannot be traced: this export starts from torch modules"
+        )
+    examples = tuple(
+        torch.zeros(spec.with_batch(EXAMPLE_BATCH), dtype=getattr(torch, spec.dtype)) for spec in model.signature.inputs
+    )
+    batch = torch.export.Dim("batch")
+    shapes = tuple({0: batch} if spec.shape[0] is None else None for spec in model.signature.inputs)
+    network = fold_batch_norm(model.network, model.signature).eval()
+    flushed = flush_denormals(network)
+    for tensor in (*network.parameters(), *network.buffers()):
+        # litert-torch 0.10 tells constants apart by their address, after a copy of those that do not lie in one piece:
+        # of two such weights with the same shape, one was taken for the other.
+        tensor.data = tensor.data.contiguous()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # recurrent layers keep their weights in a list as well, which torch warns of and takes in as it should
+            warnings.filterwarnings("ignore", message=r"The tensor attributes? self\.[\s\S]* assigned during export")
+            program = torch.export.export(network, examples, dynamic_shapes=shapes)
+    except Exception as error:  # torch.export raises whatever the network's own code raises
+        where = _where(error, network)
+        raise ExportFailed(f"torch.export could not trace the network{where}: {_short(error)}") from error
+    program.graph_module.meta[NOTES] = [flushed] if flushed else []
+    return program
+
+
+def flush_denormals(network: nn.Module) -> str:
+    """Set weights to 0, in place, that are too small to count: below float32's smallest normal number, or below TINY
+    where the largest of their tensor is 1e10 times as large. -> a sentence on how many, "" where there are none.
+
+    Processors take a hundred times as long for a product with such a number; what it adds to a sum is beyond the last
+    bit of what the others do.
+    """
+    import torch
+
+    smallest, count, tensors = torch.finfo(torch.float32).tiny, 0, 0
+    with torch.no_grad():
+        for tensor in (*network.parameters(), *network.buffers()):
+            if tensor.dtype != torch.float32 or not tensor.numel():
+                continue
+            size = tensor.abs()
+            tiny = (size > 0) & ((size < smallest) | ((size < TINY) & (size < 1e-10 * size.max())))
+            if found := int(tiny.sum()):
+                tensor.data = tensor.masked_fill(tiny, 0.0)
+                count, tensors = count + found, tensors + 1
+    if not count:
+        return ""
+    return (
+        f"{count:,} weights in {tensors} tensors are so small (below {TINY:g}) that they change no answer, and would "
+        "make processors a hundred times slower: they are 0 in the file"
+    )
+
+
+def _where(error: BaseException, network: nn.Module) -> str:
+    """ " in layer 'features.3' (net.py, line 12)"."""
+    from pocketfit.passes.graph.aten import blamed
+
+    layer, line = blamed(error, network)
+    return (f" in layer '{layer}'" if layer else "") + (f" ({line})" if line else "")
+
+
+def _short(error: BaseException) -> str:
+    """The first line that says something, without torch's advice."""
+    if "Constraints violated (batch)" in str(error):
+        return "its code fixes the size of the batch; take it from the input (x.shape[0]) instead"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

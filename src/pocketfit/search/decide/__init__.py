@@ -1,0 +1,1 @@
+"""Which trial is handed over, and why: pure functions."""

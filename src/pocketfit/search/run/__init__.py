@@ -1,0 +1,1 @@
+"""The loop, and one trial from plan to measurements."""

@@ -1,0 +1,139 @@
+"""Where pruning takes its channels from: decided once a run, for this network and, by latency, for this device.
+
+A ratio of the ladder, cut uniformly, has a cost; the allocation keeps the channels that count most at the same cost
+(allocate.py). Cost is multiply-accumulates, or milliseconds predicted from a table measured in the runtime; where the
+limits ask for small files it is the parameters too. Multiply-accumulates give the same widths on every machine and in
+every run, milliseconds do not.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pocketfit.core.budget import Budget
+from pocketfit.core.errors import PocketfitError
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.prune import Prune
+from pocketfit.core.support.progress import Watch
+from pocketfit.numerics.channel_shapes import Skeleton, Term, mac_terms, parameter_terms
+from pocketfit.search.journal import Record
+from pocketfit.search.propose import allocate_widths
+from pocketfit.search.propose.allocate_widths import Choice, Widths
+from pocketfit.search.run.job import Task
+
+WIDTHS = 40  # that a group may choose from: ResNet-50 with all multiples of 8 took 15 s a ratio
+NETWORKS = 24  # sub-networks of a table of costs
+TIGHTENINGS = 6  # of the joint cost, until neither part of it is above what a uniform cut has
+EXCESS = 0.02  # by which one of the two may be
+
+
+def allocation_line(
+    task: Task, settings: ExportSettings, ratios: Sequence[float], multiple: int, watch: Watch
+) -> dict[str, Any]:
+    """The journal's "allocation" line: for each ratio the widths, as `Prune.keep` takes them.
+
+    settings  of the files whose latency counts, where the task asks for allocation by latency
+    Where it cannot be done the line has no widths, and says why; pruning is uniform then.
+    """
+    from pocketfit.analysis import latency_predictor
+    from pocketfit.measurement import channel_cost_table
+    from pocketfit.passes.graph.channel_graph import trace
+    from pocketfit.passes.prune import criteria, prune_channels
+    from pocketfit.passes.prune import subnetworks as widths
+
+    line: dict[str, Any] = {"kind": "allocation", "by": task.allocation, "criterion": task.criterion, "keep": []}
+    try:
+        graph = trace(task.model.network, task.model.signature)
+        known = widths.skeleton(task.model.network, graph)
+        asked = Prune(0.0, task.criterion, seed=task.seed)
+        watch.step(f"scoring channels by {task.criterion}")
+        samples = task.samples("train", task.model.preprocess, watch, limit=asked.samples)
+        scores = criteria.group_scores(task.model, graph, asked, samples)
+        terms = mac_terms(known)
+        if task.allocation == "latency":
+            table = channel_cost_table.measure(
+                task.model,
+                graph,
+                settings,
+                channel_cost_table.cache_folder(watch),
+                threads=task.threads,
+                count=NETWORKS,
+                watch=watch,
+            )
+            terms = latency_predictor.fit(table).terms()
+            line["held_out"] = vars(latency_predictor.held_out(table))
+            if table.disturbed:
+                line["disturbed"] = table.disturbed
+                watch.say(f"widths by latency are not to be trusted: {table.disturbed}")
+    except PocketfitError as error:
+        return {**line, "error": str(error)}
+    fixed = {
+        group.name
+        for group in prune_channels.removable(graph)
+        if any(re.search(pattern, layer) for pattern, _ in task.layer_ratios for layer in group.layers)
+    }
+    choices = [
+        allocate_widths.from_scores(
+            name,
+            channel_cost_table.widths_of(full, known.per_id[name], multiple * math.ceil(full / (multiple * WIDTHS))),
+            scores[name],
+        )
+        for name, full in known.full.items()
+    ]
+    choices = [replace(c, widths=(c.whole,), losses=(0.0,)) if c.layer in fixed else c for c in choices]
+    parts = _parts(known, terms, task.budget)
+    for ratio in ratios:
+        found = allocated(choices, parts, ratio)
+        # whole groups are named too: the plan's ratio is that of the uniform cut, and would narrow them
+        line["keep"].append([ratio, [[c.layer, found[c.layer]] for c in choices if c.layer not in fixed]])
+    return line
+
+
+def allocations(record: Record) -> dict[float, tuple[tuple[str, int], ...]]:
+    """By ratio, what `Prune.keep` is given; {} where channels are cut uniformly."""
+    line = record.allocation or {}
+    return {ratio: tuple((layer, width) for layer, width in keep) for ratio, keep in line.get("keep", ())}
+
+
+def allocated(choices: Sequence[Choice], parts: Sequence[Sequence[Term]], ratio: float) -> Widths:
+    """The widths that keep most of what counts, none of whose costs is above that of a uniform cut at this ratio.
+
+    parts  one cost, or two: then their sum is brought down, each as a share of the whole network's, until both fit
+    """
+    whole = {choice.layer: choice.whole for choice in choices}
+    uniform = allocate_widths.uniform(choices, ratio)
+    shares = [scaled(part, 1 / allocate_widths.cost_of(part, whole)) for part in parts]
+    joint = [term for part in shares for term in part]
+    wanted = [allocate_widths.cost_of(part, uniform) for part in shares]
+    target = math.fsum(wanted)
+    found = allocate_widths.cost_aware(choices, joint, target)
+    for _ in range(TIGHTENINGS):
+        excess = max(allocate_widths.cost_of(part, found) / most for part, most in zip(shares, wanted, strict=True))
+        if excess <= 1 + EXCESS:
+            return min(found, uniform, key=lambda widths: allocate_widths.lost(choices, widths))
+        target /= excess
+        least = allocate_widths.cost_of(joint, {choice.layer: choice.widths[0] for choice in choices})
+        found = allocate_widths.cost_aware(choices, joint, max(target, least))
+    return uniform
+
+
+def scaled(terms: Iterable[Term], factor: float) -> tuple[Term, ...]:
+    """The same cost in another unit."""
+
+    def times(term: Term) -> Term:
+        return Term(term.groups, lambda widths: factor * term.of(widths))
+
+    return tuple(times(term) for term in terms)
+
+
+def _parts(known: Skeleton, terms: Sequence[Term], budget: Budget) -> list[Sequence[Term]]:
+    """What must not cost more than a uniform cut: time, bytes, or both, as the limits and `prefer` have it."""
+    limited = {limit.quantity for limit in budget.limits}
+    bytes_count = any(limit.about.exact for limit in budget.limits) or budget.prefer in ("size", "balanced")
+    time_counts = "latency" in limited or budget.prefer in ("speed", "balanced")
+    parts: list[Sequence[Term]] = [terms] if time_counts or not bytes_count else []
+    return parts + ([parameter_terms(known)] if bytes_count else [])

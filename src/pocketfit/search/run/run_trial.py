@@ -1,0 +1,216 @@
+"""One trial from plan to measurements. A trial that fails is a result too: it carries the reason and the log's tail."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfit import runtimes
+from pocketfit.core.artifact import Artifact
+from pocketfit.core.errors import ExportFailed, PocketfitError, is_systems
+from pocketfit.core.measurement import Measurement
+from pocketfit.core.model import Model
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Watch
+from pocketfit.core.trial import Trial
+from pocketfit.measurement import latency, memory, run_samples, suspicion
+from pocketfit.numerics.latency_intervals import mean_interval, paired_drop
+from pocketfit.numerics.sqnr import sqnr_db
+from pocketfit.search.propose.space import Proposal
+from pocketfit.search.run.apply_passes import carried_out
+from pocketfit.search.run.job import CALIBRATION_SAMPLES, Task, why_these_weights
+from pocketfit.search.run.verdict.disturbed_latencies import best_times, measurements, patient
+from pocketfit.sources.data.random_inputs import noise
+
+LOG_LINES = 30
+NOISE_SAMPLES = 32
+MOST_SEARCH_SAMPLES = 5000
+FEWEST_SCORED = 500
+SEARCH_MACS = 250e9  # multiply-accumulates that one scoring of the search split may cost: about five seconds
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A plan's file with the model that it was made from."""
+
+    model: Model
+    artifact: Artifact
+
+
+def attempt(task: Task, proposal: Proposal, number: int, trials: Sequence[Trial], watch: Watch) -> Trial:
+    """Carry out, export and measure one plan; raises for a full disk, and never for a plan that does not work."""
+    started = time.monotonic()
+    plan = proposal.plan
+    trial = Trial(number, proposal.stage, plan, "failed")
+    try:
+        exported = export(task, plan, watch)
+        baseline = next((t for t in trials if t.stage == "baseline" and t.runtime == plan.export.runtime), None)
+        best = best_times(trials, plan.export.runtime)
+        measured, findings = measure(task, exported, baseline, watch, best)
+        trial = replace(
+            trial,
+            status="ok",
+            artifact=replace(exported.artifact, path=f"models/{Path(exported.artifact.path).name}"),
+            measurements=measured,
+            details={"findings": [*exported.model.findings, *why_these_weights(plan.export), *findings]},
+        )
+    except Exception as error:  # a plan that breaks something must not end the search; the journal keeps the traceback
+        if is_systems(error):  # a disk that is full says nothing of the plan: the same command tries it again
+            raise
+        if isinstance(error, PocketfitError):
+            trial = replace(trial, error=str(error), log_tail=getattr(error, "log_tail", ""))
+        else:
+            tail = "\n".join(traceback.format_exc().splitlines()[-LOG_LINES:])
+            trial = replace(trial, error=f"{type(error).__name__}: {error}", log_tail=tail)
+    return replace(trial, seconds=time.monotonic() - started)
+
+
+def export(task: Task, plan: Plan, watch: Watch, folder: Path | None = None) -> Exported:
+    """The file of a plan, in `models/` of the output folder unless another one is given."""
+    runtime, model = runtimes.get(plan.export.runtime), prepared(task, plan, watch)
+    calibration = None
+    if plan.export.ranges == "batch-norm":  # something has to run through the file, to tell its tensors apart
+        calibration = noise(model.signature.inputs[0], model.preprocess, NOISE_SAMPLES)
+    elif plan.export.precision == "int8":
+        calibration = task.samples(
+            "calibration", model.preprocess, watch, limit=plan.export.calibration or CALIBRATION_SAMPLES
+        )
+    watch.step(f"exporting {plan.code} for {runtime.NAME}")
+    path = (folder or task.out / "models") / f"{plan.file_stem}{runtime.EXTENSION}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Exported(model, runtime.export(model, plan, calibration, path, work=task.cache))
+
+
+def prepared(task: Task, plan: Plan, watch: Watch) -> Model:
+    """The network behind the file of a plan; ExportFailed, before any work, where the runtime can't make that file."""
+    refusals = runtimes.get(plan.export.runtime).why_not(plan, task.model.signature)
+    if refusals:
+        raise ExportFailed(refusals[0])
+    return carried_out(task, plan, watch)
+
+
+def measure(
+    task: Task, exported: Exported, baseline: Trial | None, watch: Watch, best: Mapping[str, float] | None = None
+) -> tuple[dict[str, Measurement], list[str]]:
+    """Size, latency against the baseline, footprint, and accuracy on the search split; and what is odd about it.
+
+    best  see cost.compare_latency
+    """
+    artifact, name = exported.artifact, exported.artifact.runtime
+    path = Path(artifact.path)
+    found = file_sizes(artifact)
+    watch.step(f"timing {artifact.plan.code} in {name}")
+    reference = path if baseline is None or baseline.artifact is None else task.out / baseline.artifact.path
+    found |= timing(name, reference, path, task.threads, patient(latency.QUICK, task.budget), best)[0]
+    found |= memory.footprint(name, path, threads=task.threads, processes=1)
+    samples = search_samples(task, exported.model, watch)
+    tick = watch.step(f"scoring {artifact.plan.code} on {len(samples)} pictures in {name}")
+    scores = run_samples.score(
+        name,
+        path,
+        samples,
+        threads=task.threads,
+        metric=task.metric,
+        work=task.cache,
+        keep_outputs=True,
+        progress=tick,
+    )
+    found["accuracy"] = mean_score(scores.centred)
+    findings = [scores.finding] if scores.finding else []
+    stored, logits = task.cache / f"search-scores-{name}.npy", task.cache / f"search-outputs-{name}.npy"
+    if baseline is None:
+        _keep_scores(scores, stored, logits)
+        exact = Measurement("drop_points", "pt", 0.0, n=len(samples), low=0.0, high=0.0, environment={"one_sided": 0.0})
+        odd = suspicion.suspicious(scores, samples.labels, len(task.model.labels))
+        return {**found, "drop_points": exact}, [*findings, odd] if odd else findings
+    if not (stored.exists() and logits.exists()):  # somebody has emptied the cache
+        unpruned = search_samples(task, task.model, watch)
+        again = run_samples.score(
+            name, reference, unpruned, threads=task.threads, metric=task.metric, work=task.cache, keep_outputs=True
+        )
+        _keep_scores(again, stored, logits)
+    found["drop_points"] = drop(np.load(stored, allow_pickle=False), scores.values)
+    return found | _fidelity(np.load(logits, allow_pickle=False), scores.outputs), findings
+
+
+def _keep_scores(scores: run_samples.Scores, stored: Path, logits: Path) -> None:
+    np.save(stored, scores.values)
+    np.save(logits, scores.outputs)  # type: ignore[arg-type]  # they were asked for
+
+
+def _fidelity(before: NDArray[np.float32], after: NDArray[np.float32] | None) -> dict[str, Measurement]:
+    """How much of the baseline's outputs is left; nothing where they are equal, or one holds a NaN."""
+    if after is None or after.shape != before.shape or not math.isfinite(noise_db := sqnr_db(before, after)):
+        return {}
+    return {"sqnr_db": Measurement("sqnr_db", "dB", noise_db, n=len(after))}
+
+
+def file_sizes(artifact: Artifact) -> dict[str, Measurement]:
+    """On disk, and after deflate."""
+    return {
+        "size_bytes": Measurement("size_bytes", "B", artifact.bytes),
+        "download_bytes": Measurement("download_bytes", "B", artifact.download_bytes),
+    }
+
+
+def timing(
+    runtime: str,
+    reference: Path,
+    path: Path,
+    threads: int,
+    effort: latency.Effort,
+    best: Mapping[str, float] | None = None,
+) -> tuple[dict[str, Measurement], dict[str, Measurement]]:
+    """Latency percentiles of `path`, and its ratios to `reference`, interleaved with it; and those of `reference`.
+
+    One-sided 95 % bounds stand in `environment`. The reference against itself has the ratio 1 by definition.
+    """
+    if reference == path:
+        found = latency.latency(runtime, path, threads=threads, effort=effort, best=best)
+        exact = Measurement("latency_ratio", "x", 1.0, n=found["latency_ms"].n, low=1.0, high=1.0)
+        return {**found, "latency_ratio": exact}, found
+    (compared,) = latency.compare_latency(runtime, reference, [path], threads=threads, effort=effort, best=best)
+    return measurements(compared), dict(compared.baseline)
+
+
+def search_samples(task: Task, model: Model, watch: Watch) -> Samples:
+    """The search split, or so much of it as the unpruned network's MACs allow (no clock: the same in every run)."""
+    macs = sum(row.macs for row in task.layers)
+    most = int(min(MOST_SEARCH_SAMPLES, max(FEWEST_SCORED, SEARCH_MACS / max(1, macs))))
+    return task.samples("search", model.preprocess, watch, limit=most)
+
+
+def mean_score(scores: NDArray[np.float64]) -> Measurement:
+    """The mean of per-sample scores with its interval; the one-sided 95 % bound from below stands in `environment`."""
+    over = mean_interval(scores)
+    return Measurement(
+        "accuracy",
+        "",
+        over.value,
+        n=len(scores),
+        low=over.low,
+        high=over.high,
+        environment={"one_sided": mean_interval(scores, confidence=0.90).low},
+    )
+
+
+def drop(before: NDArray[np.float64], after: NDArray[np.float64]) -> Measurement:
+    """The paired drop in points with its two-sided interval; the one-sided 95 % bound stands in `environment`."""
+    paired = paired_drop(before, after)
+    return Measurement(
+        "drop_points",
+        "pt",
+        paired.points,
+        n=paired.n,
+        low=paired.low,
+        high=paired.high,
+        environment={"one_sided": paired.upper_one_sided},
+    )

@@ -1,0 +1,155 @@
+"""How many training steps fit into the time that the user gave, and at which rate they are taken.
+
+Both are decided once, before the first plan, and then stand in the plans: a plan never counts in seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from pocketfit.core.budget import Budget
+from pocketfit.core.errors import UserError
+from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.quantize import QuantTrain
+from pocketfit.core.plan.train import Train
+from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Watch
+from pocketfit.core.trial import Trial
+from pocketfit.search.decide.choose import halves
+from pocketfit.search.propose.propose import FINALISTS, RATIOS_WITHOUT_LIMIT
+from pocketfit.search.run.job import Task
+
+PROBE_STEPS = 12
+SETUP_S_PER_RUNTIME = 60.0  # baselines and recipes
+EXPORT_S = 25.0  # one pruned network: trace, convert, quantize, measure
+VERDICT_FIXED_S = 30.0
+LADDER_SHARE = 0.4  # of all the time, at most
+# Of the training time, for each pruned network and each finalist; the control takes as much as one of both.
+SHORT_SHARE, LONG_SHARE = 0.1, 0.22
+SHORT_EPOCHS, LONG_EPOCHS = 0.3, 1.5
+SHORT_RANGE, LONG_RANGE = (30, 400), (100, 2500)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How training goes here.
+
+    steps_per_s    with a teacher
+    verdict_s      what reading the verdict split is expected to take
+    learning_rate  that the network stands (passes/train/guarded/find_learning_rate.py)
+    finding        a sentence about the rate, "" where it is the usual one
+    """
+
+    steps_per_s: float
+    verdict_s: float
+    learning_rate: float = Train.learning_rate
+    finding: str = ""
+
+
+def steps_for(budget: Budget, train_samples: int, batch_size: int, runtimes: int, pace: Pace | None) -> tuple[int, int]:
+    """Steps for a brief and for a long training.
+
+    With a limit on trials, or none at all, they follow from the data alone, so that a repeated run has the same plans;
+    with a limit on time only, they are what fits.
+
+    >>> steps_for(Budget(), 6400, 64, 1, None)
+    (30, 150)
+    """
+    epoch = max(1, train_samples // batch_size)
+    short, long = _clamp(SHORT_EPOCHS * epoch, SHORT_RANGE), _clamp(LONG_EPOCHS * epoch, LONG_RANGE)
+    if pace is None or budget.max_time_s is None or budget.max_trials is not None:
+        return short, long
+    trials = RATIOS_WITHOUT_LIMIT * runtimes + FINALISTS
+    training_s = budget.max_time_s - pace.verdict_s - SETUP_S_PER_RUNTIME * runtimes - EXPORT_S * trials
+    steps = max(0.0, training_s) * pace.steps_per_s
+    return _clamp(SHORT_SHARE * steps, (10, 4 * epoch + 10)), _clamp(LONG_SHARE * steps, (20, 40 * epoch + 20))
+
+
+def pace_line(task: Task, watch: Watch) -> dict[str, Any]:
+    """The journal's line: steps of a brief and of a long training, their learning rate, a finding about it; with a time
+    limit also what depends on the machine. A network that cannot be trained is a finding: plans without training are
+    tried all the same.
+    """
+    line: dict[str, Any] = {"kind": "pace"}
+    limited = task.budget.max_time_s is not None
+    pace: Pace | None = None
+    try:
+        pace = measured_pace(task, watch)
+        finding = pace.finding
+    except UserError as error:
+        finding = str(error)
+    if pace is not None:
+        line |= {"learning_rate": pace.learning_rate}
+        line |= {"steps_per_s": pace.steps_per_s, "verdict_s": pace.verdict_s} if limited else {}
+    if finding:
+        watch.say(finding)
+        line["finding"] = finding
+    samples = task.data.split_counts(task.model.split_seed)["train"]
+    short, long = steps_for(task.budget, samples, task.batch_size, len(task.runtimes), pace if limited else None)
+    return {**line, "short_steps": short, "long_steps": long}
+
+
+def grid_seconds(plan: Plan, trials: Sequence[Trial], per_sample_s: float) -> float:
+    """How long a plan's passes for the quantized file are expected to take, export included where that was measured.
+
+    per_sample_s  one sample of a training step (forward, backward and the teacher) of this network
+    What trials of the ladder with the same kinds of passes took counts first; they went on from one another.
+    """
+    total = 0.0
+    kinds: tuple[type, ...] = ()
+    for settings in halves(plan.passes)[1]:
+        kinds = (*kinds, type(settings))
+        known = [
+            t.seconds
+            for t in trials
+            if t.stage == "ladder" and t.status == "ok" and tuple(map(type, t.plan.passes)) == kinds
+        ]
+        total += max(known) if known else settings.FACTS.steps_a_sample * _looked_at(settings) * per_sample_s
+    return total
+
+
+def _looked_at(settings: PassSettings) -> int:
+    return settings.steps * settings.batch_size if isinstance(settings, QuantTrain) else getattr(settings, "samples", 0)
+
+
+def measured_pace(task: Task, watch: Watch) -> Pace:
+    """Train the unpruned network for a few steps, with itself as teacher: at which rate it stands that, and how fast it
+    goes with the teacher that the plans have. Raises UserError where it cannot be trained.
+    """
+    from pocketfit.passes.train.guarded import find_learning_rate
+
+    few = task.batch_size * max(PROBE_STEPS, find_learning_rate.STEPS)
+    samples = task.samples("train", task.model.preprocess, watch, limit=few)
+    settings = Train(PROBE_STEPS, batch_size=task.batch_size, seed=task.seed)
+    found = find_learning_rate.found_rate(
+        task.model, settings, samples, progress=watch.step("looking for a learning rate")
+    )
+    seconds = found.seconds_per_step if task.teacher is None else _timed(task, settings, samples, watch)
+    count = task.data.split_counts(task.model.split_seed)["verdict"]
+    # A forward pass in a runtime takes about a third of a training step of the same batch (forward and backward).
+    verdict_s = VERDICT_FIXED_S + 2 * count / task.batch_size * seconds / 2
+    return Pace(1 / seconds, verdict_s, found.learning_rate, found.finding)
+
+
+def _timed(task: Task, settings: Train, samples: Samples, watch: Watch) -> float:
+    """Seconds of a step with the teacher that the user gave."""
+    from pocketfit.passes.train import fine_tune
+
+    watch.step("timing the training")
+    times: list[float] = []
+
+    def noted(done: int, total: int) -> None:
+        times.append(time.monotonic())
+
+    fine_tune.apply(task.model, replace(settings, guarded=False), samples, teacher=task.teacher, progress=noted)
+    return median(after - before for before, after in pairwise(times))
+
+
+def _clamp(value: float, bounds: tuple[int, int]) -> int:
+    return int(min(max(round(value), bounds[0]), bounds[1]))

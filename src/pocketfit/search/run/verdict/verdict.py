@@ -1,0 +1,161 @@
+"""The verdict: the chosen file and its baseline on the split that nothing has seen, read once."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pocketfit.core.measurement import Measurement
+from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Watch
+from pocketfit.core.trial import Trial
+from pocketfit.measurement import latency, memory, run_samples
+from pocketfit.search.decide.control import steps
+from pocketfit.search.run.apply_passes import carried_out
+from pocketfit.search.run.job import Task, label_mapping
+from pocketfit.search.run.run_trial import drop, mean_score, timing
+from pocketfit.search.run.verdict import scores_once
+from pocketfit.search.run.verdict.disturbed_latencies import patient
+
+PICTURES_SHOWN = 12
+FOOTPRINT_PROCESSES = 3
+
+
+def read_verdict(
+    task: Task,
+    chosen: Trial,
+    baseline: Trial,
+    control: Trial | None,
+    reading: int,
+    watch: Watch,
+    *,
+    best: Mapping[str, float] | None = None,
+    left_s: Callable[[], float] = lambda: math.inf,
+) -> dict[str, Any]:
+    """The journal's verdict line. Each side is fed by its own preprocessing, on the same pictures in the same order.
+
+    control  the network trained as long as the chosen one and not pruned, where that was made
+    best     see cost.compare_latency
+    left_s   how many seconds of the time limit are left: the timing waits no longer for a quiet machine
+    """
+    runtime, threads = chosen.runtime, task.threads
+    sides = {"baseline": baseline, "chosen": chosen} | ({} if control is None else {"control": control})
+    paths = {side: task.out / t.artifact.path for side, t in sides.items() if t.artifact is not None}
+    model = carried_out(task, chosen.plan, watch)
+    own = task.samples("verdict", task.model.preprocess, watch)
+    samples = {"baseline": own, "control": own, "chosen": task.samples("verdict", model.preprocess, watch)}
+    scores: dict[str, run_samples.Scores] = {}
+    for side, trial in sides.items():
+        if (known := scores_once.kept(task, trial)) is None:
+            tick = watch.step(f"verdict: the {side} file on {len(samples[side])} pictures in {runtime}")
+            known = run_samples.score(
+                runtime, paths[side], samples[side], threads=threads, metric=task.metric, work=task.cache, progress=tick
+            )
+            scores_once.keep(task, trial, known)
+        scores[side] = known
+    watch.step("verdict: latency and memory")
+    effort = patient(latency.CAREFUL, task.budget, left_s())
+    times, reference_times = timing(runtime, paths["baseline"], paths["chosen"], threads, effort, best)
+    measured = {
+        **times,
+        **memory.footprint(runtime, paths["chosen"], threads=threads, processes=FOOTPRINT_PROCESSES),
+        "accuracy": mean_score(scores["chosen"].centred),
+        "drop_points": drop(scores["baseline"].values, scores["chosen"].values),
+    }
+    reference: dict[str, Measurement] = {
+        **reference_times,
+        **memory.footprint(runtime, paths["baseline"], threads=threads, processes=FOOTPRINT_PROCESSES),
+        "accuracy": mean_score(scores["baseline"].centred),
+    }
+    return {
+        "kind": "verdict",
+        "reading": reading,
+        "trial": chosen.number,
+        "baseline": baseline.number,
+        "metric": task.metric,
+        "n": len(samples["chosen"]),
+        "before": reference["accuracy"].value,
+        "after": measured["accuracy"].value,
+        "drop": _drop_json(measured["drop_points"]),
+        "latency_ratio": measured["latency_ratio"].to_json(),
+        "measurements": {name: m.to_json() for name, m in measured.items()},
+        "baseline_measurements": {name: m.to_json() for name, m in reference.items()},
+        "control": None if control is None else _against(control, scores),
+        "per_class": _class_rows(task, scores["baseline"], scores["chosen"], samples["chosen"]),
+        "disagreements": disagreements(scores["baseline"], scores["chosen"], samples["chosen"], task.model.labels),
+    }
+
+
+def _against(control: Trial, scores: Mapping[str, run_samples.Scores]) -> dict[str, Any]:
+    """What the control gained over the baseline by its training, and what the chosen file loses against it."""
+    return {
+        "trial": control.number,
+        "steps": steps(control.plan),
+        "accuracy": mean_score(scores["control"].centred).value,
+        "gain": _drop_json(drop(scores["control"].values, scores["baseline"].values)),
+        "loss": _drop_json(drop(scores["control"].values, scores["chosen"].values)),
+    }
+
+
+def _class_rows(
+    task: Task, before: run_samples.Scores, after: run_samples.Scores, samples: Samples
+) -> list[dict[str, Any]]:
+    """One row a class of the data; without a share where the split has none of its samples."""
+    labels = task.model.labels
+    rows = run_samples.per_class(samples.labels, labels, before.of_each, after.of_each)
+    known = [{"label": row.name, "n": row.n, "before": row.baseline, "after": row.candidate} for row in rows]
+    absent = set(label_mapping(task.data.class_names, labels)) - set(samples.labels.tolist())
+    return known + [{"label": labels[label], "n": 0, "before": None, "after": None} for label in sorted(absent)]
+
+
+def disagreements(
+    before: run_samples.Scores, after: run_samples.Scores, samples: Samples, labels: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Pictures on which the two files answer differently: those that became wrong first, then those mended."""
+    rows = np.flatnonzero(before.predictions != after.predictions)
+    rows = rows[np.argsort(after.of_each[rows] - before.of_each[rows], kind="stable")][:PICTURES_SHOWN]
+    return [
+        {
+            "name": str(samples.names[int(row)]),
+            "label": labels[int(samples.labels[row])],
+            "before": _answer(before, int(row), labels),
+            "after": _answer(after, int(row), labels),
+            "picture": picture_url(samples, int(row)),
+        }
+        for row in rows
+    ]
+
+
+def _answer(scores: run_samples.Scores, row: int, labels: Sequence[str]) -> str:
+    prediction = int(scores.predictions[row])
+    return "no answer" if prediction < 0 else labels[prediction]
+
+
+def picture_url(samples: Samples, row: int) -> str:
+    """A small PNG as a data URL; "" where the samples are not pictures."""
+    pixels = np.asarray(samples.array[row])
+    if pixels.dtype != np.uint8 or pixels.ndim != 3:
+        return ""
+    from PIL import Image
+
+    colour = samples.preprocess.colour
+    shown = pixels[..., ::-1] if colour == "BGR" else pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    image = Image.fromarray(np.ascontiguousarray(shown))
+    image.thumbnail((96, 96))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _drop_json(measured: Measurement) -> dict[str, Any]:
+    return {
+        "points": measured.value,
+        "low": measured.low,
+        "high": measured.high,
+        "upper_one_sided": measured.environment["one_sided"],
+    }

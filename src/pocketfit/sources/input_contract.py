@@ -1,0 +1,95 @@
+"""What a user says about the input of a network: preprocess, labels, shape; each from an object, a file or a word."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.support.json_file import load, parse, read_bytes, text_of
+from pocketfit.core.support.schema import checked
+from pocketfit.core.support.text import comparable
+
+MAX_VALUES = 2**26  # of one sample: more would be seconds and gigabytes for a single answer
+
+
+def read_input_shape(given: Sequence[int] | str) -> tuple[int, ...]:
+    """The shape of one sample.
+
+    >>> read_input_shape("3x224x224"), read_input_shape("1,28,28"), read_input_shape((40,))
+    ((3, 224, 224), (1, 28, 28), (40,))
+    """
+    parts = re.split(r"[x,× ]+", given.strip()) if isinstance(given, str) else [str(size) for size in given]
+    if not parts or not all(re.fullmatch(r"[1-9]\d{0,6}", part) for part in parts):
+        raise UserError(
+            f"The input shape '{given}' cannot be read: write channels, height and width, such as 3x224x224"
+        )
+    shape = tuple(int(part) for part in parts)
+    if math.prod(shape) > MAX_VALUES:
+        raise UserError(
+            f"The input shape '{given}' has {math.prod(shape):,} values, more than {MAX_VALUES:,}, the limit"
+        )
+    return shape
+
+
+def read_labels(given: Sequence[str] | str | Path) -> tuple[str, ...]:
+    """Names in the order of the outputs; a file has one a line, or is a JSON list."""
+    if not isinstance(given, str | Path):
+        return tuple(str(label) for label in given)
+    path = Path(given)
+    raw = read_bytes(path, "labels")
+    if path.suffix == ".json":
+        mend = 'write ["first", "second", …] or one name a line'
+        names = checked(tuple[str, ...], parse(raw, str(path)), str(path), mend)
+    else:
+        names = [line for line in text_of(raw, str(path)).splitlines() if line.strip()]
+    if not names:
+        raise UserError(f"{path} holds no label: write one name a line, in the order of the network's outputs")
+    return tuple(map(comparable, names))
+
+
+def read_preprocess(
+    given: Preprocess | str | Path | None, shape: tuple[int, ...] | None
+) -> tuple[Preprocess, tuple[str, ...]]:
+    """The contract at the size of `shape`, and sentences about what was assumed because nothing was given."""
+    findings: tuple[str, ...] = ()
+    if isinstance(given, Preprocess):
+        given.check()
+        contract = given
+    elif given is None and shape is not None and len(shape) == 3 and shape[0] == 1:
+        contract = Preprocess(colour="GRAY", mean=(0.5,), std=(0.5,))
+        findings = (
+            "No preprocessing was given: grey pictures scaled to -1..1 are assumed; say otherwise with --preprocess.",
+        )
+    elif given is None:
+        contract = Preprocess()
+        findings = ("No preprocessing was given: that of ImageNet is assumed; say otherwise with --preprocess.",)
+    elif str(given) == "imagenet":
+        contract = Preprocess()
+    else:
+        contract = _from_file(Path(given))
+    if shape is None or len(shape) != 3:
+        return contract, findings if shape is None else ()
+    channels, height, width = shape
+    if channels != contract.channels:
+        raise UserError(
+            f"The input has {channels} channels, but the preprocessing makes {contract.channels} ({contract.colour}): "
+            "make --input-shape and --preprocess agree"
+        )
+    return (contract if (height, width) == (contract.height, contract.width) else contract.at(height, width)), findings
+
+
+def check_preprocess(data: Any, source: str | Path) -> Preprocess:
+    """A Preprocess from parsed JSON. Raises UserError naming the file and the key."""
+    contract: Preprocess = checked(Preprocess, data, str(source))
+    if contract.height * contract.width * contract.channels > MAX_VALUES:
+        raise UserError(f"{source} makes pictures of {contract.height} x {contract.width} pixels: that is too large")
+    return contract
+
+
+def _from_file(path: Path) -> Preprocess:
+    return check_preprocess(load(path, "preprocessing"), path)

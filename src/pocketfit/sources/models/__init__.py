@@ -1,0 +1,1 @@
+"""Modules, factories, folders and weights in: Models out."""

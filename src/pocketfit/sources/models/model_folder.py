@@ -1,0 +1,199 @@
+"""The model folder: weights.safetensors, and model.json that says how to build and feed the network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.learned import Learned
+from pocketfit.core.model import Model, ModelFile, Origin
+from pocketfit.core.signature import Signature
+from pocketfit.core.support import user_code
+from pocketfit.core.support.json_file import load
+from pocketfit.core.support.rules import shown
+from pocketfit.core.support.schema import Violation, checked, reading
+from pocketfit.core.support.scratch import temporary_folder
+from pocketfit.sources.models.build_network import build
+from pocketfit.sources.models.fingerprint import fingerprint
+from pocketfit.sources.models.fit_layer_shapes import fit_unweighted, resize_to
+from pocketfit.sources.models.unwrap import bare, copied
+from pocketfit.sources.models.weights_file import read_weights, save_tensors
+
+FORMAT_VERSION = 1
+MOST_VALUES = 2**25  # of one input
+AGAIN = "make the folder again"
+WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+
+
+def is_model_folder(path: Path) -> bool:
+    try:
+        return (path / DESCRIPTION).is_file()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return False
+
+
+def save_model(model: Model, folder: str | Path) -> None:
+    """Write the model folder; a new one appears whole or not at all.
+
+    An existing model folder gets new files (weights first: a crash in between is noticed on loading, by the hash).
+    Raises UserError where `folder` is a file or a folder with anything else in it.
+    """
+    folder = Path(folder)
+    if folder.exists() and not is_model_folder(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is no model folder: name another place, nothing was overwritten")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(folder.parent) as work:
+        partial = Path(work, "model")
+        partial.mkdir()
+        state = {name: tensor.detach().cpu().clone() for name, tensor in model.network.state_dict().items()}
+        save_tensors({name: tensor.contiguous() for name, tensor in state.items()}, partial / WEIGHTS)
+        text = json.dumps(_description(model, _sha256(partial / WEIGHTS)), indent=2, ensure_ascii=False)
+        (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        if folder.exists() and any(folder.iterdir()):
+            for name in (WEIGHTS, DESCRIPTION):
+                (partial / name).replace(folder / name)
+        else:
+            partial.replace(folder)
+
+
+def load_model(
+    folder: str | Path, *, unpruned: nn.Module | None = None, allow_code: user_code.Allowed = False
+) -> Model:
+    """The Model of a folder: the network is built from its origin and every layer resized to the stored tensors.
+
+    unpruned    stands in for an origin that can't be built from a name (kind "object"); it is not changed
+    allow_code  whether a factory that the folder names may be imported and called: True, or the names that may
+
+    Raises UserError naming the file for anything that is missing, damaged or does not fit together, and for a factory
+    that the user has not agreed to.
+    """
+    folder = Path(folder)
+    path, weights = folder / DESCRIPTION, folder / WEIGHTS
+    if not path.is_file():
+        raise UserError(f"There is no {path}: {folder} is no model folder")
+    told: ModelFile = checked(ModelFile, load(path, "model", AGAIN), str(path), AGAIN)
+    with reading(str(path), AGAIN):
+        _check_agreement(told)
+    if unpruned is None and told.origin.kind == "factory":
+        closed = user_code.consent(allow_code).check(told.origin.name, path, "factory")
+        user_code.function(told.origin.name, "factory", closed)
+    tensors = read_weights(weights).state
+    if _sha256(weights) != told.weights_sha256:
+        raise UserError(f"{weights} is not the file that {path} describes: {AGAIN}")
+    network = bare(copied(unpruned) if unpruned is not None else _built(told.origin, path))
+    try:
+        resize_to(network, tensors)
+    except UserError as error:
+        raise UserError(f"{weights} doesn't fit the network that {told.origin.name} builds: {error}") from error
+    _check_answers(network, told.signature, weights)
+    with reading(str(path), AGAIN):
+        _check_learned(network, told.learned)
+    findings, found = told.findings, fingerprint(network)
+    if found != told.sha256:
+        changed = f"The layers that {told.origin.name} builds have changed since {folder} was saved; its weights fit."
+        findings = (*findings, changed)
+    return Model(
+        network=network,
+        signature=told.signature,
+        preprocess=told.preprocess,
+        labels=told.labels,
+        origin=told.origin,
+        split_seed=told.split_seed,
+        sha256=found,
+        learned=told.learned,
+        findings=findings,
+    )
+
+
+def _built(origin: Origin, path: Path) -> nn.Module:
+    try:
+        return build(origin)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _check_agreement(told: ModelFile) -> None:
+    """Raises Violation where parts of the description contradict each other."""
+    inputs, outputs = told.signature.inputs, told.signature.outputs
+    for side, specs in (("inputs", inputs), ("outputs", outputs)):
+        if len(specs) != 1 or specs[0].shape[0] is not None or None in specs[0].shape[1:] or len(specs[0].shape) < 2:
+            words = "must hold one tensor, whose shape begins with null for the batch"
+            raise Violation(words, f"signature.{side}")
+    shape, contract = inputs[0].shape[1:], told.preprocess
+    if math.prod(size or 1 for size in shape) > MOST_VALUES:
+        raise Violation(f"is {shown(inputs[0].shape)}: no network is fed so much at once", "signature.inputs[0].shape")
+    if inputs[0].layout == "NHWC":
+        raise Violation('is "NHWC": networks take pictures as NCHW', "signature.inputs[0].layout")
+    pixels = (contract.channels, contract.height, contract.width)
+    if inputs[0].layout == "NCHW" and shape != pixels:
+        raise Violation(f"is {shown(shape)}, and 'preprocess' makes {shown(pixels)}", "signature.inputs[0].shape")
+    if told.labels and len(told.labels) != outputs[0].shape[-1]:
+        count = f"are {len(told.labels)} for {outputs[0].shape[-1]} outputs"
+        raise Violation(f"{count}: give one label for each", "labels")
+
+
+def _check_answers(network: nn.Module, signature: Signature, weights: Path) -> None:
+    """Refuse weights with which the network does not do what the signature says, or answers with NaN."""
+    given, wanted = signature.inputs[0].with_batch(2), signature.outputs[0].with_batch(2)
+    some = torch.rand(given, generator=torch.Generator().manual_seed(0))  # 0 everywhere is 0 / 0 in odd networks
+    try:
+        fit_unweighted(network, some)
+        with torch.no_grad():
+            answer = network(some)
+    except Exception as error:  # a network of a factory may raise anything
+        cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(f"With {weights} the network does not run on {shown(given)} ({cause}): {AGAIN}") from error
+    if not isinstance(answer, Tensor) or tuple(answer.shape) != wanted:
+        found = shown(tuple(answer.shape)) if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        raise UserError(
+            f"With {weights} the network gives {found} for two samples, its description says {shown(wanted)}: {AGAIN}"
+        )
+    if not bool(torch.isfinite(answer).all()):
+        raise UserError(f"With {weights} the network answers with NaN or infinity: {AGAIN}")
+
+
+def _check_learned(network: nn.Module, learned: Learned) -> None:
+    """Raises Violation where what was learned is about layers that the network does not have."""
+    layers = dict(network.named_modules())
+    for key, names in (
+        ("sparse", learned.sparse),
+        ("patterns", learned.patterns),
+        ("normal", learned.normal),
+    ):
+        for name in names:
+            if not isinstance(getattr(layers.get(name), "weight", None), Tensor):
+                raise Violation(f"names {shown(name)}, which is no layer with weights", f"learned.{key}")
+    for name, (means, deviations) in learned.normal.items():
+        made = getattr(layers[name], "out_channels", None) or getattr(layers[name], "out_features", None)
+        if len(means) != len(deviations) or made not in (None, len(means)):
+            raise Violation(f"has {len(means)} means and {len(deviations)} deviations", f"learned.normal.{name}")
+    for name, (low, high) in learned.ranges.items():
+        if low > high:
+            raise Violation("is no range: its low end is above its high end", f"learned.ranges.{name}")
+
+
+def _description(model: Model, weights_sha256: str) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "origin": model.origin.to_json(),
+        "signature": model.signature.to_json(),
+        "preprocess": model.preprocess.to_json(),
+        "labels": list(model.labels),
+        "split_seed": model.split_seed,
+        "sha256": model.sha256,
+        "weights_sha256": weights_sha256,
+        "learned": model.learned.to_json(),
+        "findings": list(model.findings),
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,209 @@
+"""A Model from a zoo name, a factory, a module or a model folder; and back into a folder."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model, Origin
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.signature import Signature
+from pocketfit.core.support.user_code import Allowed
+from pocketfit.sources.input_contract import read_input_shape, read_labels, read_preprocess
+from pocketfit.sources.models.build_network import build, counts_classes
+from pocketfit.sources.models.check_network import check_weights, signature_of
+from pocketfit.sources.models.fingerprint import fingerprint
+from pocketfit.sources.models.fit_layer_shapes import resize_to
+from pocketfit.sources.models.match_weights import match
+from pocketfit.sources.models.model_folder import is_model_folder, load_model, save_model
+from pocketfit.sources.models.unwrap import bare, computing
+from pocketfit.sources.models.weights_file import read_state_dict, read_weights
+from pocketfit.zoo import ARCHITECTURES, head
+
+__all__ = [
+    "fingerprint",
+    "is_model_folder",
+    "load_model",
+    "model_from_module",
+    "open_model",
+    "read_state_dict",
+    "resize_to",
+    "save_model",
+]
+
+
+def open_model(
+    spec: str | Path,
+    *,
+    weights: str | Path | None = None,
+    preprocess: Preprocess | str | Path | None = None,
+    labels: Sequence[str] | str | Path | None = None,
+    input_shape: Sequence[int] | str | None = None,
+    classes: int | None = None,
+    allow_code: Allowed = False,
+) -> Model:
+    """A Model from a model folder, a name of the zoo, or "package.module:factory".
+
+    weights      a .safetensors file or a state dict; the zoo's width and the class count are read off its shapes
+    preprocess   a Preprocess, a JSON file, "imagenet", or None for what the architecture was published with
+    labels       names in the order of the outputs, or a file with one a line (or a JSON list)
+    input_shape  of one sample: (3, 224, 224) or "3x224x224"
+    classes      outputs of the classifier; where the weights have another number, the head starts anew
+    allow_code   whether a factory that a model folder names may be called: True, or the names that may. A factory that
+                 is given here, as `spec`, is called anyway
+
+    Raises UserError for everything that does not fit together, naming the file or the layer.
+    """
+    path = Path(spec)
+    if is_model_folder(path):
+        if weights is not None or classes is not None:
+            raise UserError(
+                f"The model folder {path} has its own weights and classes: leave out --weights and --classes"
+            )
+        model = load_model(path, allow_code=allow_code)
+        return _with_contract(model, preprocess, labels, input_shape)
+    if os.path.isdir(path):  # noqa: PTH112 (a name that is too long is none, and no error)
+        raise UserError(f"The folder {path} holds no model (it has no model.json): make one with pocketfit train")
+    name = str(spec)
+    if name not in ARCHITECTURES and ":" not in name:
+        raise UserError(
+            f"'{name}' is no model folder, no name of the zoo ({', '.join(sorted(ARCHITECTURES))}) and no "
+            "package.module:factory"
+        )
+    origin = Origin("zoo" if name in ARCHITECTURES else "factory", name)
+    if weights is None:
+        network, origin = _without_weights(origin, classes)
+        findings: tuple[str, ...] = (f"No weights were given: {name} starts from random ones, and needs training.",)
+    else:
+        network, origin, findings = _with_weights(origin, Path(weights), classes)
+    model = model_from_module(
+        network,
+        preprocess=preprocess if preprocess is not None else _published(name),
+        labels=labels or (),
+        input_shape=input_shape,
+        origin=origin,
+    )
+    return replace(model, findings=(*findings, *model.findings))
+
+
+def model_from_module(
+    module: nn.Module,
+    *,
+    preprocess: Preprocess | str | Path | None = None,
+    labels: Sequence[str] | str | Path = (),
+    input_shape: Sequence[int] | str | None = None,
+    origin: Origin | None = None,
+) -> Model:
+    """A Model around a module, which is put into eval mode and otherwise left as it is.
+
+    The Model holds the module itself, taken out of its wrappers (nn.DataParallel, torch.compile); where layers compute
+    their weights at every call (weight norms, spectral norms, masks), it holds a copy with the weights as they are.
+
+    `input_shape` of one sample is (channels, height, width) for pictures; left out, it follows from `preprocess`.
+    Raises UserError where the network does not run at this shape, gives anything but one tensor of [batch, classes],
+    does not hold still, or is not in float32.
+    """
+    if not isinstance(module, nn.Module):
+        raise UserError(f"A {type(module).__name__} is no network: hand over a torch.nn.Module")
+    check_weights(module)
+    computed, module = computing(module), bare(module)
+    shape = None if input_shape is None else read_input_shape(input_shape)
+    contract, findings = read_preprocess(preprocess, shape)
+    if shape is None:
+        shape = (contract.channels, contract.height, contract.width)
+    signature = signature_of(module, shape)
+    if computed:
+        shown = ", ".join(computed[:3]) + (f" and {len(computed) - 3} more" if len(computed) > 3 else "")
+        findings = (
+            *findings,
+            f"The weights of {shown} are computed at each call (a weight norm, a spectral norm, a mask): they were"
+            " taken as they are in eval mode.",
+        )
+    names = read_labels(labels)
+    _check_labels(names, signature)
+    return Model(
+        network=module,
+        signature=signature,
+        preprocess=contract,
+        labels=names,
+        origin=origin or Origin("object", type(module).__qualname__),
+        sha256=fingerprint(module),
+        findings=findings,
+    )
+
+
+def _published(name: str) -> Preprocess | None:
+    """How the pictures were prepared that the zoo's published weights have seen."""
+    if name not in ARCHITECTURES:
+        return None
+    architecture = ARCHITECTURES[name]
+    return Preprocess(
+        height=architecture.image_size,
+        width=architecture.image_size,
+        resize_px=architecture.resize,
+        filter=architecture.interpolation,  # type: ignore[arg-type]
+        mean=architecture.mean,
+        std=architecture.std,
+    )
+
+
+def _without_weights(origin: Origin, classes: int | None) -> tuple[nn.Module, Origin]:
+    if classes is not None:
+        origin = counts_classes(origin, classes)
+    return build(origin), origin
+
+
+def _with_weights(origin: Origin, path: Path, classes: int | None) -> tuple[nn.Module, Origin, tuple[str, ...]]:
+    """The network of this origin with the weights of the file, built for as many classes as they have."""
+    weights = read_weights(path)
+    network, origin, state = match(origin, weights.state, path)
+    notes = weights.notes
+    name = _head_name(network)
+    if classes is not None and name and classes != state[f"{name}.weight"].shape[0]:
+        had = state[f"{name}.weight"].shape[0]
+        origin = counts_classes(origin, classes)
+        network = build(origin)
+        fresh = {key: tensor for key, tensor in network.state_dict().items() if key.startswith(f"{name}.")}
+        state = {**state, **fresh}
+        notes = (*notes, f"The weights have {had} classes: {name} starts anew with {classes}, and needs training.")
+    resize_to(network, state)
+    return network, origin, notes
+
+
+def _head_name(network: nn.Module) -> str:
+    return head(network)[0] if any(isinstance(layer, nn.Linear) for layer in network.modules()) else ""
+
+
+def _check_labels(labels: tuple[str, ...], signature: Signature) -> None:
+    outputs = signature.outputs[0].shape[-1]
+    twice = [name for name, count in Counter(labels).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"The label '{twice[0]}' stands for several outputs ({labels.index(twice[0])} is the first): give each"
+            " output a name of its own"
+        )
+    if labels and len(labels) != outputs:
+        raise UserError(
+            f"There are {len(labels)} labels, but the network has {outputs} outputs: give one label for each"
+        )
+
+
+def _with_contract(model: Model, preprocess: Any, labels: Any, input_shape: Any) -> Model:
+    """The same network with what the user says about its input instead of what was stored."""
+    shape = read_input_shape(input_shape) if input_shape is not None else None
+    if preprocess is not None or shape is not None:
+        contract, findings = read_preprocess(model.preprocess if preprocess is None else preprocess, shape)
+        shape = shape or (contract.channels, contract.height, contract.width)
+        signature = signature_of(model.network, shape)
+        model = replace(model, preprocess=contract, signature=signature, findings=(*model.findings, *findings))
+    if labels is not None:
+        model = replace(model, labels=read_labels(labels))
+    _check_labels(model.labels, model.signature)
+    return model

@@ -1,0 +1,1 @@
+"""An .onnx file read in a process of its own, as plain values."""

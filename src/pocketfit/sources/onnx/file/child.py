@@ -1,0 +1,104 @@
+"""What happens in the child process: a file is read, converted, compared with ONNX Runtime, and handed over as values.
+
+Everything here returns JSON and raises UserError; what the libraries do to this process stays in this process.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pocketfit.core.errors import UserError
+
+if TYPE_CHECKING:
+    from pocketfit.sources.onnx.file.graph import Graph
+
+
+LONGEST_SENTENCE = 500
+
+
+def prepare(
+    path: str, folder: str, sizes: Mapping[str, int], fixed: Mapping[str, Any], check: bool, memory_bytes: int
+) -> dict[str, Any]:
+    """Write the graph of the file into `folder` (graph.py), converted once and compared with ONNX Runtime.
+
+    -> {"findings": [...], "difference": largest difference of an output in parts of its largest number, or None,
+    "tried": [the shapes of the inputs], ...}
+    """
+    limit_memory(memory_bytes)
+    from pocketfit.sources.onnx.file.graph import save_graph
+
+    graph, result = prepared(Path(path), sizes, fixed, check=check)
+    save_graph(graph, Path(folder))
+    return result
+
+
+def prepared(
+    path: Path, sizes: Mapping[str, int], fixed: Mapping[str, Any], *, check: bool
+) -> tuple[Graph, dict[str, Any]]:
+    """The graph of a file, and what `prepare` returns."""
+    from pocketfit.sources.onnx import compare
+    from pocketfit.sources.onnx.convert import convert
+    from pocketfit.sources.onnx.file.normalise import written_out
+    from pocketfit.sources.onnx.file.read import inlined, parse, to_graph
+    from pocketfit.sources.onnx.file.specialise import specialise
+
+    try:
+        model = written_out(inlined(parse(path)))
+        graph = specialise(to_graph(model, path.parent), sizes, fixed)
+        network, findings = convert(graph)
+    except UserError as error:  # a damaged file's names may hold anything
+        raise UserError(one_line(str(error))) from error
+    result: dict[str, Any] = {"difference": None, "tried": [], "findings": list(findings)}
+    if check:
+        checked = compare.check(path, graph, network, fixed)
+        result |= {"difference": checked.difference, "tried": list(checked.tried)}
+        result["findings"] += checked.findings
+    return graph, result
+
+
+def one_line(message: str) -> str:
+    """Without line breaks and signs that a terminal would obey, and not longer than a sentence."""
+    plain = " ".join("".join(sign if sign.isprintable() else " " for sign in message).split())
+    return plain if len(plain) <= LONGEST_SENTENCE else f"{plain[:LONGEST_SENTENCE]} ..."
+
+
+def run(path: str, inputs: str, outputs: str, names: Sequence[str] | None, memory_bytes: int) -> dict[str, Any]:
+    """Answers of the file in ONNX Runtime: arrays "0", "1", ... of `inputs` (.npz) -> the same of `outputs`.
+
+    `names`: of the inputs, where they are not all of the file's in their order. Returns the outputs' names, and how far
+    each moves when the inputs are nudged.
+    """
+    limit_memory(memory_bytes)
+    import numpy as np
+
+    from pocketfit.sources.onnx.compare import noise_of, reason_of, session
+
+    try:
+        opened = session(Path(path))
+        with np.load(inputs, allow_pickle=False) as archive:
+            given = names if names is not None else [value.name for value in opened.get_inputs()]
+            feed = {name: archive[str(i)] for i, name in enumerate(given[: len(archive.files)])}
+        answers = opened.run(None, feed)
+    except Exception as error:  # ONNX Runtime's own errors
+        raise UserError(f"ONNX Runtime can't run it on these inputs: {reason_of(error)}") from error
+    np.savez(outputs, **{str(i): answer for i, answer in enumerate(answers)})
+    return {"names": [value.name for value in opened.get_outputs()], "noise": noise_of(opened, feed, answers)}
+
+
+def limit_memory(more_bytes: int) -> None:
+    """From now on this process may ask for this much address space beyond what it has; elsewhere than Linux: no limit.
+
+    The parent looks at resident memory twenty times a second; one allocation may be larger than the machine.
+    """
+    if sys.platform != "linux":
+        return
+    import resource
+
+    import psutil
+    import torch  # noqa: F401  (its libraries map several gigabytes that they never touch)
+
+    limit = psutil.Process().memory_info().vms + more_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
