@@ -1,8 +1,7 @@
 """What zeros gain: size, download and latency of a network at several sparsities, in both runtimes.
 
-    python -m benchmarks.pruning.equal_latency.sparsity [--model mobilenet_v2] [--weights .downloads/mobilenet_v2.pth]
-    [--int8]
-                                  [--sessions 6] [--json FILE] [--work FOLDER]
+    python -m benchmarks.pruning.sparsity [--model mobilenet_v2] [--weights .downloads/mobilenet_v2.pth]
+                                           [--int8] [--sessions 6] [--json FILE] [--work FOLDER]
 
 Each file is timed against the dense file of its own runtime, all of them interleaved in the same processes. Nothing is
 trained after the weights are set to zero: sizes and latencies don't depend on that, and accuracy is not looked at.

@@ -1,6 +1,6 @@
 """Quantization side by side: ONNX Runtime's, ai-edge-quantizer's and NNCF's own settings, and pocketfit's ladder.
 
-    python -m benchmarks.quantization.compare.compare [mobilenet_v2|efficientnet_lite0|mobilenet_v3_small|all]
+    python -m benchmarks.quantization.compare [mobilenet_v2|efficientnet_lite0|mobilenet_v3_small|all]
                                       [--json FILE] [--quick] [--untimed] [--calibration 100] [--nncf-python PYTHON]
 
 mobilenet_v2, efficientnet_lite0   published ImageNet weights; fidelity to float32 on 608 pictures of 38 photos that
@@ -454,7 +454,7 @@ def main() -> int:
     report = {
         "schema_version": 1,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "-m", "benchmarks.quantization.compare.compare", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", "benchmarks.quantization.compare", *sys.argv[1:]]),
         "quick": options.quick,
         "environment": {**before, "versions": {**before["versions"], **nncf}},
         "load_average_after": environment(threads=1)["load_average"],
