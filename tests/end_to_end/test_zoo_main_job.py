@@ -47,7 +47,7 @@ CLIMBED = {
     "mobilenet_v1": ("--max-latency", "0.01x", "--max-trials", "10", "--prefer", "speed"),
     "resnet18": ("--max-size", "0.1x", "--max-trials", "9", "--rounds", "2", "--allocation", "uniform"),
 }
-MET = ("--max-size", "0.6x", "--max-trials", "6")
+MET = ("--max-size", "0.6x", "--max-trials", "4")
 EVERY_PASS: tuple[PassSettings, ...] = (
     Prune(0.3),
     Sparsify(0.3),

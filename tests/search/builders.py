@@ -58,7 +58,7 @@ def trial(
         "latency_ms": Measurement(
             "latency_ms", "ms", ms, low=ms * (1 - spread), high=ms * (1 + spread), environment=where
         ),
-        "latency_p95_ms": Measurement("latency_p95_ms", "ms", 2 * ms, environment={"one_sided": 2.5 * ms, **where}),
+        "latency_p95_ms": Measurement("latency_p95_ms", "ms", 2 * ms, one_sided=2.5 * ms, environment=where),
         "latency_ratio": Measurement(
             "latency_ratio",
             "x",
@@ -72,7 +72,7 @@ def trial(
         else Measurement("memory_bytes", "B", memory),
         "accuracy": Measurement("accuracy", "", 0.9 - drop / 100, n=1000),
         "drop_points": Measurement(
-            "drop_points", "pt", drop, n=1000, low=drop - 0.5, high=drop + 0.5, environment={"one_sided": drop + sure}
+            "drop_points", "pt", drop, n=1000, low=drop - 0.5, high=drop + 0.5, one_sided=drop + sure
         ),
     }
     sha256 = hashlib.sha256(f"{number}".encode()).hexdigest()
@@ -165,9 +165,7 @@ def verdict(
         "after": 0.9 - drop / 100,
         "measurements": {
             "latency_ratio": Measurement("latency_ratio", "x", 0.5, low=0.45, high=0.55, environment=where).to_json(),
-            "drop_points": Measurement(
-                "drop_points", "pt", drop, n=3000, environment={"one_sided": drop + sure}, **bounds
-            ).to_json(),
+            "drop_points": Measurement("drop_points", "pt", drop, n=3000, one_sided=drop + sure, **bounds).to_json(),
         },
         "baseline_measurements": {
             "accuracy": Measurement("accuracy", "", 0.9, n=3000).to_json(),

@@ -17,13 +17,11 @@ COUNTED = {"B": 0.0, "ms": 1e-9, "x": 1e-12}  # unit -> the least that can have 
 class Environment(TypedDict):
     """Where and how something was measured; what is named here is read back, anything else may stand beside it.
 
-    one_sided         the one-sided 95 % bound on the bad side
     between_sessions  spread of a latency ratio from session to session, and inside of them
     disturbed         Measurement.disturbed
     best_ms           the best times of what a session knows its machine by (measurement/quiet.py)
     """
 
-    one_sided: NotRequired[Number]
     between_sessions: NotRequired[Number | None]
     within_sessions: NotRequired[Number | None]
     disturbed: NotRequired[list[str]]
@@ -33,6 +31,8 @@ class Environment(TypedDict):
 @dataclass(frozen=True)
 class Measurement:
     """`value` in `unit`, with a 95 % interval [low, high] where one is known, from `n` samples.
+
+    `one_sided` is the one-sided 95 % bound on the bad side, where one was taken: a limit is certified by it.
 
     `how` is "measured" (in the runtime that ships), "estimated" (then `reason` says from what) or
     "not_possible_here" (then `value` is None and `reason` says why).
@@ -51,6 +51,7 @@ class Measurement:
     reason: str = ""
     samples: Annotated[tuple[Number, ...], Size()] = ()
     environment: Annotated[Mapping[str, Any], Like(Environment)] = field(default_factory=dict)
+    one_sided: Number | None = None
 
     @property
     def disturbed(self) -> tuple[str, ...]:
@@ -70,7 +71,7 @@ class Measurement:
             "n": self.n,
             "how": self.how,
         }
-        for key in ("low", "high"):
+        for key in ("low", "high", "one_sided"):
             if getattr(self, key) is not None:
                 data[key] = getattr(self, key)
         if self.reason:

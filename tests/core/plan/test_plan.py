@@ -191,7 +191,7 @@ def changed(*path: str | int, value: Any) -> dict[str, Any]:
     [
         ([], r"it is \[\]: give an object with 'passes' and 'export'"),
         ({"plan_version": 1, "passes": []}, "'export' is missing"),
-        (changed("plan_version", value=2), "'plan_version' is 2: this pocketfit reads version 1"),
+        (changed("plan_version", value=2), "'plan_version' is 2: this pocketfit reads plans of version 1"),
         (changed("plan_version", value=None), "'plan_version' is null"),
         (changed("plan_version", value=True), "'plan_version' is true"),
         (changed("teacher", value="x"), "'teacher' is no known key: there are export"),

@@ -154,9 +154,7 @@ def verdict_line() -> Line:
         },
         "measurements": {
             "accuracy": Measurement("accuracy", "", 0.929, n=10000).to_json(),
-            "drop_points": Measurement(
-                "drop_points", "pt", 0.2, n=10000, low=-0.1, high=0.5, environment={"one_sided": 0.45}
-            ).to_json(),
+            "drop_points": Measurement("drop_points", "pt", 0.2, n=10000, low=-0.1, high=0.5, one_sided=0.45).to_json(),
         },
         "baseline_measurements": {"accuracy": Measurement("accuracy", "", 0.931, n=10000).to_json()},
         "per_class": classes,

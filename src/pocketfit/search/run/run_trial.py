@@ -128,7 +128,7 @@ def measure(
     stored, logits = task.cache / f"search-scores-{name}.npy", task.cache / f"search-outputs-{name}.npy"
     if baseline is None:
         _keep_scores(scores, stored, logits)
-        exact = Measurement("drop_points", "pt", 0.0, n=len(samples), low=0.0, high=0.0, environment={"one_sided": 0.0})
+        exact = Measurement("drop_points", "pt", 0.0, n=len(samples), low=0.0, high=0.0, one_sided=0.0)
         odd = suspicion.suspicious(scores, samples.labels, len(task.model.labels))
         return {**found, "drop_points": exact}, [*findings, odd] if odd else findings
     if not (stored.exists() and logits.exists()):  # somebody has emptied the cache
@@ -171,7 +171,7 @@ def timing(
 ) -> tuple[dict[str, Measurement], dict[str, Measurement]]:
     """Latency percentiles of `path`, and its ratios to `reference`, interleaved with it; and those of `reference`.
 
-    One-sided 95 % bounds stand in `environment`. The reference against itself has the ratio 1 by definition.
+    One-sided 95 % bounds are with them. The reference against itself has the ratio 1 by definition.
     """
     if reference == path:
         found = latency.latency(runtime, path, threads=threads, effort=effort, best=best)
@@ -189,7 +189,7 @@ def search_samples(task: Task, model: Model, watch: Watch) -> Samples:
 
 
 def mean_score(scores: NDArray[np.float64]) -> Measurement:
-    """The mean of per-sample scores with its interval; the one-sided 95 % bound from below stands in `environment`."""
+    """The mean of per-sample scores with its interval; the one-sided 95 % bound from below is with it."""
     over = mean_interval(scores)
     return Measurement(
         "accuracy",
@@ -198,12 +198,12 @@ def mean_score(scores: NDArray[np.float64]) -> Measurement:
         n=len(scores),
         low=over.low,
         high=over.high,
-        environment={"one_sided": mean_interval(scores, confidence=0.90).low},
+        one_sided=mean_interval(scores, confidence=0.90).low,
     )
 
 
 def drop(before: NDArray[np.float64], after: NDArray[np.float64]) -> Measurement:
-    """The paired drop in points with its two-sided interval; the one-sided 95 % bound stands in `environment`."""
+    """The paired drop in points with its two-sided interval; the one-sided 95 % bound is with it."""
     paired = paired_drop(before, after)
     return Measurement(
         "drop_points",
@@ -212,5 +212,5 @@ def drop(before: NDArray[np.float64], after: NDArray[np.float64]) -> Measurement
         n=paired.n,
         low=paired.low,
         high=paired.high,
-        environment={"one_sided": paired.upper_one_sided},
+        one_sided=paired.upper_one_sided,
     )

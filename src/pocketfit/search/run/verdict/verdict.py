@@ -157,5 +157,5 @@ def _drop_json(measured: Measurement) -> dict[str, Any]:
         "points": measured.value,
         "low": measured.low,
         "high": measured.high,
-        "upper_one_sided": measured.environment["one_sided"],
+        "upper_one_sided": measured.one_sided,
     }
