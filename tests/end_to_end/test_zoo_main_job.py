@@ -91,6 +91,14 @@ def run(*words: object) -> str:
     return done.stdout
 
 
+def trained(name: str, here: Path) -> Path:
+    """The model folder of this network, narrow and trained for a moment; made when it is first asked for."""
+    if not (here / name).exists():
+        width = ("--width", NARROW.get(name, 0.25))
+        run("train", name, "--data", "bars.npz", "--image-size", SIDE, *width, "--epochs", 2, "-o", name)
+    return here / name
+
+
 @pytest.fixture(scope="module")
 def tried() -> dict[str, set[object]]:
     """What all runs together have tried; filled by the tests."""
@@ -100,8 +108,7 @@ def tried() -> dict[str, set[object]]:
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_every_trial_of_every_network_comes_through(name: str, here: Path, tried: dict[str, set[object]]) -> None:
     asked = CLIMBED.get(name, MET)
-    width = ("--width", NARROW.get(name, 0.25))
-    run("train", name, "--data", "bars.npz", "--image-size", SIDE, *width, "--epochs", 2, "-o", name)
+    trained(name, here)
     out = f"{name}-out"
     result = json.loads(
         run("fit", name, "--data", "bars.npz", "--runtime", ",".join(RUNTIMES), *asked, "-o", out, "--json")
@@ -132,7 +139,7 @@ def test_every_kind_of_pass_is_in_the_plan_that_is_applied() -> None:
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_a_plan_with_every_pass_is_carried_out_on_every_network(name: str, here: Path) -> None:
     runtime = RUNTIMES[sorted(ARCHITECTURES).index(name) % len(RUNTIMES)]
-    model = load_model(here / name)
+    model = load_model(trained(name, here))
     passes = (
         EVERY_PASS
         if hardswish.replaceable(model.network, model.signature)
