@@ -2,7 +2,8 @@
 
 <file>             as the runtime's exporter made it
 manifest.json      everything about it (run.py reads nothing else)
-preprocess.py      the reference preprocessing, a copy of pocketfit/sources/preprocess.py
+preprocess.py      the reference preprocessing, a copy of pocketfit/sources/image_preprocess.py
+runtime.py         how the runtime opens the file, a copy of pocketfit/runtimes/<name>/in_app.py
 run.py             a copy of run_template.py
 golden/            input-output pairs for `run.py --selftest` and for implementations in other languages
 README.md, requirements.txt
@@ -38,6 +39,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
 
 BUNDLE_VERSION = 2  # 1 had no seal
+IN_APP = "pocketfit.runtimes.{}.in_app"
 
 
 def write_bundle(
@@ -125,6 +127,7 @@ def _write_words(partial: Path, manifest: Mapping[str, Any]) -> None:
     """The host code and what a person reads."""
     shutil.copyfile(_source_of("pocketfit.sources.image_preprocess"), partial / "preprocess.py")
     shutil.copyfile(_source_of("pocketfit.bundle.python.run"), partial / "run.py")
+    shutil.copyfile(_source_of(IN_APP.format(manifest["runtime"]["name"])), partial / "runtime.py")
     (partial / "requirements.txt").write_text(readme.requirements(manifest), encoding="utf-8")
     (partial / "README.md").write_text(readme.readme(manifest), encoding="utf-8")
 

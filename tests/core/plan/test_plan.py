@@ -200,7 +200,7 @@ def changed(*path: str | int, value: Any) -> dict[str, Any]:
         (changed("export", value="litert"), "'export' is \"litert\": give an object"),
         (
             changed("passes", 0, "pass", value="distort"),
-            r"'passes\[0\].pass' is \"distort\": known passes are prune, tr",
+            r"'passes\[0\].pass' is \"distort\": known passes are prune, sp",
         ),
         (changed("passes", 0, "pass", value=["prune"]), r"'passes\[0\].pass' is \[\"prune\"\]: known passes are"),
         (changed("passes", 0, "rate", value=0.1), r"'passes\[0\].rate' is no known key: there are criterion, keep"),

@@ -72,3 +72,6 @@ class Recalibrate:
     @property
     def code(self) -> str:
         return "bn"
+
+
+TrainSettings = Train | Recalibrate

@@ -21,11 +21,12 @@ from pocketfit.core.plan.plan import Plan
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.measurement import latency, memory, run_samples, suspicion
+from pocketfit.measurement import latency, run_samples, suspicion
 from pocketfit.numerics.latency_intervals import mean_interval, paired_drop
 from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.search.propose.space import Proposal
 from pocketfit.search.run.apply_passes import carried_out
+from pocketfit.search.run.file_quantities import of_file
 from pocketfit.search.run.job import CALIBRATION_SAMPLES, Task, why_these_weights
 from pocketfit.search.run.verdict.disturbed_latencies import best_times, measurements, patient
 from pocketfit.sources.data.random_inputs import noise
@@ -106,11 +107,10 @@ def measure(
     """
     artifact, name = exported.artifact, exported.artifact.runtime
     path = Path(artifact.path)
-    found = file_sizes(artifact)
+    found = of_file(artifact, threads=task.threads, processes=1)
     watch.step(f"timing {artifact.plan.code} in {name}")
     reference = path if baseline is None or baseline.artifact is None else task.out / baseline.artifact.path
     found |= timing(name, reference, path, task.threads, patient(latency.QUICK, task.budget), best)[0]
-    found |= memory.footprint(name, path, threads=task.threads, processes=1)
     samples = search_samples(task, exported.model, watch)
     tick = watch.step(f"scoring {artifact.plan.code} on {len(samples)} pictures in {name}")
     scores = run_samples.score(
@@ -151,14 +151,6 @@ def _fidelity(before: NDArray[np.float32], after: NDArray[np.float32] | None) ->
     if after is None or after.shape != before.shape or not math.isfinite(noise_db := sqnr_db(before, after)):
         return {}
     return {"sqnr_db": Measurement("sqnr_db", "dB", noise_db, n=len(after))}
-
-
-def file_sizes(artifact: Artifact) -> dict[str, Measurement]:
-    """On disk, and after deflate."""
-    return {
-        "size_bytes": Measurement("size_bytes", "B", artifact.bytes),
-        "download_bytes": Measurement("download_bytes", "B", artifact.download_bytes),
-    }
 
 
 def timing(
