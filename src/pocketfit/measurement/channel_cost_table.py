@@ -26,6 +26,7 @@ import numpy as np
 
 from pocketfit import runtimes
 from pocketfit.core.errors import UserError
+from pocketfit.core.learned import Learned
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
@@ -249,7 +250,7 @@ def _spread(
 
 def _narrowed(model: Model, graph: ChannelGraph, widths: Widths) -> Model:
     network = forms.narrowed(model.network, graph, widths)
-    return replace(model, network=network, sha256=fingerprint(network), learned={})
+    return replace(model, network=network, sha256=fingerprint(network), learned=Learned())
 
 
 def _export(model: Model, settings: ExportSettings, work: Path) -> Path:

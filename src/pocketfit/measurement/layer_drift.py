@@ -75,7 +75,7 @@ class _File:
         self.tapped: LayerOutputs = called(module.LAYER_OUTPUTS)(path, operators, threads)
         self._signal = self._noise = 0.0
 
-    def read(self, samples: Samples, row: int) -> dict[str, NDArray[np.float32]]:
+    def read(self, samples: Samples, row: int) -> dict[str, NDArray[np.generic]]:
         spec, quantization = self.shipped.signature.inputs[0], self.shipped.input_quantization
         values = fed(samples, slice(row, row + 1), spec)
         given: NDArray[np.generic] = values

@@ -165,12 +165,13 @@ def run_all(
 def array_file(samples: Samples, folder: Path) -> Path:
     """An .npy file of the samples' array: the one behind its memory map where that is all of it, else a copy."""
     array = samples.array
-    name = str(array.filename) if isinstance(array, np.memmap) else ""
-    if name.endswith(".npy") and Path(name).is_file():  # the cache may have made room for newer arrays
-        stored = np.load(name, mmap_mode="r", allow_pickle=False)
-        same = (stored.shape, stored.dtype, stored.strides) == (array.shape, array.dtype, array.strides)
-        if same and stored.offset == array.offset:
-            return Path(name)
+    if isinstance(array, np.memmap):
+        name = str(array.filename)
+        if name.endswith(".npy") and Path(name).is_file():  # the cache may have made room for newer arrays
+            stored = np.load(name, mmap_mode="r", allow_pickle=False)
+            same = (stored.shape, stored.dtype, stored.strides) == (array.shape, array.dtype, array.strides)
+            if same and isinstance(stored, np.memmap) and stored.offset == array.offset:
+                return Path(name)
     path = folder / "samples.npy"
     np.save(path, np.asarray(array), allow_pickle=False)
     return path
@@ -196,7 +197,7 @@ def run_in_child(
     spec = session.signature.inputs[0]
     fixed = spec.shape[0]
     step = fixed or batch_size
-    results: NDArray[np.float32] | None = None
+    results: np.memmap[Any, np.dtype[np.float32]] | None = None
     for start in range(0, n, step):
         rows = slice(start, min(start + step, n))
         values = fed(samples, rows, spec)
@@ -310,7 +311,7 @@ def _top(outputs: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> NDA
         raise UserError(f"A sample has label {int(labels.max())}, but the file names {outputs.shape[1]} classes only")
     own = np.take_along_axis(outputs, labels[:, None], axis=1)
     earlier = np.arange(outputs.shape[1])[None, :] < labels[:, None]
-    rank = np.sum((outputs > own) | ((outputs == own) & earlier), axis=1)
+    rank: NDArray[np.int64] = np.sum((outputs > own) | ((outputs == own) & earlier), axis=1)
     return (rank < k).astype(np.float64)
 
 

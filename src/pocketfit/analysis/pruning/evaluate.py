@@ -27,6 +27,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.support import user_code
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Slice
 from pocketfit.passes.prune import prune_channels
+from pocketfit.passes.train.answers import move
 from pocketfit.sources.input_contract import check_preprocess
 from pocketfit.sources.models.open_model import load_model, save_model
 
@@ -63,7 +64,8 @@ def answers(network: nn.Module, samples: Samples, reference: Answers | None = No
 
     Raises what the forward raises, and ArithmeticError where answers are not finite.
     """
-    faster = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    faster = copy.deepcopy(network)
+    move(faster, None, torch.channels_last)
     found = []
     with torch.inference_mode(), one_thread():
         for values, _ in samples.batches(BATCH):

@@ -83,7 +83,7 @@ class Planned:
     @property
     def settings(self) -> Prune:
         """The pass that carries it out."""
-        return Prune(0.0, self.criterion, self.multiple, self.layers)  # type: ignore[arg-type]
+        return Prune(0.0, self.criterion, self.multiple, self.layers)
 
     def fragment(self) -> dict[str, Any]:
         """The pass as it stands in the "passes" of a plan.json."""

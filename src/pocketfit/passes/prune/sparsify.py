@@ -105,7 +105,7 @@ def holds(weight: Tensor, kept: int, axis: int) -> bool:
     """
     if weight.shape[axis] % 4:
         return False
-    fours = (weight != 0).movedim(axis, -1).unflatten(-1, (-1, 4))
+    fours = torch.unflatten((weight != 0).movedim(axis, -1), -1, (-1, 4))
     return bool((fours.sum(-1) <= kept).all())
 
 
@@ -162,10 +162,17 @@ def lowest_of_fours(scores: Tensor, kept: int, axis: int) -> Tensor:
     >>> lowest_of_fours(torch.tensor([[3.0, 1.0, 2.0, 4.0]]), 2, 1)
     tensor([[False,  True,  True, False]])
     """
-    fours = scores.movedim(axis, -1).unflatten(-1, (-1, 4))
+    fours = torch.unflatten(scores.movedim(axis, -1), -1, (-1, 4))
     going = fours.argsort(dim=-1, stable=True)[..., : 4 - kept]
     lowest = torch.zeros_like(fours, dtype=torch.bool).scatter_(-1, going, True)
     return lowest.flatten(-2).movedim(-1, axis)
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """Of a convolution or a linear layer."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def _left(layers: Mapping[str, nn.Module], settings: Sparsify) -> tuple[set[str], list[str]]:
@@ -175,8 +182,8 @@ def _left(layers: Mapping[str, nn.Module], settings: Sparsify) -> tuple[set[str]
     spared += [name for name in list(layers)[:1] if name not in named and name not in spared]
     sentences = []
     if spared:
-        total = sum(layer.weight.numel() for layer in layers.values())  # type: ignore[operator]
-        held = sum(layers[name].weight.numel() for name in spared)  # type: ignore[operator]
+        total = sum(_weight(layer).numel() for layer in layers.values())
+        held = sum(_weight(layers[name]).numel() for name in spared)
         sentences.append(
             f"The first layer and depthwise layers ({_some(spared)}) keep all their weights,"
             f" {100 * held / total:.1f} % of the network's; a pattern that names them overrules that."
@@ -184,9 +191,7 @@ def _left(layers: Mapping[str, nn.Module], settings: Sparsify) -> tuple[set[str]
     if settings.pattern == "unstructured":
         return set(spared), sentences
     unfit = [
-        name
-        for name, layer in layers.items()
-        if name not in spared and layer.weight.shape[input_axis(layer)] % 4  # type: ignore[index, operator]
+        name for name, layer in layers.items() if name not in spared and _weight(layer).shape[input_axis(layer)] % 4
     ]
     if unfit:
         sentences.append(
@@ -227,20 +232,18 @@ def _movement(
         raise UserError("The criterion 'movement' follows a loss: give labelled samples, or use 'magnitude'")
     rows = np.sort(np.random.default_rng(settings.seed).permutation(rows)[: settings.samples])
     network = copy.deepcopy(model.network).requires_grad_(False)
-    weights = {name: network.get_submodule(name).weight for name in layers}
+    weights = {name: _weight(network.get_submodule(name)) for name in layers}
     for weight in weights.values():
-        assert isinstance(weight, Tensor)
         weight.requires_grad_()
     for start in range(0, len(rows) if weights else 0, BATCH):
         batch = rows[start : start + BATCH]
         answers = network(torch.from_numpy(samples.inputs(batch)))
         loss = nn.functional.cross_entropy(answers, torch.from_numpy(samples.labels[batch]), reduction="sum")
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         if progress:
             progress(min(start + BATCH, len(rows)), len(rows))
     found = {}
     for name, weight in weights.items():
-        assert isinstance(weight, Tensor)
         gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad  # a head that only training has
         found[name] = -(weight * gradient).detach()
         if not torch.isfinite(found[name]).all():

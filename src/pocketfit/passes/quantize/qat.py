@@ -131,7 +131,7 @@ def apply(
         if layers is not None:
             loss = loss + settings.layerwise * layers.error()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         finite = _stepped(optimizer, loss)
         if guard is None and not finite:
             raise UserError("Quantization-aware training diverged; use a smaller learning rate")

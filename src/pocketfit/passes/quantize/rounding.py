@@ -123,8 +123,8 @@ class _Gathering(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "call_function" and operation(n) in LEARNED and isinstance(n.args[1], fx.Node):
             weighed = n.args[1].op == "call_module"
-            grid = self.module.get_submodule(str(n.args[1].target)) if weighed else None  # type: ignore[union-attr]
-            if isinstance(grid, WeightGrid):
+            grid = self.module.get_submodule(str(n.args[1].target)) if weighed else None
+            if isinstance(grid, WeightGrid) and isinstance(n.args[0], fx.Node):
                 values, weight = self.env[n.args[0]], self.env[n.args[1]]
                 bias = n.args[2] if len(n.args) > 2 else None
                 rows = patches(n, values, weight.shape, self._per_sample)
@@ -153,9 +153,8 @@ def patches(node: fx.Node, values: Tensor, weight_shape: torch.Size, per_sample:
         values = values.unfold(2 + axis, spans[axis], stride[axis])[..., :: dilation[axis]]
     height, width = values.shape[2:4]  # [n, C, height, width, kh, kw]
     at = torch.randperm(height * width, generator=torch.Generator().manual_seed(0))[:per_sample]
-    chosen = values[:, :, at // width, at % width].unflatten(
-        1, (argument(node, "groups", 1), -1)
-    )  # [n, groups, C / groups, rows, kh, kw]
+    chosen: Tensor = values[:, :, at // width, at % width]
+    chosen = torch.unflatten(chosen, 1, (argument(node, "groups", 1), -1))  # [n, groups, C / groups, rows, kh, kw]
     return chosen.permute(1, 0, 3, 2, 4, 5).flatten(3).flatten(1, 2)
 
 

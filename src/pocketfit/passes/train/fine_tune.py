@@ -27,7 +27,7 @@ from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.processes import rank
 from pocketfit.passes.train import data_parallel, distillation
-from pocketfit.passes.train.answers import Manner, main_answer, manner, thawed
+from pocketfit.passes.train.answers import Manner, main_answer, manner, move, thawed
 from pocketfit.passes.train.batches import prefetched, shuffled
 from pocketfit.passes.train.ema import Average
 from pocketfit.passes.train.guarded.clip_gradients import Clip
@@ -222,7 +222,7 @@ def optimise(
                 break
         said += [*how.findings, *run.finish(samples)]
         network.eval()
-        network.to("cpu", memory_format=torch.contiguous_format)
+        move(network, "cpu", torch.contiguous_format)
     data_parallel.same_as_first(network)
     if any(not torch.isfinite(p).all() for p in network.parameters()):
         raise UserError("Training diverged: weights are no longer finite; use a smaller learning rate")
@@ -305,9 +305,11 @@ class Run:
         """One step on this process's part of a batch of `rows`, at this share of the recipe's rate; the loss of the
         whole batch.
         """
-        loss = self.loss(*(None if part is None else part.to(self.place) for part in batch))
-        loss.backward()
-        whole = data_parallel.average_gradients(self._optimizer.parameters, len(batch[0]) / rows, loss)
+        inputs, labels, answers = batch
+        known = None if answers is None else answers.to(self.place)
+        loss = self.loss(inputs.to(self.place), labels.to(self.place), known)
+        torch.autograd.backward(loss)
+        whole = data_parallel.average_gradients(self._optimizer.parameters, len(inputs) / rows, loss)
         if self._clip is not None and not self._clip(self._optimizer.parameters):
             whole = math.nan
         if self._guard is not None:

@@ -117,7 +117,8 @@ def profile(path: Path, inputs: Arrays, *, threads: int = 1, runs: int = 30) -> 
         raise UserError(f"A profile needs at least one run and one thread, not {runs} and {threads}")
     with temporary_folder() as folder:
         data = Path(folder, "inputs.npz")
-        np.savez(data, **{str(i): _first_row(t.name, t.shape, inputs) for i, t in enumerate(contents.inputs)})
+        rows: dict[str, Any] = {str(i): _first_row(t.name, t.shape, inputs) for i, t in enumerate(contents.inputs)}
+        np.savez(data, **rows)  # of Any, as numpy's stubs take an array of any name for `allow_pickle`
         measured = child_process.call(
             "pocketfit.runtimes.litert.profile:measure",
             {"path": str(path), "data": str(data), "threads": threads, "runs": runs},

@@ -78,7 +78,7 @@ def objective(
             loss = loss + (1 - recipe.alpha) * cross_entropy
     if wanted is None:
         return loss
-    theirs, *their_maps = wanted.split([logits.shape[1], *(ours.shape[1] for ours in maps)], 1)
+    theirs, *their_maps = torch.split(wanted, [logits.shape[1], *(ours.shape[1] for ours in maps)], 1)
     if recipe.alpha > 0:
         softened = (logits / recipe.temperature, scale * theirs / recipe.temperature)
         if recipe.distillation == "decoupled":
