@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import re
 import shutil
 import statistics
@@ -237,6 +236,8 @@ def _calls(program: ExportedProgram) -> list[fx.Node]:
 
 
 def _op(program: ExportedProgram, index: int, node: fx.Node) -> OpInfo:
+    from pocketfit.passes.graph.aten import macs_of
+
     about = program.graph_signature
     names = {**about.inputs_to_parameters, **about.inputs_to_buffers}
     weights = [arg for arg in node.all_input_nodes if arg.name in names and arg.meta["val"].ndim > 0]
@@ -252,7 +253,7 @@ def _op(program: ExportedProgram, index: int, node: fx.Node) -> OpInfo:
         _dtype(data[0].meta["val"]) if data else "",
         () if value is None else tuple(value.shape),
         0 if value is None else value.numel() * value.element_size(),
-        _macs(node, value),
+        macs_of(node),
         names[weight.name].rpartition(".")[0] if weight is not None else "",
     )
 
@@ -268,20 +269,6 @@ def _dtype(value: Any) -> str:
 def _shape(node: fx.Node) -> tuple[int | None, ...]:
     value = node.meta.get("val")
     return tuple(size if isinstance(size, int) else None for size in getattr(value, "shape", ()))
-
-
-def _macs(node: fx.Node, weight: Any) -> int:
-    """Of one sample: each output element takes one for each weight that reaches it."""
-    if weight is None or weight.ndim < 2:
-        return 0
-    output = math.prod(size or 1 for size in _shape(node)[1:])
-    kind = _type(node)
-    if kind.startswith("conv_transpose"):
-        source = math.prod(size or 1 for size in _shape(node.all_input_nodes[0])[1:])
-        return source * math.prod(weight.shape[1:])
-    if kind.startswith("conv") or kind == "linear":
-        return output * math.prod(weight.shape[1:])
-    return 0
 
 
 def profile(path: Path, inputs: Arrays, *, threads: int = 1, runs: int = 30) -> list[OpCost]:
