@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from pocketfit import runtimes
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.measurement import layer_drift as layers
 from pocketfit.measurement.run_samples import array_file, run_all, score
@@ -83,7 +83,7 @@ def compare(
     metric: str = "accuracy",
     layer_samples: int = LAYER_SAMPLES,
     work: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Tick | None = None,
 ) -> Fidelity:
     """Compare file b with file a, each in the runtime that its extension names.
 
@@ -194,7 +194,7 @@ def _how_read(runtime: str, paths: tuple[Path, Path], count: int, tapped_db: lis
     return note
 
 
-def _shifted(progress: Callable[[int, int], None], done_before: int, total: int) -> Callable[[int, int], None]:
+def _shifted(progress: Tick, done_before: int, total: int) -> Tick:
     return lambda done, _: progress(done_before + done, total)
 
 

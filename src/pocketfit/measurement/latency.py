@@ -23,7 +23,7 @@ import gc
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.runtime import Session
 from pocketfit.core.signature import Signature
+from pocketfit.core.support.progress import Tick
 from pocketfit.devices import load, local
 from pocketfit.devices.load import Load
 from pocketfit.measurement import quiet
@@ -130,7 +131,7 @@ def compare_latency(
     effort: Effort = CAREFUL,
     seed: int = 0,
     best: Mapping[str, float] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Tick | None = None,
 ) -> list[LatencyComparison]:
     """Time files of one runtime against a baseline, all interleaved; one comparison a candidate, in their order.
 
@@ -183,7 +184,7 @@ def latency(
     effort: Effort = CAREFUL,
     seed: int = 0,
     best: Mapping[str, float] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Tick | None = None,
 ) -> dict[str, Measurement]:
     """latency_ms (p50), latency_p90_ms, latency_p95_ms and latency_p99_ms of one file, per invocation at batch 1.
 
@@ -318,7 +319,7 @@ def _take(
     effort: Effort,
     seed: int,
     best: Mapping[str, float] | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Tick | None,
 ) -> tuple[list[tuple[NDArray[np.float64], ...]], dict[str, Any], str]:
     """The sessions that count: by file [rounds, calls] in ms; the environment; "measured" or "estimated"."""
     how = runtimes.get(runtime_name).HOW

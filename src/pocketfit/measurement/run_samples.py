@@ -20,10 +20,10 @@ from pocketfit.core.runtime import ROWS, answer
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support import user_code
+from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.processes import child_process
 
-Progress = Callable[[int, int], None]
 BUILT_IN = ("accuracy", "top5", "balanced-accuracy")
 BATCH_SIZE = ROWS
 POLL_S = 0.1
@@ -100,7 +100,7 @@ def score(
     batch_size: int = BATCH_SIZE,
     work: Path | None = None,
     keep_outputs: bool = False,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Scores:
     """Run all samples through a file in a child process, and score its answers.
 
@@ -134,7 +134,7 @@ def run_all(
     threads: int = 1,
     batch_size: int = BATCH_SIZE,
     work: Path | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> NDArray[np.float32]:
     """Outputs float32 [n, ...] of a file for all samples, in their order, computed in a child process."""
     if not path.is_file():
@@ -333,7 +333,7 @@ def _custom(
 
 
 @contextmanager
-def _reported(done: Path, total: int, progress: Progress | None) -> Iterator[None]:
+def _reported(done: Path, total: int, progress: Tick | None) -> Iterator[None]:
     """Tell `progress` what the child has written to `done`, until the block ends."""
     if progress is None:
         yield

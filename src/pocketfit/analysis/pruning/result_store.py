@@ -19,13 +19,13 @@ from pocketfit.core.model import Model
 from pocketfit.core.samples import Samples
 from pocketfit.core.support import user_code
 from pocketfit.core.support.json_file import parse, read_bytes
+from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.rules import Between, Count
 from pocketfit.core.support.schema import checked
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.passes.graph.channel_graph import ChannelGraph
 from pocketfit.processes import child_process
 
-Progress = Callable[[int, int], None]
 POLL_S = 0.2
 NO_TIME_LIMIT_S = 10.0**9
 MOST_BYTES = 2**28  # of a file of results
@@ -63,7 +63,7 @@ def evaluated(
     workers: int,
     store: Path | None,
     key: str,
-    progress: Progress | None,
+    progress: Tick | None,
 ) -> dict[tuple[str, int], Row]:
     """By (group, channels kept): the row, from the store or fresh."""
     rows = {} if store is None else _stored(store, key)

@@ -27,10 +27,10 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan.plan import canonical_json
 from pocketfit.core.plan.prune import Criterion, Prune
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Tick
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Group, trace
 from pocketfit.passes.prune import criteria, prune_channels
 
-Progress = Callable[[int, int], None]
 RATIOS = (0.25, 0.5, 0.75)
 STORE_VERSION = 1
 NUMBERS = ("loss", "loss_rise", "loss_rise_se", "accuracy", "drop_points", "drop_points_se")  # of a Point
@@ -141,7 +141,7 @@ def channel_sensitivity(
     looked_at: Samples | None = None,
     workers: int = 1,
     store: Path | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
     check: Callable[[ChannelTable], None] | None = None,
     latency: ChannelLatency | None = None,
 ) -> ChannelTable:

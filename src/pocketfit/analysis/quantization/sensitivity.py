@@ -8,7 +8,7 @@ own, without weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal
@@ -20,9 +20,9 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import Grid, RangeMethod
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Tick
 from pocketfit.numerics.sqnr import ratio_db
 
-Progress = Callable[[int, int], None]
 JUDGED = 16  # samples that the answers are compared on
 OBSERVED = 100  # other samples, that the ranges are taken from
 WIDE = 8.0  # times the median range: such a channel leaves the others three bits fewer than it has
@@ -114,7 +114,7 @@ def sensitivity(
     most: int = JUDGED,
     ranges: RangeMethod = "min-max",
     layers: Collection[str] | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Sensitivity:
     """What each layer costs on the grid of an export.
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -30,10 +30,10 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan.prune import Sparsify
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Tick
 from pocketfit.passes.graph import aten
 from pocketfit.sources.models.fingerprint import fingerprint
 
-Progress = Callable[[int, int], None]
 REMEDY = "put sparsify behind the pass that did so (prune)"
 KEPT_OF_FOUR: Mapping[str, int] = {"2:4": 2, "1:4": 1}
 BATCH = 32
@@ -41,7 +41,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear)
 
 
-def apply(model: Model, settings: Sparsify, samples: Samples | None, *, progress: Progress | None = None) -> Model:
+def apply(model: Model, settings: Sparsify, samples: Samples | None, *, progress: Tick | None = None) -> Model:
     """A copy of the model in which exactly round(sparsity n) of a layer's n weights are zero, or all but 1 or 2 of
     each four; weights that are zero already count, and stay.
 
@@ -224,7 +224,7 @@ def _shares(layers: Mapping[str, nn.Module], left: set[str], settings: Sparsify)
 
 
 def _movement(
-    model: Model, layers: tuple[str, ...], settings: Sparsify, samples: Samples | None, progress: Progress | None
+    model: Model, layers: tuple[str, ...], settings: Sparsify, samples: Samples | None, progress: Tick | None
 ) -> dict[str, Tensor]:
     """By layer: - w dL/dw, L the cross-entropy summed over the samples, batch norms at their running statistics."""
     rows = np.zeros(0, np.int64) if samples is None else np.flatnonzero(samples.labels >= 0)

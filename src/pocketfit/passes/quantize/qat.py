@@ -46,6 +46,7 @@ from pocketfit.core.plan.export import Grid, RangeMethod
 from pocketfit.core.plan.quantize import QuantTrain
 from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Tick
 from pocketfit.passes.graph.aten import off_grid
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.parameters import attribute, put
@@ -62,7 +63,6 @@ from pocketfit.passes.train.guarded.objective import Exam, Recipe
 from pocketfit.passes.train.malloc import kept_memory
 from pocketfit.sources.models.fingerprint import fingerprint
 
-Progress = Callable[[int, int], None]
 Distance = Callable[[Tensor, Tensor], Tensor]
 OBSERVED = 64  # samples, from all over the split, that the first ranges are taken from
 FIRST_RANGES: RangeMethod = "mse"
@@ -84,7 +84,7 @@ def apply(
     own: Model | None = None,
     exact: Model | None = None,
     teacher: Model | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Model:
     """A trained copy, batch norms folded, its weights on the grid; `learned.ranges` has the ranges of its tensors
     by the names of `simulate.tensors_of`. Zeros of the layers in `learned.sparse` stay zero.

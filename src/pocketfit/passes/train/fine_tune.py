@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +26,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.processes import rank
+from pocketfit.core.support.progress import Tick
 from pocketfit.passes.train import data_parallel, distillation
 from pocketfit.passes.train.answers import Manner, main_answer, manner, move, thawed
 from pocketfit.passes.train.batches import prefetched, shuffled
@@ -39,7 +40,6 @@ from pocketfit.passes.train.recalibrate_batch_norm import Norm, norms_of, take_a
 from pocketfit.passes.train.teacher_cache import taught
 from pocketfit.sources.models.fingerprint import fingerprint
 
-Progress = Callable[[int, int], None]
 Batch = tuple[Tensor, Tensor, Tensor | None]  # inputs, labels, and a teacher's answers where they are known already
 WARMUP_SHARE = 0.05
 # Batch norms remember a tenth of each step: within 100 steps of a cosine schedule they have seen enough of its end.
@@ -62,7 +62,7 @@ def apply(
     *,
     teacher: Model | None,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Model:
     """A trained copy of the model, after `settings.steps` steps on `samples` (the training split).
 
@@ -126,7 +126,7 @@ def transfer(
     batch_size: int = 64,
     learning_rate: float = 0.02,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Model:
     """Fine-tune the whole network on labelled samples, for `epochs` or until `max_time_s`, whichever comes first.
 
@@ -179,7 +179,7 @@ def optimise(
     cache: Path | None = None,
     masks: Mapping[str, torch.Tensor] | None = None,
     max_time_s: float | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Course:
     """Train `network` in place with a cosine schedule. Where the recipe is guarded, gradients are kept in bounds, and
     the first samples, which are not trained with, say whether it helps (guard.py).
@@ -376,7 +376,7 @@ class Run:
             return self.teacher(inputs.to(self.place))
 
 
-def accuracy(model: Model, samples: Samples, *, batch_size: int = 256, progress: Progress | None = None) -> float:
+def accuracy(model: Model, samples: Samples, *, batch_size: int = 256, progress: Tick | None = None) -> float:
     """Share of right answers in PyTorch: a first look, not what a deployed file does. NaN answers count as wrong."""
     right = 0
     with torch.inference_mode():
