@@ -188,16 +188,16 @@ def contents(file: TfliteFile) -> Contents:
         output = int(op.outputs[0]) if len(op.outputs) else None
         ops.append(
             OpInfo(
-                index,
-                file.name(output) if output is not None else "",
-                file.op_type(op),
-                file.shape(output) if output is not None else (),
-                file.dtype(weight) if weight is not None else "",
-                file.dtype(computed[0]) if computed else "",
-                file.shape(weight) if weight is not None else (),
-                bytes_here,
-                _macs(file, op, weight),
-                layer_of(file, op),
+                index=index,
+                name=file.name(output) if output is not None else "",
+                type=file.op_type(op),
+                output_shape=file.shape(output) if output is not None else (),
+                weight_dtype=file.dtype(weight) if weight is not None else "",
+                compute_dtype=file.dtype(computed[0]) if computed else "",
+                weight_shape=file.shape(weight) if weight is not None else (),
+                weight_bytes=bytes_here,
+                macs=_macs(file, op, weight),
+                layer=layer_of(file, op),
             )
         )
     return Contents("tflite", *_inputs_and_outputs(file), tuple(ops))

@@ -81,7 +81,7 @@ class SubNetwork:
     disturbed: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CostTable:
     """Measured sub-networks of one network, on one machine, in one runtime; `full_ms`: of the whole network."""
 
@@ -156,7 +156,15 @@ def measure(
     full_ms = _table(home)["full_ms"]
     read = (_read(home, number, widths) for number, widths in enumerate(wanted))
     measured = tuple(_at(one, full_ms) for one in read if one is not None)
-    return CostTable(settings.runtime, threads, settings.precision, skeleton, full_ms, _about(home), measured)
+    return CostTable(
+        runtime=settings.runtime,
+        threads=threads,
+        precision=settings.precision,
+        skeleton=skeleton,
+        full_ms=full_ms,
+        environment=_about(home),
+        measured=measured,
+    )
 
 
 def draw(skeleton: Skeleton, count: int, seed: int) -> list[dict[str, int]]:

@@ -36,7 +36,7 @@ class LayerDrift:
     sqnr_db: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fidelity:
     """Two files on the same samples; a is the reference.
 
@@ -115,19 +115,19 @@ def compare(
         )
     found_layers, note = _layers(names, (a, b), samples, samples_b, count=layer_samples, threads=threads)
     return Fidelity(
-        str(a),
-        str(b),
-        len(samples),
-        sqnr.agreement(outputs[0], outputs[1]) if outputs[0].ndim == 2 else None,
-        metric,
-        scored[0].mean if scored else None,
-        scored[1].mean if scored else None,
-        paired_drop(scored[0].values, scored[1].values) if scored else None,
-        sqnr.sqnr_db(outputs[0], outputs[1]),
-        sqnr.cosine(outputs[0], outputs[1]),
-        found_layers,
-        first_drift(found_layers),
-        note,
+        a=str(a),
+        b=str(b),
+        n=len(samples),
+        agreement=sqnr.agreement(outputs[0], outputs[1]) if outputs[0].ndim == 2 else None,
+        metric=metric,
+        score_a=scored[0].mean if scored else None,
+        score_b=scored[1].mean if scored else None,
+        drop=paired_drop(scored[0].values, scored[1].values) if scored else None,
+        sqnr_db=sqnr.sqnr_db(outputs[0], outputs[1]),
+        cosine=sqnr.cosine(outputs[0], outputs[1]),
+        layers=found_layers,
+        first_drift=first_drift(found_layers),
+        layers_note=note,
     )
 
 

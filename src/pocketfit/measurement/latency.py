@@ -79,7 +79,7 @@ QUICK = Effort(sessions=4, seconds=0.4, min_rounds=5, max_rounds=60, patience_s=
 CAREFUL = Effort(sessions=6, seconds=3.0, min_rounds=8, max_rounds=400, patience_s=60.0)  # for verdicts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LatencyComparison:
     """One candidate against the baseline, interleaved.
 
@@ -161,16 +161,16 @@ def compare_latency(
                 median = over
         comparisons.append(
             LatencyComparison(
-                runtime_name,
-                str(baseline),
-                str(path),
-                baseline_ms,
-                candidate_ms,
-                ratios,
-                bounds,
-                tuple(part.value for part in median.sessions),
-                median.between,
-                median.within,
+                runtime=runtime_name,
+                baseline_path=str(baseline),
+                candidate_path=str(path),
+                baseline=baseline_ms,
+                candidate=candidate_ms,
+                ratios=ratios,
+                upper_one_sided=bounds,
+                sessions=tuple(part.value for part in median.sessions),
+                between=median.between,
+                within=median.within,
             )
         )
     return comparisons
@@ -376,9 +376,9 @@ def _measurement(
     if name == "latency_ms":
         full |= {"rounds": [each.shape[0] for each in sessions], "calls_a_round": [each.shape[1] for each in sessions]}
     return Measurement(
-        name,
-        "ms" if name.endswith("ms") else "x",
-        over.interval.value,
+        quantity=name,
+        unit="ms" if name.endswith("ms") else "x",
+        value=over.interval.value,
         n=sum(each.size for each in sessions),
         low=over.interval.low,
         high=over.interval.high,

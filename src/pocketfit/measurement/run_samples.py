@@ -192,7 +192,14 @@ def run_in_child(
     stored = np.load(array, mmap_mode="r", allow_pickle=False)
     n = len(stored)
     nothing = np.full(n, -1, np.int64)
-    samples = Samples(stored, nothing, [], "", "", Preprocess.from_json(json.loads(preprocess)))
+    samples = Samples(
+        array=stored,
+        labels=nothing,
+        names=[],
+        split="",
+        sha256="",
+        preprocess=Preprocess.from_json(json.loads(preprocess)),
+    )
     session = runtimes.get(runtime).load(Path(path), threads=threads)
     spec = session.signature.inputs[0]
     fixed = spec.shape[0]

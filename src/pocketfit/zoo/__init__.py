@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["ARCHITECTURES", "Architecture", "build", "head"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Architecture:
     """A network and how it was published.
 

@@ -177,7 +177,9 @@ def in_child(folder: str, jobs: list[list[Any]], lines: str, stop: str, closed: 
     labels = np.load(work / "labels.npy", allow_pickle=False)
     array = np.load(work / "samples.npy", mmap_mode="r", allow_pickle=False)
     preprocess = check_preprocess(told["preprocess"], work / "work.json")
-    samples = Samples(array, labels, [""] * len(labels), told["split"], "", preprocess)
+    samples = Samples(
+        array=array, labels=labels, names=[""] * len(labels), split=told["split"], sha256="", preprocess=preprocess
+    )
     slices = tuple(Slice(name, dim, part) for (name, dim), part in zip(told["places"], ids, strict=True))
     graph = ChannelGraph(slices, (), ())
     network = load_model(work / "model", allow_code=closed is not None).network

@@ -59,7 +59,7 @@ class Target:
         return self.quantity.removesuffix("_ms")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Planned:
     """A plan and what is expected of it: costs exactly, the rest is the sum of what groups alone cost (estimated).
 
@@ -128,17 +128,17 @@ def planned(table: ChannelTable, target: Target) -> Planned:
     cost, ratio = table.costs.of(removed), None if table.latency is None else table.latency.ratio(removed)
     points = [curve.points[steps[curve.group]] for curve in curves]
     return Planned(
-        tuple((curve.pattern, point.ratio) for curve, point in zip(curves, points, strict=True)),
-        str(target),
-        table.multiple,
-        table.criterion,
-        cost,
-        cost.macs / table.cost.macs,
-        cost.size_bytes / table.cost.size_bytes,
-        sum(_rising([point.drop_points for point in curve.points])[steps[curve.group]] for curve in curves),
-        sum(_rising([point.loss_rise for point in curve.points])[steps[curve.group]] for curve in curves),
-        ratio,
-        None if table.latency is None or ratio is None else ratio * table.latency.full_ms,
+        layers=tuple((curve.pattern, point.ratio) for curve, point in zip(curves, points, strict=True)),
+        target=str(target),
+        multiple=table.multiple,
+        criterion=table.criterion,
+        cost=cost,
+        macs_ratio=cost.macs / table.cost.macs,
+        size_ratio=cost.size_bytes / table.cost.size_bytes,
+        drop_points=sum(_rising([point.drop_points for point in curve.points])[steps[curve.group]] for curve in curves),
+        loss_rise=sum(_rising([point.loss_rise for point in curve.points])[steps[curve.group]] for curve in curves),
+        latency_ratio=ratio,
+        latency_ms=None if table.latency is None or ratio is None else ratio * table.latency.full_ms,
     )
 
 

@@ -48,7 +48,7 @@ _MOVING = names(
 _LAYERS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reader:
     """One call of a layer that reads channels that are constant.
 
@@ -112,7 +112,17 @@ def readers(model: Model) -> tuple[Reader, ...]:
         read = labels.labels.roots(labels.of(source)).expand(known.shape)
         target, sign = _target(node, labels.names)
         once = target if uses[target, sign] == 1 else ""  # what several calls add must not change for one of them
-        found.append(Reader(node, walk.known[weight], known[:1], read[:1], _first(made, dim), once, sign))
+        found.append(
+            Reader(
+                node=node,
+                weight=walk.known[weight],
+                known=known[:1],
+                read=read[:1],
+                made=_first(made, dim),
+                target=once,
+                sign=sign,
+            )
+        )
     return tuple(reader for reader in found if reader.live())
 
 

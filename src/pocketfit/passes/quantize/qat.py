@@ -177,7 +177,12 @@ def _guard(
 ) -> Guard:
     """Who looks after the training, by what the network on its grid answers to the first samples."""
     some = samples.first(LOOKED_AT_BY_GUARD)
-    recipe = Recipe(settings.batch_size, settings.learning_rate, settings.seed, alpha=1 - settings.labels)
+    recipe = Recipe(
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        seed=settings.seed,
+        alpha=1 - settings.labels,
+    )
 
     def answered(inputs: Tensor) -> Tensor:
         with torch.inference_mode():

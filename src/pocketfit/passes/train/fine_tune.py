@@ -133,7 +133,7 @@ def transfer(
     The learning rate has come down to zero at the end in both cases.
     """
     steps = max(1, math.ceil(epochs * len(samples) / batch_size))
-    recipe = Recipe(batch_size, learning_rate, seed, label_smoothing=LABEL_SMOOTHING)
+    recipe = Recipe(batch_size=batch_size, learning_rate=learning_rate, seed=seed, label_smoothing=LABEL_SMOOTHING)
     network = copy.deepcopy(model.network)
     course = optimise(network, samples, recipe, steps=steps, max_time_s=max_time_s, progress=progress)
     return _with(model, network, course)

@@ -29,7 +29,15 @@ def artifact_of(path: Path, plan: Plan, runtime: str, notes: Sequence[str] = ())
             size_bytes += len(chunk)
             download_bytes += len(deflate.compress(chunk))
     download_bytes += len(deflate.flush())
-    return Artifact(str(path), digest.hexdigest(), size_bytes, download_bytes, runtime, plan, tuple(notes))
+    return Artifact(
+        path=str(path),
+        sha256=digest.hexdigest(),
+        bytes=size_bytes,
+        download_bytes=download_bytes,
+        runtime=runtime,
+        plan=plan,
+        notes=tuple(notes),
+    )
 
 
 def not_smaller(path: Path, float_file: Path, settings: ExportSettings) -> list[str]:

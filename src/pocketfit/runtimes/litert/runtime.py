@@ -249,7 +249,14 @@ def _try_out() -> tuple[bool, str]:
     network = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 9, 4)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
     preprocess = Preprocess(height=8, width=8, resize="none")
-    samples = Samples(pixels, np.zeros(8, np.int64), [""] * 8, "calibration", "probe", preprocess)
+    samples = Samples(
+        array=pixels,
+        labels=np.zeros(8, np.int64),
+        names=[""] * 8,
+        split="calibration",
+        sha256="probe",
+        preprocess=preprocess,
+    )
     signature = Signature(
         (TensorSpec("image", (None, 3, 8, 8), "float32", "NCHW"),), (TensorSpec("scores", (None, 4)),)
     )

@@ -245,16 +245,16 @@ def _op(program: ExportedProgram, index: int, node: fx.Node) -> OpInfo:
     data = [arg for arg in node.all_input_nodes if arg.name not in names and "val" in arg.meta]
     value = weight.meta["val"] if weight is not None else None
     return OpInfo(
-        index,
-        node.name,
-        _type(node),
-        _shape(node),
-        "" if value is None else _dtype(value),
-        _dtype(data[0].meta["val"]) if data else "",
-        () if value is None else tuple(value.shape),
-        0 if value is None else value.numel() * value.element_size(),
-        macs_of(node),
-        names[weight.name].rpartition(".")[0] if weight is not None else "",
+        index=index,
+        name=node.name,
+        type=_type(node),
+        output_shape=_shape(node),
+        weight_dtype="" if value is None else _dtype(value),
+        compute_dtype=_dtype(data[0].meta["val"]) if data else "",
+        weight_shape=() if value is None else tuple(value.shape),
+        weight_bytes=0 if value is None else value.numel() * value.element_size(),
+        macs=macs_of(node),
+        layer=names[weight.name].rpartition(".")[0] if weight is not None else "",
     )
 
 

@@ -90,5 +90,7 @@ def _hoped_for(plan: Plan, known: Trial, unpruned: Trial, form: Trial, number: i
             value = there.value * ours.value / before.value * (HOPE if name.startswith("latency") else 1.0)
         else:
             value = there.value
-        measured[name] = Measurement(name, there.unit, value, low=value, high=value, one_sided=value)
+        measured[name] = Measurement(
+            quantity=name, unit=there.unit, value=value, low=value, high=value, one_sided=value
+        )
     return replace(known, number=number, plan=plan, measurements=measured)

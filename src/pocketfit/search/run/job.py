@@ -35,7 +35,7 @@ NUMBER, WORDNET_ID = re.compile("[0-9]{1,9}"), re.compile("n[0-9]{8}")
 PROBED = 32  # samples, by a criterion that nobody knows yet
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """Everything that decides what a run does. Time and trial limits are not part of its identity: they may grow."""
 

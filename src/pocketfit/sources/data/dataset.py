@@ -235,7 +235,9 @@ NOTHING = _Nothing()
 
 def no_data(class_names: Sequence[str] = ()) -> Dataset:
     """A Dataset where there is none; whoever asks it for samples is told so, by UserError."""
-    listing = Listing(tuple(class_names), (), (), np.zeros(0, np.int64), (), NOTHING)
+    listing = Listing(
+        class_names=tuple(class_names), names=(), contents=(), labels=np.zeros(0, np.int64), parts=(), reader=NOTHING
+    )
     return Dataset(listing.class_names, (), _hash(["no data"]), listing)
 
 

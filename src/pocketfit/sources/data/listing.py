@@ -27,7 +27,7 @@ class Reader(Protocol):
     def row_dtype(self) -> type[np.uint8] | type[np.float32]: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Listing:
     """All readable samples of a data source.
 

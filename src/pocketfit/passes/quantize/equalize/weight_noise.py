@@ -53,7 +53,7 @@ def factors(found: Streams, network: nn.Module, seen: Mapping[fx.Node, Channels]
     return logs.detach().exp()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Layer:
     """What a layer reads and multiplies with.
 

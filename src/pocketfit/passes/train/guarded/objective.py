@@ -31,7 +31,7 @@ BATCH_SIZE = 64  # of samples that are only looked at
 Asked = Callable[[Tensor], Tensor]  # inputs on the CPU -> logits, and whatever stands behind them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The part of a training run that `Train` and transfer share; all but the first three speak of the teacher, and
     mean what they mean in `Train`.
