@@ -46,12 +46,12 @@ from pocketfit.core.plan.rewrite import Piecewise
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.cpuinfo import u8s8_saturates
+from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.support.progress import Watch
 from pocketfit.measurement import latency
 from pocketfit.measurement.environment import environment
 from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.processes import child_process
-from pocketfit.runtimes.common.output_file import whole_or_not
 from pocketfit.search.propose.quantization_ladder import REPAIRS, REPAIRS_4
 from pocketfit.search.run.apply_passes import carried_out
 from pocketfit.search.run.job import Task, aligned

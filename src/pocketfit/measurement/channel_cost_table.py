@@ -30,6 +30,7 @@ from pocketfit.core.learned import Learned
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
+from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.support.json_file import load
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.support.rules import Between, Positive
@@ -309,7 +310,5 @@ def _read(home: Path, number: int, widths: Widths) -> SubNetwork | None:
 
 
 def _write(path: Path, data: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, allow_nan=False), encoding="utf-8")
-    partial.replace(path)
+    with whole_or_not(path) as partial:
+        partial.write_text(json.dumps(data, allow_nan=False), encoding="utf-8")

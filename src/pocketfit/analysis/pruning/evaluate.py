@@ -195,6 +195,11 @@ def in_child(folder: str, jobs: list[list[Any]], lines: str, stop: str, closed: 
 def append_line(path: Path, row: Row) -> None:
     """One JSON line, on the disk before this returns."""
     with path.open("ab") as file:
-        file.write(json.dumps(row, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+        file.write(line(row))
         file.flush()
         os.fsync(file.fileno())
+
+
+def line(row: Row) -> bytes:
+    """As JSON, with its end."""
+    return json.dumps(row, separators=(",", ":"), allow_nan=False).encode() + b"\n"

@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.support.files import whole_or_not
 
 ARRAYS = ("pixels-*.npy", "answers-*.npy")  # pictures, and what a teacher says to them
 HEADER_BYTES = 128  # of a small .npy file
@@ -80,18 +80,11 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> NDAr
 
 @contextlib.contextmanager
 def _whole_file(path: Path) -> Iterator[BinaryIO]:
-    partial = ""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        number, partial = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
-        with os.fdopen(number, "wb") as file:
+        with whole_or_not(path) as partial, partial.open("wb") as file:
             yield file
-        Path(partial).replace(path)
     except OSError as error:
         raise UserError(f"The cache {path} cannot be written: {error.strerror or error}") from error
-    finally:
-        if partial:
-            Path(partial).unlink(missing_ok=True)
 
 
 class FileHashes:

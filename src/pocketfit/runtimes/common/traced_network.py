@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.model import Model
 from pocketfit.core.plan.plan import canonical_json
-from pocketfit.runtimes.common.output_file import whole_or_not
+from pocketfit.core.support.files import whole_or_not
 
 if TYPE_CHECKING:
     from torch import nn

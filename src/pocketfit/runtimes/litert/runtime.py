@@ -19,12 +19,13 @@ from pocketfit.core.plan.rewrite import Piecewise
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.support.loading import require
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.formats import tflite_read, tflite_write
 from pocketfit.processes import child_process
 from pocketfit.runtimes.common import calibration as ranges
-from pocketfit.runtimes.common.output_file import artifact_of, keep_notes, kept_notes, not_smaller, whole_or_not
+from pocketfit.runtimes.common.output_file import artifact_of, keep_notes, kept_notes, not_smaller
 from pocketfit.runtimes.common.torch_ranges import ranges_for
 from pocketfit.runtimes.litert import blame, verify
 from pocketfit.runtimes.litert.session import LiteRTSession

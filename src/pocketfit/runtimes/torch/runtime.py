@@ -31,10 +31,11 @@ from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature
+from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.support.json_file import parse
 from pocketfit.core.support.loading import require
 from pocketfit.core.support.schema import checked
-from pocketfit.runtimes.common.output_file import artifact_of, whole_or_not
+from pocketfit.runtimes.common.output_file import artifact_of
 from pocketfit.runtimes.common.probe import probe_by_export
 from pocketfit.runtimes.common.traced_network import SIGNATURE, notes_of, traced
 
