@@ -31,6 +31,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan.prune import Sparsify
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Tick
+from pocketfit.core.support.text import some
 from pocketfit.passes.graph import aten
 from pocketfit.sources.models.fingerprint import fingerprint
 
@@ -88,7 +89,7 @@ def checked(model: Model) -> Model:
         if not holds(layer.weight.detach(), KEPT_OF_FOUR[pattern], input_axis(layer)):
             broken.setdefault(pattern, []).append(name)
     sentences = [
-        f"{_some(names)} no longer hold{'s' if len(names) == 1 else ''} the pattern {pattern} along the inputs, because"
+        f"{some(names)} no longer hold{'s' if len(names) == 1 else ''} the pattern {pattern} along the inputs, because"
         f" a pass behind sparsify has changed the fours: {REMEDY}."
         for pattern, names in broken.items()
     ]
@@ -185,7 +186,7 @@ def _left(layers: Mapping[str, nn.Module], settings: Sparsify) -> tuple[set[str]
         total = sum(_weight(layer).numel() for layer in layers.values())
         held = sum(_weight(layers[name]).numel() for name in spared)
         sentences.append(
-            f"The first layer and depthwise layers ({_some(spared)}) keep all their weights,"
+            f"The first layer and depthwise layers ({some(spared)}) keep all their weights,"
             f" {100 * held / total:.1f} % of the network's; a pattern that names them overrules that."
         )
     if settings.pattern == "unstructured":
@@ -195,7 +196,7 @@ def _left(layers: Mapping[str, nn.Module], settings: Sparsify) -> tuple[set[str]
     ]
     if unfit:
         sentences.append(
-            f"The pattern {settings.pattern} takes layers whose inputs come in fours; {_some(unfit)} keep"
+            f"The pattern {settings.pattern} takes layers whose inputs come in fours; {some(unfit)} keep"
             f"{'s' if len(unfit) == 1 else ''} all weights."
         )
     return {*spared, *unfit}, sentences
@@ -261,7 +262,3 @@ def _matches(pattern: str, layer: str) -> bool:
         return re.search(pattern, layer) is not None
     except re.error as error:
         raise UserError(f"The layer pattern '{pattern}' is not a regular expression: {error}") from error
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

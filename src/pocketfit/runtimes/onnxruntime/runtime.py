@@ -26,6 +26,7 @@ from pocketfit.core.support.cpuinfo import X86, cpuinfo, isa, saturates, u8s8_sa
 from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.support.loading import require
 from pocketfit.core.support.scratch import temporary_folder
+from pocketfit.core.support.text import some
 from pocketfit.formats import onnx_read
 from pocketfit.processes import child_process
 from pocketfit.runtimes.common.calibration import Ranges, activation_ranges, check_samples
@@ -325,9 +326,8 @@ def _count(items: list[OpInfo], word: str) -> str:
     return f"{len(items)} {word}{'' if len(items) == 1 else 's'}"
 
 
-def _listed(ops: list[OpInfo], most: int = 5) -> str:
-    names = list(dict.fromkeys(op.layer or op.name for op in ops))
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _listed(ops: list[OpInfo]) -> str:
+    return some(list(dict.fromkeys(op.layer or op.name for op in ops)), 5)
 
 
 def inspect(path: Path) -> Contents:

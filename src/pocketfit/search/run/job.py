@@ -25,9 +25,8 @@ from pocketfit.core.plan.prune import Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
-from pocketfit.core.support.text import comparable, readable
+from pocketfit.core.support.text import comparable, readable, some
 from pocketfit.sources.data.dataset import Dataset
-from pocketfit.sources.data.listing import some
 
 CALIBRATION_SAMPLES = 200
 UNEVEN = 10  # times as many samples of one class as of another

@@ -25,8 +25,9 @@ from pocketfit.core.samples import SPLITS, Samples
 from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support.array_file import stored_array
 from pocketfit.core.support.progress import Tick
+from pocketfit.core.support.text import some
 from pocketfit.sources.data import arrays, image_folder, splits
-from pocketfit.sources.data.listing import Listing, counted, some, without_leaks
+from pocketfit.sources.data.listing import Listing, counted, without_leaks
 
 GEOMETRY = ("height", "width", "resize", "resize_px", "filter", "colour", "background")
 MOST_COPIES = 2  # samples for each different one, beyond which an empty split is due to copies

@@ -26,8 +26,8 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.array_file import FileHashes
 from pocketfit.core.support.cpus import usable
 from pocketfit.core.support.progress import Tick
-from pocketfit.core.support.text import comparable, readable
-from pocketfit.sources.data.listing import Listing, Part, counted, some
+from pocketfit.core.support.text import comparable, readable, some
+from pocketfit.sources.data.listing import Listing, Part, counted
 from pocketfit.sources.image_preprocess import BadPicture, decode, geometry, open_picture
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}

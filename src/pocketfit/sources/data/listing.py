@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.support.text import readable
 
 Part = Literal["train", "val", "test", "left out"]
 
@@ -45,16 +44,6 @@ class Listing:
     parts: Sequence[Part]
     reader: Reader
     findings: tuple[str, ...] = ()
-
-
-def some(names: Sequence[str], shown: int = 3) -> str:
-    """Names for a sentence.
-
-    >>> some(["a", "b", "c", "d", "e"])
-    'a, b, c and 2 more'
-    """
-    rest = len(names) - shown
-    return ", ".join(map(readable, names[:shown])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def counted(number: int, one: str, many: str = "") -> str:
