@@ -148,7 +148,7 @@ def _published(name: str) -> Preprocess | None:
         height=architecture.image_size,
         width=architecture.image_size,
         resize_px=architecture.resize,
-        filter=architecture.interpolation,  # type: ignore[arg-type]
+        filter=architecture.interpolation,
         mean=architecture.mean,
         std=architecture.std,
     )
