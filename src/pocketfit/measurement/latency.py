@@ -49,7 +49,7 @@ from pocketfit.processes import child_process
 try:
     import resource
 except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+    resource = None  # type: ignore[assignment]  # hints know the module on every system
 
 PERCENTILES = (50, 90, 95, 99)
 ROUND_MS = 2.0  # a file's share of a round is at least this long: far above what the clock and the loop cost

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -15,7 +15,14 @@ from pocketfit.core.plan.prune import Prune
 
 Layers = tuple[tuple[str, float], ...]
 FORMS = "give macs:0.5x, size:0.5x, latency:0.5x, latency:5ms or drop:1pt"
-_QUANTITIES = {"macsx": "macs", "sizex": "size", "latencyx": "latency", "latencyms": "latency_ms", "droppt": "drop"}
+Reduced = Literal["macs", "size", "latency", "latency_ms", "drop"]
+_QUANTITIES: Mapping[str, Reduced] = {
+    "macsx": "macs",
+    "sizex": "size",
+    "latencyx": "latency",
+    "latencyms": "latency_ms",
+    "droppt": "drop",
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Target:
               the groups' estimated drops that may be reached, in points
     """
 
-    quantity: Literal["macs", "size", "latency", "latency_ms", "drop"]
+    quantity: Reduced
     value: float
 
     @classmethod
@@ -47,7 +54,7 @@ class Target:
             raise UserError(f"The target '{text}' can't be met by any network: give more than 0 ms")
         if quantity not in ("drop", "latency_ms") and not 0 < value < 1:
             raise UserError(f"The target '{text}' asks for nothing that pruning does: give a share above 0x, below 1x")
-        return cls(quantity, value)  # type: ignore[arg-type]
+        return cls(quantity, value)
 
     def __str__(self) -> str:
         unit = {"drop": "pt", "latency_ms": "ms"}.get(self.quantity, "x")

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 from pocketfit.core.errors import UserError
 from pocketfit.core.support.files import whole_or_not
 
+Number = TypeVar("Number", bound=np.generic)
 ARRAYS = ("pixels-*.npy", "answers-*.npy")  # pictures, and what a teacher says to them
 HEADER_BYTES = 128  # of a small .npy file
 MOST_BYTES = 4 * 2**30  # of the arrays in one folder
 
 
 def stored_array(
-    path: Path, shape: tuple[int, ...], dtype: type[np.generic], make: Callable[[], Iterable[NDArray[np.generic]]]
-) -> NDArray[np.generic]:
+    path: Path, shape: tuple[int, ...], dtype: type[Number], make: Callable[[], Iterable[NDArray[Number]]]
+) -> NDArray[Number]:
     """The array at `path` as a memory map; where it is not there yet, its rows come from `make`, some at a time.
 
     Those in the folder that were used longest ago make room for it: a map that is still in use stays readable.
@@ -70,7 +71,7 @@ def _make_room(folder: Path, needed_bytes: int) -> None:
             total -= stats[path].st_size
 
 
-def _mapped(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[np.generic] | None:
+def _mapped(path: Path, shape: tuple[int, ...], dtype: type[Number]) -> NDArray[Number] | None:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):  # not there, or damaged: a cache is made again

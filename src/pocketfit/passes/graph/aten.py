@@ -103,18 +103,25 @@ def operation(node: fx.Node) -> str:
 def carried_out(node: fx.Node, args: Any, kwargs: Any) -> Any:
     """What an operator makes of other tensors than its own; those may lie in memory in another way, so that `view` has
     to copy, and stay as they are where it works in place."""
-    if getattr(node.target, "_schema", None) is not None and node.target._schema.is_mutable:  # type: ignore[union-attr]
+    if getattr(getattr(node.target, "_schema", None), "is_mutable", False):
         args = (args[0].clone(), *args[1:])
     if operation(node) in ("view", "_unsafe_view") and isinstance(args[1], list | tuple):
         return args[0].reshape(args[1])
     if operation(node) == "view_as":
         return args[0].reshape(args[1].shape)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    return call(node, *args, **kwargs)
+
+
+def call(node: fx.Node, *args: Any, **kwargs: Any) -> Any:
+    """The node's operator with other arguments."""
+    function: Any = node.target  # torch's hints know that it may be a name, as in nodes of other kinds
+    return function(*args, **kwargs)
 
 
 def argument(node: fx.Node, name: str, default: Any = None) -> Any:
     """An argument by the name that ATen's schema gives it, whether it was passed by place or by name."""
-    for place, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+    operator: Any = node.target
+    for place, argument in enumerate(operator._schema.arguments):
         if argument.name in (name, "self" if name == "input" else name):
             return node.args[place] if place < len(node.args) else node.kwargs.get(argument.name, default)
     return default

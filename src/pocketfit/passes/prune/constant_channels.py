@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from pocketfit.core.model import Model
-from pocketfit.passes.graph.aten import argument, carried_out, operation, shape_of
+from pocketfit.passes.graph.aten import argument, call, carried_out, operation, shape_of
 from pocketfit.passes.graph.channel_graph import Group, followed
 from pocketfit.passes.graph.labels import NO_CHANNEL
 from pocketfit.passes.graph.parameters import attribute
@@ -189,7 +189,7 @@ def _multiplied(node: fx.Node, source: Tensor, weight: Tensor) -> Tensor:
     if len(args) > 2:
         args[2] = None
     kwargs = {name: value for name, value in node.kwargs.items() if name != "bias"}
-    made = node.target(*args, **kwargs)  # type: ignore[operator]
+    made = call(node, *args, **kwargs)
     assert isinstance(made, Tensor)
     return made
 

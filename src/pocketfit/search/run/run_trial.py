@@ -144,8 +144,9 @@ def measure(
 
 
 def _keep_scores(scores: run_samples.Scores, stored: Path, logits: Path) -> None:
+    assert scores.outputs is not None  # they were asked for
     np.save(stored, scores.values)
-    np.save(logits, scores.outputs)  # type: ignore[arg-type]  # they were asked for
+    np.save(logits, scores.outputs)
 
 
 def _fidelity(before: NDArray[np.float32], after: NDArray[np.float32] | None) -> dict[str, Measurement]:

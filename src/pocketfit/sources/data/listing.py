@@ -64,7 +64,8 @@ def without_leaks(listing: Listing) -> Listing:
     for row, content in enumerate(listing.contents):
         rows_of.setdefault(content, []).append(row)
     copies = [rows for rows in rows_of.values() if len(rows) > 1]
-    for held, trained in (("test", "train"), ("test", "val"), ("val", "train")):
+    orders: tuple[tuple[Part, Part], ...] = (("test", "train"), ("test", "val"), ("val", "train"))
+    for held, trained in orders:
         pairs = [
             (row, other)
             for rows in copies
@@ -74,7 +75,7 @@ def without_leaks(listing: Listing) -> Listing:
             if parts[other] == trained
         ]
         if pairs:
-            total, common = parts.count(held), len({row for row, _ in pairs})  # type: ignore[arg-type]
+            total, common = parts.count(held), len({row for row, _ in pairs})
             row, other = pairs[0]
             findings.append(
                 f"{common:,} of the {counted(total, f'{held} sample')} {'is' if common == 1 else 'are'} also in the"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, fx
 
 from pocketfit.sources.onnx.builder import CannotConvert, Constant
 from pocketfit.sources.onnx.call import Call, Table
@@ -91,7 +91,8 @@ def _targets(call: Call) -> tuple[list[float] | None, list[Any] | None, list[flo
     sizes: list[Any] | None = None
     if scales is None:
         wanted = call.integers(3)
-        sizes = [call.build.size(call.tensor(0), d) if s is None else s for d, s in enumerate(shape)]  # type: ignore[arg-type]
+        source = cast(fx.Node, call.tensor(0))  # of a constant every size is known
+        sizes = [call.build.size(source, d) if s is None else s for d, s in enumerate(shape)]
         for axis, size in zip(axes, wanted, strict=True):
             sizes[axis] = size
         sizes = _kept_ratio(call, sizes, axes)
