@@ -38,7 +38,7 @@ from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.cpuinfo import u8s8_saturates
 from pocketfit.core.support.progress import Watch
-from pocketfit.core.trial import Trial
+from pocketfit.core.trial import Stage, Trial
 from pocketfit.measurement import latency, run_samples
 from pocketfit.measurement.environment import environment
 from pocketfit.numerics.latency_intervals import paired_drop
@@ -217,10 +217,17 @@ def _chosen_by_pocketfit(rows: Sequence[Row], decide_on: photos.Photos) -> Entry
             "latency_ratio": Measurement(quantity="latency_ratio", unit="x", value=1.0, low=1.0, high=1.0),
             **row.latency,
         }
-        stage = "baseline" if entry.baseline else "recipe"
+        stage: Stage = "baseline" if entry.baseline else "recipe"
         listed.append(
-            Trial(number=number, stage=stage, plan=entry.plan, status="ok", artifact=row.artifact, measurements=found)
-        )  # type: ignore[arg-type]
+            Trial(
+                number=number,
+                stage=stage,
+                plan=entry.plan,
+                status="ok",
+                artifact=row.artifact,
+                measurements=found,
+            )
+        )
         trials[number] = entry
     picked = choose(listed, LIMITS)
     return None if picked is None else trials[picked.trial.number]
