@@ -110,7 +110,14 @@ def _timed(rows: list[Row], effort: latency.Effort) -> list[Row]:
 def _noise(model: Model) -> Samples:
     size = (8, model.preprocess.height, model.preprocess.width, 3)
     pixels = np.random.default_rng(0).integers(0, 256, size, np.uint8)
-    return Samples(pixels, np.full(8, -1), [""] * 8, "calibration", "noise", model.preprocess)
+    return Samples(
+        array=pixels,
+        labels=np.full(8, -1),
+        names=[""] * 8,
+        split="calibration",
+        sha256="noise",
+        preprocess=model.preprocess,
+    )
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -25,7 +25,10 @@ TRIALS = [
     builders.failed(2),
     builders.trial(3, precision="float16"),
 ]
-AGAIN, BESIDE = Measurement("latency_ratio", "x", 0.44), Measurement("latency_ratio", "x", 0.5)
+AGAIN, BESIDE = (
+    Measurement(quantity="latency_ratio", unit="x", value=0.44),
+    Measurement(quantity="latency_ratio", unit="x", value=0.5),
+)
 LINES: list[journal.Line] = [
     builders.start(LIMITS),
     *map(builders.line, TRIALS),

@@ -48,7 +48,15 @@ def apply(
     data = as_dataset(samples)
     network = with_labels(as_model(model, preprocess, labels, allow_code), data.class_names)
     taught_by = None if teacher is None else as_model(teacher, preprocess, labels, allow_code)
-    task = Task(network, data, folder, (plan.export.runtime,), Budget(), threads=threads, teacher=taught_by)
+    task = Task(
+        model=network,
+        data=data,
+        out=folder,
+        runtimes=(plan.export.runtime,),
+        budget=Budget(),
+        threads=threads,
+        teacher=taught_by,
+    )
     check_teacher(task)
     data.check_fits(network.signature.inputs[0], network.preprocess)
     with held(folder):
@@ -66,7 +74,12 @@ def take_part(plan: Plan, model: Model, data: Dataset, *, teacher: Model | None 
 
     with temporary_folder() as own:
         task = Task(
-            with_labels(model, data.class_names), data, Path(own), (plan.export.runtime,), Budget(), teacher=teacher
+            model=with_labels(model, data.class_names),
+            data=data,
+            out=Path(own),
+            runtimes=(plan.export.runtime,),
+            budget=Budget(),
+            teacher=teacher,
         )
         check_teacher(task)
         prepared(task, plan, Silent())

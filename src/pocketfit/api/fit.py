@@ -86,11 +86,11 @@ def fit(
     data = as_dataset(samples)
     network = as_model(model, preprocess, labels, allow_code)
     task = Task(
-        network,
-        data,
-        Path(out),
-        tuple(runtimes),
-        budget,
+        model=network,
+        data=data,
+        out=Path(out),
+        runtimes=tuple(runtimes),
+        budget=budget,
         model_name=network.origin.name,
         data_name=str(samples) if isinstance(samples, str | Path) else "arrays",
         io=io,

@@ -37,6 +37,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import Session
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
+from pocketfit.core.support.files import force
 
 BUNDLE_VERSION = 2  # 1 had no seal
 IN_APP = "pocketfit.runtimes.{}.in_app"
@@ -84,6 +85,7 @@ def write_bundle(
         manifest = json.loads(json.dumps(manifest, allow_nan=False))  # sealed as it will be read back
         manifest["seal"] = run.seal(manifest)
         _write_json(partial / "manifest.json", manifest)
+        force(partial)
         _put_in_place(partial, folder, earlier)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -28,7 +28,7 @@ class Environment(TypedDict):
     best_ms: NotRequired[Mapping[str, Number]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
     """`value` in `unit`, with a 95 % interval [low, high] where one is known, from `n` samples.
 
@@ -60,7 +60,7 @@ class Measurement:
 
     @classmethod
     def not_possible(cls, quantity: str, unit: str, reason: str) -> Measurement:
-        return cls(quantity, unit, None, n=0, how="not_possible_here", reason=reason)
+        return cls(quantity=quantity, unit=unit, value=None, n=0, how="not_possible_here", reason=reason)
 
     def to_json(self) -> dict[str, Any]:
         """Short form: empty fields are left out."""

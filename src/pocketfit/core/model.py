@@ -40,7 +40,7 @@ class Origin:
         return build(cls, data)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelFile:
     """What stands in the model.json of a model folder, beside the weights."""
 

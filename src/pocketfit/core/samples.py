@@ -14,7 +14,7 @@ from pocketfit.core.preprocess import Preprocess
 SPLITS = ("train", "calibration", "search", "verdict")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Samples:
     """Pictures after the geometry half of `preprocess`, or ready tensors.
 

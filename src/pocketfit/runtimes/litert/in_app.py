@@ -8,7 +8,7 @@ from typing import Any
 
 
 def opened(path: Path, threads: int) -> Callable[[Any], Any]:
-    """A .tflite file with LiteRT's default kernels (XNNPACK where it can): an input as the file takes it -> its output."""
+    """A .tflite file with LiteRT's default kernels (XNNPACK where it can): an input as it takes it -> its output."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path), num_threads=threads)

@@ -104,4 +104,12 @@ def _measured(
     found |= timing(artifact.runtime, reference, path, task.threads, patient(latency.QUICK, task.budget), best)[0]
     findings = {"findings": [*exported.model.findings, *artifact.notes]}
     placed = replace(artifact, path=f"models/{path.name}")
-    return Trial(len(before), stage, artifact.plan, "ok", placed, found, details=findings)
+    return Trial(
+        number=len(before),
+        stage=stage,
+        plan=artifact.plan,
+        status="ok",
+        artifact=placed,
+        measurements=found,
+        details=findings,
+    )

@@ -17,8 +17,8 @@ Measured = dict[str, Measurement]
 def sizes(artifact: Artifact, threads: int, processes: int) -> Measured:
     """On disk, and after deflate."""
     return {
-        "size_bytes": Measurement("size_bytes", "B", artifact.bytes),
-        "download_bytes": Measurement("download_bytes", "B", artifact.download_bytes),
+        "size_bytes": Measurement(quantity="size_bytes", unit="B", value=artifact.bytes),
+        "download_bytes": Measurement(quantity="download_bytes", unit="B", value=artifact.download_bytes),
     }
 
 

@@ -50,7 +50,7 @@ def attempt(task: Task, proposal: Proposal, number: int, trials: Sequence[Trial]
     """Carry out, export and measure one plan; raises for a full disk, and never for a plan that does not work."""
     started = time.monotonic()
     plan = proposal.plan
-    trial = Trial(number, proposal.stage, plan, "failed")
+    trial = Trial(number=number, stage=proposal.stage, plan=plan, status="failed")
     try:
         exported = export(task, plan, watch)
         baseline = next((t for t in trials if t.stage == "baseline" and t.runtime == plan.export.runtime), None)
@@ -128,7 +128,9 @@ def measure(
     stored, logits = task.cache / f"search-scores-{name}.npy", task.cache / f"search-outputs-{name}.npy"
     if baseline is None:
         _keep_scores(scores, stored, logits)
-        exact = Measurement("drop_points", "pt", 0.0, n=len(samples), low=0.0, high=0.0, one_sided=0.0)
+        exact = Measurement(
+            quantity="drop_points", unit="pt", value=0.0, n=len(samples), low=0.0, high=0.0, one_sided=0.0
+        )
         odd = suspicion.suspicious(scores, samples.labels, len(task.model.labels))
         return {**found, "drop_points": exact}, [*findings, odd] if odd else findings
     if not (stored.exists() and logits.exists()):  # somebody has emptied the cache
@@ -142,15 +144,16 @@ def measure(
 
 
 def _keep_scores(scores: run_samples.Scores, stored: Path, logits: Path) -> None:
+    assert scores.outputs is not None  # they were asked for
     np.save(stored, scores.values)
-    np.save(logits, scores.outputs)  # type: ignore[arg-type]  # they were asked for
+    np.save(logits, scores.outputs)
 
 
 def _fidelity(before: NDArray[np.float32], after: NDArray[np.float32] | None) -> dict[str, Measurement]:
     """How much of the baseline's outputs is left; nothing where they are equal, or one holds a NaN."""
     if after is None or after.shape != before.shape or not math.isfinite(noise_db := sqnr_db(before, after)):
         return {}
-    return {"sqnr_db": Measurement("sqnr_db", "dB", noise_db, n=len(after))}
+    return {"sqnr_db": Measurement(quantity="sqnr_db", unit="dB", value=noise_db, n=len(after))}
 
 
 def timing(
@@ -167,7 +170,7 @@ def timing(
     """
     if reference == path:
         found = latency.latency(runtime, path, threads=threads, effort=effort, best=best)
-        exact = Measurement("latency_ratio", "x", 1.0, n=found["latency_ms"].n, low=1.0, high=1.0)
+        exact = Measurement(quantity="latency_ratio", unit="x", value=1.0, n=found["latency_ms"].n, low=1.0, high=1.0)
         return {**found, "latency_ratio": exact}, found
     (compared,) = latency.compare_latency(runtime, reference, [path], threads=threads, effort=effort, best=best)
     return measurements(compared), dict(compared.baseline)
@@ -184,9 +187,9 @@ def mean_score(scores: NDArray[np.float64]) -> Measurement:
     """The mean of per-sample scores with its interval; the one-sided 95 % bound from below is with it."""
     over = mean_interval(scores)
     return Measurement(
-        "accuracy",
-        "",
-        over.value,
+        quantity="accuracy",
+        unit="",
+        value=over.value,
         n=len(scores),
         low=over.low,
         high=over.high,
@@ -198,9 +201,9 @@ def drop(before: NDArray[np.float64], after: NDArray[np.float64]) -> Measurement
     """The paired drop in points with its two-sided interval; the one-sided 95 % bound is with it."""
     paired = paired_drop(before, after)
     return Measurement(
-        "drop_points",
-        "pt",
-        paired.points,
+        quantity="drop_points",
+        unit="pt",
+        value=paired.points,
         n=paired.n,
         low=paired.low,
         high=paired.high,

@@ -18,7 +18,7 @@ from pocketfit.sources.models.unwrap import eval_mode
 
 CLASS_ARGUMENTS = ("classes", "num_classes")
 # What a model folder may hand to a factory: it must not be able to call just anything with just any argument.
-SAFE_ARGUMENTS: Mapping[str, type] = {"classes": int, "num_classes": int, "width": float}
+SAFE_ARGUMENTS: Mapping[str, type[int] | type[float]] = {"classes": int, "num_classes": int, "width": float}
 MOST_CLASSES, MOST_WIDTH = 10**6, 16.0
 MOST_BYTES = 4 * 10**9  # of a network before it is pruned
 

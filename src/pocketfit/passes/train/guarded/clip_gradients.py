@@ -76,7 +76,7 @@ class Clip:
 @torch.no_grad()
 def layer_sizes(network: nn.Module) -> dict[int, float]:
     """By id of a parameter: the Euclidean norm of all parameters of the layer that holds it."""
-    parameters = list(network.parameters())
+    parameters: list[Tensor] = list(network.parameters())
     norms = dict(zip(map(id, parameters), torch.stack(torch._foreach_norm(parameters)).tolist(), strict=True))
     sizes: dict[int, float] = {}
     for layer in network.modules():

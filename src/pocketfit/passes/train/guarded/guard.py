@@ -68,6 +68,10 @@ class Guard:
     held      whether the samples are not trained with
     """
 
+    _lowest: float  # of the averages since the last fall
+    _patience: int  # steps
+    _quiet_until: int  # the step
+
     def __init__(
         self,
         network: nn.Module,

@@ -31,7 +31,7 @@ BATCH_SIZE = 64  # of samples that are only looked at
 Asked = Callable[[Tensor], Tensor]  # inputs on the CPU -> logits, and whatever stands behind them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The part of a training run that `Train` and transfer share; all but the first three speak of the teacher, and
     mean what they mean in `Train`.
@@ -78,7 +78,7 @@ def objective(
             loss = loss + (1 - recipe.alpha) * cross_entropy
     if wanted is None:
         return loss
-    theirs, *their_maps = wanted.split([logits.shape[1], *(ours.shape[1] for ours in maps)], 1)
+    theirs, *their_maps = torch.split(wanted, [logits.shape[1], *(ours.shape[1] for ours in maps)], 1)
     if recipe.alpha > 0:
         softened = (logits / recipe.temperature, scale * theirs / recipe.temperature)
         if recipe.distillation == "decoupled":
