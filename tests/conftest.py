@@ -11,6 +11,8 @@ import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
+pytest.register_assert_rewrite("pocketfit.testing.runtime_contract")
+
 # As the command line does: tests that train share two cores with whatever else runs.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

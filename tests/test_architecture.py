@@ -109,7 +109,7 @@ def test_the_table_is_read_and_names_every_folder() -> None:
     assert table["zoo"] == frozenset() and table["core"] == {"core/errors.py", "core/support"}
     assert "passes/train" not in table["passes/prune"] and "passes/train" in table["passes/quantize"]
     assert "search/propose" not in table["search/decide"] and "search/decide" in table["search/propose"]
-    assert table["cli"] == set(table) - {"cli", "__init__.py", "__main__.py"}
+    assert table["cli"] == set(table) - {"cli", "testing", "__init__.py", "__main__.py"}
 
 
 @pytest.mark.parametrize("name", sorted(name for name in modules() if floor_of(name)))

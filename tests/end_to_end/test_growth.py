@@ -88,7 +88,10 @@ class Lift:
 RewriteSettings = Resolution | Piecewise | Lift
 ''',
         ),
-        ("from typing import ", "from typing import Annotated\n\nfrom pocketfit.core.support.rules import Between\nfrom typing import "),
+        (
+            "from typing import ",
+            "from typing import Annotated\n\nfrom pocketfit.core.support.rules import Between\nfrom typing import ",
+        ),
     ),
     "passes/rewrite/lift.py": '''"""Answers that are all moved by a constant."""
 

@@ -16,7 +16,7 @@ from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import answer
 from pocketfit.core.samples import Samples
 from pocketfit.runtimes import get
-from tests.runtimes.tiny_network import pictures, tiny_model
+from pocketfit.testing.tiny_network import pictures, tiny_model
 
 pytest.importorskip("litert_torch")
 LAYERS = ("conv", "depthwise", "up", "grouped", "fc")

@@ -20,8 +20,8 @@ from pocketfit.core.samples import Samples
 from pocketfit.passes.prune import sparsify
 from pocketfit.passes.quantize import bias_correction, qat, rounding
 from pocketfit.passes.quantize.equalize import equalize
+from pocketfit.testing.tiny_network import pictures, tiny_model
 from tests.runtimes.litert.test_quantize import stored
-from tests.runtimes.tiny_network import pictures, tiny_model
 
 SPARSITY = 0.6
 

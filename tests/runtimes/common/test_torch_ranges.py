@@ -15,7 +15,7 @@ from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes.quantize.simulate.simulation import simulate
-from tests.runtimes.tiny_network import pictures, tiny_model
+from pocketfit.testing.tiny_network import pictures, tiny_model
 
 
 def scales_of(path: Path, runtime: str) -> list[float]:

@@ -10,7 +10,7 @@ from torch import nn
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.model import Model
 from pocketfit.runtimes.common.traced_network import flush_denormals, program_of, traced
-from tests.runtimes.tiny_network import SIDE, pictures, tiny_model
+from pocketfit.testing.tiny_network import SIDE, pictures, tiny_model
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")

@@ -15,7 +15,7 @@ from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.processes import child_process
 from pocketfit.runtimes.litert import blame, runtime
-from tests.runtimes.tiny_network import tiny_model
+from pocketfit.testing.tiny_network import tiny_model
 
 pytest.importorskip("litert_torch")
 

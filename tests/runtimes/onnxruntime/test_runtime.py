@@ -29,7 +29,7 @@ from pocketfit.numerics.affine import fake_quantize, quantize, scale_from_range,
 from pocketfit.runtimes.common import calibration as ranges
 from pocketfit.runtimes.onnxruntime import calibrate, runtime
 from pocketfit.runtimes.onnxruntime import quantize as onnxruntime_quantize
-from tests.runtimes.tiny_network import SIDE, WEIGHTS, pictures, tiny_model
+from pocketfit.testing.tiny_network import SIDE, WEIGHTS, pictures, tiny_model
 
 Exported = Callable[[ExportSettings], Artifact]
 FLOAT = ExportSettings("onnxruntime")

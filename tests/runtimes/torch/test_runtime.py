@@ -16,7 +16,7 @@ from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.runtimes.torch import runtime
 from pocketfit.sources.models.open_model import model_from_module
-from tests.runtimes.tiny_network import POSITIONS, SIDE, pictures
+from pocketfit.testing.tiny_network import POSITIONS, SIDE, pictures
 
 Exported = Callable[[ExportSettings], Artifact]
 

@@ -1,0 +1,1 @@
+"""Contract suites for what is added to pocketfit; they need pytest."""
