@@ -20,6 +20,18 @@ from pocketfit.core.artifact import Contents
 FUNCTIONS = ("apply", "compare", "costs", "explain", "fit", "inspect", "measure", "sensitivity")
 OTHERS = {
     *("Budget", "ExportSettings", "Plan", "PocketfitError", "Preprocess", "Result", "UserError", "__version__"),
+    *(
+        "CorrectBias",
+        "Equalize",
+        "Piecewise",
+        "Prune",
+        "QuantTrain",
+        "Recalibrate",
+        "Resolution",
+        "Round",
+        "Sparsify",
+        "Train",
+    ),
     *("from_arrays", "load_model", "model_from_module", "open_data", "open_model", "save_model"),
 }
 PREPROCESS = pocketfit.Preprocess(height=16, width=16, resize="exact")
