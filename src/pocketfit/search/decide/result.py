@@ -1,4 +1,4 @@
-"""result.json: what was asked, what was chosen, how it compares. A pure function of the journal and the limits."""
+"""result.json: the request, the choice, and how it compares. A pure function of the journal and the limits."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def _verdict_sentence(choice: Choice, status: str, verdict_read: bool, certified
 
 
 def _more_training(record: Record, choice: Choice, verdict_read: bool) -> list[str]:
-    """What training alone has brought, where the chosen network was trained on after it was pruned."""
+    """What training alone has gained, where the chosen network was trained further after it was pruned."""
     if not verdict_read or control_plan(choice.trial, record.trials) is None:
         return []
     control = (record.verdict or {}).get("control")
@@ -230,7 +230,8 @@ def _moved(points: float) -> str:
 
 
 def _other_forms(trials: Sequence[Trial], choice: Choice, budget: Budget) -> list[str]:
-    """What the chosen network costs in each of the other forms that were measured, and which preference takes them."""
+    """Sentences on what the chosen network costs in the other forms that were measured, and which preference picks
+    them."""
     if choice.trial.stage not in ("pruned", "finalist"):
         return []
     base = baselines(trials)
@@ -259,7 +260,7 @@ def _picks(trial: Trial, trials: Sequence[Trial], budget: Budget) -> bool:
 
 
 def _not_faster(trials: Sequence[Trial], choice: Choice) -> list[str]:
-    """A sentence where static int8 gains no time on this device, in the runtime of the choice."""
+    """A sentence where static int8 is no faster on this device, in the runtime of the choice."""
     static = [
         t
         for t in trials
@@ -281,7 +282,7 @@ def _not_faster(trials: Sequence[Trial], choice: Choice) -> list[str]:
 
 
 def _zeros(trials: Sequence[Trial], sparse: Trial) -> list[str]:
-    """What single weights of zero gain, beside the same plan without them where that was tried too."""
+    """Sentences on what sparse weights gain, beside the same plan without them where that was tried too."""
     passes = tuple(p for p in sparse.plan.passes if not isinstance(p, Sparsify))
     if passes == sparse.plan.passes or sparse.artifact is None:
         return []
@@ -305,7 +306,7 @@ def _zeros(trials: Sequence[Trial], sparse: Trial) -> list[str]:
 
 
 def _left_out(trials: Sequence[Trial], choice: Choice, budget: Budget) -> list[str]:
-    """Why the plans without pruning were left."""
+    """Sentences on why no plan without pruning was chosen."""
     base = baselines(trials)
     sentences = []
     for trial in trials:
