@@ -1,4 +1,4 @@
-"""Feed the network a smaller picture; its weights stay."""
+"""Feed the network a smaller image; its weights stay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pocketfit.passes.graph import aten
 def apply(model: Model, settings: Resolution) -> Model:
     """The same network with signature and preprocess at height x width pixels.
 
-    Raises UserError where the input is no picture, or where the network does not run at this size or answers in
+    Raises UserError where the input is no image, or where the network does not run at this size or has outputs of
     another shape.
     """
     picture = model.signature.inputs[0]

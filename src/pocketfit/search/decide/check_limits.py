@@ -23,7 +23,7 @@ class Check:
     value: float | None
     worst: float | None
     reason: str = ""
-    measured: Measurement | None = None  # for latency: the measurement that was checked
+    measured: Measurement | None = None  # the measurement itself, where its interval and disturbances count (latency)
 
     @property
     def disturbed(self) -> str:
