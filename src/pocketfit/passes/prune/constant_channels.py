@@ -35,7 +35,7 @@ _POINTWISE = names(
     "relu relu6 hardtanh hardswish hardsigmoid sigmoid log_sigmoid silu gelu elu selu celu mish softplus leaky_relu",
     "tanh abs neg square clamp clamp_min clamp_max rsqrt sqrt exp reciprocal pow prelu",
 )
-_SPREADING = names(  # sums and maxima without negative factors: run on ones in place of NaN, they show where NaN spreads
+_SPREADING = names(  # sums and maxima without negative factors: run on ones in place of NaN, they show where it spreads
     "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d",
     "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d mean sum amax upsample_nearest1d upsample_nearest2d",
     "upsample_bilinear2d",

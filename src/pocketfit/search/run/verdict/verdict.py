@@ -116,7 +116,7 @@ def _class_rows(
 def disagreements(
     before: run_samples.Scores, after: run_samples.Scores, samples: Samples, labels: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Images on which the two files' predictions differ: first those that became wrong, then those that became right."""
+    """Images on which the two files' predictions differ: first those that became wrong, last those mended."""
     rows = np.flatnonzero(before.predictions != after.predictions)
     rows = rows[np.argsort(after.of_each[rows] - before.of_each[rows], kind="stable")][:PICTURES_SHOWN]
     return [
