@@ -1,4 +1,4 @@
-"""The doctor's question to a runtime: does a tiny network come through whole?"""
+"""The test of `pocketfit doctor`: does a tiny network, exported to a runtime, have the right outputs there?"""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def tiny_model() -> Model:
 def probe_by_export(
     name: str, version: Callable[[], str], *, delegates: Callable[[], tuple[str, ...]] = tuple
 ) -> RuntimeInfo:
-    """Export, load and run the tiny network in the runtime called `name`, and compare its answer with torch's."""
+    """Export, load and run the tiny network in the runtime called `name`, and compare its outputs with torch's."""
     import torch
 
     runtime, stated, found = get(name), "", ()
