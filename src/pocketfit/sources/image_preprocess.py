@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
-# Others of Pillow's decoders start programs (EPS) or are hardly ever attacked by those who look for holes.
+# Pillow's other decoders start programs (EPS) or are hardly ever tested for security holes.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "I;16B", "I;16L"}
 SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}  # half the width of the kernel, in pixels of the coarser of the two grids

@@ -224,7 +224,7 @@ def _check_layer(network: nn.Module, name: str, whose: str) -> None:
 
 
 def _check_maps(student: Model, teacher: Teacher) -> None:
-    """Raise UserError unless both networks have feature maps of the same size at each layer; tried with a blank input."""
+    """Raise UserError unless both networks have maps of the same size at each layer; tried with a blank input."""
     blank = torch.zeros(1, *(size or 1 for size in student.signature.inputs[0].shape[1:]))
     for name in teacher.features:
         sizes = []
@@ -252,7 +252,7 @@ def _class_count(model: Model) -> int | None:
 
 
 def _named(model: Model) -> bool:
-    """Whether the labels are real names; numbers in order are none (search/run/job.py sets them where none are given)."""
+    """Whether the labels are real names; numbers in order are not (search/run/job.py sets them for lack of names)."""
     return bool(model.labels) and model.labels != tuple(map(str, range(len(model.labels))))
 
 

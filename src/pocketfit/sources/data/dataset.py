@@ -1,4 +1,4 @@
-"""Labelled data -> Samples: a folder of pictures (`images.py`) or arrays (`arrays.py`), split by content (`splits.py`).
+"""Labelled data -> Samples: a folder of images (image_folder.py) or arrays (arrays.py), split by content (splits.py).
 
 open_data(path) ──▶ Dataset ──split(name, preprocess)──▶ Samples
 """
@@ -30,7 +30,7 @@ from pocketfit.sources.data.listing import Listing, counted, some, without_leaks
 Progress = Callable[[int, int], None]
 
 GEOMETRY = ("height", "width", "resize", "resize_px", "filter", "colour", "background")
-MOST_COPIES = 2  # samples for each different one, beyond which an empty split is due to copies
+MOST_COPIES = 2  # samples for each different one; with more, an empty split is blamed on copies
 GEOMETRY_VERSION = 1  # to be raised when the pixels that preprocess.geometry gives change
 
 
@@ -63,7 +63,7 @@ class Dataset:
         cache: Path | None = None,
         progress: Progress | None = None,
     ) -> Samples:
-        """The samples of one split, geometry done, in an order in which every beginning has about the classes' shares.
+        """The samples of one split, geometry done, in an order in which any first n have about the classes' shares.
 
         limit     only that many, the first ones
         cache     a folder for the pixels; they come back as a memory map and are decoded once
@@ -97,7 +97,7 @@ class Dataset:
                 raise UserError(self.why_empty(name))
 
     def why_empty(self, split: str) -> str:
-        """Why a split has no sample, with the mend."""
+        """Why a split has no sample, and what to do."""
         parted = [c for c, part in zip(self.listing.contents, self.listing.parts, strict=True) if part == "train"]
         total, different = len(parted), len(set(parted))
         if different * MOST_COPIES < total:
@@ -110,7 +110,7 @@ class Dataset:
         return f"The {split} split is empty: {number} too few to be split, give a hundred or more"
 
     def check_fits(self, spec: TensorSpec, preprocess: Preprocess) -> None:
-        """Raises UserError, with the mend, where a network or a file with this input can't take the samples.
+        """Raises UserError, with what to do, where a network or a file with this input can't take the samples.
 
         Pictures take the shape that `preprocess` gives them. Float tensors are fed as they are: they need the input's
         own shape, pictures channels first, whatever the layout of a file.
@@ -167,7 +167,7 @@ def _same(shape: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
 
 
 def _mend(row: tuple[int, ...], wanted: Sequence[int | None]) -> str:
-    """How arrays of one row shape become those of another, for a sentence."""
+    """What to do so that arrays of one row shape fit another, for the end of a sentence."""
     for order in permutations(range(len(row))) if len(row) == 3 else ():
         if _same([row[axis] for axis in order], wanted):
             return f"turn them with x.transpose(0, {', '.join(str(axis + 1) for axis in order)})"
@@ -219,7 +219,7 @@ def from_arrays(
 
 
 class _Nothing:
-    """The reader of no data at all."""
+    """The reader of a Dataset without samples."""
 
     def read(self, rows: NDArray[np.int64], preprocess: Preprocess) -> Iterator[NDArray[np.generic]]:
         return iter(())
@@ -235,7 +235,7 @@ NOTHING = _Nothing()
 
 
 def no_data(class_names: Sequence[str] = ()) -> Dataset:
-    """A Dataset where there is none; whoever asks it for samples is told so, by UserError."""
+    """A Dataset without samples; asking it for some raises UserError."""
     listing = Listing(tuple(class_names), (), (), np.zeros(0, np.int64), (), NOTHING)
     return Dataset(listing.class_names, (), _hash(["no data"]), listing)
 

@@ -70,7 +70,7 @@ class Pictures:
 
 
 def read_folder(root: Path, *, cache: Path | None = None, progress: Progress | None = None) -> Listing:
-    """All pictures below `root`, ordered by path. Broken ones are left out and said.
+    """All images below `root`, ordered by path. Broken ones are left out, and a finding says so.
 
     `cache` is a folder where the files' hashes are kept; `progress(done, total)` is called as files are read.
     Raises UserError where there is nothing to learn from.
@@ -108,7 +108,7 @@ def read_folder(root: Path, *, cache: Path | None = None, progress: Progress | N
 
 @dataclass
 class _Walk:
-    """What lies below the root, found without opening a file. A class is a folder with a picture somewhere in it."""
+    """The files below the root, found without opening any. A class is a folder with an image somewhere in it."""
 
     root: Path
     found: dict[str, tuple[Part, str]] = field(default_factory=dict)  # relative path -> part, class
@@ -123,8 +123,8 @@ class _Walk:
     def entries(self, folder: Path, *, of_classes: bool = False) -> tuple[list[Path], list[str]]:
         """The folders and the picture files in a folder, sorted; hidden ones and bad links are passed over.
 
-        Links to pictures count as pictures. Links to folders are followed where classes are expected, and only there:
-        so no walk can go in a circle.
+        Links to images count as images. Links to folders are followed only where classes are expected, so that no walk
+        can go in a circle.
         """
         folders, files = [], []
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
@@ -212,12 +212,12 @@ class _Walk:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether an entry is a system's own and no part of the data: ".DS_Store", "._1.jpg", "__MACOSX", "Thumbs.db"."""
+    """Whether an entry is an operating system's own, as ".DS_Store", "._1.jpg", "__MACOSX", "Thumbs.db"."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def class_name(folder_name: str) -> str:
-    """What the class of a folder is called: its name in Unicode's composed form, printable."""
+    """The class's name, from its folder's: in Unicode's composed form, printable."""
     return comparable(readable(folder_name)) or repr(folder_name)
 
 

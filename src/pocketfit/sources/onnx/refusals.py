@@ -1,4 +1,4 @@
-"""Why an operator is not carried over: one sentence, with what to do about it."""
+"""Why an operator is not converted: one sentence, with what to do about it."""
 
 from __future__ import annotations
 

@@ -52,12 +52,12 @@ def max_pool(call: Call) -> Any:
 
 
 def _wide(pads: list[int], window: padding.Window) -> bool:
-    """torch pads by half a window at most."""
+    """Whether padding is wider than half a window, which torch's pooling does not take."""
     return any(2 * pad > kernel for pad, kernel in zip(pads, window.kernel, strict=False))
 
 
 def whole_index(where: Tensor, value: Tensor) -> Tensor:
-    """torch counts within each channel, ONNX through the whole tensor."""
+    """The indices counted through the whole tensor, as ONNX does; torch counts within each channel."""
     pixels = value[0, 0].numel()
     channels = torch.arange(value.shape[0] * value.shape[1], device=value.device) * pixels
     return where + channels.view(value.shape[0], value.shape[1], *[1] * (value.ndim - 2))
@@ -94,7 +94,7 @@ def average_of(
     ceil: bool,
     include: bool,
 ) -> Tensor:
-    """The sum of each window over how many of its pixels count."""
+    """Average pooling: the sum of each window divided by the number of its pixels that count."""
     total = window_sum(value, kernel, strides, dilations, pads, ceil, 0.0)
     counted = window_sum(ones, kernel, strides, dilations, pads, ceil, 1.0 if include else 0.0)
     return total / counted
@@ -161,7 +161,7 @@ def global_norm(call: Call) -> Any:
 
 
 def max_unpool(call: Call) -> Any:
-    """Each value back to where it was the largest; zeros elsewhere."""
+    """MaxUnpool: each value goes back to where it was the largest, with zeros elsewhere."""
     window, dims = _window(call)
     if call.has(2):
         shape = call.integers(2)
