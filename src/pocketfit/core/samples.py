@@ -16,7 +16,7 @@ SPLITS = ("train", "calibration", "search", "verdict")
 
 @dataclass(frozen=True)
 class Samples:
-    """Pictures after the geometry half of `preprocess`, or ready tensors.
+    """Images after the geometry half of `preprocess`, or ready tensors.
 
     array   uint8 [N, H, W, C] (geometry done, values not), or float32 [N, ...] that is fed as is; may be a memory map
     labels  int64 [N], -1 where there is none
@@ -44,7 +44,7 @@ class Samples:
         if layout != "NCHW":
             return values
         count, height, width, channels = values.shape
-        if channels == 1:  # transposed, one channel would look to torch as if it lay last in memory
+        if channels == 1:  # after a transpose, torch would take one channel for a channels-last layout
             return values.reshape(count, 1, height, width)
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
@@ -72,7 +72,7 @@ class Samples:
         )
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Samples:
-        """Some of the rows, in the given order; the hash says that it is a part."""
+        """Some of the rows, in the given order; the hash is that of this part."""
         index = np.asarray(rows, dtype=np.int64)
         part = f"{self.sha256}[{len(index)}:{hashlib.sha256(index.tobytes()).hexdigest()[:16]}]"
         return replace(

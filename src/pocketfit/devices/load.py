@@ -72,8 +72,7 @@ class Load:
 
 
 def snapshot(root: int) -> Snapshot:
-    """The counters now. `root` is the process id of the pocketfit that the user started: this process or one above it.
-    """
+    """The counters now. `root`: process id of the pocketfit that the user started, this process or one above it."""
     times = psutil.cpu_times()
     busy_s = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
     throttled = [found for group in cpus.groups() if (found := group.throttled_s()) is not None]
@@ -162,7 +161,7 @@ def _listed(folder: Path, pattern: str) -> Sequence[Path]:
 
 
 def _read(path: Path) -> str:
-    """A file of the kernel's, "" where there is none or it may not be read: then nothing is known."""
+    """The text of a kernel file; "" where it does not exist or may not be read."""
     try:
         return path.read_text()
     except OSError:

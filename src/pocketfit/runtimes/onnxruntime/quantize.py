@@ -95,7 +95,7 @@ def check_scales(model: ModelProto) -> None:
 
 
 def nodes_of_layers(model: ModelProto, layers: Sequence[str], wish: str = "stay in float32") -> list[str]:
-    """Names of the nodes whose weight is "<layer>.weight". Raises UserError for a layer without one: it cannot `wish`."""
+    """Names of the nodes whose weight is "<layer>.weight". Raises UserError for a layer without one (cannot `wish`)."""
     users: dict[str, list[str]] = {}
     for node in model.graph.node:
         for layer in dict.fromkeys(filter(None, map(layer_of, node.input))):
@@ -134,7 +134,7 @@ def float16_weights(model: ModelProto, float_nodes: Sequence[str]) -> None:
 
 
 def _put_in_front(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
-    """Insert nodes that read constants only before all others. (Extending with a message's own nodes would clear them.)"""
+    """Put nodes that read constants only in front of all others. (A message extended by its own nodes loses them.)"""
     whole = [*nodes, *(type(node).FromString(node.SerializeToString()) for node in model.graph.node)]
     del model.graph.node[:]
     model.graph.node.extend(whole)

@@ -49,7 +49,7 @@ class Sizes:
 
 
 class CannotConvert(Exception):
-    """An operator that, as it is used here, has no form in torch; the message is the reason, as the end of a sentence."""
+    """An operator that, as it is used here, has no form in torch; the message is the reason, the end of a sentence."""
 
 
 Converted = fx.Node | Constant | Sizes

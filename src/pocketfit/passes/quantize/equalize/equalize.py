@@ -53,7 +53,7 @@ def apply(model: Model, settings: Equalize, samples: Samples | None, grid: Grid 
     """A Model with batch norms folded and channels rescaled; the given one is left as it is.
 
     samples  of the calibration split; with statistics "batch-norm" they are not looked at and may be None
-    grid     of the plan's export settings; coarse weights have a say (None: they are not)
+    grid     the grid of the plan's export settings: with coarse weights the factors weigh their noise, too; None: not
     Raises UserError without samples where they are needed, without any batch norm where these are, and where
     torch.export can't follow the network. Where the outputs would change by more than rounding, the network comes back
     with its batch norms folded only, and a finding says so.

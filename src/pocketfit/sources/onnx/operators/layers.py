@@ -213,7 +213,7 @@ def rms_norm(call: Call) -> Any:
 
 
 def instance_norm(call: Call) -> Any:
-    """InstanceNormalization. Exporters also write a group norm as an instance norm between two reshapes; that stays so."""
+    """InstanceNormalization. Exporters also write a group norm as an instance norm between reshapes; that stays so."""
     rank, eps = call.rank(0), call.get("epsilon", 1e-5)
     scale, bias = call.stored(1), call.stored(2)
     kinds = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}

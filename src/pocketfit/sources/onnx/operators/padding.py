@@ -101,7 +101,7 @@ def pad_same(value: Tensor, reach: list[int], strides: list[int], upper: bool, f
 
 
 def cut(call: Call, window: Window) -> list[int] | list[Any]:
-    """How much of a transposed convolution's output is cropped: [before, ..., behind, ...]; negative: zeros are added."""
+    """How much of a transposed convolution's output is cropped: [before, ..., behind, ...]; negative: zeros added."""
     dims, mode = len(window.kernel), call.get("auto_pad", "NOTSET")
     wanted = call.get("output_shape", None)
     if mode == "VALID":
