@@ -1,6 +1,6 @@
 """Input-output pairs by which an app can check its own preprocessing and its own runtime.
 
-Two kinds of input: `chart.png`, a drawn picture before any geometry (it has transparency, sharp edges and another
+Two kinds of input: `chart.png`, a drawn image before any geometry (it has transparency, sharp edges and another
 shape than the network's input), and a few of the user's samples after the geometry. Each has the tensor that the
 reference preprocessing makes of it and the answer that the exported file gives in its own runtime.
 """
@@ -47,7 +47,9 @@ def write_golden(
             )
         raw = raw_answer(session, values)
         if not np.isfinite(raw).all():
-            raise UserError(f"The exported file answers golden/{source} with NaN or infinity: it cannot be shipped")
+            raise UserError(
+                f"The exported file has NaN or infinity in its output for golden/{source}: it cannot be shipped"
+            )
         np.save(folder / f"{stem}.tensor.npy", values, allow_pickle=False)
         np.save(folder / f"{stem}.output.npy", raw, allow_pickle=False)
         pairs.append(
@@ -128,7 +130,7 @@ def _spread(count: int) -> list[int]:
 
 
 def _picture(pixels: NDArray[np.uint8], preprocess: Preprocess) -> Image:
-    """uint8 [H, W, C] after the geometry, channels as the network takes them -> a picture that decodes to it."""
+    """uint8 [H, W, C] after the geometry, channels as the network takes them -> an image that decodes to it."""
     from PIL import Image
 
     if preprocess.colour == "GRAY":

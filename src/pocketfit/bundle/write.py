@@ -52,7 +52,7 @@ def write_bundle(
     """Write the bundle of `artifact` to `folder`, whole or not at all, in the place of an earlier bundle.
 
     model         with the preprocess of the file (after every pass) and the labels
-    golden        samples with that preprocess; a few of them become golden pairs (pictures are copied as PNG)
+    golden        samples with that preprocess; a few of them become golden pairs (images are copied as PNG)
     measurements  by quantity: Measurement, or its JSON
     result        the dict of result.json, None while the search is still under way
 
@@ -140,7 +140,7 @@ def _copy_checked(artifact: Artifact, partial: Path) -> Path:
 
 
 def _input(session: Session, model: Model, golden: Samples, name: str) -> dict[str, Any]:
-    """The manifest's entry "input"; `shape` is that of one picture, with the batch."""
+    """The manifest's entry "input"; `shape` is that of one image, with the batch."""
     if len(session.signature.inputs) != 1:
         raise UserError(f"{name} has {len(session.signature.inputs)} inputs; a bundle is made of files with one")
     spec = session.signature.inputs[0]
@@ -159,13 +159,13 @@ def _input(session: Session, model: Model, golden: Samples, name: str) -> dict[s
 
 
 def _layout(spec: TensorSpec, preprocess: Preprocess, name: str) -> str:
-    """ "NHWC" or "NCHW", proved by the shape; UserError when the file takes other pictures than are prepared for it."""
+    """ "NHWC" or "NCHW", proved by the shape; UserError when the file takes other images than are prepared for it."""
     channels, height, width = preprocess.channels, preprocess.height, preprocess.width
     shapes = {"NHWC": (height, width, channels), "NCHW": (channels, height, width)}
     fitting = [layout for layout, shape in shapes.items() if spec.with_batch(1) == (1, *shape)]
     if not fitting:
         raise UserError(
-            f"{name} takes {list(spec.with_batch(1))}, but the model's preprocess makes pictures of {height} x {width}"
+            f"{name} takes {list(spec.with_batch(1))}, but the model's preprocess makes images of {height} x {width}"
             f" with {channels} channels: the file does not belong to this model"
         )
     return spec.layout if spec.layout in fitting else fitting[0]
@@ -196,7 +196,7 @@ def _sums_to_one(raw: NDArray[np.generic], grid: Quantization | None) -> bool:
 def _labels(model: Model, count: int, name: str) -> list[str]:
     """The names of the classes in the order of the answers; without any, their numbers."""
     if model.labels and len(model.labels) != count:
-        raise UserError(f"{name} answers with {count} numbers, but the model has {len(model.labels)} labels")
+        raise UserError(f"{name} has {count} outputs, but the model has {len(model.labels)} labels")
     return list(model.labels) or [str(number) for number in range(count)]
 
 

@@ -52,9 +52,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
                 named = f"{readable(str(error.filename))}: " if error.filename else ""
                 _fail(f"The system refuses: {named}{error.strerror}", BAD_INPUT, json_)
             if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter is torch's
-                _fail(
-                    "The memory is not enough for this: take a smaller network, or smaller pictures", BAD_INPUT, json_
-                )
+                _fail("The memory is not enough for this: take a smaller network, or smaller images", BAD_INPUT, json_)
             _fail(
                 f"This is a fault of pocketfit itself. Please send the file {_crash_file()} with your report.",
                 OUR_FAULT,

@@ -39,7 +39,7 @@ def check_files(*paths: Path | None) -> None:
 
 
 def contract_of(model: str | None, preprocess: str | None, file: Path) -> tuple[Preprocess, tuple[str, ...], int]:
-    """How pictures are prepared, what the classes are called, and the split seed: from a model folder, a bundle, or the
+    """How images are prepared, what the classes are called, and the split seed: from a model folder, a bundle, or the
     bundle that the file lies in. --preprocess overrules."""
     from pocketfit.bundle.manifest import read_manifest
     from pocketfit.core.model import ModelFile
@@ -57,7 +57,7 @@ def contract_of(model: str | None, preprocess: str | None, file: Path) -> tuple[
         return given or check_preprocess(manifest["preprocess"], path), tuple(manifest["labels"]), 0
     if preprocess is None:
         raise UserError(
-            f"Nothing says how pictures are prepared for {file.name}: give --model (a model folder or bundle),"
+            f"Nothing says how images are prepared for {file.name}: give --model (a model folder or bundle),"
             " or --preprocess"
         )
     return read_preprocess(preprocess, None)[0], (), 0
@@ -81,6 +81,7 @@ def samples_of(
     *fed: TensorSpec,
 ) -> Samples:
     """The samples of a split, which all of these inputs take."""
+    from pocketfit.core.samples import split_words
     from pocketfit.search.run.job import aligned, order_of_numbers
 
     preprocess, labels, split_seed = contract
@@ -89,6 +90,6 @@ def samples_of(
         given.check_fits(spec, preprocess)
     for sentence in order_of_numbers(given.class_names, labels) if labels else ():
         watch.say(sentence)
-    tick = watch.step(f"reading the {split} split")
+    tick = watch.step(f"reading the {split_words(split)} split")
     samples = given.split(split, preprocess, split_seed=split_seed, limit=limit, progress=tick)
     return aligned(samples, given.class_names, labels) if labels else samples

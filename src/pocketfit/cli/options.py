@@ -58,7 +58,7 @@ threads_option = click.option(
 )
 
 
-def data_option(note: str = "Folder of pictures by class, or .npz.", *, required: bool) -> Callable[[Command], Command]:
+def data_option(note: str = "Folder of images by class, or .npz.", *, required: bool) -> Callable[[Command], Command]:
     return click.option("--data", required=required, type=PATH, help=note)
 
 
@@ -181,9 +181,9 @@ def file_options(command: Command) -> Command:
         click.option(
             "--layout",
             type=click.Choice(["NHWC", "NCHW"]),
-            help="Layout of the file's picture input.  [default: the runtime's own]",
+            help="Layout of the file's image input.  [default: the runtime's own]",
         ),
-        click.option("--keep-resolution", is_flag=True, help="Never shrink the input picture."),
+        click.option("--keep-resolution", is_flag=True, help="Never shrink the input image."),
         click.option("--keep-float", default="", metavar="NAME[,NAME]", help="Layers that int8 files leave in float."),
     )
 

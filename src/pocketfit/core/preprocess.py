@@ -13,7 +13,7 @@ ResizeRule = Literal["shorter", "longer", "exact", "none"]
 Filter = Literal["nearest", "bilinear", "bicubic"]
 Colour = Literal["RGB", "BGR", "GRAY"]
 Pixels = Annotated[int, Between(1, 16_384)]
-Level = Annotated[int, Between(0, 255)]  # of a channel of a picture
+Level = Annotated[int, Between(0, 255)]  # of a channel of an image
 Value = Annotated[float, Between(-1e9, 1e9)]
 
 

@@ -70,7 +70,7 @@ class Quantity:
 
     @property
     def words(self) -> str:
-        """Its name in a sentence: "size on disk"."""
+        """Its name in a sentence: "model size"."""
         return self.title[0].lower() + self.title[1:]
 
     def measured_as(self, *, percentile: int = 50, relative: bool = False) -> str:
@@ -98,12 +98,12 @@ class Quantity:
 _ROWS = (
     Quantity(
         name="size",
-        title="Size on disk",
+        title="Model size",
         measurement="size_bytes",
         unit="B",
         units=BYTES,
         example="3MB or 0.3x",
-        meaning="Bytes on disk: 3MB (10^6), 3MiB (2^20), or 0.3x of float32.",
+        meaning="Model size, bytes on disk: 3MB (10^6), 3MiB (2^20), or 0.3x of float32.",
         exact=True,
     ),
     Quantity(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pocketfit.core.preprocess import Preprocess
 
 SPLITS = ("train", "calibration", "search", "verdict")
+SPLIT_WORDS = {"train": "training", "search": "validation", "verdict": "test"}  # the field's words, for sentences
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,17 @@ def pixels_to_values(pixels: NDArray[np.generic], preprocess: Preprocess) -> NDA
     return pixels.astype(np.float32) * gain + offset
 
 
+def split_words(split: str) -> str:
+    """The field's word for a split, for sentences that users read.
+
+    >>> [split_words(split) for split in SPLITS]
+    ['training', 'calibration', 'validation', 'test']
+    """
+    return SPLIT_WORDS.get(split, split)
+
+
 def value_range(preprocess: Preprocess) -> tuple[float, float]:
-    """The lowest and the highest value that a picture can become.
+    """The lowest and the highest value that an image can become.
 
     >>> value_range(Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3))
     (-1.0, 1.0)

@@ -110,7 +110,7 @@ def compare(
             outputs.append(run_all(name, path, given, threads=threads, work=work, progress=report))
     if outputs[0].shape != outputs[1].shape:
         raise UserError(
-            f"'{a.name}' answers with {list(outputs[0].shape[1:])} values and '{b.name}' with"
+            f"'{a.name}' has {list(outputs[0].shape[1:])} output values and '{b.name}' with"
             f" {list(outputs[1].shape[1:])}: files of the same network are needed"
         )
     found_layers, note = _layers(names, (a, b), samples, samples_b, count=layer_samples, threads=threads)
@@ -188,7 +188,7 @@ def _how_read(runtime: str, paths: tuple[Path, Path], count: int, tapped_db: lis
     for path, decibels in zip(paths, tapped_db, strict=True):
         if not decibels >= SAME_DB:
             note += (
-                f". Read this way, '{path.name}' itself answers {decibels:.0f} dB away from what ships:"
+                f". Read this way, '{path.name}' itself is {decibels:.0f} dB away from what ships:"
                 " differences of that size between layers mean nothing"
             )
     return note

@@ -29,7 +29,7 @@ def drift_in_child(*, runtime: str, a: str, b: str, array: str, preprocess: str,
     """Run both files on the samples of `array` and compare their layers, in the order of the first file.
 
     -> {"layers": [[name, signal, noise], …] (sums of squares over all samples),
-        "tapped_db": [a, b], SQNR of the answers of the file whose layers are read against the file as it ships}
+        "tapped_db": [a, b], SQNR of the outputs of the file whose layers are read against the file as it ships}
     """
     stored = np.load(array, mmap_mode="r", allow_pickle=False)
     contract = Preprocess.from_json(json.loads(preprocess))

@@ -76,7 +76,7 @@ class Scores:
         """A sentence about NaNs, "" without one."""
         if not self.nan:
             return ""
-        return f"{self.nan} of {len(self.values)} samples got NaN (not a number) as an answer; each counts as wrong"
+        return f"{self.nan} of {len(self.values)} samples got NaN (not a number) as an output; each counts as wrong"
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def fed(samples: Samples, rows: slice, spec: TensorSpec) -> NDArray[np.float32]:
             if tuple(values.shape[axis] for axis in order[1:]) == wanted and samples.array.dtype != np.uint8:
                 return np.ascontiguousarray(values.transpose(order))
     raise UserError(
-        f"The file takes inputs of shape {list(wanted)} ({spec.layout or 'no picture'}), the samples are"
+        f"The file takes inputs of shape {list(wanted)} ({spec.layout or 'no image'}), the samples are"
         f" {list(values.shape[1:])}: prepare them with the preprocess that the network expects"
     )
 

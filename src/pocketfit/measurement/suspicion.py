@@ -39,7 +39,7 @@ def suspicious(scores: Scores, labels: NDArray[np.int64], classes: int) -> str:
         top = int(counts.argmax())
         share, labelled = counts[top] / len(answered), float(np.mean(labels == top))
         if share >= ONE_CLASS_SHARE and labelled < share / 2:
-            return f"{share:.0%} of the answers name class {top}, which {labelled:.0%} of the samples are: {advice}"
+            return f"{share:.0%} of the predictions are class {top}, which {labelled:.0%} of the samples are: {advice}"
     return ""
 
 

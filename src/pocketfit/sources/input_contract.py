@@ -63,7 +63,7 @@ def read_preprocess(
     elif given is None and shape is not None and len(shape) == 3 and shape[0] == 1:
         contract = Preprocess(colour="GRAY", mean=(0.5,), std=(0.5,))
         findings = (
-            "No preprocessing was given: grey pictures scaled to -1..1 are assumed; say otherwise with --preprocess.",
+            "No preprocessing was given: grey images scaled to -1..1 are assumed; say otherwise with --preprocess.",
         )
     elif given is None:
         contract = Preprocess()
@@ -87,7 +87,7 @@ def check_preprocess(data: Any, source: str | Path) -> Preprocess:
     """A Preprocess from parsed JSON. Raises UserError naming the file and the key."""
     contract: Preprocess = checked(Preprocess, data, str(source))
     if contract.height * contract.width * contract.channels > MAX_VALUES:
-        raise UserError(f"{source} makes pictures of {contract.height} x {contract.width} pixels: that is too large")
+        raise UserError(f"{source} makes images of {contract.height} x {contract.width} pixels: that is too large")
     return contract
 
 

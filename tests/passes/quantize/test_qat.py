@@ -158,7 +158,7 @@ def test_another_teachers_classes_are_brought_into_the_networks_order() -> None:
     with pytest.raises(UserError, match="does not know the student's class"):
         qat.apply(model, settings, pictures, FOUR, teacher=replace(other, labels=("z", *names[1:])))
     fed = replace(other, preprocess=replace(other.preprocess, mean=(0.5, 0.5, 0.5)))
-    with pytest.raises(UserError, match="The teacher's pictures are not the student's"):
+    with pytest.raises(UserError, match="The teacher's images are not the student's"):
         qat.apply(model, settings, pictures, FOUR, teacher=fed)
 
 

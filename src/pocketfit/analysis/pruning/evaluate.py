@@ -73,7 +73,7 @@ def answers(network: nn.Module, samples: Samples, reference: Answers | None = No
             found.append(faster(inputs).double().log_softmax(-1).numpy())
     logs = np.concatenate(found)
     if not np.isfinite(logs).all():
-        raise ArithmeticError("its answers are not finite")
+        raise ArithmeticError("its outputs are not finite")
     rows = np.arange(len(logs))
     if is_labelled(samples):
         wanted, losses = samples.labels, -logs[rows, samples.labels]
@@ -111,7 +111,7 @@ def _outcome(network: nn.Module, graph: ChannelGraph, samples: Samples, whole: A
     except (*RAISED, ArithmeticError) as error:
         return {"why_not": (str(error) or type(error).__name__).splitlines()[0][:200]}
     if found.log_probabilities.shape != whole.log_probabilities.shape:
-        return {"why_not": "the number of its answers changes"}
+        return {"why_not": "the number of its outputs changes"}
     rise, rise_se = mean_and_error(found.losses - whole.losses)
     drop, drop_se = mean_and_error(100 * (whole.right - found.right))
     return {

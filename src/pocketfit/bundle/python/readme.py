@@ -33,14 +33,14 @@ def readme(manifest: Mapping[str, Any]) -> str:
         "",
         "    pip install -r requirements.txt",
         f"    python run.py {source}     # also folders, and - for names from stdin; --json, --top, --threads",
-        "    python run.py --selftest      # files, preprocessing and answers, checked against golden/",
+        "    python run.py --selftest      # files, preprocessing and outputs, checked against golden/",
         "",
         f"Measured: {measured(manifest['measurements'])}.",
         f"On: {environment['processor']} ({environment['machine']}, {environment['system']}),"
         f" {runtime['package']} {runtime['version']}, Python {environment['python']}.",
         *_verdict(manifest["result"]),
         *(f"Note: {note}." for note in manifest["notes"]),
-        "manifest.json says how a picture becomes the input and what the output means; preprocess.py is that in numpy.",
+        "manifest.json says how an image becomes the input and what the output means; preprocess.py is that in numpy.",
     ]
     return "\n".join(lines) + "\n"
 

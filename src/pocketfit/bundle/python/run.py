@@ -1,12 +1,12 @@
-"""Run this bundle's network on pictures; everything it needs to know stands in manifest.json beside this file.
+"""Run this bundle's network on images; everything it needs to know stands in manifest.json beside this file.
 
-    python run.py photo.jpg more.png folder/     # the top five labels of each picture, with timing
+    python run.py photo.jpg more.png folder/     # the top five labels of each image, with timing
     find . -name '*.jpg' | python run.py -       # file names from stdin, one answer as soon as each is done
     python run.py --json photo.jpg               # one JSON object a line
     python run.py --selftest                     # hashes, preprocessing and answers against golden/
 
 Needs numpy, Pillow and the one runtime that manifest.json names. Every start checks all files against their hashes
-first. Exit codes: 0 done, 1 a picture could not be read or the self-test failed, 2 wrong usage, a missing package or a
+first. Exit codes: 0 done, 1 an image could not be read or the self-test failed, 2 wrong usage, a missing package or a
 changed bundle, 130 Ctrl-C.
 """
 
@@ -90,7 +90,7 @@ OPENERS = {"litert": open_litert, "onnxruntime": open_onnxruntime}
 
 
 class Network:
-    """The network with its manifest: picture -> tensor -> raw answer -> probabilities."""
+    """The network with its manifest: image -> tensor -> raw answer -> probabilities."""
 
     def __init__(self, folder: Path, threads: int, manifest: "dict[str, Any]") -> None:
         self.np = need("numpy", "numpy")
@@ -104,7 +104,7 @@ class Network:
         self._warm_up()
 
     def _warm_up(self) -> None:
-        """Decoders are loaded with the first picture, kernels prepared in the first run: keep both out of the times."""
+        """Decoders are loaded with the first image, kernels prepared in the first run: keep both out of the times."""
         answer = self.raw_answer(self.np.zeros(self.input["shape"], "float32"))
         if answer.size != len(self.labels):
             raise Refused(f"the network gives {answer.size} numbers, and manifest.json has {len(self.labels)} labels")
@@ -114,7 +114,7 @@ class Network:
         self.preprocess.to_tensor(blank, self.settings, self.input["layout"])
 
     def tensor(self, path: Path, **changes: Any) -> Any:
-        """The float32 input of one picture, with a batch of one; a .npy file is fed as it is."""
+        """The float32 input of one image, with a batch of one; a .npy file is fed as it is."""
         if self.input["kind"] == "array":
             values = self.np.load(path, allow_pickle=False).astype("float32")
         else:
@@ -184,7 +184,7 @@ def named_files(arguments: Iterable[str], extensions: tuple[str, ...]) -> Iterat
 
 
 def classify(network: Network, arguments: list[str], *, top: int, as_json: bool) -> int:
-    """Print one answer for each picture as soon as it is there; a broken one is a sentence on stderr."""
+    """Print one answer for each image as soon as it is there; a broken one is a sentence on stderr."""
     seen = broken = 0
     for path in named_files(arguments, (".npy",) if network.input["kind"] == "array" else PICTURES):
         seen += 1
@@ -199,7 +199,7 @@ def classify(network: Network, arguments: list[str], *, top: int, as_json: bool)
         found = {"file": str(path), **network.answer(values, top), "preprocess_ms": preprocess_ms}
         print(json.dumps(found) if as_json else _readable(found), flush=True)
     if not seen:
-        print(f"No picture in {', '.join(arguments)}", file=sys.stderr)
+        print(f"No image in {', '.join(arguments)}", file=sys.stderr)
     return 1 if broken or not seen else 0
 
 
@@ -225,7 +225,7 @@ def selftest(folder: Path, threads: int) -> int:
     except Refused as refusal:
         problems = [str(refusal)]
     except Exception as error:  # numpy raises whatever a strange file makes it raise
-        problems = [f"the golden answers cannot be compared ({_cause(error)})"]
+        problems = [f"the golden outputs cannot be compared ({_cause(error)})"]
     if problems:
         print("\n".join(f"FAIL: {problem}" for problem in problems))
         return 1
@@ -258,7 +258,7 @@ def read_manifest(folder: Path) -> "dict[str, Any]":
     if too_large:
         raise Refused("manifest.json speaks of an input that is too large for any network")
     if not pairs:
-        raise Refused("manifest.json lists no golden answers, so that nothing could be proved")
+        raise Refused("manifest.json lists no golden outputs, so that nothing could be proved")
     return dict(manifest)
 
 
@@ -303,7 +303,7 @@ def different_answers(network: Network) -> Iterator[str]:
     limits, unit = golden["tolerance"], golden["tolerance"]["output_unit"]
     allowed = limits["output_same_place" if _is_same_place(network.manifest) else "output_elsewhere"]
     for pair in golden["pairs"]:
-        # a picture after the geometry must not be resized and cut a second time
+        # an image after the geometry must not be resized and cut a second time
         changes = {"resize": "none"} if pair["geometry_done"] else {}
         values = network.tensor(network.folder / pair["input"], **changes)
         expected = np.load(network.folder / pair["tensor"], allow_pickle=False)
@@ -313,7 +313,7 @@ def different_answers(network: Network) -> Iterator[str]:
         raw = network.raw_answer(expected).astype("float64")
         apart = float(np.abs(raw - np.load(network.folder / pair["output"], allow_pickle=False)).max())
         if not apart <= allowed:
-            yield f"{pair['input']}: the answer differs by up to {apart:.3g} {unit} (allowed {allowed:.3g})"
+            yield f"{pair['input']}: the output differs by up to {apart:.3g} {unit} (allowed {allowed:.3g})"
 
 
 def _is_same_place(manifest: dict[str, Any]) -> bool:
@@ -340,12 +340,12 @@ def processor_name() -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    words = argparse.ArgumentParser(description="Classify pictures with the network in this folder.")
-    words.add_argument("pictures", nargs="*", help="picture files or folders; - reads file names from stdin")
+    words = argparse.ArgumentParser(description="Classify images with the network in this folder.")
+    words.add_argument("pictures", nargs="*", help="image files or folders; - reads file names from stdin")
     words.add_argument("--top", type=int, default=5, metavar="N", help="how many labels to print (default 5)")
     words.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the runtime (default 1)")
     words.add_argument("--json", action="store_true", help="print one JSON object a line")
-    words.add_argument("--selftest", action="store_true", help="check this bundle against its golden answers")
+    words.add_argument("--selftest", action="store_true", help="check this bundle against its golden outputs")
     return words
 
 
@@ -362,7 +362,7 @@ def main(arguments: "list[str] | None" = None, folder: Path = HERE) -> int:
     if given.selftest:
         return selftest(folder, given.threads)
     if not given.pictures:
-        words.error("name a picture, a folder, or - for file names on stdin")
+        words.error("name an image, a folder, or - for file names on stdin")
     try:
         manifest = read_manifest(folder)
         if problems := list(changed_files(folder, manifest["files"])):

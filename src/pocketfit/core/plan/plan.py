@@ -10,7 +10,7 @@ The short code of a plan reads from left to right as the work is done; parts tha
     │              │    └ equalized
     │              └ input resolution 160
     └ 30 % of the channels pruned ("k9": nine groups to widths of their own), then trained for 200 and again 800 steps
-      (with "bn": batch norms taken anew; "sparse50", "sparse2of4": single weights set to zero)
+      (with "bn": batch norms re-estimated; "sparse50", "sparse2of4": single weights set to zero)
 """
 
 from __future__ import annotations

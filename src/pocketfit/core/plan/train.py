@@ -60,7 +60,7 @@ class Train:
 class Recalibrate:
     """Batch-norm re-estimation: compute running statistics again from training samples; the weights do not change."""
 
-    FACTS: ClassVar[PassFacts] = PassFacts(kind="recalibrate", words="batch norms taken anew", moves_weights=True)
+    FACTS: ClassVar[PassFacts] = PassFacts(kind="recalibrate", words="batch norms re-estimated", moves_weights=True)
 
     samples: Annotated[int, Between(2, 10**7)] = 1000
     seed: Seed = 0

@@ -13,7 +13,7 @@ from pocketfit.passes.graph.aten import RECURRENT, argument, carried_out, module
 from pocketfit.passes.graph.labels import NO_CHANNEL, Labels, along, vector
 
 OUTPUT = "they are the outputs of the network"
-UNREAD = "no answer of the network depends on them, as in heads that only training has"
+UNREAD = "no output of the network depends on them, as in heads that only training has"
 LAID_OUT = ("view", "reshape", "_unsafe_view", "unflatten")
 FREE_LABELS = 65_536  # a parameter of no layer with more numbers than this is no per-channel factor
 

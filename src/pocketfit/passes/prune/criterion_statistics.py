@@ -125,7 +125,7 @@ class Survey:
         if unlabelled:
             self.findings.append(
                 f"The criterion '{self.criterion}' looked at {len(rows)} samples, {unlabelled} of them without a "
-                "label: the network's own answers stood in for them."
+                "label: the network's own predictions stood in for them."
             )
 
     def _check_labels(self, answers: Any, labels: Tensor) -> None:

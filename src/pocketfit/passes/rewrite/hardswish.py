@@ -87,7 +87,7 @@ def apply(model: Model) -> Model:
         before, after = model.network(given), network(given)
     if float((before - after).abs().max()) > SAME * max(1.0, float(before.abs().max())):
         raise UserError(
-            f"Hard-swish in {names[0] or 'the network'} cannot be written as a product without changing the answers:"
+            f"Hard-swish in {names[0] or 'the network'} cannot be written as a product without changing the outputs:"
             " call it without inplace=True"
         )
     return replace(model, network=network, sha256=fingerprint(network))

@@ -21,7 +21,7 @@ def apply(model: Model, settings: Resolution) -> Model:
     """
     picture = model.signature.inputs[0]
     if picture.layout not in ("NCHW", "NHWC"):
-        raise UserError(f"The input {picture.name} is no picture, so it has no resolution to change")
+        raise UserError(f"The input {picture.name} is no image, so it has no resolution to change")
     batch, channels = picture.shape[0], picture.shape[1 if picture.layout == "NCHW" else 3]
     size = (settings.height, settings.width)
     shape = (batch, channels, *size) if picture.layout == "NCHW" else (batch, *size, channels)
@@ -38,7 +38,7 @@ def apply(model: Model, settings: Resolution) -> Model:
     expected = model.signature.outputs[0].with_batch(aten.BATCH)
     if tuple(first.shape) != expected:
         raise UserError(
-            f"At {settings.height} x {settings.width} pixels the network answers in the shape {tuple(first.shape)} "
+            f"At {settings.height} x {settings.width} pixels the network has outputs of the shape {tuple(first.shape)} "
             f"instead of {expected}; keep its resolution"
         )
     preprocess = model.preprocess.at(settings.height, settings.width)

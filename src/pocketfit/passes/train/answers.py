@@ -45,7 +45,7 @@ class Manner:
         if self.several == 1:
             return ()
         return (
-            f"In training the network answers with {self.several} tensors: the main one was trained, and what is only"
+            f"In training the network has {self.several} output tensors: the main one was trained, and what is only"
             " behind the others (side heads) stayed as it was",
         )
 
@@ -99,7 +99,7 @@ def main_answer(answer: object, shape: tuple[int, ...] | None = None) -> Tensor:
     """The output tensor that counts: the first with this shape of one sample (None: any shape), else the first."""
     found = list(_tensors(answer))
     if not found:
-        raise TypeError(f"the network answers with {type(answer).__name__} and no tensor in it")
+        raise TypeError(f"the output of the network is {type(answer).__name__} with no tensor in it")
     return next((tensor for tensor in found if shape is None or tensor.shape[1:] == shape), found[0])
 
 

@@ -60,7 +60,7 @@ def teacher_of(student: Model, teacher: Model, features: Sequence[str] = ()) -> 
     """
     order = class_order(teacher, student)
     if values := other_values(teacher, student):
-        raise UserError(f"The teacher's pictures are not the student's: {values}; use a teacher that is fed alike")
+        raise UserError(f"The teacher's images are not the student's: {values}; use a teacher that is fed alike")
     for name in features:
         for network, whose in ((student.network, "student"), (teacher.network, "teacher")):
             _check_layer(network, name, whose)
@@ -118,7 +118,7 @@ def check_teacher(teacher: Model, student: Model) -> None:
             f" teacher of the same size"
         )
     if values := other_values(teacher, student):
-        raise UserError(f"The teacher's pictures are not the student's: {values}; use a teacher that is fed alike")
+        raise UserError(f"The teacher's images are not the student's: {values}; use a teacher that is fed alike")
 
 
 def watched(
@@ -236,14 +236,14 @@ def _check_maps(student: Model, teacher: Teacher) -> None:
             hook.remove()
             if not seen or not isinstance(seen[-1], Tensor) or seen[-1].ndim != 4:
                 raise UserError(
-                    f"The {whose}'s layer '{name}' gives no picture [batch, channels, height, width] to compare: name a"
+                    f"The {whose}'s layer '{name}' gives no image [batch, channels, height, width] to compare: name a"
                     f" convolution or a block"
                 )
             sizes.append(seen[-1].shape[2:])
         if sizes[0] != sizes[1]:
             raise UserError(
                 f"Layer '{name}' gives {_words(sizes[0], 'x')} positions in the student and {_words(sizes[1], 'x')} in"
-                f" the teacher: name layers that see the picture at the same size"
+                f" the teacher: name layers that see the image at the same size"
             )
 
 

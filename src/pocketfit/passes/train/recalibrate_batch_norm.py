@@ -37,7 +37,7 @@ def apply(model: Model, settings: Recalibrate, samples: Samples) -> Model:
     network = copy.deepcopy(model.network)
     norms = norms_of(network)
     if not norms:
-        sentence = "Batch norms were not taken anew: the network has none"
+        sentence = "Batch norms were not re-estimated: the network has none"
         return replace(model, findings=tuple(dict.fromkeys((*model.findings, sentence))))
     if len(samples) < 2:
         raise UserError(

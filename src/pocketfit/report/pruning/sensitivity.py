@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from pocketfit import __version__
 from pocketfit.core.errors import UserError
+from pocketfit.core.samples import split_words
 from pocketfit.report.page import words
 from pocketfit.report.page.page import page, write_whole
 from pocketfit.report.page.svg import nice_ticks, percent
@@ -56,9 +57,9 @@ def page_data(result: Json) -> dict[str, Any]:
         "sentences": told[1:],
         "judged": (
             f"Each group of coupled channels alone, everything else whole, without training: {lost} that are lost, on"
-            f" {words.format_count(result['samples'])} samples of the {result['split']} split of {result['data']}, in"
-            f" PyTorch. Channels go by {result['criterion']}; those that stay are rounded to multiples of"
-            f" {result['multiple']}."
+            f" {words.format_count(result['samples'])} samples of the {split_words(result['split'])} split of"
+            f" {result['data']}, in PyTorch. Channels go by {result['criterion']}; those that stay are rounded to"
+            f" multiples of {result['multiple']}."
         ),
         "whole": _whole(result),
         "latency": latency_words(result),
@@ -123,7 +124,7 @@ def _ranked(curves: Sequence[Json], at: int) -> list[Json]:
 
 
 def _lost(curve: Json, at: int, result: Json) -> str:
-    what = "of accuracy are lost" if result["labelled"] else "of the answers change"
+    what = "of accuracy are lost" if result["labelled"] else "of the predictions change"
     return f"{cost(curve['points'][at])} {what}"
 
 

@@ -86,7 +86,7 @@ def _opening(plain: Trial, budget: Budget, enough: Sequence[Trial], *, climbed: 
     interval = words.format_interval(
         plain.measurements["drop_points"].low, plain.measurements["drop_points"].high, "pt"
     )
-    told = f"Static int8 as it is ({plain.plan.code}) loses {_points(plain)} on the search split"
+    told = f"Static int8 as it is ({plain.plan.code}) loses {_points(plain)} on the validation split"
     told += f" (95 % interval {interval})" if interval else ""
     limits = [words.limit_words(limit.to_json()) for limit in budget.limits if limit.about.of_answers]
     if climbed:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pocketfit.core.quantities import QUANTITIES
+from pocketfit.core.samples import split_words
 from pocketfit.report.page import words
 
 Json = Mapping[str, Any]
@@ -136,7 +137,7 @@ def _title(quantity: str, limit: Json | None, result: Json) -> str:
         return f"{title} (p{limit.get('percentile', 50) if limit else 50})"
     if quantity == "accuracy":
         metric = ((result.get("comparison") or {}).get("drop") or {}).get("metric") or "accuracy"
-        return f"{title if metric == 'accuracy' else metric} ({_split(result)} split)"
+        return f"{title if metric == 'accuracy' else metric} ({split_words(_split(result))} split)"
     return title
 
 
@@ -153,7 +154,7 @@ def _drop_entry(result: Json, limit: Json | None, judged: Json) -> dict[str, Any
     after = {"quantity": "drop", "value": drop["points"], "unit": "pt"}
     return {
         "quantity": "drop",
-        "title": f"Drop of {drop.get('metric', 'accuracy')} ({_split(result)} split{count})",
+        "title": f"Drop of {drop.get('metric', 'accuracy')} ({split_words(_split(result))} split{count})",
         "before": None,
         "after": cell(after),
         "reasons": [],
@@ -171,7 +172,7 @@ def _drop_entry(result: Json, limit: Json | None, judged: Json) -> dict[str, Any
 
 
 def _judgement(limit: Json, said: Json | None, split: str) -> dict[str, Any]:
-    """What became of one limit, in a word that does not need its colour; only the verdict split certifies."""
+    """The judgement of one limit, in words that do not need its colour; only the verdict split certifies."""
     if said is None or said["value"] is None:
         state, text = "unknown", "cannot be judged"
     elif said["met"] and split != "verdict":

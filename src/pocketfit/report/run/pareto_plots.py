@@ -65,7 +65,7 @@ def _axis_words(key: str, limit: Limit | None) -> tuple[str, str]:
     """Title of the x axis and the unit of its values."""
     if key == "size":
         relative = limit is not None and limit.relative
-        return ("Size, as a ratio to float32 in the same runtime", "x") if relative else ("Size on disk", "B")
+        return ("Model size, as a ratio to float32 in the same runtime", "x") if relative else ("Model size", "B")
     if limit is not None and not limit.relative:
         return f"Latency (p{limit.percentile})", "ms"
     return "Latency, as a ratio to float32 in the same runtime", "x"

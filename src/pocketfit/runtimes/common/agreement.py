@@ -85,7 +85,7 @@ def _must_agree(network: Any, run: Run, given: Arrays, outputs: Sequence[str], w
     apart = _apart(wanted, found)
     worst = max(range(len(apart)), key=apart.__getitem__)
     raise ExportFailed(
-        f"{what} answers differently from the torch network: its output '{outputs[worst]}' is off by "
+        f"{what} has other outputs than the torch network: its output '{outputs[worst]}' is off by "
         f"{apart[worst]:.2g} of its range"
     )
 

@@ -182,7 +182,7 @@ def check_samples(
 def _suspicion(samples: Samples, low: float, high: float) -> str:
     """What is wrong with values in [low, high], by the range that the preprocessing gives; "" where nothing is."""
     bottom, top = value_range(samples.preprocess)
-    width, usual = top - bottom, f"pictures become {bottom:.3g} to {top:.3g}"
+    width, usual = top - bottom, f"images become {bottom:.3g} to {top:.3g}"
     if samples.array.dtype == np.uint8:
         largest = int(np.asarray(samples.array[: min(len(samples), LOOKED_AT)]).max())
         if largest <= 1:

@@ -76,7 +76,7 @@ def probe_by_export(
     except PocketfitError as error:
         return RuntimeInfo(name, False, stated, str(error), found, _environment())
     ok = worst <= TOLERANCE
-    detail = "a tiny network was exported, loaded and run" + ("" if ok else f", and its answer is off by {worst:.2g}")
+    detail = "a tiny network was exported, loaded and run" + ("" if ok else f", and its output is off by {worst:.2g}")
     return RuntimeInfo(name, ok, stated, detail, found, _environment())
 
 

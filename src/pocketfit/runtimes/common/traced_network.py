@@ -112,7 +112,7 @@ def flush_denormals(network: nn.Module) -> str:
     if not count:
         return ""
     return (
-        f"{count:,} weights in {tensors} tensors are so small (below {TINY:g}) that they change no answer, and would "
+        f"{count:,} weights in {tensors} tensors are so small (below {TINY:g}) that they change no output, and would "
         "make processors a hundred times slower: they are 0 in the file"
     )
 

@@ -321,7 +321,7 @@ def _check_runs(source: str, target: str, least_sqnr_db: float | None) -> None:
     float file's is below `least_sqnr_db`. (Interpreter raises by itself where a file does not load.)"""
     expected, got = _on_noise(source), _on_noise(target)
     if not all(np.isfinite(values).all() for values in got):
-        raise ExportFailed("The quantized file answers noise with numbers that are not finite")
+        raise ExportFailed("The quantized file has outputs for noise that are not finite")
     for a, b in zip(expected, got, strict=True):
         if least_sqnr_db is not None and np.sum((a - b) ** 2) > np.sum(a**2) * 10 ** (-least_sqnr_db / 10):
             raise ExportFailed("The float16 file does not compute what the float32 file computes")

@@ -88,7 +88,7 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
             f"ask for activations of {settings.io} or io of {settings.activations}"
         )
     if settings.layout == "NHWC" and not any(spec.layout == "NCHW" for spec in signature.inputs):
-        reasons.append("The layout NHWC is for pictures, and this network's input is none")
+        reasons.append("The layout NHWC is for images, and this network's input is none")
     if settings.precision == "int8" and settings.calibration < 1:
         reasons.append("Static int8 needs at least one calibration sample to set the ranges of the activations")
     if settings.keep_float and settings.precision == "float32":
@@ -244,8 +244,8 @@ def _saturation_notes(path: Path, settings: ExportSettings) -> list[str]:
         return []
     return [
         f"{some:,} of {of:,} pairs of weights ({some / of:.1%}) can overflow 16 bits on x86 processors without VNNI, "
-        f'which then answer wrongly ({_own_vnni()}): weights of 7 bits ("weights": "int7" in the plan\'s export, then '
-        "pocketfit apply) or activations of int8 avoid that"
+        f'which then give wrong outputs ({_own_vnni()}): weights of 7 bits ("weights": "int7" in the plan\'s export, '
+        "then pocketfit apply) or activations of int8 avoid that"
     ]
 
 

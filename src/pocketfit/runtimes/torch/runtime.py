@@ -76,7 +76,7 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
     if settings.precision != "float32":
         reasons.append(f"The torch runtime is for analysis and runs float32 only, not {settings.precision}")
     if settings.layout == "NHWC":
-        reasons.append("The torch runtime takes pictures as NCHW, as the network does")
+        reasons.append("The torch runtime takes images as NCHW, as the network does")
     if settings.keep_float and settings.precision == "float32":
         reasons.append("A float32 file keeps every layer in float32: leave keep_float empty")
     if len(signature.inputs) != 1:

@@ -80,9 +80,9 @@ def _too_few(task: Task) -> Iterator[str]:
     if need is None or have < need:
         wanted = f"more than {MAX_NEEDED:,}" if need is None else f"about {need:,}"
         yield (
-            f"The verdict split has {have} samples; to certify a drop of at most {allowed:g} points {wanted} are needed"
-            f" (if one answer in {round(1 / EXPECTED_DISAGREEMENT)} changes and nothing is lost), so the result will"
-            f" hardly be certified."
+            f"The test split has {have} samples; to certify a drop of at most {allowed:g} points {wanted} are needed"
+            f" (if one prediction in {round(1 / EXPECTED_DISAGREEMENT)} changes and nothing is lost), so the result"
+            " will hardly be certified."
         )
 
 

@@ -23,7 +23,7 @@ from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.prune import Prune
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.samples import Samples
+from pocketfit.core.samples import Samples, split_words
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.text import comparable, readable
 from pocketfit.sources.data.dataset import Dataset
@@ -101,7 +101,7 @@ class Task:
 
     def samples(self, split: str, preprocess: Preprocess, watch: Watch, *, limit: int | None = None) -> Samples:
         """One split with the labels counted as the model counts them."""
-        tick = watch.step(f"reading the {split} split")
+        tick = watch.step(f"reading the {split_words(split)} split")
         found = self.data.split(
             split, preprocess, split_seed=self.model.split_seed, limit=limit, cache=self.cache, progress=tick
         )

@@ -112,7 +112,7 @@ def measure(
     found |= timing(name, reference, path, task.threads, patient(latency.QUICK, task.budget), best)[0]
     found |= memory.footprint(name, path, threads=task.threads, processes=1)
     samples = search_samples(task, exported.model, watch)
-    tick = watch.step(f"scoring {artifact.plan.code} on {len(samples)} pictures in {name}")
+    tick = watch.step(f"scoring {artifact.plan.code} on {len(samples)} images in {name}")
     scores = run_samples.score(
         name,
         path,

@@ -176,7 +176,7 @@ def _pictures(name: str, x: NDArray[Any]) -> NDArray[Any]:
     if x.dtype == np.uint8:
         turned = x.ndim == 4 and x.shape[1] in (1, 3, 4)
         mend = f"turn it with {name}.transpose(0, 2, 3, 1)" if turned else "channels are 1, 3 or 4"
-        raise UserError(f"{name} has the shape {list(x.shape)}; pictures are [N, H, W] or [N, H, W, channels]: {mend}")
+        raise UserError(f"{name} has the shape {list(x.shape)}; images are [N, H, W] or [N, H, W, channels]: {mend}")
     if not np.issubdtype(x.dtype, np.floating) or x.ndim < 2:
         raise UserError(f"{name} is {x.dtype} {list(x.shape)}; expected is uint8 [N, H, W, C] or float32 [N, ...]")
     with np.errstate(over="ignore"):  # numbers too large for float32 become infinite, and are refused

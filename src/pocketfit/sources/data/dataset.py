@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.samples import SPLITS, Samples
+from pocketfit.core.samples import SPLITS, Samples, split_words
 from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support.array_file import stored_array
 from pocketfit.sources.data import arrays, image_folder, splits
@@ -74,7 +74,9 @@ class Dataset:
             raise ValueError(f"'{name}' is none of the splits {', '.join(SPLITS)}")
         members = np.array([row for row, split in enumerate(self._splits(split_seed)) if split == name], np.int64)
         if self.listing.reader is NOTHING:
-            raise UserError(f"This asks for the {name} split of the data, and no data were given: give --data")
+            raise UserError(
+                f"This asks for the {split_words(name)} split of the data, and no data were given: give --data"
+            )
         if not len(members):
             raise UserError(self.why_empty(name))
         contents = [self.listing.contents[row] for row in members]
@@ -103,17 +105,17 @@ class Dataset:
         if different * MOST_COPIES < total:
             only = "only 1 is different from all others" if different == 1 else f"only {different:,} are different"
             return (
-                f"The {split} split is empty: of {counted(total, 'sample')} {only}, and copies always go to the same"
-                " split: give a hundred or more different samples"
+                f"The {split_words(split)} split is empty: of {counted(total, 'sample')} {only}, and copies always go"
+                " to the same split: give a hundred or more different samples"
             )
         number = f"{counted(total, 'sample')} {'is' if total == 1 else 'are'}"
-        return f"The {split} split is empty: {number} too few to be split, give a hundred or more"
+        return f"The {split_words(split)} split is empty: {number} too few to be split, give a hundred or more"
 
     def check_fits(self, spec: TensorSpec, preprocess: Preprocess) -> None:
         """Raises UserError, with what to do, where a network or a file with this input can't take the samples.
 
-        Pictures take the shape that `preprocess` gives them. Float tensors are fed as they are: they need the input's
-        own shape, pictures channels first, whatever the layout of a file.
+        Images take the shape that `preprocess` gives them. Float tensors are fed as they are: they need the input's
+        own shape, images channels first, whatever the layout of a file.
         """
         reader = self.listing.reader
         if reader is NOTHING:
@@ -123,7 +125,7 @@ class Dataset:
         takes = f"the network takes {list(wanted)} a sample"
         if pictures and not _same((row[2], *row[:2]), wanted):
             raise UserError(
-                f"The data are pictures, which the preprocessing makes {[row[2], *row[:2]]} (channels, height, width),"
+                f"The data are images, which the preprocessing makes {[row[2], *row[:2]]} (channels, height, width),"
                 f" and {takes}: make the two agree (--preprocess, --input-shape), or give float arrays of its shape"
             )
         if not pictures and not _same(row, wanted) and not _same(row, own):
@@ -181,22 +183,22 @@ def _mend(row: tuple[int, ...], wanted: Sequence[int | None]) -> str:
 
 
 def open_data(path: str | Path, *, cache: Path | None = None, progress: Progress | None = None) -> Dataset:
-    """A folder of pictures by class, with train/, val/ and test/ inside or not, or an .npz file of arrays.
+    """A folder of images by class, with train/, val/ and test/ inside or not, or an .npz file of arrays.
 
     cache     a folder for the hashes of the files: a second start does not read them again
     progress  is called with (done, total) files
-    Raises UserError; broken pictures are left out and said in `findings`.
+    Raises UserError; broken images are left out and said in `findings`.
     """
     path = Path(path)
     if path.is_dir():
         return _dataset(image_folder.read_folder(path, cache=cache, progress=progress), str(path))
     if not os.path.lexists(path):
-        raise UserError(f"The data {path} does not exist: give a folder of pictures by class, or an .npz file")
+        raise UserError(f"The data {path} does not exist: give a folder of images by class, or an .npz file")
     # Others, such as pipes, may wait for ever when they are opened.
     if path.is_file() and (path.suffix == ".npz" or zipfile.is_zipfile(path)):
         return _dataset(arrays.read_npz(path), str(path))
     mend = ": numpy.savez('data.npz', x=x, y=y) packs x with its labels" if path.suffix == ".npy" else ""
-    raise UserError(f"The data {path} is neither a folder of pictures by class nor an .npz file{mend}")
+    raise UserError(f"The data {path} is neither a folder of images by class nor an .npz file{mend}")
 
 
 def from_arrays(

@@ -14,7 +14,7 @@ PATCHES = (2, 4, 8, 16, 32)  # sides, in numbers of patches: as in photographs, 
 
 
 def noise(spec: TensorSpec, preprocess: Preprocess, count: int, seed: int = 0) -> Samples:
-    """`count` pictures of patches of random colours, coarse ones over fine ones; normal numbers for other inputs.
+    """`count` images of patches of random colours, coarse ones over fine ones; normal numbers for other inputs.
 
     Their size is the input's; `preprocess` only turns pixels into values.
 

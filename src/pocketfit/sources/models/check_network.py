@@ -51,7 +51,7 @@ def check_weights(network: nn.Module) -> None:
 
 
 def signature_of(network: nn.Module, shape: tuple[int, ...]) -> Signature:
-    """One input of this shape, one output [batch, classes]; pictures are NCHW. `network` is in eval mode.
+    """One input of this shape, one output [batch, classes]; images are NCHW. `network` is in eval mode.
 
     Raises UserError where the network takes or gives anything else, does not run at this shape, gives other outputs for
     the same input, or lets the samples of a batch act on each other.
@@ -181,10 +181,8 @@ def _why_differently(network: nn.Module, inputs: Tensor) -> str:
     elif drawn:
         cause = f"{where} draws random numbers ({drawn}): leave them out where self.training is false"
     else:
-        cause = "its forward keeps something from one call to the next: answers may depend on the input alone"
-    return (
-        f"{type(network).__name__} answers differently to the same input, so nothing can be compared with it: {cause}"
-    )
+        cause = "its forward keeps something from one call to the next: outputs may depend on the input alone"
+    return f"{type(network).__name__} has other outputs for the same input, so nothing can be compared with it: {cause}"
 
 
 def _why_mixed(network: nn.Module, inputs: Tensor) -> str:
@@ -197,7 +195,7 @@ def _why_mixed(network: nn.Module, inputs: Tensor) -> str:
     mixed = [n for n, one in both.items() if n in alone and len(one) == 2 and not _alike(one[:1], alone[n])]
     where = f"layer '{mixed[0]}' ({type(network.get_submodule(mixed[0])).__name__})" if mixed and mixed[0] else ""
     return (
-        f"The answer of {type(network).__name__} to a sample depends on what else is in the batch"
+        f"The output of {type(network).__name__} for a sample depends on what else is in the batch"
         f"{f', from {where} on' if where else ''}: an app feeds one at a time; give batch norms running statistics"
         " (track_running_stats=True), and keep the batch's dimension out of softmax, mean and the like"
     )

@@ -130,7 +130,7 @@ def _check_agreement(told: ModelFile) -> None:
     if math.prod(size or 1 for size in shape) > MOST_VALUES:
         raise Violation(f"is {shown(inputs[0].shape)}: no network is fed so much at once", "signature.inputs[0].shape")
     if inputs[0].layout == "NHWC":
-        raise Violation('is "NHWC": networks take pictures as NCHW', "signature.inputs[0].layout")
+        raise Violation('is "NHWC": networks take images as NCHW', "signature.inputs[0].layout")
     pixels = (contract.channels, contract.height, contract.width)
     if inputs[0].layout == "NCHW" and shape != pixels:
         raise Violation(f"is {shown(shape)}, and 'preprocess' makes {shown(pixels)}", "signature.inputs[0].shape")
@@ -156,7 +156,7 @@ def _check_answers(network: nn.Module, signature: Signature, weights: Path) -> N
             f"With {weights} the network gives {found} for two samples, its description says {shown(wanted)}: {AGAIN}"
         )
     if not bool(torch.isfinite(answer).all()):
-        raise UserError(f"With {weights} the network answers with NaN or infinity: {AGAIN}")
+        raise UserError(f"With {weights} the outputs of the network are NaN or infinity: {AGAIN}")
 
 
 def _check_learned(network: nn.Module, learned: Learned) -> None:

@@ -106,7 +106,7 @@ def model_from_module(
     The Model holds the module itself, taken out of its wrappers (nn.DataParallel, torch.compile); where layers compute
     their weights at every call (weight norms, spectral norms, masks), it holds a copy with the weights as they are.
 
-    `input_shape` of one sample is (channels, height, width) for pictures; left out, it follows from `preprocess`.
+    `input_shape` of one sample is (channels, height, width) for images; left out, it follows from `preprocess`.
     Raises UserError where the network does not run at this shape, gives anything but one tensor of [batch, classes],
     gives other outputs for the same input, or is not in float32.
     """

@@ -75,7 +75,7 @@ def fold(network: nn.Module, inputs: Sequence[Tensor], *, rules: Collection[str]
             off = _worst(answers(tried, wide_inputs), exact)
             if off > EXACT:
                 left_out.add(name)
-                findings.append(f"Folding {name} would have changed the answers by {off:.1g} of their range: left out.")
+                findings.append(f"Folding {name} would have changed the outputs by {off:.1g} of their range: left out.")
                 continue
             wide, applied[name] = tried, applied.get(name, 0) + count
         if applied == before:

@@ -78,7 +78,7 @@ def found_rate(
 def _words(usual: float, rate: float, first: float, rise: float) -> str:
     if rate == usual and rise <= MOST_RISE:
         return ""
-    lost = "not finite" if first == math.inf else f"up by {first:.0%} of what constant answers cost"
+    lost = "not finite" if first == math.inf else f"up by {first:.0%} of the loss of constant logits"
     why = f"At the usual learning rate of {usual:g} this network forgets what it knows ({STEPS} steps with itself as"
     why += f" teacher: its loss is {lost})"
     if rise > MOST_RISE:

@@ -52,7 +52,7 @@ def read_verdict(
     scores: dict[str, run_samples.Scores] = {}
     for side, trial in sides.items():
         if (known := scores_once.kept(task, trial)) is None:
-            tick = watch.step(f"verdict: the {side} file on {len(samples[side])} pictures in {runtime}")
+            tick = watch.step(f"verdict: the {side} file on {len(samples[side])} images in {runtime}")
             known = run_samples.score(
                 runtime, paths[side], samples[side], threads=threads, metric=task.metric, work=task.cache, progress=tick
             )
@@ -133,7 +133,7 @@ def disagreements(
 
 def _answer(scores: run_samples.Scores, row: int, labels: Sequence[str]) -> str:
     prediction = int(scores.predictions[row])
-    return "no answer" if prediction < 0 else labels[prediction]
+    return "no prediction" if prediction < 0 else labels[prediction]
 
 
 def picture_url(samples: Samples, row: int) -> str:

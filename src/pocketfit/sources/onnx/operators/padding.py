@@ -162,7 +162,7 @@ def pad_constant(value: Tensor, pads: list[int], filler: Any) -> Tensor:
 
 
 def _mirrored(call: Call, value: Any, whole: list[Any], mode: str) -> Any:
-    """reflect, edge, wrap: torch's own for the last dimensions of pictures, else each dimension by index."""
+    """reflect, edge, wrap: torch's own for the last dimensions of images, else each dimension by index."""
     rank = len(whole) // 2
     turned = from_last(whole)
     known = all(isinstance(pad, int) for pad in whole)

@@ -35,7 +35,7 @@ def max_pool(call: Call) -> Any:
         raise CannotConvert("it pools integers")
     if isinstance(given, str) or given[:dims] != given[dims:] or _wide(given, window):
         if places:
-            raise CannotConvert("it says where it found the largest pixels of an unevenly padded picture")
+            raise CannotConvert("it says where it found the largest pixels of an unevenly padded image")
         if isinstance(given, str):
             value, _ = padding.before(call, value, window, float("-inf"))
         else:
@@ -117,7 +117,7 @@ def window_sum(
         for i in reversed(range(dims)):
             size, reach = padded.shape[2 + i], (kernel[i] - 1) * dilations[i] + 1
             last = (size - reach + strides[i] - 1) // strides[i] * strides[i]
-            inside = last < value.shape[2 + i] + pads[i]  # the last window must begin on the picture
+            inside = last < value.shape[2 + i] + pads[i]  # the last window must begin on the image
             more += [0, max(last + reach - size, 0) if inside else 0]
         padded = F.pad(padded, more)
     flat = padded.reshape(-1, 1, *padded.shape[2:])
@@ -226,7 +226,7 @@ def col2im(call: Call) -> Any:
     dims = len(call.integers(1))
     pads = list(call.get("pads", [0] * 2 * dims))
     if dims != 2 or pads[:dims] != pads[dims:]:
-        raise CannotConvert("torch folds pictures of two dimensions that are padded evenly only")
+        raise CannotConvert("torch folds images of two dimensions that are padded evenly only")
     strides, dilations = call.get("strides", [1] * dims), call.get("dilations", [1] * dims)
     return call.emit(F.fold, call.tensor(0), call.integers(1), call.integers(2), dilations, pads[:dims], strides)
 

@@ -250,7 +250,7 @@ def _rounded(mode: str, place: float) -> int:
 
 
 def _shares(rule: Rule, place: float, shrink: float) -> list[tuple[int, float]]:
-    """Pixels around a place, with their weights; `shrink` widens the filter where a picture gets smaller."""
+    """Pixels around a place, with their weights; `shrink` widens the filter where an image gets smaller."""
     reach = (1.0 if rule.mode == "linear" else 2.0) / shrink
     pixels = range(math.floor(place - reach) + 1, math.floor(place + reach) + 1)
     kernel = _linear if rule.mode == "linear" else _cubic
