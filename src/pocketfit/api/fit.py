@@ -60,7 +60,7 @@ def fit(
     budget   e.g. Budget.parse(max_size="3MB", max_latency="0.6x", max_drop="1pt", max_time="10min")
     out      the folder for journal.jsonl, result.json, plan.json, models/, bundle/ and report.html; a run that was
              stopped goes on there
-    teacher  what pruned networks learn from, in the words of `model`; None: the model itself, unpruned
+    teacher  the network from which pruned ones learn, in any form of `model`; None: the model itself, unpruned
     allow_code  whether a factory that a model folder names may be called: True, or the names that may
 
     Raises UserError (bad input, in one sentence) and Stopped (Ctrl-C; the best so far has been delivered).
@@ -95,7 +95,7 @@ def fit(
 
 
 def run(task: Task, watch: Watch | None = None) -> Result:
-    """`fit_task` with what stands above the search: the bundle and the report are written as results come in."""
+    """Run `fit_task`, and write the bundle and the report as results come in."""
     check_alone("fit")
     check_threads(task.threads)
     stay_in_quota()

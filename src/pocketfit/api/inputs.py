@@ -1,4 +1,4 @@
-"""What the functions of this folder take as a network and as samples."""
+"""The networks and samples that the functions of this folder take, as a Model and a Dataset."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def as_dataset(samples: Any) -> Dataset:
-    """A Dataset from what `fit` takes."""
+    """A Dataset from any form of samples that `fit` takes."""
     if isinstance(samples, Dataset):
         return samples
     if isinstance(samples, str | Path):
@@ -29,7 +29,7 @@ def as_dataset(samples: Any) -> Dataset:
 
 
 def as_model(model: Any, preprocess: Preprocess | None, labels: Sequence[str], allow_code: Allowed = False) -> Model:
-    """A Model from what `fit` takes."""
+    """A Model from any form of network that `fit` takes."""
     if isinstance(model, Model):
         return model
     if isinstance(model, str | Path):

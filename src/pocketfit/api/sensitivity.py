@@ -44,8 +44,8 @@ def sensitivity(
     """What each group of coupled channels costs when it alone is pruned, estimated on the search split in PyTorch.
 
     model, samples, preprocess, labels, allow_code  as for `fit`; at most `limit` samples are looked at
-    ratios, criterion, multiple, workers, store  as for analysis.channel_sensitivity
-    target  what a plan shall reach: raises UserError, before anything is evaluated, where the ratios cannot reach it
+    ratios, criterion, multiple, workers, store  as for analysis.pruning.sensitivity.channel_sensitivity
+    target  the target of a plan: raises UserError, before anything is evaluated, where the ratios cannot reach it
     runtime, threads  where a target for the latency counts; its table of costs is measured, in float32, or taken from
             cost_table.cache_folder()
     """

@@ -1,4 +1,4 @@
-"""Files that verbs are given: found, checked and read."""
+"""Find, check and read the files that verbs are given."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def contract_of(model: str | None, preprocess: str | None, file: Path) -> tuple[
 
 
 def input_of(file: Path) -> TensorSpec:
-    """What a file takes."""
+    """The input of a file."""
     from pocketfit import runtimes
 
     session = runtimes.for_file(file).load(file, threads=1)
@@ -80,7 +80,7 @@ def samples_of(
     watch: Watch,
     *fed: TensorSpec,
 ) -> Samples:
-    """The samples of a split, which all of these inputs take."""
+    """The samples of a split, checked against all of these inputs."""
     from pocketfit.core.samples import split_words
     from pocketfit.search.run.job import aligned, order_of_numbers
 

@@ -3,7 +3,7 @@
     python run.py photo.jpg more.png folder/     # the top five labels of each image, with timing
     find . -name '*.jpg' | python run.py -       # file names from stdin, one answer as soon as each is done
     python run.py --json photo.jpg               # one JSON object a line
-    python run.py --selftest                     # hashes, preprocessing and answers against golden/
+    python run.py --selftest                     # hashes, preprocessing and outputs against golden/
 
 Needs numpy, Pillow and the one runtime that manifest.json names. Every start checks all files against their hashes
 first. Exit codes: 0 done, 1 an image could not be read or the self-test failed, 2 wrong usage, a missing package or a
@@ -14,7 +14,7 @@ import os
 import sys
 
 if __name__ == "__main__":
-    # Python puts a program's folder in front of its import path; nothing that lies there shall stand in for a package.
+    # Python puts a program's folder in front of its import path; files there must not replace packages.
     _own = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or os.curdir) != _own]
 
@@ -90,7 +90,7 @@ OPENERS = {"litert": open_litert, "onnxruntime": open_onnxruntime}
 
 
 class Network:
-    """The network with its manifest: image -> tensor -> raw answer -> probabilities."""
+    """The network with its manifest: image -> tensor -> raw output -> probabilities."""
 
     def __init__(self, folder: Path, threads: int, manifest: "dict[str, Any]") -> None:
         self.np = need("numpy", "numpy")
@@ -104,7 +104,7 @@ class Network:
         self._warm_up()
 
     def _warm_up(self) -> None:
-        """Decoders are loaded with the first image, kernels prepared in the first run: keep both out of the times."""
+        """Load decoders and prepare kernels, so that the first image's time does not contain that."""
         answer = self.raw_answer(self.np.zeros(self.input["shape"], "float32"))
         if answer.size != len(self.labels):
             raise Refused(f"the network gives {answer.size} numbers, and manifest.json has {len(self.labels)} labels")
@@ -184,7 +184,7 @@ def named_files(arguments: Iterable[str], extensions: tuple[str, ...]) -> Iterat
 
 
 def classify(network: Network, arguments: list[str], *, top: int, as_json: bool) -> int:
-    """Print one answer for each image as soon as it is there; a broken one is a sentence on stderr."""
+    """Print the labels of each image as soon as they are there; a broken image is a sentence on stderr."""
     seen = broken = 0
     for path in named_files(arguments, (".npy",) if network.input["kind"] == "array" else PICTURES):
         seen += 1
@@ -215,12 +215,12 @@ def _readable(found: dict[str, Any]) -> str:
 
 
 def selftest(folder: Path, threads: int) -> int:
-    """Compare files, tensors and answers with what was written when the bundle was made; print PASS or what differs."""
+    """Compare files, tensors and outputs with those from when the bundle was made; print PASS or what differs."""
     manifest: "dict[str, Any]" = {}
     try:
         manifest = read_manifest(folder)
         problems = list(changed_files(folder, manifest["files"]))
-        if not problems:  # a changed file is not worth running
+        if not problems:  # changed files are not run
             problems = list(different_answers(opened(folder, threads, manifest)))
     except Refused as refusal:
         problems = [str(refusal)]
@@ -235,7 +235,7 @@ def selftest(folder: Path, threads: int) -> int:
 
 
 def read_manifest(folder: Path) -> "dict[str, Any]":
-    """manifest.json, if it is what was written and names only files of this folder. Raises Refused."""
+    """manifest.json, if it is unchanged and names only files of this folder. Raises Refused."""
     path = folder / "manifest.json"
     if not _is_ours(folder, path) or path.stat().st_size > MOST_MANIFEST_BYTES:
         raise Refused("manifest.json is no file of this folder, or too large to be one")
@@ -269,7 +269,7 @@ def seal(manifest: "dict[str, Any]") -> str:
 
 
 def is_name(value: str) -> bool:
-    """A plain name, or one of golden/: no way leads out of the folder."""
+    """Whether a value is a plain file name, or one in golden/, that does not lead out of the folder."""
     name = value[len("golden/") :] if value.startswith("golden/") else value
     return name not in ("", ".", "..") and not re.search(r"[/\\:\x00]", name)
 
@@ -285,7 +285,7 @@ def changed_files(folder: Path, files: "dict[str, str]") -> "Iterator[str]":
 
 
 def _is_ours(folder: Path, path: Path) -> bool:
-    """Whether this is a plain file inside the folder, wherever links lead."""
+    """Whether this is a plain file inside the folder, after links are followed."""
     return path.is_file() and path.resolve().is_relative_to(folder.resolve())
 
 
@@ -298,7 +298,7 @@ def file_sha256(path: Path) -> str:
 
 
 def different_answers(network: Network) -> Iterator[str]:
-    """A sentence for each golden pair whose tensor or answer lies outside the manifest's tolerance."""
+    """A sentence for each golden pair whose tensor or output lies outside the manifest's tolerance."""
     np, golden = network.np, network.manifest["golden"]
     limits, unit = golden["tolerance"], golden["tolerance"]["output_unit"]
     allowed = limits["output_same_place" if _is_same_place(network.manifest) else "output_elsewhere"]
@@ -317,7 +317,7 @@ def different_answers(network: Network) -> Iterator[str]:
 
 
 def _is_same_place(manifest: dict[str, Any]) -> bool:
-    """Whether this is the runtime version and the processor that made the golden answers."""
+    """Whether this is the runtime version and the processor with which the golden outputs were made."""
     made = manifest["environment"]
     try:
         here = version(manifest["runtime"]["package"])
@@ -327,7 +327,7 @@ def _is_same_place(manifest: dict[str, Any]) -> bool:
 
 
 def processor_name() -> str:
-    """What the system calls its processor, and its instruction sets for integers; the same name, the same kernels."""
+    """The processor's name and its instruction sets for integers: where these are equal, kernels are the same."""
     cpuinfo = Path("/proc/cpuinfo")
     facts: dict[str, str] = {}
     if cpuinfo.exists():

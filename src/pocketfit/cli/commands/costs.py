@@ -79,7 +79,7 @@ def costs(
     full_ms         latency of the whole network
     networks        how many sub-networks the table holds
     steps           by kind of layer the blocks of channels in which its kernels work: [inputs, outputs]
-    held_out        errors of predictions of networks that were not fitted on: n, median, worst, share_within (10 %),
+    held_out        errors of predictions for networks that were not fitted on: n, median, worst, share_within (10 %),
                     rank (Spearman's correlation)
     layers          one object a layer: name, kind, inputs, outputs, us (predicted, of the whole network)
     groups          one object a group: layer, channels, widths, ratios (predicted latency of the network with this

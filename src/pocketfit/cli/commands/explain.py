@@ -17,7 +17,7 @@ from pocketfit.core.support.scratch import temporary_folder
 if TYPE_CHECKING:
     from pocketfit.core.samples import Samples
 
-TRAINING_LOOKED_AT = 256  # samples, to see whether those for calibration are like them
+TRAINING_LOOKED_AT = 256  # training samples with which the calibration samples are compared
 MOST_LAYERS = 12
 
 

@@ -16,7 +16,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.support.scratch import temporary_folder
 
 PROFILE_RUNS = 30
-TRIED = 32  # samples that a metric is tried on
+TRIED = 32  # samples on which a user's own metric is tried
 
 
 @click.command("measure")

@@ -31,13 +31,13 @@ from pocketfit.core.plan.train import Train
 from pocketfit.core.support.rules import shown
 from pocketfit.core.support.schema import Violation, at, build, reading
 
-PLAN_VERSION = 7  # older ones knew fewer settings, and those that they lack have the meaning that they had
+PLAN_VERSION = 7  # plans of older versions have fewer settings; _meant_of_old gives the others the meaning of that time
 READABLE_VERSIONS = (1, 2, 3, 4, 5, 6, 7)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Passes in the order in which they are carried out, then the export.
+    """Passes in the order in which they are applied, then the export.
 
     >>> from pocketfit.core.plan.prune import Prune
     >>> plan = Plan((Prune(0.3), Train(200)), ExportSettings("litert", "int8"))
@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def called(self) -> tuple[str, ...]:
-        """Names of functions of the Python environment that carrying it out calls."""
+        """Names of the functions in the Python environment that the plan calls when it is applied."""
         return tuple(p.criterion for p in self.passes if isinstance(p, Prune) and p.calls_code)
 
     @cached_property
@@ -112,7 +112,7 @@ class Plan:
 
     @classmethod
     def read(cls, data: Any) -> Plan:
-        """As `from_json`, where the plan is part of a larger file: raises Violation."""
+        """The inverse of `to_json`, for a plan inside a larger file. Raises Violation."""
         if not isinstance(data, Mapping):
             raise Violation(f"is {shown(data)}: give an object with 'passes' and 'export'")
         version = data.get("plan_version")
@@ -141,7 +141,7 @@ def _read_pass(item: Any, version: int) -> PassSettings:
 
 
 def _meant_of_old(kind: type[Any], version: int) -> dict[str, Any]:
-    """Settings that plans of this version did not know, with what they meant."""
+    """Settings that plans of this version do not have, with the values that they had implicitly."""
     meant: dict[str, Any] = {"optimizer": "sgd"} if kind is Train and version < 5 else {}
     return meant | ({"guarded": False} if kind in (Train, QuantTrain) and version < 7 else {})
 
