@@ -316,7 +316,7 @@ def test_what_layers_are_off_by_themselves_is_what_their_outputs_change_by() -> 
 
 
 def test_layers_held_to_their_own_work_stay_nearer_to_it() -> None:
-    """What they are off by themselves, on samples that training has not seen."""
+    """The error of each layer by itself, on samples that training has not seen."""
     torch.manual_seed(0)
     model, few = model_of(Net(), 12), noise(8, 12, 0)
     model = replace(model, network=fold_batch_norm(model.network, model.signature))
