@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
 PACKAGE = SOURCE / "pocketfit"
-MOST_LINES, MOST_FILES, DEEPEST = 400, 14, 3
+MOST_LINES, MOST_FILES, DEEPEST, MOST_FIELDS = 400, 14, 3, 6
 HEAVY = ("torch", "onnx", "onnxruntime", "ai_edge_litert", "litert_torch", "ai_edge_quantizer")
 SUFFIXES = {".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".json", ".html", ".css", ".js", ".sh", ".cfg", ""}
 # Put together here, so that this file does not contain what it looks for.
@@ -139,6 +139,30 @@ def test_the_house_stays_small() -> None:
     assert not deep, f"more than {DEEPEST} folders deep: {deep}"
 
 
+def wide_positional_records(tree: ast.AST) -> list[str]:
+    """Names of the frozen dataclasses with more than MOST_FIELDS fields that can be built by position."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        fields = [line for line in node.body if isinstance(line, ast.AnnAssign) and "ClassVar" not in ast.dump(line)]
+        said = " ".join(ast.unparse(decorator) for decorator in node.decorator_list)
+        if "dataclass" in said and "frozen=True" in said and "kw_only" not in said and len(fields) > MOST_FIELDS:
+            found.append(node.name)
+    return found
+
+
+def test_wide_records_are_built_by_keyword() -> None:
+    """Two swapped numbers pass every type check. Settings of a plan are what users write: `Prune(0.5)`."""
+    found = [
+        f"{path.name}: {name}"
+        for path in PACKAGE.rglob("*.py")
+        if path.parent != PACKAGE / "core" / "plan"
+        for name in wide_positional_records(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not found, f"records of more than {MOST_FIELDS} fields without kw_only=True: {found}"
+
+
 def test_there_are_no_circles() -> None:
     """Between modules, imports inside functions included."""
     graph = {}
@@ -207,6 +231,12 @@ def test_no_file_holds_a_path_of_somebodys_machine() -> None:
                 if MACHINE_PATHS.search(line):
                     found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
     assert not found, "\n".join(found)
+
+
+def test_a_wide_record_is_seen() -> None:
+    fields = "".join(f"    f{number}: int\n" for number in range(MOST_FIELDS + 1))
+    assert wide_positional_records(ast.parse(f"@dataclass(frozen=True)\nclass Wide:\n{fields}")) == ["Wide"]
+    assert not wide_positional_records(ast.parse(f"@dataclass(frozen=True, kw_only=True)\nclass Wide:\n{fields}"))
 
 
 def test_the_import_rules_are_seen() -> None:

@@ -109,7 +109,14 @@ def _photos(folder: Path, labels: dict[str, list[int]], split: str, variants: Se
     accepted = tuple(tuple(classes) for _ in variants for classes in labels.values())
     names = [path for _ in variants for path in labels]
     first = np.array([classes[0] for classes in accepted], np.int64)
-    samples = Samples(array, first, names, split, hashlib.sha256(array.tobytes()).hexdigest(), PREPROCESS)
+    samples = Samples(
+        array=array,
+        labels=first,
+        names=names,
+        split=split,
+        sha256=hashlib.sha256(array.tobytes()).hexdigest(),
+        preprocess=PREPROCESS,
+    )
     return Photos(samples, accepted, np.tile(np.arange(len(labels)), len(variants)))
 
 

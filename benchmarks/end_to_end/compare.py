@@ -38,7 +38,7 @@ from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.cpuinfo import u8s8_saturates
 from pocketfit.core.support.progress import Watch
-from pocketfit.core.trial import Trial
+from pocketfit.core.trial import Stage, Trial
 from pocketfit.measurement import latency, run_samples
 from pocketfit.measurement.environment import environment
 from pocketfit.numerics.latency_intervals import paired_drop
@@ -114,12 +114,19 @@ class Bench:
         """A file made by pocketfit from the part's network, or from another `model`, made by `passes`."""
         runtime, plan = runtimes.get(settings.runtime), Plan(passes, settings)
         path = self.work / f"{plan.file_stem}{runtime.EXTENSION}"
-        entry = Entry(name, tool, runtime.NAME, path, plan, plan == Plan((), ExportSettings(runtime.NAME)))
+        entry = Entry(
+            name=name,
+            tool=tool,
+            runtime=runtime.NAME,
+            path=path,
+            plan=plan,
+            baseline=plan == Plan((), ExportSettings(runtime.NAME)),
+        )
         self.watch.step(f"exporting {plan.code} for {runtime.NAME}")
         try:
             runtime.export(model or self.model, plan, self.calibration, path, work=self.work)
         except PocketfitError as error:
-            return Row(entry, error=sentence(error))
+            return Row(entry=entry, error=sentence(error))
         return entry
 
     def baselines(self) -> dict[str, Entry]:
@@ -136,7 +143,7 @@ class Bench:
         """A file made from the float32 file by the runtime's own quantizer, in a child process."""
         facts = canonical_json([base.path.name, of.function, dict(of.settings)])
         stem = f"{of.function}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
-        entry = Entry(of.name, of.tool, base.runtime, self.work / f"{stem}{base.path.suffix}")
+        entry = Entry(name=of.name, tool=of.tool, runtime=base.runtime, path=self.work / f"{stem}{base.path.suffix}")
         payload = {"source": str(base.path), "target": str(entry.path), **of.settings}
         if of.calibrated:
             payload["calibration"] = str(self._calibration_file(base.runtime))
@@ -147,7 +154,7 @@ class Bench:
         try:
             child_process.call(f"competitors:{of.function}", payload)
         except PocketfitError as error:
-            return Row(entry, error=sentence(error))
+            return Row(entry=entry, error=sentence(error))
         return entry
 
     def _calibration_file(self, runtime: str) -> Path:
@@ -203,15 +210,24 @@ def _chosen_by_pocketfit(rows: Sequence[Row], decide_on: photos.Photos) -> Entry
         base = next(e for e in scores if e.baseline and e.runtime == entry.runtime)
         drop = paired_drop(scores[base], scores[entry])
         found = {
-            "size_bytes": Measurement("size_bytes", "B", row.artifact.bytes),
+            "size_bytes": Measurement(quantity="size_bytes", unit="B", value=row.artifact.bytes),
             "drop_points": Measurement(
-                "drop_points", "pt", drop.points, environment={"one_sided": drop.upper_one_sided}
+                quantity="drop_points", unit="pt", value=drop.points, environment={"one_sided": drop.upper_one_sided}
             ),
-            "latency_ratio": Measurement("latency_ratio", "x", 1.0, low=1.0, high=1.0),
+            "latency_ratio": Measurement(quantity="latency_ratio", unit="x", value=1.0, low=1.0, high=1.0),
             **row.latency,
         }
-        stage = "baseline" if entry.baseline else "recipe"
-        listed.append(Trial(number, stage, entry.plan, "ok", row.artifact, found))  # type: ignore[arg-type]
+        stage: Stage = "baseline" if entry.baseline else "recipe"
+        listed.append(
+            Trial(
+                number=number,
+                stage=stage,
+                plan=entry.plan,
+                status="ok",
+                artifact=row.artifact,
+                measurements=found,
+            )
+        )
         trials[number] = entry
     picked = choose(listed, LIMITS)
     return None if picked is None else trials[picked.trial.number]
@@ -243,7 +259,13 @@ def demo(quick: bool, watch: Watch) -> dict[str, Any]:
     else:
         watch.say("The chosen plan trains nothing, so the network of half width is left out")
     artifact = result["chosen"]["artifact"]
-    chosen = Entry(plan.code, "pocketfit fit", result["chosen"]["runtime"], OUT / artifact["path"], plan)
+    chosen = Entry(
+        name=plan.code,
+        tool="pocketfit fit",
+        runtime=result["chosen"]["runtime"],
+        path=OUT / artifact["path"],
+        plan=plan,
+    )
     rows = measure(in_order([*entries, chosen]), test, _right(test), QUICK if quick else LONG, watch.say)
     return {
         "title": f"the demo: {model.origin.name} on Fashion-MNIST, {test.preprocess.height} x {test.preprocess.width}",

@@ -1,9 +1,8 @@
 """Pruning at equal measured latency: which allocation, which criterion, which recovery loses least.
 
-    python -m benchmarks.pruning.equal_latency.equal_latency mobilenet_v2 --target 0.45 --seeds 5
-    python -m benchmarks.pruning.equal_latency.equal_latency resnet18 --target 0.5 --methods 'latency-aware|narrow'
-    python -m benchmarks.pruning.equal_latency.equal_latency mobilenet_v2 --methods 'latency-aware, taylor' --recovery
-    '.*'
+    python -m benchmarks.pruning.equal_latency mobilenet_v2 --target 0.45 --seeds 5
+    python -m benchmarks.pruning.equal_latency resnet18 --target 0.5 --methods 'latency-aware|narrow'
+    python -m benchmarks.pruning.equal_latency mobilenet_v2 --methods 'latency-aware, taylor' --recovery '.*'
 
 Fashion-MNIST, at the resolution of the network throughout; one epoch of recovery (MobileNetV2: the 10,000 pictures
 that it was trained on; ResNet-18: 20,000 of its 40,000), verdict on the 10,000 test pictures. Every method is asked for

@@ -1,7 +1,6 @@
 """How well the table of costs predicts networks that it has not seen.
 
-    python -m benchmarks.pruning.equal_latency.latency_predictor --model mobilenet_v2 --side 96 --runtime onnxruntime
-    --cache tables/
+    python -m benchmarks.pruning.latency_predictor --model mobilenet_v2 --side 96 --runtime onnxruntime --cache tables/
 
 Fits the predictor on one set of random sub-networks and checks it on another that is drawn with another seed. Bar:
 within 10 % of measured for at least 90 % of 40 sub-networks, rank correlation at least 0.95. Interrupted, it goes on.

@@ -1,10 +1,10 @@
 """Recovery that must not make things worse: training of networks of all kinds with themselves as teacher, and of pruned
 ones beside what recovery was before it was looked after.
 
-    python -m benchmarks.pruning.equal_latency.recovery self [--kinds REGEX] [--steps 10,60,300]
-    python -m benchmarks.pruning.equal_latency.recovery pruned [--kinds REGEX] [--ratios 0.3,0.5] [--steps 100] [--seeds
-    3] python -m benchmarks.pruning.equal_latency.recovery overhead [--steps 300]
-    python -m benchmarks.pruning.equal_latency.recovery table
+    python -m benchmarks.pruning.recovery self [--kinds REGEX] [--steps 10,60,300]
+    python -m benchmarks.pruning.recovery pruned [--kinds REGEX] [--ratios 0.3,0.5] [--steps 100] [--seeds 3]
+    python -m benchmarks.pruning.recovery overhead [--steps 300]
+    python -m benchmarks.pruning.recovery table
 
 Fashion-MNIST at 32 x 32, the networks of `recovery_networks.py`, each trained for 900 steps of 64 pictures before
 (AdamW, 20,000 pictures). Then `self` trains each unpruned network with itself as teacher, on 10,000 of these, as `fit`

@@ -1,8 +1,7 @@
 """What zeros gain: size, download and latency of a network at several sparsities, in both runtimes.
 
-    python -m benchmarks.pruning.equal_latency.sparsity [--model mobilenet_v2] [--weights .downloads/mobilenet_v2.pth]
-    [--int8]
-                                  [--sessions 6] [--json FILE] [--work FOLDER]
+    python -m benchmarks.pruning.sparsity [--model mobilenet_v2] [--weights .downloads/mobilenet_v2.pth]
+                                           [--int8] [--sessions 6] [--json FILE] [--work FOLDER]
 
 Each file is timed against the dense file of its own runtime, all of them interleaved in the same processes. Nothing is
 trained after the weights are set to zero: sizes and latencies don't depend on that, and accuracy is not looked at.
@@ -111,7 +110,14 @@ def _timed(rows: list[Row], effort: latency.Effort) -> list[Row]:
 def _noise(model: Model) -> Samples:
     size = (8, model.preprocess.height, model.preprocess.width, 3)
     pixels = np.random.default_rng(0).integers(0, 256, size, np.uint8)
-    return Samples(pixels, np.full(8, -1), [""] * 8, "calibration", "noise", model.preprocess)
+    return Samples(
+        array=pixels,
+        labels=np.full(8, -1),
+        names=[""] * 8,
+        split="calibration",
+        sha256="noise",
+        preprocess=model.preprocess,
+    )
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -1,6 +1,6 @@
 """Every network of the zoo, pruned at 30 and 50 %, saved, loaded, exported to every runtime, and compared with torch.
 
-    python -m benchmarks.pruning.equal_latency.zoo_exports [NETWORK ...] [--width 0.5] [--side 32]
+    python -m benchmarks.pruning.zoo_exports [NETWORK ...] [--width 0.5] [--side 32]
 
 prints one row for each network and ratio: channels kept, the largest difference of each runtime's answers from the
 pruned torch network's (relative to the largest answer where that is above 1), seconds, and what was refused. Exits

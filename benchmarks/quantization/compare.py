@@ -1,6 +1,6 @@
 """Quantization side by side: ONNX Runtime's, ai-edge-quantizer's and NNCF's own settings, and pocketfit's ladder.
 
-    python -m benchmarks.quantization.compare.compare [mobilenet_v2|efficientnet_lite0|mobilenet_v3_small|all]
+    python -m benchmarks.quantization.compare [mobilenet_v2|efficientnet_lite0|mobilenet_v3_small|all]
                                       [--json FILE] [--quick] [--untimed] [--calibration 100] [--nncf-python PYTHON]
 
 mobilenet_v2, efficientnet_lite0   published ImageNet weights; fidelity to float32 on 608 pictures of 38 photos that
@@ -46,12 +46,12 @@ from pocketfit.core.plan.rewrite import Piecewise
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.cpuinfo import u8s8_saturates
+from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.support.progress import Watch
 from pocketfit.measurement import latency
 from pocketfit.measurement.environment import environment
 from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.processes import child_process
-from pocketfit.runtimes.common.output_file import whole_or_not
 from pocketfit.search.propose.quantization_ladder import REPAIRS, REPAIRS_4
 from pocketfit.search.run.apply_passes import carried_out
 from pocketfit.search.run.job import Task, aligned
@@ -161,7 +161,7 @@ class Given:
         return found if limit is None else found.take(np.arange(min(limit, len(found))))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Subject:
     """A network and the pictures that it is calibrated and judged with."""
 
@@ -189,7 +189,12 @@ class Bench:
         given, runtime = self.subject.given, plan.export.runtime
         plan = replace(plan, export=replace(plan.export, calibration=len(given.calibration)))
         base = plan == Plan((), ExportSettings(runtime, calibration=plan.export.calibration))
-        entry = Entry("float32" if base else plan.code, "torch's converter" if base else "pocketfit", runtime, Path())
+        entry = Entry(
+            name="float32" if base else plan.code,
+            tool="torch's converter" if base else "pocketfit",
+            runtime=runtime,
+            path=Path(),
+        )
 
         def make(path: Path) -> None:
             model = carried_out(self._task(), plan, self.watch) if plan.passes else self.subject.model
@@ -209,9 +214,11 @@ class Bench:
         recipe = {"function": opponent.function, **opponent.settings}
         if opponent.settings.get("activations") == "uint8":  # as ONNX Runtime's documentation asks without VNNI
             recipe["reduce_range"] = u8s8_saturates(here["machine"], here["isa"])
-        entry = Entry(opponent.name, opponent.tool, opponent.runtime, Path(), recipe=canonical_json(recipe))
+        entry = Entry(
+            name=opponent.name, tool=opponent.tool, runtime=opponent.runtime, path=Path(), recipe=canonical_json(recipe)
+        )
         if opponent.tool == "NNCF" and not self.nncf:
-            return Row(entry, error="not installed: pip install 'pocketfit[bench]', or name its --nncf-python")
+            return Row(entry=entry, error="not installed: pip install 'pocketfit[bench]', or name its --nncf-python")
         source = bases[opponent.runtime].path
         payload = {key: value for key, value in recipe.items() if key != "function"}
         if opponent.calibrated:
@@ -237,7 +244,7 @@ class Bench:
             self._check(made[runtime])
         if self.nncf:
             source = made["onnxruntime"].path
-            entry = Entry("float32", "openvino", OPENVINO, Path(), baseline=True)
+            entry = Entry(name="float32", tool="openvino", runtime=OPENVINO, path=Path(), baseline=True)
             facts = {"base": _sha256(source), "versions": dict(self.nncf)}
             made[OPENVINO] = self._must(self._made(entry, facts, lambda path: self._convert(source, path)))
             self._check(made[OPENVINO])
@@ -266,7 +273,7 @@ class Bench:
             try:
                 make(path)
             except PocketfitError as error:
-                return Row(entry, error=sentence(error))
+                return Row(entry=entry, error=sentence(error))
             seconds = round(time.monotonic() - begin, 1)
             with whole_or_not(note) as partial:
                 partial.write_text(json.dumps({"seconds": seconds, "facts": json.loads(text)}))
@@ -286,7 +293,7 @@ class Bench:
 
     def _task(self) -> Task:
         subject = self.subject
-        return Task(subject.model, subject.given, self._by_products, (), Budget())  # type: ignore[arg-type]
+        return Task(model=subject.model, data=subject.given, out=self._by_products, runtimes=(), budget=Budget())  # type: ignore[arg-type]
 
     def _calibration_file(self, runtime: str) -> Path:
         calibration = self.subject.given.calibration
@@ -341,7 +348,15 @@ def pretrained(name: str, title: str, preprocess: Preprocess) -> Callable[[int, 
             "judged_on": f"{len(judge.samples)} pictures of {judge.photo.max() + 1} other photos;"
             " the interval of the drop is over photos",
         }
-        return Subject(name, title, model, given, replace(judge.samples, preprocess=preprocess), judge.right, words)
+        return Subject(
+            name=name,
+            title=title,
+            model=model,
+            given=given,
+            judged=replace(judge.samples, preprocess=preprocess),
+            right=judge.right,
+            words=words,
+        )
 
     return subject
 
@@ -363,7 +378,9 @@ def fashion(calibration: int, quick: bool) -> Subject:
         "judged_on": f"{len(test)} test pictures",
     }
     title = f"MobileNetV3-small on Fashion-MNIST, {test.preprocess.height} x {test.preprocess.width}"
-    return Subject("mobilenet_v3_small", title, model, given, test, _right(test), words)
+    return Subject(
+        name="mobilenet_v3_small", title=title, model=model, given=given, judged=test, right=_right(test), words=words
+    )
 
 
 def _right(samples: Samples) -> Score:
@@ -454,7 +471,7 @@ def main() -> int:
     report = {
         "schema_version": 1,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "-m", "benchmarks.quantization.compare.compare", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", "benchmarks.quantization.compare", *sys.argv[1:]]),
         "quick": options.quick,
         "environment": {**before, "versions": {**before["versions"], **nncf}},
         "load_average_after": environment(threads=1)["load_average"],

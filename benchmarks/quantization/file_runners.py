@@ -125,7 +125,9 @@ def _over(
     else:
         name, unit, over = "latency_ratio", "x", latency_intervals.ratio_of_sessions(sessions, baseline)
     n, found = sum(calls.size for calls in sessions), over.interval
-    return Measurement(name, unit, found.value, n, found.low, found.high, environment=dict(where))
+    return Measurement(
+        quantity=name, unit=unit, value=found.value, n=n, low=found.low, high=found.high, environment=dict(where)
+    )
 
 
 def _sha256(path: Path) -> str:

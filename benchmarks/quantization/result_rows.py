@@ -25,7 +25,7 @@ from pocketfit.numerics.sqnr import agreement, sqnr_db
 Score = Callable[[NDArray[np.float32]], NDArray[np.float64]]  # outputs [n, classes] -> scores, one an independent unit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """A file that takes part. `plan`: of pocketfit's own files, and of the float32 files (stage "baseline").
 
@@ -42,7 +42,7 @@ class Entry:
     seconds: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """What was measured; `error` is set where the file could not be made or does not run."""
 
@@ -118,7 +118,7 @@ def measure(
         if isinstance(entry, Row):
             rows.append(entry)
         elif entry in failed:
-            rows.append(Row(entry, error=failed[entry]))
+            rows.append(Row(entry=entry, error=failed[entry]))
         else:
             base = next(e for e in outputs if e.runtime == entry.runtime and e.baseline)
             rows.append(_row(entry, base, outputs, score, latencies.get(entry, {}), places))
@@ -147,14 +147,14 @@ def _row(
     made = places.artifact(entry.runtime, entry.path, entry.plan or nothing)
     same = entry == base
     return Row(
-        entry,
-        made,
-        float(np.mean(score(ours))),
-        None if same else paired_drop(score(theirs), score(ours)),
-        None if same else agreement(theirs, ours),
-        None if same else sqnr_db(theirs, ours),
-        latency,
-        made.bytes / places.artifact(entry.runtime, base.path, nothing).bytes,
+        entry=entry,
+        artifact=made,
+        accuracy=float(np.mean(score(ours))),
+        drop=None if same else paired_drop(score(theirs), score(ours)),
+        agreement=None if same else agreement(theirs, ours),
+        sqnr_db=None if same else sqnr_db(theirs, ours),
+        latency=latency,
+        size_ratio=made.bytes / places.artifact(entry.runtime, base.path, nothing).bytes,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Opponent:
     """A function of rival_quantizers.py, or (NNCF) of openvino_worker.py, with its settings.
 
@@ -26,17 +26,32 @@ class Opponent:
 
 
 def _onnxruntime(name: str, *, quick: bool = False, **settings: Any) -> Opponent:
-    return Opponent("onnxruntime", "quantize_static", name, "onnxruntime_static", settings, quick=quick)
+    return Opponent(
+        runtime="onnxruntime",
+        tool="quantize_static",
+        name=name,
+        function="onnxruntime_static",
+        settings=settings,
+        quick=quick,
+    )
 
 
 def _ai_edge(name: str, recipe: str, algorithm: str = "", *, quick: bool = False) -> Opponent:
     settings = {"recipe": recipe} | ({"algorithm": algorithm} if algorithm else {})
     calibrated = recipe.startswith("static")
-    return Opponent("litert", "ai-edge-quantizer", name, "ai_edge_quantizer", settings, calibrated, quick)
+    return Opponent(
+        runtime="litert",
+        tool="ai-edge-quantizer",
+        name=name,
+        function="ai_edge_quantizer",
+        settings=settings,
+        calibrated=calibrated,
+        quick=quick,
+    )
 
 
 def _nncf(name: str, runtime: str = "openvino", *, quick: bool = False, **settings: Any) -> Opponent:
-    return Opponent(runtime, "NNCF", name, "quantize", settings, quick=quick)
+    return Opponent(runtime=runtime, tool="NNCF", name=name, function="quantize", settings=settings, quick=quick)
 
 
 PER_CHANNEL: dict[str, Any] = {"best": True}

@@ -48,7 +48,15 @@ def table(count=24, seed=0, noise=0.0):
         times = staircase(widths, noise, random)
         total_ms = sum(times.values()) / 1000
         found.append(SubNetwork(widths, 1.0, total_ms, times))
-    return CostTable("onnxruntime", 1, "float32", CHAIN, found[0].latency_ms, {}, tuple(found))
+    return CostTable(
+        runtime="onnxruntime",
+        threads=1,
+        precision="float32",
+        skeleton=CHAIN,
+        full_ms=found[0].latency_ms,
+        environment={},
+        measured=tuple(found),
+    )
 
 
 def test_a_synthetic_staircase_is_predicted_exactly():
@@ -79,7 +87,17 @@ def test_sums_are_brought_in_line_with_the_whole():
         share = one.latency_ms**0.5
         times = {layer: time * share for layer, time in one.layer_us.items()}
         measured.append(SubNetwork(one.widths, 1.0, one.latency_ms * share, times))
-    fitted = latency_predictor.fit(CostTable("onnxruntime", 1, "float32", CHAIN, 1.0, {}, tuple(measured)))
+    fitted = latency_predictor.fit(
+        CostTable(
+            runtime="onnxruntime",
+            threads=1,
+            precision="float32",
+            skeleton=CHAIN,
+            full_ms=1.0,
+            environment={},
+            measured=tuple(measured),
+        )
+    )
     latency_ms = np.array([one.latency_ms for one in measured])
     predicted_ms = np.array([fitted.latency_ms(one.widths) for one in measured])
     off = (predicted_ms - latency_ms) / latency_ms
@@ -102,7 +120,15 @@ def test_errors_are_of_networks_that_were_not_fitted_on():
         SubNetwork(one.widths, 1.0, v, {k: t * v / one.latency_ms for k, t in one.layer_us.items()})
         for one, v in zip(table().measured, random.uniform(0.01, 1.0, 24), strict=True)
     ]
-    hopeless = CostTable("onnxruntime", 1, "float32", CHAIN, 1.0, {}, tuple(spoilt))
+    hopeless = CostTable(
+        runtime="onnxruntime",
+        threads=1,
+        precision="float32",
+        skeleton=CHAIN,
+        full_ms=1.0,
+        environment={},
+        measured=tuple(spoilt),
+    )
     assert abs(latency_predictor.held_out(hopeless).rank) < 0.6 and latency_predictor.held_out(hopeless).median > 0.2
 
 

@@ -22,11 +22,21 @@ def test_rows_of_a_small_network():
 
     rows = layer_table(model_from_module(Net(), preprocess=Preprocess(height=16, width=16)))
     assert rows == [
-        LayerRow("conv", "Conv2d", (3, 16, 16), (8, 8, 8), 3 * 8 * 9 + 8, 8 * 8 * 8 * 27, 4 * (3 * 8 * 9 + 8)),
-        LayerRow("act", "ReLU", (8, 8, 8), (8, 8, 8), 0, 0, 0),
-        LayerRow("add", "add", (8, 8, 8), (8, 8, 8), 0, 0, 0),
-        LayerRow("mean", "mean", (8, 8, 8), (8,), 0, 0, 0),
-        LayerRow("fc", "Linear", (8,), (5,), 45, 40, 180),
+        LayerRow(
+            name="conv",
+            type="Conv2d",
+            input_shape=(3, 16, 16),
+            output_shape=(8, 8, 8),
+            params=3 * 8 * 9 + 8,
+            macs=8 * 8 * 8 * 27,
+            size_bytes=4 * (3 * 8 * 9 + 8),
+        ),
+        LayerRow(
+            name="act", type="ReLU", input_shape=(8, 8, 8), output_shape=(8, 8, 8), params=0, macs=0, size_bytes=0
+        ),
+        LayerRow(name="add", type="add", input_shape=(8, 8, 8), output_shape=(8, 8, 8), params=0, macs=0, size_bytes=0),
+        LayerRow(name="mean", type="mean", input_shape=(8, 8, 8), output_shape=(8,), params=0, macs=0, size_bytes=0),
+        LayerRow(name="fc", type="Linear", input_shape=(8,), output_shape=(5,), params=45, macs=40, size_bytes=180),
     ]
 
 

@@ -132,7 +132,15 @@ def samples_for(preprocess: Preprocess, count: int = 7) -> Samples:
     shape = (count, preprocess.height, preprocess.width, preprocess.channels)
     array = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
     names = [f"{number}.jpg" for number in range(count)]
-    return Samples(array, np.arange(count) % len(LABELS), names, "search", "00", preprocess, LABELS)
+    return Samples(
+        array=array,
+        labels=np.arange(count) % len(LABELS),
+        names=names,
+        split="search",
+        sha256="00",
+        preprocess=preprocess,
+        class_names=LABELS,
+    )
 
 
 def model_for(preprocess: Preprocess, labels: tuple[str, ...] = LABELS) -> Model:
@@ -147,7 +155,9 @@ RGB = Preprocess(height=16, width=20, resize_px=18)
 GREY = Preprocess(height=12, width=12, resize="exact", colour="GRAY", mean=(0.5,), std=(0.5,))
 BGR = Preprocess(height=16, width=16, resize="longer", resize_px=16, filter="bicubic", colour="BGR")
 MEASURED = {
-    "size_bytes": Measurement("size_bytes", "B", 1234.0),
-    "latency_ms": Measurement("latency_ms", "ms", 0.25, n=3, low=0.2, high=0.3, samples=(0.2, 0.25, 0.3)),
+    "size_bytes": Measurement(quantity="size_bytes", unit="B", value=1234.0),
+    "latency_ms": Measurement(
+        quantity="latency_ms", unit="ms", value=0.25, n=3, low=0.2, high=0.3, samples=(0.2, 0.25, 0.3)
+    ),
     "memory_bytes": Measurement.not_possible("memory_bytes", "B", "no /proc on this system"),
 }

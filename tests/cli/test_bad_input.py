@@ -169,7 +169,7 @@ def test_what_cannot_be_trained_on_is_said_before_the_training(here: Path, monke
 
 @pytest.mark.parametrize("verb", ["fit", "sensitivity", "explain", "apply"])
 def test_samples_of_another_shape_get_their_mend_from_every_verb(here: Path, verb: str) -> None:
-    Path("nowhere.json").write_text('{"plan_version": 3, "passes": [], "export": {"runtime": "onnxruntime"}}')
+    Path("nowhere.json").write_text('{"plan_version": 1, "passes": [], "export": {"runtime": "onnxruntime"}}')
     result = invoked(*WRITING[verb], "--data", "turned.npz", "-o", "out")
     refused(result, "float arrays have [8, 8, 3]", "x.transpose(0, 3, 1, 2)")
 

@@ -85,7 +85,7 @@ def invoked(*arguments: str) -> Result:
 
 def plan(place: Place, criterion: str) -> None:
     passes = [{"pass": "prune", "ratio": 0.5, "criterion": criterion}]
-    text = json.dumps({"plan_version": 6, "passes": passes, "export": {"runtime": "onnxruntime"}})
+    text = json.dumps({"plan_version": 1, "passes": passes, "export": {"runtime": "onnxruntime"}})
     (place.stranger / "plan.json").write_text(text)
 
 
@@ -224,7 +224,7 @@ def test_from_python(place: Place) -> None:
             call()
     with pytest.raises(UserError, match="beside the file that names it"):
         open_model("stranger", allow_code=True)
-    wanted: dict[str, Any] = {"plan_version": 6, "passes": [], "export": {"runtime": "litert"}}
+    wanted: dict[str, Any] = {"plan_version": 1, "passes": [], "export": {"runtime": "litert"}}
     wanted["passes"] = [{"pass": "prune", "ratio": 0.5, "criterion": "stranger.evil:build"}]
     with pytest.raises(UserError, match="give allow_code=True"):
         pocketfit.Plan.from_json(wanted)

@@ -29,7 +29,15 @@ def pretended(monkeypatch):
                 times[layer.name] = 1 + macs_of(layer, inputs, -(-outputs // 16) * 16) / 10_000
             found.append(SubNetwork(widths, 1.0, sum(times.values()) / 1000, times))
         about = {"cpu": "Example 9000", "load_average": 0.1}
-        return CostTable(settings.runtime, threads, settings.precision, known, found[0].latency_ms, about, tuple(found))
+        return CostTable(
+            runtime=settings.runtime,
+            threads=threads,
+            precision=settings.precision,
+            skeleton=known,
+            full_ms=found[0].latency_ms,
+            environment=about,
+            measured=tuple(found),
+        )
 
     monkeypatch.setattr(channel_cost_table, "measure", measure)
     return asked

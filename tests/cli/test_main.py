@@ -165,7 +165,7 @@ def test_what_cannot_be_pruned_so(here: Path) -> None:
     refused(fit("--criterion", "l3"), 'There is no pruning criterion "l3"')
     refused(fit("--criterion", "scores_of_cli_test:nothing"), "'scores_of_cli_test:nothing' gives NaN", "features.")
     refused(fit("--criterion", "scores_of_cli_test:missing"), "has no function missing")
-    plan = {"plan_version": 3, "export": {"runtime": "onnxruntime"}}
+    plan = {"plan_version": 1, "export": {"runtime": "onnxruntime"}}
     plan["passes"] = [{"pass": "prune", "ratio": 0.5, "criterion": "scores_of_cli_test:length"}]
     Path("made").mkdir()  # beside the plan no code is looked for
     Path("made/plan.json").write_text(json.dumps(plan))
@@ -183,7 +183,7 @@ def test_data_or_no_data(here: Path) -> None:
 
 def test_a_teacher_that_does_not_fit(here: Path) -> None:
     """Of other classes, for another input, without weights, not there: for fit and for apply."""
-    plan = {"plan_version": 3, "passes": [], "export": {"runtime": "onnxruntime"}}
+    plan = {"plan_version": 1, "passes": [], "export": {"runtime": "onnxruntime"}}
     Path("float.json").write_text(json.dumps(plan))
     torch.save(zoo.build("mobilenet_v2", width=0.25, classes=3).state_dict(), "three.pth")
     torch.save(zoo.build("efficientnet_lite0", classes=2).state_dict(), "lite.pth")

@@ -96,7 +96,15 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, Path]]:
         for widths in channel_cost_table.draw(known, 24, 0):
             times = {layer.name: macs_of(layer, *known.shape(layer, widths)) / 1000 for layer in known.layers}
             found.append(SubNetwork(widths, 1.0, sum(times.values()) / 1000, times))
-        return CostTable(settings.runtime, threads, "float32", known, 2.0, {"cpu": "Example 9000"}, tuple(found))
+        return CostTable(
+            runtime=settings.runtime,
+            threads=threads,
+            precision="float32",
+            skeleton=known,
+            full_ms=2.0,
+            environment={"cpu": "Example 9000"},
+            measured=tuple(found),
+        )
 
     monkeypatch.setattr(channel_cost_table, "measure", measure)
     return asked

@@ -34,16 +34,16 @@ def preprocesses(draw: st.DrawFn) -> Preprocess:
     colour = draw(st.sampled_from(["RGB", "BGR", "GRAY"]))
     channels = 1 if colour == "GRAY" else 3
     return Preprocess(
-        draw(st.integers(1, 512)),
-        draw(st.integers(1, 512)),
-        draw(st.sampled_from(["shorter", "longer", "exact", "none"])),
-        draw(st.integers(1, 600)),
-        draw(st.sampled_from(["nearest", "bilinear", "bicubic"])),
-        colour,
-        draw(st.tuples(*[st.integers(0, 255)] * 3)),
-        draw(st.floats(1e-3, 1)),
-        draw(st.tuples(*[FINITE] * channels)),
-        draw(st.tuples(*[st.floats(1e-3, 10)] * channels)),
+        height=draw(st.integers(1, 512)),
+        width=draw(st.integers(1, 512)),
+        resize=draw(st.sampled_from(["shorter", "longer", "exact", "none"])),
+        resize_px=draw(st.integers(1, 600)),
+        filter=draw(st.sampled_from(["nearest", "bilinear", "bicubic"])),
+        colour=colour,
+        background=draw(st.tuples(*[st.integers(0, 255)] * 3)),
+        scale=draw(st.floats(1e-3, 1)),
+        mean=draw(st.tuples(*[FINITE] * channels)),
+        std=draw(st.tuples(*[st.floats(1e-3, 10)] * channels)),
     )
 
 
@@ -68,16 +68,16 @@ def measurements(draw: st.DrawFn, quantity: str | None = None) -> Measurement:
     sign, unit = draw(st.sampled_from([(1, "ms"), (1, "B"), (-1, "pt")]))
     low, high = sorted((sign * low, sign * high))
     return Measurement(
-        name,
-        unit,
-        sign * value,
-        draw(st.integers(1, 1000)),
-        draw(st.none() | st.just(low)),
-        draw(st.none() | st.just(high)),
-        draw(st.sampled_from(["measured", "estimated"])),
-        draw(WORD),
-        tuple(draw(st.lists(FINITE, max_size=3))),
-        draw(st.dictionaries(WORD, WORD | st.integers(-(2**62), 2**62), max_size=2)),
+        quantity=name,
+        unit=unit,
+        value=sign * value,
+        n=draw(st.integers(1, 1000)),
+        low=draw(st.none() | st.just(low)),
+        high=draw(st.none() | st.just(high)),
+        how=draw(st.sampled_from(["measured", "estimated"])),
+        reason=draw(WORD),
+        samples=tuple(draw(st.lists(FINITE, max_size=3))),
+        environment=draw(st.dictionaries(WORD, WORD | st.integers(-(2**62), 2**62), max_size=2)),
     )
 
 
@@ -86,19 +86,27 @@ def trials(draw: st.DrawFn) -> Trial:
     plan = draw(plans)
     size_bytes, sha256 = draw(st.integers(2, 10**9)), "0a" * 32
     notes = tuple(draw(st.lists(WORD)))
-    made = Artifact("models/a.tflite", sha256, size_bytes, size_bytes // 2, plan.export.runtime, plan, notes)
+    made = Artifact(
+        path="models/a.tflite",
+        sha256=sha256,
+        bytes=size_bytes,
+        download_bytes=size_bytes // 2,
+        runtime=plan.export.runtime,
+        plan=plan,
+        notes=notes,
+    )
     worked = draw(st.booleans())
     return Trial(
-        draw(st.integers(0, 999)),
-        draw(st.sampled_from(["baseline", "recipe", "ladder", "pruned", "finalist"])),
-        plan,
-        "ok" if worked else "failed",
-        made if worked else None,
-        {name: draw(measurements(name)) for name in draw(st.lists(WORD, max_size=3, unique=True))},
-        draw(WORD),
-        draw(WORD),
-        draw(st.integers(0, 10**6)) / 1000,
-        draw(st.dictionaries(WORD, WORD, max_size=2)),
+        number=draw(st.integers(0, 999)),
+        stage=draw(st.sampled_from(["baseline", "recipe", "ladder", "pruned", "finalist"])),
+        plan=plan,
+        status="ok" if worked else "failed",
+        artifact=made if worked else None,
+        measurements={name: draw(measurements(name)) for name in draw(st.lists(WORD, max_size=3, unique=True))},
+        error=draw(WORD),
+        log_tail=draw(WORD),
+        seconds=draw(st.integers(0, 10**6)) / 1000,
+        details=draw(st.dictionaries(WORD, WORD, max_size=2)),
     )
 
 
@@ -159,9 +167,9 @@ def test_origin_both_ways() -> None:
 
 def test_contents_count_operators_and_bytes() -> None:
     ops = (
-        OpInfo(0, "a", "CONV_2D", (1, 8), weight_dtype="int8", weight_bytes=100),
-        OpInfo(1, "b", "CONV_2D", (1, 8), weight_dtype="float32", weight_bytes=40),
-        OpInfo(2, "c", "ADD", (1, 8)),
+        OpInfo(index=0, name="a", type="CONV_2D", output_shape=(1, 8), weight_dtype="int8", weight_bytes=100),
+        OpInfo(index=1, name="b", type="CONV_2D", output_shape=(1, 8), weight_dtype="float32", weight_bytes=40),
+        OpInfo(index=2, name="c", type="ADD", output_shape=(1, 8)),
     )
     contents = Contents("tflite", (), (), ops)
     assert contents.op_counts() == {"CONV_2D": 2, "ADD": 1}

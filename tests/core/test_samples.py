@@ -16,7 +16,15 @@ PREPROCESS = Preprocess(height=3, width=5, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25,
 def pictures(count: int = 7) -> Samples:
     array = np.random.default_rng(0).integers(0, 256, (count, 3, 5, 3), np.uint8)
     names = [f"{number}.jpg" for number in range(count)]
-    return Samples(array, np.arange(count, dtype=np.int64) % 3, names, "search", "abc", PREPROCESS, ("a", "b", "c"))
+    return Samples(
+        array=array,
+        labels=np.arange(count, dtype=np.int64) % 3,
+        names=names,
+        split="search",
+        sha256="abc",
+        preprocess=PREPROCESS,
+        class_names=("a", "b", "c"),
+    )
 
 
 def test_values_are_the_formula() -> None:
@@ -34,7 +42,9 @@ def test_one_channel_does_not_lie_last_in_memory() -> None:
     """Else torch would give its feature maps that layout too, and a forward that views them would fail."""
     grey = Preprocess(height=3, width=5, colour="GRAY", mean=(0.5,), std=(0.5,))
     array = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 1), np.uint8)
-    values = Samples(array, np.zeros(2, np.int64), ["a", "b"], "search", "abc", grey).inputs(slice(None))
+    values = Samples(
+        array=array, labels=np.zeros(2, np.int64), names=["a", "b"], split="search", sha256="abc", preprocess=grey
+    ).inputs(slice(None))
     assert values.shape == (2, 1, 3, 5) and values.strides == (60, 60, 20, 4)
 
 
@@ -46,7 +56,14 @@ def test_the_reference_preprocessing_gives_the_same_values() -> None:
 
 
 def test_ready_tensors_are_fed_as_they_are() -> None:
-    ready = Samples(np.ones((2, 4), np.float64), np.zeros(2, np.int64), ["a", "b"], "search", "abc", PREPROCESS)
+    ready = Samples(
+        array=np.ones((2, 4), np.float64),
+        labels=np.zeros(2, np.int64),
+        names=["a", "b"],
+        split="search",
+        sha256="abc",
+        preprocess=PREPROCESS,
+    )
     assert ready.inputs([1], "NCHW").tolist() == [[1, 1, 1, 1]]
     assert ready.inputs([1], "NHWC").dtype == np.float32
 
@@ -87,6 +104,13 @@ def test_memory_maps_are_not_read_whole(tmp_path: object) -> None:
     samples = pictures()
     path = f"{tmp_path}/array.npy"
     np.save(path, samples.array)
-    mapped = Samples(np.load(path, mmap_mode="r"), samples.labels, samples.names, "search", "abc", PREPROCESS)
+    mapped = Samples(
+        array=np.load(path, mmap_mode="r"),
+        labels=samples.labels,
+        names=samples.names,
+        split="search",
+        sha256="abc",
+        preprocess=PREPROCESS,
+    )
     assert np.array_equal(mapped.inputs(slice(2, 4)), samples.inputs(slice(2, 4)))
     assert next(iter(mapped.batches(3)))[0].shape == (3, 3, 3, 5)

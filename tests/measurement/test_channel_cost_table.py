@@ -1,6 +1,7 @@
 """The table of costs: measured once, resumed, drawn the same again; one real table in ONNX Runtime."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from pocketfit.analysis import latency_predictor
 from pocketfit.core.errors import UserError
+from pocketfit.core.learned import Learned
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.measurement import channel_cost_table
 from pocketfit.measurement import latency as cost
@@ -191,6 +193,14 @@ def test_what_profiles_say_goes_to_the_layers(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_narrowed_network_forgets_what_was_learned_about_the_whole_one():
+    """As a record of nothing, which exports in integers read."""
+    model, graph = chain()
+    model = replace(model, learned=Learned(ranges={"1": (0.0, 1.0)}))
+    narrowed = channel_cost_table._narrowed(model, graph, {group.name: 8 for group in graph.groups})
+    assert narrowed.learned == Learned()
+
+
 def test_a_real_table_in_onnx_runtime(tmp_path):
     """Four layers, five networks: what is measured is whole and orderly; how exact it is stands in benchmarks/."""
     model, graph = chain(96)

@@ -21,7 +21,14 @@ def pictures():
     random = np.random.default_rng(0)
     preprocess = Preprocess(height=8, width=8, resize="none")
     pixels = random.integers(0, 256, (12, 8, 8, 3), np.uint8)
-    return Samples(pixels, np.arange(12) % 8, [str(i) for i in range(12)], "search", "sha", preprocess)
+    return Samples(
+        array=pixels,
+        labels=np.arange(12) % 8,
+        names=[str(i) for i in range(12)],
+        split="search",
+        sha256="sha",
+        preprocess=preprocess,
+    )
 
 
 def test_a_file_is_faithful_to_itself(conv_file, pictures):

@@ -12,8 +12,12 @@ from pocketfit.measurement import latency, quiet
 from pocketfit.measurement.quiet import Machine, Patience, Session
 
 TWO = Machine(2)
-CALM = Load(1.0, 0.02, 0.01, 0.0, 0.01, 0.0, 0.0, 0)
-BUSY = Load(1.0, 0.9, 0.01, 0.0, 0.4, 0.0, 0.0, 0)
+CALM = Load(
+    seconds=1.0, others_cores=0.02, own_cores=0.01, steal_cores=0.0, waited=0.01, throttled=0.0, stalled=0.0, hot=0
+)
+BUSY = Load(
+    seconds=1.0, others_cores=0.9, own_cores=0.01, steal_cores=0.0, waited=0.4, throttled=0.0, stalled=0.0, hot=0
+)
 TIMES = {"core": 1.0, "cache": 2.0, "memory": 4.0, "baseline": 8.0}
 
 
@@ -30,13 +34,33 @@ def test_a_quiet_session_has_no_reasons_and_small_differences_are_none():
 @pytest.mark.parametrize(
     ("ran", "kind", "words"),
     [
-        (Load(1, 0.2, 0), "others", "other processes used up to 0.20 of 2 cores"),
-        (Load(1, 0, 0.3), "own", "pocketfit's own processes used up to 0.30 cores"),
-        (Load(1, 0, 0, steal_cores=0.2), "steal", "the hypervisor gave up to 0.20 cores to other guests"),
-        (Load(1, 0, 0, waited=0.31), "waited", "threads stood in line for a core for up to 31% of the time"),
-        (Load(1, 0, 0, throttled=0.48), "throttled", "a CPU quota of 0.5 cores stopped it for up to 48% of the time"),
-        (Load(1, 0, 0, stalled=0.09), "stalled", "processes waited for memory for up to 9% of the time"),
-        (Load(1, 0, 0, hot=3), "hot", "the processor slowed down 3 times because it was hot"),
+        (Load(seconds=1, others_cores=0.2, own_cores=0), "others", "other processes used up to 0.20 of 2 cores"),
+        (Load(seconds=1, others_cores=0, own_cores=0.3), "own", "pocketfit's own processes used up to 0.30 cores"),
+        (
+            Load(seconds=1, others_cores=0, own_cores=0, steal_cores=0.2),
+            "steal",
+            "the hypervisor gave up to 0.20 cores to other guests",
+        ),
+        (
+            Load(seconds=1, others_cores=0, own_cores=0, waited=0.31),
+            "waited",
+            "threads stood in line for a core for up to 31% of the time",
+        ),
+        (
+            Load(seconds=1, others_cores=0, own_cores=0, throttled=0.48),
+            "throttled",
+            "a CPU quota of 0.5 cores stopped it for up to 48% of the time",
+        ),
+        (
+            Load(seconds=1, others_cores=0, own_cores=0, stalled=0.09),
+            "stalled",
+            "processes waited for memory for up to 9% of the time",
+        ),
+        (
+            Load(seconds=1, others_cores=0, own_cores=0, hot=3),
+            "hot",
+            "the processor slowed down 3 times because it was hot",
+        ),
     ],
 )
 def test_each_kind_of_other_work_disturbs_and_is_said(ran, kind, words):
@@ -64,7 +88,7 @@ def test_a_lower_clock_slows_all_alike_and_is_no_disturbance():
 
 
 def test_what_others_may_use_grows_with_the_machine():
-    ran = Load(1, 0.9, 0)
+    ran = Load(seconds=1, others_cores=0.9, own_cores=0)
     assert quiet.of_load(ran, Machine(2)) == quiet.of_load(ran, Machine(16)) == {"others": 0.9}
     assert quiet.of_load(ran, Machine(64)) == {}
 

@@ -238,7 +238,14 @@ def samples_of(model: Model, count: int = 40, *, labels: bool = True, seed: int 
     classes = model.signature.outputs[0].shape[-1]
     given = rng.integers(0, classes, count) if labels else np.full(count, -1)
     array = rng.normal(size=shape).astype(np.float32)
-    return Samples(array, given.astype(np.int64), [f"{i}" for i in range(count)], "train", "made", model.preprocess)
+    return Samples(
+        array=array,
+        labels=given.astype(np.int64),
+        names=[f"{i}" for i in range(count)],
+        split="train",
+        sha256="made",
+        preprocess=model.preprocess,
+    )
 
 
 class Everything(nn.Module):

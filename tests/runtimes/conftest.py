@@ -25,7 +25,14 @@ def model() -> Model:
 @pytest.fixture(scope="session")
 def calibration(model: Model) -> Samples:
     labels = np.zeros(32, np.int64)
-    return Samples(pictures(32, seed=1), labels, [f"{i}" for i in range(32)], "calibration", "cal", model.preprocess)
+    return Samples(
+        array=pictures(32, seed=1),
+        labels=labels,
+        names=[f"{i}" for i in range(32)],
+        split="calibration",
+        sha256="cal",
+        preprocess=model.preprocess,
+    )
 
 
 @pytest.fixture(scope="session")

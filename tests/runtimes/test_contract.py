@@ -315,7 +315,14 @@ def test_a_file_whose_first_operator_is_no_convolution_is_fed_as_a_picture(
     (spec,) = get(name).load(Path(artifact.path)).signature.inputs
     assert spec.layout == ("NHWC" if spec.shape[-1] == 3 else "NCHW")
     pixels = np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3), np.uint8)
-    samples = Samples(pixels, np.zeros(4, np.int64), list("abcd"), "train", "pixels", model.preprocess)
+    samples = Samples(
+        array=pixels,
+        labels=np.zeros(4, np.int64),
+        names=list("abcd"),
+        split="train",
+        sha256="pixels",
+        preprocess=model.preprocess,
+    )
     outputs = run_samples.run_all(name, Path(artifact.path), samples)
     with torch.no_grad():
         wanted = model.network(torch.from_numpy(samples.inputs(slice(None))))[0].numpy()

@@ -61,7 +61,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def given() -> tuple[Model, Samples]:
     model = tiny_model(Switched(), sha256="switched")
     names = [str(i) for i in range(32)]
-    return model, Samples(pictures(32), np.zeros(32, np.int64), names, "calibration", "switched", model.preprocess)
+    return model, Samples(
+        array=pictures(32),
+        labels=np.zeros(32, np.int64),
+        names=names,
+        split="calibration",
+        sha256="switched",
+        preprocess=model.preprocess,
+    )
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: f"{s.runtime}-{s.code}")

@@ -47,7 +47,14 @@ def integers(path: Path, runtime: str) -> dict[str, NDArray[np.generic]]:
 @pytest.mark.parametrize("rungs", [False, True])
 def test_zeros_arrive_in_the_file(runtime: str, activations: str, rungs: bool, tmp_path: Path) -> None:
     array = pictures(16)
-    samples = Samples(array, np.full(16, -1), [""] * 16, "calibration", "noise", Preprocess(height=32, width=32))
+    samples = Samples(
+        array=array,
+        labels=np.full(16, -1),
+        names=[""] * 16,
+        split="calibration",
+        sha256="noise",
+        preprocess=Preprocess(height=32, width=32),
+    )
     settings = ExportSettings(runtime, "int8", activations=activations)  # type: ignore[arg-type]
     assert settings.grid is not None
     model = sparsify.apply(tiny_model(), Sparsify(SPARSITY), None)

@@ -53,34 +53,56 @@ def trial(
     where: dict[str, Any] = {"disturbed": list(disturbed)} if disturbed else {}
     size_bytes, ms = SIZE * size, LATENCY_MS * latency
     found = {
-        "size_bytes": Measurement("size_bytes", "B", size_bytes),
-        "download_bytes": Measurement("download_bytes", "B", size_bytes * 0.9),
+        "size_bytes": Measurement(quantity="size_bytes", unit="B", value=size_bytes),
+        "download_bytes": Measurement(quantity="download_bytes", unit="B", value=size_bytes * 0.9),
         "latency_ms": Measurement(
-            "latency_ms", "ms", ms, low=ms * (1 - spread), high=ms * (1 + spread), environment=where
+            quantity="latency_ms", unit="ms", value=ms, low=ms * (1 - spread), high=ms * (1 + spread), environment=where
         ),
-        "latency_p95_ms": Measurement("latency_p95_ms", "ms", 2 * ms, environment={"one_sided": 2.5 * ms, **where}),
+        "latency_p95_ms": Measurement(
+            quantity="latency_p95_ms", unit="ms", value=2 * ms, one_sided=2.5 * ms, environment=where
+        ),
         "latency_ratio": Measurement(
-            "latency_ratio",
-            "x",
-            latency,
+            quantity="latency_ratio",
+            unit="x",
+            value=latency,
             low=latency * (1 if exact else 1 - spread),
             high=latency * (1 if exact else 1 + spread),
             environment=where,
         ),
         "memory_bytes": Measurement.not_possible("memory_bytes", "B", "there is no /proc here")
         if memory is None
-        else Measurement("memory_bytes", "B", memory),
-        "accuracy": Measurement("accuracy", "", 0.9 - drop / 100, n=1000),
+        else Measurement(quantity="memory_bytes", unit="B", value=memory),
+        "accuracy": Measurement(quantity="accuracy", unit="", value=0.9 - drop / 100, n=1000),
         "drop_points": Measurement(
-            "drop_points", "pt", drop, n=1000, low=drop - 0.5, high=drop + 0.5, environment={"one_sided": drop + sure}
+            quantity="drop_points",
+            unit="pt",
+            value=drop,
+            n=1000,
+            low=drop - 0.5,
+            high=drop + 0.5,
+            one_sided=drop + sure,
         ),
     }
     sha256 = hashlib.sha256(f"{number}".encode()).hexdigest()
     artifact = Artifact(
-        f"models/{plan.file_stem}", sha256, round(size_bytes), round(size_bytes * 0.9), plan.export.runtime, plan
+        path=f"models/{plan.file_stem}",
+        sha256=sha256,
+        bytes=round(size_bytes),
+        download_bytes=round(size_bytes * 0.9),
+        runtime=plan.export.runtime,
+        plan=plan,
     )
     details = {"notes": [], "findings": []}
-    return Trial(number, stage, plan, "ok", artifact, found, seconds=1.5, details=details)  # type: ignore[arg-type]
+    return Trial(
+        number=number,
+        stage=stage,
+        plan=plan,
+        status="ok",
+        artifact=artifact,
+        measurements=found,
+        seconds=1.5,
+        details=details,
+    )  # type: ignore[arg-type]
 
 
 def baseline(number: int = 0, runtime: str = "litert") -> Trial:
@@ -152,7 +174,9 @@ def verdict(
     """disturbed: what ran beside the timing; best_ms: the baseline's at its best in the run."""
     where = {"disturbed": list(disturbed)} if disturbed else {}
     told = {"best_ms": {"baseline": best_ms}, **where}
-    reference = Measurement("latency_ms", "ms", baseline_ms, low=baseline_ms * 0.98, environment=told)
+    reference = Measurement(
+        quantity="latency_ms", unit="ms", value=baseline_ms, low=baseline_ms * 0.98, environment=told
+    )
     bounds = {"low": drop - 0.4, "high": drop + 0.4}
     return {
         "kind": "verdict",
@@ -164,13 +188,15 @@ def verdict(
         "before": 0.9,
         "after": 0.9 - drop / 100,
         "measurements": {
-            "latency_ratio": Measurement("latency_ratio", "x", 0.5, low=0.45, high=0.55, environment=where).to_json(),
+            "latency_ratio": Measurement(
+                quantity="latency_ratio", unit="x", value=0.5, low=0.45, high=0.55, environment=where
+            ).to_json(),
             "drop_points": Measurement(
-                "drop_points", "pt", drop, n=3000, environment={"one_sided": drop + sure}, **bounds
+                quantity="drop_points", unit="pt", value=drop, n=3000, one_sided=drop + sure, **bounds
             ).to_json(),
         },
         "baseline_measurements": {
-            "accuracy": Measurement("accuracy", "", 0.9, n=3000).to_json(),
+            "accuracy": Measurement(quantity="accuracy", unit="", value=0.9, n=3000).to_json(),
             "latency_ms": reference.to_json(),
         },
     }

@@ -25,7 +25,10 @@ TRIALS = [
     builders.failed(2),
     builders.trial(3, precision="float16"),
 ]
-AGAIN, BESIDE = Measurement("latency_ratio", "x", 0.44), Measurement("latency_ratio", "x", 0.5)
+AGAIN, BESIDE = (
+    Measurement(quantity="latency_ratio", unit="x", value=0.44),
+    Measurement(quantity="latency_ratio", unit="x", value=0.5),
+)
 LINES: list[journal.Line] = [
     builders.start(LIMITS),
     *map(builders.line, TRIALS),
@@ -153,7 +156,7 @@ def test_a_line_that_nobody_wrote_so_is_refused_with_its_place(tmp_path: Path, l
         (("measurements", "latency_ms", "value"), 0, "'measurements.latency_ms.value' is 0"),
         (("measurements", "latency_ms", "low"), 1e9, "above 'high'"),
         (("measurements", "latency_ms", "value"), None, "'measurements.latency_ms.value' is null, and 'how' is"),
-        (("measurements", "drop_points", "environment", "one_sided"), "x", 'environment.one_sided\' is "x"'),
+        (("measurements", "drop_points", "one_sided"), "x", 'one_sided\' is "x"'),
     ],
 )
 def test_a_trial_is_held_against_what_can_be(tmp_path: Path, place: tuple[str, ...], value: Any, sentence: str) -> None:

@@ -96,7 +96,9 @@ def test_an_unknown_filter_is_refused():
 @settings(max_examples=150, deadline=None)
 def test_geometry_is_resize_then_centre_crop_or_pad(sizes, rule, resize_px, filter):
     h, w, height, width = sizes
-    settings = Preprocess(height, width, rule, resize_px, filter, background=(1, 2, 3))
+    settings = Preprocess(
+        height=height, width=width, resize=rule, resize_px=resize_px, filter=filter, background=(1, 2, 3)
+    )
     pixels = noise(h, w)
     new_h, new_w = reference.resized(h, w, settings)
     whole = reference.resize(pixels, new_h, new_w, filter)
@@ -122,7 +124,7 @@ def test_the_resize_rule():
 
 def test_padding_has_the_backgrounds_colour_in_the_networks_order():
     corner = lambda colour, channels: reference.geometry(  # noqa: E731
-        noise(2, 2, channels), Preprocess(8, 8, "none", colour=colour, background=(255, 128, 0))
+        noise(2, 2, channels), Preprocess(height=8, width=8, resize="none", colour=colour, background=(255, 128, 0))
     )[0, 0].tolist()
     assert corner("RGB", 3) == [255, 128, 0]
     assert corner("BGR", 3) == [0, 128, 255]

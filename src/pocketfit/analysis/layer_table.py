@@ -10,7 +10,7 @@ from pocketfit.core.model import Model
 FLOAT32_BYTES = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerRow:
     """One layer for one sample; shapes are without the batch.
 
@@ -48,13 +48,13 @@ def layer_table(model: Model) -> list[LayerRow]:
     program = aten.export(model.network, model.signature)
     return [
         LayerRow(
-            layer.name,
-            layer.type,
-            layer.input_shape,
-            layer.output_shape,
-            layer.params,
-            layer.macs,
-            layer.params * FLOAT32_BYTES,
+            name=layer.name,
+            type=layer.type,
+            input_shape=layer.input_shape,
+            output_shape=layer.output_shape,
+            params=layer.params,
+            macs=layer.macs,
+            size_bytes=layer.params * FLOAT32_BYTES,
         )
         for layer in aten.layers(program, model.network)
     ]
@@ -63,7 +63,8 @@ def layer_table(model: Model) -> list[LayerRow]:
 def totals(rows: Iterable[LayerRow]) -> Totals:
     """Sums over the rows.
 
-    >>> totals([LayerRow("fc", "Linear", (8,), (2,), 18, 16, 72)])
+    >>> numbers = {"params": 18, "macs": 16, "size_bytes": 72}
+    >>> totals([LayerRow(name="fc", type="Linear", input_shape=(8,), output_shape=(2,), **numbers)])
     Totals(layers=1, params=18, macs=16, size_bytes=72)
     """
     rows = list(rows)

@@ -2,47 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from pocketfit.api.fit import stay_in_quota
+from pocketfit.api.inputs import Data, Network, as_dataset, as_model
 from pocketfit.core.budget import Budget
 from pocketfit.core.model import Model
 from pocketfit.core.plan.plan import Plan
+from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.array_file import forget_arrays
 from pocketfit.core.support.files import OF_APPLY, check_folder, held
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.support.scratch import temporary_folder
+from pocketfit.core.support.user_code import Allowed
 from pocketfit.search.run.job import Task, check_teacher, with_labels
 from pocketfit.search.run.run_trial import Exported, export
 from pocketfit.sources.data.dataset import Dataset
 
-if TYPE_CHECKING:
-    pass
-
-
-from pocketfit.api.fit import stay_in_quota
-
 
 def apply(
     plan: Plan,
-    model: Model,
-    data: Dataset,
-    out: Path,
+    model: Network,
+    samples: Data,
+    out: str | Path,
     *,
-    teacher: Model | None = None,
+    preprocess: Preprocess | None = None,
+    labels: Sequence[str] = (),
+    teacher: Network | None = None,
     threads: int = 1,
     watch: Watch | None = None,
+    allow_code: Allowed = False,
 ) -> Exported:
-    """Make the artifact of a plan again, as `out/<code>-<hash>.<ext>`; trained prefixes are kept in out/cache."""
-    watch = watch or Silent()
-    check_folder(out, OF_APPLY)
+    """Make the file of a plan again, as `out/<code>-<hash>.<suffix>`.
+
+    plan     what is done to the network, and for which runtime it is exported
+    model, samples, preprocess, labels, teacher, allow_code  as for `fit`
+    out      a new or empty folder, or one of an earlier `apply`: trained networks are kept in out/cache
+    threads  of the runtime that checks the file
+    Raises UserError for input that does not fit together, ExportFailed where the runtime's converter fails.
+    """
+    watch, folder = watch or Silent(), Path(out)
+    check_folder(folder, OF_APPLY)
     stay_in_quota()
-    named = with_labels(model, data.class_names)
-    task = Task(named, data, out, (plan.export.runtime,), Budget(), threads=threads, teacher=teacher)
+    data = as_dataset(samples)
+    network = with_labels(as_model(model, preprocess, labels, allow_code), data.class_names)
+    taught_by = None if teacher is None else as_model(teacher, preprocess, labels, allow_code)
+    task = Task(
+        model=network,
+        data=data,
+        out=folder,
+        runtimes=(plan.export.runtime,),
+        budget=Budget(),
+        threads=threads,
+        teacher=taught_by,
+    )
     check_teacher(task)
-    data.check_fits(model.signature.inputs[0], model.preprocess)
-    with held(out):
-        made = export(task, plan, watch, folder=out)
+    data.check_fits(network.signature.inputs[0], network.preprocess)
+    with held(folder):
+        made = export(task, plan, watch, folder=folder)
         forget_arrays(task.cache)
     return made
 
@@ -56,7 +74,12 @@ def take_part(plan: Plan, model: Model, data: Dataset, *, teacher: Model | None 
 
     with temporary_folder() as own:
         task = Task(
-            with_labels(model, data.class_names), data, Path(own), (plan.export.runtime,), Budget(), teacher=teacher
+            model=with_labels(model, data.class_names),
+            data=data,
+            out=Path(own),
+            runtimes=(plan.export.runtime,),
+            budget=Budget(),
+            teacher=teacher,
         )
         check_teacher(task)
         prepared(task, plan, Silent())

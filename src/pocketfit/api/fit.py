@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 from pocketfit.api.delivery import GOLDEN_SAMPLES, Delivery
-from pocketfit.api.inputs import as_dataset, as_model
+from pocketfit.api.inputs import Data, Network, as_dataset, as_model
 
 
 def fit(
-    model: Any,
-    samples: Any,
+    model: Network,
+    samples: Data,
     budget: Budget,
     *,
     out: str | Path,
@@ -48,19 +48,35 @@ def fit(
     criterion: str = "taylor",
     rounds: int = 1,
     layer_ratios: Sequence[tuple[str, float]] = (),
-    teacher: Any = None,
+    teacher: Network | None = None,
     watch: Watch | None = None,
     allow_code: Allowed = False,
 ) -> Result:
     """Find, make and prove a file that meets the budget.
 
-    model    a torch.nn.Module (then `preprocess` says what it expects), a Model, or the name of a model folder
-    samples  a Dataset, a folder of pictures by class, an .npz file, or a pair (x, y): uint8 pictures [N, H, W, C] with
-             integer labels [N]
-    budget   e.g. Budget.parse(max_size="3MB", max_latency="0.6x", max_drop="1pt", max_time="10min")
-    out      the folder for journal.jsonl, result.json, plan.json, models/, bundle/ and report.html; a run that was
-             stopped goes on there
-    teacher  the network from which pruned ones learn, in any form of `model`; None: the model itself, unpruned
+    model       a torch.nn.Module (then `preprocess` says what it expects), a Model, or the name of a model folder
+    samples     a Dataset, a folder of images by class, an .npz file, or a pair (x, y): uint8 images [N, H, W, C] with
+                integer labels [N]
+    budget      e.g. Budget.parse(max_size="3MB", max_latency="0.6x", max_drop="1pt", max_time="10min")
+    out         the folder for journal.jsonl, result.json, plan.json, models/, bundle/ and report.html; a run that was
+                stopped goes on there
+    runtimes    whose files are tried: "litert", "onnxruntime"
+    preprocess  how images become the network's input; None: as the model folder says
+    labels      names of the outputs, in their order; (): the classes of the data
+    io          dtype of the file's inputs and outputs; integers for static int8 files
+    layout      of the file's input: "NHWC" or "NCHW"; "": what the runtime prefers
+    keep_resolution  no smaller inputs are tried
+    keep_float  dotted names of layers that stay in float32
+    threads     of the runtime while a file is timed
+    seed        of training, pruning and the order of turns
+    metric      "accuracy", "balanced-accuracy", or "package.module:function"
+    batch_size  of training
+    allocation  what a channel costs when widths are chosen: multiply-accumulates, measured latency, or the same share
+                of every group
+    criterion   which channels go first, as Prune.criterion
+    rounds      of pruning and recovery
+    layer_ratios  (regular expression, ratio) pairs for layers whose name matches
+    teacher     what pruned networks learn from, in the words of `model`; None: the model itself, unpruned
     allow_code  whether a factory that a model folder names may be called: True, or the names that may
 
     Raises UserError (bad input, in one sentence) and Stopped (Ctrl-C; the best so far has been delivered).
@@ -70,11 +86,11 @@ def fit(
     data = as_dataset(samples)
     network = as_model(model, preprocess, labels, allow_code)
     task = Task(
-        network,
-        data,
-        Path(out),
-        tuple(runtimes),
-        budget,
+        model=network,
+        data=data,
+        out=Path(out),
+        runtimes=tuple(runtimes),
+        budget=budget,
         model_name=network.origin.name,
         data_name=str(samples) if isinstance(samples, str | Path) else "arrays",
         io=io,

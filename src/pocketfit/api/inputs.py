@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, Union
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.user_code import Allowed
+from pocketfit.search.run.job import about_order, aligned, with_labels
 from pocketfit.sources.data.dataset import Dataset, from_arrays, open_data
 from pocketfit.sources.models.open_model import model_from_module, open_model
 
 if TYPE_CHECKING:
-    pass
+    from torch import nn
+
+Network: TypeAlias = Union[Model, "nn.Module", str, Path]
+Data: TypeAlias = Dataset | str | Path | tuple[NDArray[np.generic], NDArray[np.generic]]
 
 
-def as_dataset(samples: Any) -> Dataset:
-    """A Dataset from any form of samples that `fit` takes."""
+def as_dataset(samples: Data) -> Dataset:
+    """A Dataset: as it is, from a folder or an .npz file, or from arrays (x, y)."""
     if isinstance(samples, Dataset):
         return samples
     if isinstance(samples, str | Path):
@@ -28,16 +37,30 @@ def as_dataset(samples: Any) -> Dataset:
     raise UserError("samples must be a Dataset, a folder, an .npz file, or a pair of arrays (x, y)")
 
 
-def as_model(model: Any, preprocess: Preprocess | None, labels: Sequence[str], allow_code: Allowed = False) -> Model:
-    """A Model from any form of network that `fit` takes."""
+def as_model(
+    model: Network, preprocess: Preprocess | None = None, labels: Sequence[str] = (), allow_code: Allowed = False
+) -> Model:
+    """A Model: as it is, from the name of a model folder, or around a torch.nn.Module."""
     if isinstance(model, Model):
         return model
     if isinstance(model, str | Path):
         return open_model(str(model), preprocess=preprocess, labels=tuple(labels) or None, allow_code=allow_code)
     if preprocess is None:
         raise UserError("A bare module does not say how its pictures are prepared: give preprocess=Preprocess(...)")
-    return model_from_module(
-        model,
-        preprocess=preprocess,
-        labels=tuple(labels),
-    )
+    return model_from_module(model, preprocess=preprocess, labels=tuple(labels))
+
+
+def named(model: Model, data: Dataset, watch: Watch) -> Model:
+    """The model with a label for each class of the data, which it can be fed with; what is to be said is said."""
+    network = with_labels(model, data.class_names)
+    data.check_fits(network.signature.inputs[0], network.preprocess)
+    for sentence in about_order(model, network, data.class_names):
+        watch.say(sentence)
+    return network
+
+
+def split_for(model: Model, data: Dataset, name: str, limit: int | None, watch: Watch, cache: Path) -> Samples:
+    """A split as the model wants it, its classes in the model's order."""
+    tick = watch.step(f"reading the {name} split")
+    found = data.split(name, model.preprocess, split_seed=model.split_seed, limit=limit, progress=tick, cache=cache)
+    return aligned(found, data.class_names, model.labels)

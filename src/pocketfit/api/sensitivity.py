@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.prune import Criterion, Prune
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.core.support.user_code import Allowed
-from pocketfit.search.run.job import about_order, with_labels
 
 if TYPE_CHECKING:
     from pocketfit.analysis.pruning.plan_for_target import Target
     from pocketfit.analysis.pruning.sensitivity import ChannelTable
 
 
-from pocketfit.api.inputs import as_dataset, as_model
+from pocketfit.api.inputs import Data, Network, as_dataset, as_model, named, split_for
 
 
 def sensitivity(
-    model: Any,
-    samples: Any,
+    model: Network,
+    samples: Data,
     ratios: Sequence[float] = (0.25, 0.5, 0.75),
     *,
     preprocess: Preprocess | None = None,
@@ -44,10 +42,14 @@ def sensitivity(
     """What each group of coupled channels costs when it alone is pruned, estimated on the search split in PyTorch.
 
     model, samples, preprocess, labels, allow_code  as for `fit`; at most `limit` samples are looked at
-    ratios, criterion, multiple, workers, store  as for analysis.pruning.sensitivity.channel_sensitivity
-    target  the target of a plan: raises UserError, before anything is evaluated, where the ratios cannot reach it
+    ratios     shares of a group's channels that are removed, one after the other
+    criterion  which channels go first, as Prune.criterion
+    multiple   the channels that stay are rounded to the nearest multiple of this
+    workers    processes of one thread that judge groups side by side
+    store      folder that keeps what has been judged, so that a stopped run goes on; None: nothing is kept
+    target     what a plan shall reach: raises UserError, before anything is evaluated, where the ratios cannot reach it
     runtime, threads  where a target for the latency counts; its table of costs is measured, in float32, or taken from
-            cost_table.cache_folder()
+               the user's cache folder
     """
     from pocketfit.analysis.pruning import predicted_latency
     from pocketfit.analysis.pruning.plan_for_target import check_reachable
@@ -55,31 +57,20 @@ def sensitivity(
     from pocketfit.measurement.channel_cost_table import cache_folder
     from pocketfit.passes.graph.channel_graph import trace
     from pocketfit.passes.prune.criteria import DATA_DRIVEN
-    from pocketfit.search.run.job import aligned
 
     shares, asked = checked_ratios(ratios), Prune(0.0, criterion, multiple)
     watch = watch or Silent()
     data = as_dataset(samples)
-    opened, latency = as_model(model, preprocess, labels, allow_code), None
-    network = with_labels(opened, data.class_names)
-    data.check_fits(network.signature.inputs[0], network.preprocess)
-    for sentence in about_order(opened, network, data.class_names):
-        watch.say(sentence)
+    network = named(as_model(model, preprocess, labels, allow_code), data, watch)
+    latency = None
     if target is not None and target.name == "latency":
         graph, settings = trace(network.network, network.signature), ExportSettings(runtime)
         tables = cache_folder(watch)
         latency = predicted_latency.measured(network, graph, settings, tables, threads=threads, watch=watch)
     with temporary_folder() as work:
-
-        def split(name: str, most: int) -> Samples:
-            tick = watch.step(f"reading the {name} split")
-            found = data.split(
-                name, network.preprocess, split_seed=network.split_seed, limit=most, progress=tick, cache=Path(work)
-            )
-            return aligned(found, data.class_names, network.labels)
-
-        judged = split("search", limit)
-        looked_at = split("train", asked.samples) if criterion in DATA_DRIVEN else None
+        cache = Path(work)
+        judged = split_for(network, data, "search", limit, watch, cache)
+        looked_at = split_for(network, data, "train", asked.samples, watch, cache) if criterion in DATA_DRIVEN else None
         return channel_sensitivity(
             network,
             judged,

@@ -3,6 +3,7 @@
 <file>             as the runtime's exporter made it
 manifest.json      everything about it (run.py reads nothing else)
 preprocess.py      the reference preprocessing, a copy of pocketfit/sources/image_preprocess.py
+runtime.py         how the runtime opens the file, a copy of pocketfit/runtimes/<name>/in_app.py
 run.py             a copy of pocketfit/bundle/python/run.py
 golden/            input-output pairs for `run.py --selftest` and for implementations in other languages
 README.md, requirements.txt
@@ -36,8 +37,10 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import Session
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
+from pocketfit.core.support.files import force
 
 BUNDLE_VERSION = 2  # 1 had no seal
+IN_APP = "pocketfit.runtimes.{}.in_app"
 
 
 def write_bundle(
@@ -82,6 +85,7 @@ def write_bundle(
         manifest = json.loads(json.dumps(manifest, allow_nan=False))  # the seal is over the form that will be read back
         manifest["seal"] = run.seal(manifest)
         _write_json(partial / "manifest.json", manifest)
+        force(partial)
         _put_in_place(partial, folder, earlier)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -125,6 +129,7 @@ def _write_words(partial: Path, manifest: Mapping[str, Any]) -> None:
     """Write the host code, README.md and requirements.txt."""
     shutil.copyfile(_source_of("pocketfit.sources.image_preprocess"), partial / "preprocess.py")
     shutil.copyfile(_source_of("pocketfit.bundle.python.run"), partial / "run.py")
+    shutil.copyfile(_source_of(IN_APP.format(manifest["runtime"]["name"])), partial / "runtime.py")
     (partial / "requirements.txt").write_text(readme.requirements(manifest), encoding="utf-8")
     (partial / "README.md").write_text(readme.readme(manifest), encoding="utf-8")
 

@@ -32,7 +32,7 @@ class FileTensor:
     layout: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OpInfo:
     """One operator as the file states it.
 
@@ -89,7 +89,7 @@ class OpCost:
     ran_on: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Artifact:
     """A file, its hash, its plan and what was read back from it. `download_bytes` is after deflate (level 9)."""
 

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal
 
 from pocketfit.core.errors import UserError
@@ -144,6 +145,8 @@ def parse_unit(text: str, units: Mapping[str, float], option: str, example: str,
 
     >>> parse_unit("1.5MB", QUANTITIES["size"].units, "--max-size", "3MB")
     1500000.0
+    >>> parse_unit("70%", QUANTITIES["accuracy"].units, "--min-accuracy", "90%")
+    0.7
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?\d+)?)\s*([A-Za-zµ%]*)\s*", text)
     folded = {name.lower(): factor for name, factor in units.items()}
@@ -151,7 +154,7 @@ def parse_unit(text: str, units: Mapping[str, float], option: str, example: str,
         known = [unit for unit in units if unit]
         which = f"one of the units {', '.join(known)}" if len(known) > 1 else f"the unit {known[0]}"
         raise UserError(f"{option} '{text}' cannot be read: write a number with {which}, for example {example}")
-    value = float(match[1]) * folded[match[2].lower()]
+    value = float(Decimal(match[1]) * Decimal(str(folded[match[2].lower()])))  # 70 * 0.01 in binary is above 0.7
     if value < 0 or (value == 0 and not zero):
         raise UserError(f"{option} '{text}' can never be met: it must be more than zero")
     if math.isinf(value):

@@ -17,22 +17,22 @@ COUNTED = {"B": 0.0, "ms": 1e-9, "x": 1e-12}  # unit -> the least that can have 
 class Environment(TypedDict):
     """Where and how something was measured. These keys are read back; others may stand beside them.
 
-    one_sided         the one-sided 95 % bound on the bad side
-    between_sessions  spread of a latency ratio from session to session, and inside sessions
+    between_sessions  spread of a latency ratio from session to session (within_sessions: inside sessions)
     disturbed         Measurement.disturbed
     best_ms           the best times of the canary's works and of the baseline (measurement/quiet.py)
     """
 
-    one_sided: NotRequired[Number]
     between_sessions: NotRequired[Number | None]
     within_sessions: NotRequired[Number | None]
     disturbed: NotRequired[list[str]]
     best_ms: NotRequired[Mapping[str, Number]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
     """`value` in `unit`, with a 95 % interval [low, high] where one is known, from `n` samples.
+
+    `one_sided` is the one-sided 95 % bound on the bad side, where one was taken: a limit is certified by it.
 
     `how` is "measured" (in the runtime that ships), "estimated" (then `reason` says from what) or
     "not_possible_here" (then `value` is None and `reason` says why).
@@ -51,6 +51,7 @@ class Measurement:
     reason: str = ""
     samples: Annotated[tuple[Number, ...], Size()] = ()
     environment: Annotated[Mapping[str, Any], Like(Environment)] = field(default_factory=dict)
+    one_sided: Number | None = None
 
     @property
     def disturbed(self) -> tuple[str, ...]:
@@ -59,7 +60,7 @@ class Measurement:
 
     @classmethod
     def not_possible(cls, quantity: str, unit: str, reason: str) -> Measurement:
-        return cls(quantity, unit, None, n=0, how="not_possible_here", reason=reason)
+        return cls(quantity=quantity, unit=unit, value=None, n=0, how="not_possible_here", reason=reason)
 
     def to_json(self) -> dict[str, Any]:
         """Short form: empty fields are left out."""
@@ -70,7 +71,7 @@ class Measurement:
             "n": self.n,
             "how": self.how,
         }
-        for key in ("low", "high"):
+        for key in ("low", "high", "one_sided"):
             if getattr(self, key) is not None:
                 data[key] = getattr(self, key)
         if self.reason:

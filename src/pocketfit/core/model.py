@@ -40,7 +40,7 @@ class Origin:
         return build(cls, data)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelFile:
     """The content of a model folder's model.json, beside the weights."""
 

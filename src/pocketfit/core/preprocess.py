@@ -17,7 +17,7 @@ Level = Annotated[int, Between(0, 255)]  # of a channel of an image
 Value = Annotated[float, Between(-1e9, 1e9)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preprocess:
     """How an image becomes a tensor; two halves, so that the result of the slow one can be cached as uint8.
 

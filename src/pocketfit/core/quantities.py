@@ -1,7 +1,6 @@
 """The quantities that can be limited, one row each. Options, budgets, checks, words and pages all read this table.
 
-A further limit is a row here, the function that measures it, and one call of that where a trial is measured
-(search/run/run_trial.py).
+A further limit is a row here, the function that measures it, and a line in search/run/file_quantities.py.
 """
 
 from __future__ import annotations

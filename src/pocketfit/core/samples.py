@@ -15,7 +15,7 @@ SPLITS = ("train", "calibration", "search", "verdict")
 SPLIT_WORDS = {"train": "training", "search": "validation", "verdict": "test"}  # the field's words, for sentences
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Samples:
     """Images after the geometry half of `preprocess`, or ready tensors.
 

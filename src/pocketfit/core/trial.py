@@ -15,7 +15,7 @@ from pocketfit.core.support.schema import Violation, at, build
 Stage = Literal["baseline", "recipe", "ladder", "pruned", "finalist", "control"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trial:
     """A line of the journal.
 

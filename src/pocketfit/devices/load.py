@@ -23,7 +23,7 @@ TASKS = Path("/proc/self/task")
 CORES = Path("/sys/devices/system/cpu")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """Counters that only grow; None where this system has no such counter.
 
@@ -49,7 +49,7 @@ class Snapshot:
     hot: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Load:
     """What ran between two snapshots, beside the process that took them: `seconds` long, the others as in Snapshot.
 
@@ -77,15 +77,15 @@ def snapshot(root: int) -> Snapshot:
     busy_s = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
     throttled = [found for group in cpus.groups() if (found := group.throttled_s()) is not None]
     return Snapshot(
-        time.monotonic(),
-        busy_s,
-        time.process_time(),
-        _tree_s(root),
-        getattr(times, "steal", None),
-        _waited_s(),
-        sum(throttled) if throttled else None,
-        _stalled_s(),
-        _hot(),
+        time_s=time.monotonic(),
+        busy_s=busy_s,
+        self_s=time.process_time(),
+        tree_s=_tree_s(root),
+        steal_s=getattr(times, "steal", None),
+        waited_s=_waited_s(),
+        throttled_s=sum(throttled) if throttled else None,
+        stalled_s=_stalled_s(),
+        hot=_hot(),
     )
 
 
@@ -101,14 +101,14 @@ def between(before: Snapshot, after: Snapshot) -> Load:
     all_others = (after.busy_s - before.busy_s - (after.self_s - before.self_s)) / seconds - own
     hot = None if before.hot is None or after.hot is None else max(0, after.hot - before.hot)
     return Load(
-        seconds,
-        max(0.0, all_others),
-        own,
-        rate("steal_s"),
-        rate("waited_s"),
-        rate("throttled_s"),
-        rate("stalled_s"),
-        hot,
+        seconds=seconds,
+        others_cores=max(0.0, all_others),
+        own_cores=own,
+        steal_cores=rate("steal_s"),
+        waited=rate("waited_s"),
+        throttled=rate("throttled_s"),
+        stalled=rate("stalled_s"),
+        hot=hot,
     )
 
 

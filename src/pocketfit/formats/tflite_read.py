@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pocketfit.core.artifact import Contents, FileTensor, OpInfo, Quantization
 from pocketfit.core.errors import UserError
+from pocketfit.numerics.nibbles import unpack_int4
 
 IDENTIFIER = b"TFL3"  # bytes 4 to 7 of every .tflite
 MAX_BYTES = 2**31 - 1  # a flatbuffer's offsets are 32 bits, signed on some readers
@@ -188,16 +189,16 @@ def contents(file: TfliteFile) -> Contents:
         output = int(op.outputs[0]) if len(op.outputs) else None
         ops.append(
             OpInfo(
-                index,
-                file.name(output) if output is not None else "",
-                file.op_type(op),
-                file.shape(output) if output is not None else (),
-                file.dtype(weight) if weight is not None else "",
-                file.dtype(computed[0]) if computed else "",
-                file.shape(weight) if weight is not None else (),
-                bytes_here,
-                _macs(file, op, weight),
-                layer_of(file, op),
+                index=index,
+                name=file.name(output) if output is not None else "",
+                type=file.op_type(op),
+                output_shape=file.shape(output) if output is not None else (),
+                weight_dtype=file.dtype(weight) if weight is not None else "",
+                compute_dtype=file.dtype(computed[0]) if computed else "",
+                weight_shape=file.shape(weight) if weight is not None else (),
+                weight_bytes=bytes_here,
+                macs=_macs(file, op, weight),
+                layer=layer_of(file, op),
             )
         )
     return Contents("tflite", *_inputs_and_outputs(file), tuple(ops))
@@ -309,27 +310,6 @@ def _names(enum: str) -> dict[int, str]:
     from ai_edge_litert import schema_py_generated as schema
 
     return {v: k for k, v in vars(getattr(schema, enum)).items() if not k.startswith("_")}
-
-
-def unpack_int4(packed: NDArray[np.uint8], count: int) -> NDArray[np.int8]:
-    """[ceil(count / 2)] bytes -> [count] integers from -8 to 7; the first of each pair is in the lower half.
-
-    >>> unpack_int4(np.array([0x1F, 0x07], np.uint8), 3)
-    array([-1,  1,  7], dtype=int8)
-    """
-    pairs = np.stack([packed & 15, packed >> 4], axis=-1).reshape(-1)[:count].astype(np.int8)
-    return np.where(pairs > 7, pairs - 16, pairs).astype(np.int8)
-
-
-def pack_int4(integers: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """The inverse of `unpack_int4`, for integers of any shape, in order.
-
-    >>> pack_int4(np.array([-1, 1, 7])).tolist()
-    [31, 7]
-    """
-    halves = integers.reshape(-1).astype(np.int8).view(np.uint8) & 15
-    halves = np.concatenate([halves, np.zeros(len(halves) % 2, np.uint8)])
-    return (halves[0::2] | halves[1::2] << 4).astype(np.uint8)
 
 
 def text(value: bytes | str | None) -> str:

@@ -27,7 +27,7 @@ def serialize(model: Any, *, share: bool = False) -> bytes:
     """
     import flatbuffers
 
-    class Builder(flatbuffers.Builder):  # type: ignore[misc]
+    class Builder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers has no type hints
         def __init__(self) -> None:
             super().__init__(1024)
             self.written: dict[tuple[int, bytes], int] = {}

@@ -26,9 +26,11 @@ import numpy as np
 
 from pocketfit import runtimes
 from pocketfit.core.errors import UserError
+from pocketfit.core.learned import Learned
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
+from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.support.json_file import load
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.support.rules import Between, Positive
@@ -80,7 +82,7 @@ class SubNetwork:
     disturbed: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CostTable:
     """Measured sub-networks of one network, on one machine, in one runtime; `full_ms`: of the whole network."""
 
@@ -155,7 +157,15 @@ def measure(
     full_ms = _table(home)["full_ms"]
     read = (_read(home, number, widths) for number, widths in enumerate(wanted))
     measured = tuple(_at(one, full_ms) for one in read if one is not None)
-    return CostTable(settings.runtime, threads, settings.precision, skeleton, full_ms, _about(home), measured)
+    return CostTable(
+        runtime=settings.runtime,
+        threads=threads,
+        precision=settings.precision,
+        skeleton=skeleton,
+        full_ms=full_ms,
+        environment=_about(home),
+        measured=measured,
+    )
 
 
 def draw(skeleton: Skeleton, count: int, seed: int) -> list[dict[str, int]]:
@@ -250,7 +260,7 @@ def _spread(
 
 def _narrowed(model: Model, graph: ChannelGraph, widths: Widths) -> Model:
     network = forms.narrowed(model.network, graph, widths)
-    return replace(model, network=network, sha256=fingerprint(network), learned={})
+    return replace(model, network=network, sha256=fingerprint(network), learned=Learned())
 
 
 def _export(model: Model, settings: ExportSettings, work: Path) -> Path:
@@ -301,7 +311,5 @@ def _read(home: Path, number: int, widths: Widths) -> SubNetwork | None:
 
 
 def _write(path: Path, data: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, allow_nan=False), encoding="utf-8")
-    partial.replace(path)
+    with whole_or_not(path) as partial:
+        partial.write_text(json.dumps(data, allow_nan=False), encoding="utf-8")

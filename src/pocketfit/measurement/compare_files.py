@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from pocketfit import runtimes
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.measurement import layer_drift as layers
 from pocketfit.measurement.run_samples import array_file, run_all, score
@@ -36,7 +36,7 @@ class LayerDrift:
     sqnr_db: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fidelity:
     """Two files on the same samples; a is the reference.
 
@@ -83,7 +83,7 @@ def compare(
     metric: str = "accuracy",
     layer_samples: int = LAYER_SAMPLES,
     work: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Tick | None = None,
 ) -> Fidelity:
     """Compare file b with file a, each in the runtime that its extension names.
 
@@ -115,19 +115,19 @@ def compare(
         )
     found_layers, note = _layers(names, (a, b), samples, samples_b, count=layer_samples, threads=threads)
     return Fidelity(
-        str(a),
-        str(b),
-        len(samples),
-        sqnr.agreement(outputs[0], outputs[1]) if outputs[0].ndim == 2 else None,
-        metric,
-        scored[0].mean if scored else None,
-        scored[1].mean if scored else None,
-        paired_drop(scored[0].values, scored[1].values) if scored else None,
-        sqnr.sqnr_db(outputs[0], outputs[1]),
-        sqnr.cosine(outputs[0], outputs[1]),
-        found_layers,
-        first_drift(found_layers),
-        note,
+        a=str(a),
+        b=str(b),
+        n=len(samples),
+        agreement=sqnr.agreement(outputs[0], outputs[1]) if outputs[0].ndim == 2 else None,
+        metric=metric,
+        score_a=scored[0].mean if scored else None,
+        score_b=scored[1].mean if scored else None,
+        drop=paired_drop(scored[0].values, scored[1].values) if scored else None,
+        sqnr_db=sqnr.sqnr_db(outputs[0], outputs[1]),
+        cosine=sqnr.cosine(outputs[0], outputs[1]),
+        layers=found_layers,
+        first_drift=first_drift(found_layers),
+        layers_note=note,
     )
 
 
@@ -194,7 +194,7 @@ def _how_read(runtime: str, paths: tuple[Path, Path], count: int, tapped_db: lis
     return note
 
 
-def _shifted(progress: Callable[[int, int], None], done_before: int, total: int) -> Callable[[int, int], None]:
+def _shifted(progress: Tick, done_before: int, total: int) -> Tick:
     return lambda done, _: progress(done_before + done, total)
 
 

@@ -22,7 +22,7 @@ import gc
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.runtime import Session
 from pocketfit.core.signature import Signature
+from pocketfit.core.support.progress import Tick
 from pocketfit.devices import load, local
 from pocketfit.devices.load import Load
 from pocketfit.measurement import quiet
@@ -47,7 +48,7 @@ from pocketfit.processes import child_process
 try:
     import resource
 except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+    resource = None  # type: ignore[assignment]  # hints know the module on every system
 
 PERCENTILES = (50, 90, 95, 99)
 ROUND_MS = 2.0  # a file's share of a round is at least this long: far above what the clock and the loop cost
@@ -77,7 +78,7 @@ QUICK = Effort(sessions=4, seconds=0.4, min_rounds=5, max_rounds=60, patience_s=
 CAREFUL = Effort(sessions=6, seconds=3.0, min_rounds=8, max_rounds=400, patience_s=60.0)  # for verdicts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LatencyComparison:
     """One candidate against the baseline, interleaved.
 
@@ -129,7 +130,7 @@ def compare_latency(
     effort: Effort = CAREFUL,
     seed: int = 0,
     best: Mapping[str, float] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Tick | None = None,
 ) -> list[LatencyComparison]:
     """Time files of one runtime against a baseline, all interleaved; one comparison a candidate, in their order.
 
@@ -159,16 +160,16 @@ def compare_latency(
                 median = over
         comparisons.append(
             LatencyComparison(
-                runtime_name,
-                str(baseline),
-                str(path),
-                baseline_ms,
-                candidate_ms,
-                ratios,
-                bounds,
-                tuple(part.value for part in median.sessions),
-                median.between,
-                median.within,
+                runtime=runtime_name,
+                baseline_path=str(baseline),
+                candidate_path=str(path),
+                baseline=baseline_ms,
+                candidate=candidate_ms,
+                ratios=ratios,
+                upper_one_sided=bounds,
+                sessions=tuple(part.value for part in median.sessions),
+                between=median.between,
+                within=median.within,
             )
         )
     return comparisons
@@ -182,7 +183,7 @@ def latency(
     effort: Effort = CAREFUL,
     seed: int = 0,
     best: Mapping[str, float] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Tick | None = None,
 ) -> dict[str, Measurement]:
     """latency_ms (p50), latency_p90_ms, latency_p95_ms and latency_p99_ms of one file, per invocation at batch 1.
 
@@ -318,7 +319,7 @@ def _take(
     effort: Effort,
     seed: int,
     best: Mapping[str, float] | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Tick | None,
 ) -> tuple[list[tuple[NDArray[np.float64], ...]], dict[str, Any], str]:
     """(milliseconds [rounds, calls] of each session that counts, for each file; the environment; "measured" or
     "estimated")."""
@@ -376,9 +377,9 @@ def _measurement(
     if name == "latency_ms":
         full |= {"rounds": [each.shape[0] for each in sessions], "calls_a_round": [each.shape[1] for each in sessions]}
     return Measurement(
-        name,
-        "ms" if name.endswith("ms") else "x",
-        over.interval.value,
+        quantity=name,
+        unit="ms" if name.endswith("ms") else "x",
+        value=over.interval.value,
         n=sum(each.size for each in sessions),
         low=over.interval.low,
         high=over.interval.high,

@@ -33,7 +33,9 @@ def drift_in_child(*, runtime: str, a: str, b: str, array: str, preprocess: str,
     """
     stored = np.load(array, mmap_mode="r", allow_pickle=False)
     contract = Preprocess.from_json(json.loads(preprocess))
-    samples = Samples(stored, np.full(len(stored), -1, np.int64), [], "", "", contract)
+    samples = Samples(
+        array=stored, labels=np.full(len(stored), -1, np.int64), names=[], split="", sha256="", preprocess=contract
+    )
     module = runtimes.get(runtime)
     files = [_File(module, Path(path), threads) for path in (a, b)]
     pairs = matched(files[0].tapped.layers, files[1].tapped.layers)
@@ -75,7 +77,7 @@ class _File:
         self.tapped: LayerOutputs = called(module.LAYER_OUTPUTS)(path, operators, threads)
         self._signal = self._noise = 0.0
 
-    def read(self, samples: Samples, row: int) -> dict[str, NDArray[np.float32]]:
+    def read(self, samples: Samples, row: int) -> dict[str, NDArray[np.generic]]:
         spec, quantization = self.shipped.signature.inputs[0], self.shipped.input_quantization
         values = fed(samples, slice(row, row + 1), spec)
         given: NDArray[np.generic] = values

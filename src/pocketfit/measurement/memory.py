@@ -116,9 +116,9 @@ def _resident_bytes(field: str) -> int | None:
 
 def _median(name: str, unit: str, values: list[float], where: dict[str, Any], how: str) -> Measurement:
     return Measurement(
-        name,
-        unit,
-        statistics.median(values),
+        quantity=name,
+        unit=unit,
+        value=statistics.median(values),
         n=len(values),
         low=min(values),
         high=max(values),

@@ -18,6 +18,7 @@ import psutil
 from numpy.typing import NDArray
 
 from pocketfit.core.support import cpus
+from pocketfit.core.support.progress import Tick
 from pocketfit.devices import load
 from pocketfit.devices.load import Load
 
@@ -120,7 +121,7 @@ def collect(
     count: int,
     patience: Patience,
     best: Mapping[str, float],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Tick | None = None,
 ) -> Collected:
     """`count` quiet sessions, or as many as patience allows.
 

@@ -20,10 +20,10 @@ from pocketfit.core.runtime import ROWS, answer
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support import user_code
+from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.processes import child_process
 
-Progress = Callable[[int, int], None]
 BUILT_IN = ("accuracy", "top5", "balanced-accuracy")
 BATCH_SIZE = ROWS
 POLL_S = 0.1
@@ -100,7 +100,7 @@ def score(
     batch_size: int = BATCH_SIZE,
     work: Path | None = None,
     keep_outputs: bool = False,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Scores:
     """Run all samples through a file in a child process, and score its outputs.
 
@@ -134,7 +134,7 @@ def run_all(
     threads: int = 1,
     batch_size: int = BATCH_SIZE,
     work: Path | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> NDArray[np.float32]:
     """Outputs float32 [n, ...] of a file for all samples, in their order, computed in a child process."""
     if not path.is_file():
@@ -165,12 +165,13 @@ def run_all(
 def array_file(samples: Samples, folder: Path) -> Path:
     """An .npy file of the samples' array: the one behind its memory map where that is all of it, else a copy."""
     array = samples.array
-    name = str(array.filename) if isinstance(array, np.memmap) else ""
-    if name.endswith(".npy") and Path(name).is_file():  # the cache may have made room for newer arrays
-        stored = np.load(name, mmap_mode="r", allow_pickle=False)
-        same = (stored.shape, stored.dtype, stored.strides) == (array.shape, array.dtype, array.strides)
-        if same and stored.offset == array.offset:
-            return Path(name)
+    if isinstance(array, np.memmap):
+        name = str(array.filename)
+        if name.endswith(".npy") and Path(name).is_file():  # the cache may have made room for newer arrays
+            stored = np.load(name, mmap_mode="r", allow_pickle=False)
+            same = (stored.shape, stored.dtype, stored.strides) == (array.shape, array.dtype, array.strides)
+            if same and isinstance(stored, np.memmap) and stored.offset == array.offset:
+                return Path(name)
     path = folder / "samples.npy"
     np.save(path, np.asarray(array), allow_pickle=False)
     return path
@@ -191,12 +192,19 @@ def run_in_child(
     stored = np.load(array, mmap_mode="r", allow_pickle=False)
     n = len(stored)
     nothing = np.full(n, -1, np.int64)
-    samples = Samples(stored, nothing, [], "", "", Preprocess.from_json(json.loads(preprocess)))
+    samples = Samples(
+        array=stored,
+        labels=nothing,
+        names=[],
+        split="",
+        sha256="",
+        preprocess=Preprocess.from_json(json.loads(preprocess)),
+    )
     session = runtimes.get(runtime).load(Path(path), threads=threads)
     spec = session.signature.inputs[0]
     fixed = spec.shape[0]
     step = fixed or batch_size
-    results: NDArray[np.float32] | None = None
+    results: np.memmap[Any, np.dtype[np.float32]] | None = None
     for start in range(0, n, step):
         rows = slice(start, min(start + step, n))
         values = fed(samples, rows, spec)
@@ -310,7 +318,7 @@ def _top(outputs: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> NDA
         raise UserError(f"A sample has label {int(labels.max())}, but the file names {outputs.shape[1]} classes only")
     own = np.take_along_axis(outputs, labels[:, None], axis=1)
     earlier = np.arange(outputs.shape[1])[None, :] < labels[:, None]
-    rank = np.sum((outputs > own) | ((outputs == own) & earlier), axis=1)
+    rank: NDArray[np.int64] = np.sum((outputs > own) | ((outputs == own) & earlier), axis=1)
     return (rank < k).astype(np.float64)
 
 
@@ -332,7 +340,7 @@ def _custom(
 
 
 @contextmanager
-def _reported(done: Path, total: int, progress: Progress | None) -> Iterator[None]:
+def _reported(done: Path, total: int, progress: Tick | None) -> Iterator[None]:
     """Tell `progress` what the child has written to `done`, until the block ends."""
     if progress is None:
         yield

@@ -37,7 +37,7 @@ MOST_BYTES = 2**30
 CHANGED = "the journal has been changed: restore it or use another output folder"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """The journal's lines, sorted into what they say; the order of the lines does not matter."""
 
@@ -138,17 +138,17 @@ def digest(lines: Iterable[Line], trials_read: Iterable[Trial] = ()) -> Record:
     total_s = math.fsum(seconds)  # exact, so that the order of the lines does not show in the last digit
     ordered = tuple(_timed(_timed(trials[n], calmer.get(n)), again.get(n)) for n in sorted(trials))
     return Record(
-        start,
-        ordered,
-        total_s,
-        readings,
-        verdict,
-        layers,
-        pace,
-        sensitivity,
-        allocation,
-        frozenset(again.keys() & trials.keys()),
-        frozenset(calmer.keys() & trials.keys()),
+        start=start,
+        trials=ordered,
+        seconds=total_s,
+        readings=readings,
+        verdict=verdict,
+        layers=layers,
+        pace=pace,
+        sensitivity=sensitivity,
+        allocation=allocation,
+        measured_again=frozenset(again.keys() & trials.keys()),
+        calmer=frozenset(calmer.keys() & trials.keys()),
     )
 
 

@@ -63,7 +63,8 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         scale = self.activation(self.fc1(self.avgpool(x)))  # [N, squeezed, 1, 1]
-        return x * self.scale_activation(self.fc2(scale))
+        scaled: torch.Tensor = x * self.scale_activation(self.fc2(scale))
+        return scaled
 
 
 def initialize(module: nn.Module) -> None:

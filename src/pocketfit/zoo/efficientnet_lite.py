@@ -82,7 +82,7 @@ class MBConv(nn.Module):
         self._bn2 = _norm(outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self._act0(self._bn0(self._expand_conv(x))) if self.expands else x
+        y: torch.Tensor = self._act0(self._bn0(self._expand_conv(x))) if self.expands else x
         y = self._act1(self._bn1(self._depthwise_conv(self._pad(y))))
         y = self._bn2(self._project_conv(y))
         return x + y if self.residual else y
@@ -118,7 +118,8 @@ class EfficientNetLite(nn.Module):
         x = self._blocks(x)
         x = self._act1(self._bn1(self._conv_head(x)))
         x = torch.flatten(self._avg_pooling(x), 1)  # [N, 1280]
-        return self._fc(self._dropout(x))
+        logits: torch.Tensor = self._fc(self._dropout(x))
+        return logits
 
 
 def efficientnet_lite0(*, width: float = 1.0, classes: int = 1000) -> EfficientNetLite:

@@ -55,7 +55,8 @@ class MobileNetV1(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.avgpool(self.features(x))  # [N, C, 1, 1]
-        return self.classifier(torch.flatten(x, 1))
+        logits: torch.Tensor = self.classifier(torch.flatten(x, 1))
+        return logits
 
 
 def mobilenet_v1(*, width: float = 1.0, classes: int = 1000) -> MobileNetV1:

@@ -39,7 +39,8 @@ class InvertedResidual(nn.Module):
         self.conv = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.conv(x) if self.residual else self.conv(x)
+        y: torch.Tensor = self.conv(x)
+        return x + y if self.residual else y
 
 
 class MobileNetV2(nn.Module):
@@ -65,7 +66,8 @@ class MobileNetV2(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.avgpool(self.features(x))  # [N, C, 1, 1]
-        return self.classifier(torch.flatten(x, 1))
+        logits: torch.Tensor = self.classifier(torch.flatten(x, 1))
+        return logits
 
 
 def mobilenet_v2(*, width: float = 1.0, classes: int = 1000) -> MobileNetV2:

@@ -101,7 +101,8 @@ class InvertedResidual(nn.Module):
         self.block = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.block(x) if self.residual else self.block(x)
+        y: torch.Tensor = self.block(x)
+        return x + y if self.residual else y
 
 
 class MobileNetV3(nn.Module):
@@ -125,7 +126,8 @@ class MobileNetV3(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.avgpool(self.features(x))  # [N, C, 1, 1]
-        return self.classifier(torch.flatten(x, 1))
+        logits: torch.Tensor = self.classifier(torch.flatten(x, 1))
+        return logits
 
 
 def mobilenet_v3_large(*, width: float = 1.0, classes: int = 1000) -> MobileNetV3:

@@ -44,7 +44,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.relu1(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return self.relu2(y + self.downsample(x))
+        out: torch.Tensor = self.relu2(y + self.downsample(x))
+        return out
 
 
 class Bottleneck(nn.Module):
@@ -70,7 +71,8 @@ class Bottleneck(nn.Module):
         y = self.relu1(self.bn1(self.conv1(x)))
         y = self.relu2(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        return self.relu3(y + self.downsample(x))
+        out: torch.Tensor = self.relu3(y + self.downsample(x))
+        return out
 
 
 Block = Callable[[int, int, int], nn.Module]  # (inputs, channels, stride) -> block
@@ -109,7 +111,8 @@ class ResNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # [N, C, H / 4, W / 4]
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(torch.flatten(self.avgpool(x), 1))
+        logits: torch.Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return logits
 
 
 def resnet18(*, width: float = 1.0, classes: int = 1000) -> ResNet:

@@ -101,7 +101,8 @@ class ShuffleNetV2(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.maxpool(self.conv1(x))  # [N, 24, H / 4, W / 4]
         x = self.conv5(self.stage4(self.stage3(self.stage2(x))))
-        return self.fc(torch.flatten(self.avgpool(x), 1))
+        logits: torch.Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return logits
 
 
 def shufflenet_v2(*, width: float = 1.0, classes: int = 1000) -> ShuffleNetV2:

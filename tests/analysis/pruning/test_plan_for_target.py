@@ -32,13 +32,46 @@ def table_of(
     for number, (name, values) in enumerate(rises.items()):
         removed = tuple((round(WIDTH * ratio),) for ratio in RATIOS)
         points = tuple(
-            Point(ratio, WIDTH - lost[0], value, value, 0.0, 0.9, 100 * value, 0.0, costs.of({number: lost[0]}))
+            Point(
+                ratio=ratio,
+                kept=WIDTH - lost[0],
+                loss=value,
+                loss_rise=value,
+                loss_rise_se=0.0,
+                accuracy=0.9,
+                drop_points=100 * value,
+                drop_points_se=0.0,
+                cost=costs.of({number: lost[0]}),
+            )
             for ratio, lost, value in zip(RATIOS, removed, values, strict=True)
         )
         edge = (edges or {}).get(name, "")
         pattern = f"^{re.escape(name)}$"
-        curves.append(Curve(name, (name,), pattern, WIDTH, ((number, WIDTH),), removed, edge, points))  # type: ignore[arg-type]
-    return ChannelTable("net", labelled, 100, "search", "l2", 8, 0.0, 1.0, costs.of({}), tuple(curves), costs)
+        curves.append(
+            Curve(
+                group=name,
+                layers=(name,),
+                pattern=pattern,
+                channels=WIDTH,
+                members=((number, WIDTH),),
+                removed=removed,
+                edge=edge,
+                points=points,
+            )
+        )  # type: ignore[arg-type]
+    return ChannelTable(
+        model="net",
+        labelled=labelled,
+        samples=100,
+        split="search",
+        criterion="l2",
+        multiple=8,
+        loss=0.0,
+        accuracy=1.0,
+        cost=costs.of({}),
+        curves=tuple(curves),
+        costs=costs,
+    )
 
 
 CHAIN = {"a.0": (0.001, 0.002, 0.01), "b.0": (0.1, 0.3, 0.9), "c.0": (0.002, 0.004, 0.02)}

@@ -37,7 +37,17 @@ def latency_of(names: tuple[str, ...], us: dict[str, float], *, step: int = 1) -
     known = Skeleton(dict.fromkeys(names, 32), dict.fromkeys(names, 1), layers)
     fitted = Predictor(known, costs, (0.0, 0.0), {}, 2.0)
     groups = tuple((name, 32) for name in names)
-    return ChannelLatency("onnxruntime", 1, "float32", {"cpu": "example"}, 2.0, 24, ERRORS, fitted, groups)
+    return ChannelLatency(
+        runtime="onnxruntime",
+        threads=1,
+        precision="float32",
+        environment={"cpu": "example"},
+        full_ms=2.0,
+        networks=24,
+        held_out=ERRORS,
+        fitted=fitted,
+        groups=groups,
+    )
 
 
 def timed(us: dict[str, float], **more: Any) -> ChannelTable:
@@ -95,7 +105,15 @@ def test_groups_are_found_again_in_the_table_of_costs(monkeypatch: pytest.Monkey
         for widths in channel_cost_table.draw(known, 12, 0):
             times = {layer.name: float(sum(known.shape(layer, widths))) for layer in known.layers}
             found.append(SubNetwork(widths, 1.0, sum(times.values()) / 1000, times))
-        return CostTable(settings.runtime, threads, "float32", known, 3.0, {}, tuple(found))
+        return CostTable(
+            runtime=settings.runtime,
+            threads=threads,
+            precision="float32",
+            skeleton=known,
+            full_ms=3.0,
+            environment={},
+            measured=tuple(found),
+        )
 
     monkeypatch.setattr(channel_cost_table, "measure", measure)
     found = predicted_latency.measured(model, graph, ExportSettings("onnxruntime"), tmp_path, threads=2, watch=Silent())

@@ -35,7 +35,14 @@ def samples_of(count: int = 70, *, labelled: bool = True, seed: int = 0) -> Samp
     labels = rng.integers(0, 5, count) if labelled else np.full(count, -1)
     names = [str(n) for n in range(count)]
     pictures = rng.normal(size=(count, 3, SIDE, SIDE)).astype(np.float32)
-    return Samples(pictures, labels.astype(np.int64), names, "search", f"s{seed}{labelled}", Preprocess(SIDE, SIDE))
+    return Samples(
+        array=pictures,
+        labels=labels.astype(np.int64),
+        names=names,
+        split="search",
+        sha256=f"s{seed}{labelled}",
+        preprocess=Preprocess(height=SIDE, width=SIDE),
+    )
 
 
 def zoo_model() -> Model:

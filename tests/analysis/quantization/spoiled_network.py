@@ -47,7 +47,14 @@ def pictures(count: int, preprocess, *, seed: int) -> Samples:
     small = rng.integers(0, 256, (count, cells, cells, 3)).astype(np.uint8)
     array = small.repeat(8, 1).repeat(8, 2)[:, : preprocess.height, : preprocess.width]
     names = [str(i) for i in range(count)]
-    return Samples(array, np.full(count, -1), names, "calibration", f"pictures {seed}", preprocess)
+    return Samples(
+        array=array,
+        labels=np.full(count, -1),
+        names=names,
+        split="calibration",
+        sha256=f"pictures {seed}",
+        preprocess=preprocess,
+    )
 
 
 def sabotaged(model: Model, block: int, channel: int, factor: float) -> Model:

@@ -14,7 +14,23 @@ UNEVEN = Channels(144, 60.2, 2, (7, 3))
 
 
 def row(layer: str, share: float = 0.1, **settings) -> LayerSensitivity:
-    plain = LayerSensitivity(layer, 8, "", 30.0, 35.0, 29.0, 12.0, 0.5, share, 36.0, 35.0, 20.0, EVEN, EVEN, EVEN)
+    plain = LayerSensitivity(
+        layer=layer,
+        weight_bits=8,
+        reads="",
+        weights_db=30.0,
+        activations_db=35.0,
+        only_db=29.0,
+        all_but_db=12.0,
+        gain_db=0.5,
+        share=share,
+        own_db=36.0,
+        neighbours_db=35.0,
+        drift_db=20.0,
+        outputs=EVEN,
+        weights=EVEN,
+        inputs=EVEN,
+    )
     return replace(plain, **settings)
 
 
@@ -23,7 +39,18 @@ def drop(points: float, half: float = 0.5) -> Drop:
 
 
 def measured(kind: str, sqnr_db: float, **settings) -> Measured:
-    found = Measured(kind, kind, "wi8ai8", 1000, sqnr_db, 0.9, 0.7, drop(2.9), None, sqnr_db - 11.0)
+    found = Measured(
+        name=kind,
+        kind=kind,
+        code="wi8ai8",
+        size_bytes=1000,
+        sqnr_db=sqnr_db,
+        agreement=0.9,
+        accuracy=0.7,
+        drop=drop(2.9),
+        cost=None,
+        gain_db=sqnr_db - 11.0,
+    )
     return replace(found, **settings)
 
 

@@ -47,7 +47,14 @@ def network() -> Net:
 def samples() -> Samples:
     rng = np.random.default_rng(0)
     array = rng.integers(0, 256, (24, 8, 8, 3)).astype(np.uint8)
-    return Samples(array, np.full(24, -1), [str(i) for i in range(24)], "calibration", "x", PREPROCESS)
+    return Samples(
+        array=array,
+        labels=np.full(24, -1),
+        names=[str(i) for i in range(24)],
+        split="calibration",
+        sha256="x",
+        preprocess=PREPROCESS,
+    )
 
 
 def test_the_rows_say_what_runs_with_only_that_switched_give(network, samples) -> None:

@@ -165,6 +165,11 @@ def _evil_preprocess(bundle: Path) -> None:
         file.write("\nPath('evil').write_text('run')\n")
 
 
+def _evil_runtime(bundle: Path) -> None:
+    with (bundle / "runtime.py").open("a") as file:
+        file.write("\nPath('evil').write_text('run')\n")
+
+
 def _cut_model(bundle: Path) -> None:
     (bundle / "tiny.onnx").write_bytes((bundle / "tiny.onnx").read_bytes()[:-9])
 
@@ -198,7 +203,7 @@ CHANGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no files": (_sealed(lambda m: m["files"].clear()), "no sha256 of 'tiny.onnx'"),
     "no golden answers": (_sealed(lambda m: m["golden"]["pairs"].clear()), "nothing could be proved"),
     "labels cut": (_sealed(lambda m: m.update(labels=m["labels"][:2])), "gives 6 numbers, and manifest.json has 2"),
-    "another runtime": (_sealed(lambda m: m["runtime"].update(name="os")), "cannot be run (KeyError"),
+    "how files are opened": (_evil_runtime, "runtime.py was changed"),
     "another shape": (_sealed(lambda m: m["input"].update(shape=[1, 3, 5])), "cannot be run ("),
     "a huge input": (_sealed(lambda m: m["input"].update(shape=[10**9])), "too large for any network"),
     "huge pictures": (_sealed(lambda m: m["preprocess"].update(resize_px=10**9)), "too large for any network"),

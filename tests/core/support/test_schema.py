@@ -32,7 +32,7 @@ class Known(TypedDict):
     count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outer:
     number: Annotated[int, Between(1)]
     kind: Literal["a", "b", 3]
@@ -67,7 +67,7 @@ def nested(levels: int) -> Any:
 
 def test_what_fits_is_built() -> None:
     made = checked(Outer, SOUND, "x.json")
-    assert made == Outer(1, "a", (Inner(0.5),), ("p", 2))
+    assert made == Outer(number=1, kind="a", inner=(Inner(0.5),), pair=("p", 2))
     assert type(made.inner) is tuple
     assert checked(Outer, json.loads(json.dumps(asdict(made))), "x.json") == made
     assert checked(Outer, changed(free=nested(40), table={"a": [1]}, kind=3), "x.json").table == {"a": [1]}

@@ -26,7 +26,14 @@ def samples_of(model: Model, count: int = 64, offset: float = 3.0) -> Samples:
     shape = model.signature.inputs[0].with_batch(count)
     array = np.random.default_rng(0).normal(offset, size=shape).astype(np.float32)
     names = [str(i) for i in range(count)]
-    return Samples(array, np.full(count, -1, np.int64), names, "calibration", "", model.preprocess)
+    return Samples(
+        array=array,
+        labels=np.full(count, -1, np.int64),
+        names=names,
+        split="calibration",
+        sha256="",
+        preprocess=model.preprocess,
+    )
 
 
 def rounded(network: nn.Module, grid: Grid) -> nn.Module:

@@ -103,7 +103,14 @@ def test_labels_pull_towards_themselves() -> None:
     model = model_of(Net(), 12)
     pictures = noise(64, 12, 0)
     labels = (pictures.array.mean((2, 3))[:, 0] > 0).astype(np.int64) + 3
-    labelled = Samples(pictures.array, labels, pictures.names, "train", "labelled", pictures.preprocess)
+    labelled = Samples(
+        array=pictures.array,
+        labels=labels,
+        names=pictures.names,
+        split="train",
+        sha256="labelled",
+        preprocess=pictures.preprocess,
+    )
 
     def right(found: Model) -> float:
         with torch.no_grad():

@@ -151,7 +151,12 @@ def noise(count: int, side: int, seed: int) -> Samples:
         torch.randn(count, 3, side // 2, side // 2, generator=torch.Generator().manual_seed(seed)), scale_factor=2.0
     ).numpy()
     return Samples(
-        smooth, np.full(count, -1), [""] * count, "calibration", "noise", Preprocess(height=side, width=side)
+        array=smooth,
+        labels=np.full(count, -1),
+        names=[""] * count,
+        split="calibration",
+        sha256="noise",
+        preprocess=Preprocess(height=side, width=side),
     )
 
 

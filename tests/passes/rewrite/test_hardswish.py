@@ -92,7 +92,14 @@ def test_litert_finds_kernels_for_it(tmp_path: Path) -> None:
     runtime = runtimes.get("litert")
     plan = Plan((), ExportSettings("litert", "int8"))
     array = np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)
-    samples = Samples(array, np.full(16, -1), [""] * 16, "calibration", "noise", Preprocess(height=8, width=8))
+    samples = Samples(
+        array=array,
+        labels=np.full(16, -1),
+        names=[""] * 16,
+        split="calibration",
+        sha256="noise",
+        preprocess=Preprocess(height=8, width=8),
+    )
     types = []
     for model in (small(), hardswish.apply(small())):
         path = tmp_path / f"{model.key[:8]}.tflite"

@@ -55,7 +55,14 @@ def samples(count: int = 64, channels: int = 3) -> Samples:
     labels = np.arange(count) % 3
     pixels = rng.integers(0, 90, (count, 12, 12, channels)) + 60 * labels[:, None, None, None]
     contract = PREPROCESS if channels == 3 else Preprocess(height=12, width=12, colour="GRAY", mean=(0.5,), std=(0.5,))
-    return Samples(pixels.astype(np.uint8), labels, [""] * count, "train", "00", contract)
+    return Samples(
+        array=pixels.astype(np.uint8),
+        labels=labels,
+        names=[""] * count,
+        split="train",
+        sha256="00",
+        preprocess=contract,
+    )
 
 
 def inputs(channels: int = 3) -> torch.Tensor:

@@ -90,7 +90,14 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
 
 def pictures(count: int = 23) -> Samples:
     pixels = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), np.uint8)
-    return Samples(pixels, np.arange(count), [""] * count, "train", "00", Preprocess(height=16, width=16, resize_px=16))
+    return Samples(
+        array=pixels,
+        labels=np.arange(count),
+        names=[""] * count,
+        split="train",
+        sha256="00",
+        preprocess=Preprocess(height=16, width=16, resize_px=16),
+    )
 
 
 def test_the_parts_of_a_batch_are_the_batch() -> None:

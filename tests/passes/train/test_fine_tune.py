@@ -53,7 +53,15 @@ def samples(count: int = 96, seed: int = 0) -> Samples:
     pixels[labels != 1, :, :6] += 120
     pixels[labels != 0, :, 6:] += 120
     names = [f"{i}" for i in range(count)]
-    return Samples(pixels.astype(np.uint8), labels.astype(np.int64), names, "train", "00", PREPROCESS, LABELS)
+    return Samples(
+        array=pixels.astype(np.uint8),
+        labels=labels.astype(np.int64),
+        names=names,
+        split="train",
+        sha256="00",
+        preprocess=PREPROCESS,
+        class_names=LABELS,
+    )
 
 
 def loss(trained: Model, given: Samples) -> float:
@@ -104,7 +112,7 @@ def test_the_divergence_is_hintons() -> None:
     data = samples(16)
     inputs, labels = torch.from_numpy(data.inputs(slice(None))), torch.from_numpy(data.labels)
     labels[3] = -1  # a picture without a label counts for the teacher alone
-    recipe = objective.Recipe(16, 0.1, 0, temperature=3.0, alpha=0.7)
+    recipe = objective.Recipe(batch_size=16, learning_rate=0.1, seed=0, temperature=3.0, alpha=0.7)
     with torch.no_grad():
         got = objective.objective(student(inputs), labels, recipe, teacher(inputs))
         p, q = (teacher(inputs) / 3).softmax(1), (student(inputs) / 3).softmax(1)
@@ -142,11 +150,19 @@ ROWS: list[np.ndarray] = []
 def counting(count: int) -> Counting:
     ROWS.clear()
     data = samples(count)
-    return Counting(data.array, data.labels, data.names, "train", "00", PREPROCESS, LABELS)
+    return Counting(
+        array=data.array,
+        labels=data.labels,
+        names=data.names,
+        split="train",
+        sha256="00",
+        preprocess=PREPROCESS,
+        class_names=LABELS,
+    )
 
 
 def test_an_epoch_shows_every_picture_once() -> None:
-    recipe = objective.Recipe(8, 0.1, seed=0)
+    recipe = objective.Recipe(batch_size=8, learning_rate=0.1, seed=0)
     assert len(list(batches.shuffled(counting(32), recipe.batch_size, 8, seed=recipe.seed))) == 8
     shown = np.concatenate(ROWS)
     assert sorted(shown[:32]) == sorted(shown[32:]) == list(range(32))

@@ -39,7 +39,15 @@ def model() -> Model:
 def samples(count: int) -> Samples:
     pixels = np.random.default_rng(1).integers(0, 256, (count, 8, 8, 3), np.uint8)
     labels = np.arange(count) % 2
-    return Samples(pixels, labels, [f"{i}" for i in range(count)], "train", "00", PREPROCESS, ("a", "b"))
+    return Samples(
+        array=pixels,
+        labels=labels,
+        names=[f"{i}" for i in range(count)],
+        split="train",
+        sha256="00",
+        preprocess=PREPROCESS,
+        class_names=("a", "b"),
+    )
 
 
 @pytest.mark.parametrize("count", [2, 65, 150])

@@ -21,7 +21,14 @@ PREPROCESS = Preprocess(height=32, width=32, resize_px=32)
 
 def samples(count: int = 20) -> Samples:
     pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
-    return Samples(pixels, np.arange(count), [f"{i}" for i in range(count)], "train", "00", PREPROCESS)
+    return Samples(
+        array=pixels,
+        labels=np.arange(count),
+        names=[f"{i}" for i in range(count)],
+        split="train",
+        sha256="00",
+        preprocess=PREPROCESS,
+    )
 
 
 def teacher(key: str = "a") -> Teacher:

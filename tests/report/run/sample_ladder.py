@@ -49,18 +49,27 @@ def _trial(number: int) -> Trial:
     stage, runtime, passes, settings, size, latency, drop = SPECS[number]
     plan = Plan(passes, ExportSettings(runtime, **settings))
     if number == FAILED:
-        return Trial(number, stage, plan, "failed", error="Training gave NaN", seconds=40.0)  # type: ignore[arg-type]
+        return Trial(number=number, stage=stage, plan=plan, status="failed", error="Training gave NaN", seconds=40.0)  # type: ignore[arg-type]
     n_bytes = round(sample_run.SIZES["litert"] * size)
     found = [
-        Measurement("size_bytes", "B", n_bytes),
-        Measurement("latency_ms", "ms", 6.2 * latency, low=6 * latency, high=6.4 * latency),
-        Measurement("latency_ratio", "x", latency, low=latency - 0.01, high=latency + 0.01),
-        Measurement("accuracy", "", 0.931 - drop / 100, n=3000),
-        Measurement("drop_points", "pt", drop, n=3000, low=drop - 0.6, high=drop + 0.6),
+        Measurement(quantity="size_bytes", unit="B", value=n_bytes),
+        Measurement(quantity="latency_ms", unit="ms", value=6.2 * latency, low=6 * latency, high=6.4 * latency),
+        Measurement(quantity="latency_ratio", unit="x", value=latency, low=latency - 0.01, high=latency + 0.01),
+        Measurement(quantity="accuracy", unit="", value=0.931 - drop / 100, n=3000),
+        Measurement(quantity="drop_points", unit="pt", value=drop, n=3000, low=drop - 0.6, high=drop + 0.6),
     ]
-    artifact = Artifact(f"models/{plan.file_stem}", f"{number:064x}", n_bytes, n_bytes, runtime, plan)
+    artifact = Artifact(
+        path=f"models/{plan.file_stem}",
+        sha256=f"{number:064x}",
+        bytes=n_bytes,
+        download_bytes=n_bytes,
+        runtime=runtime,
+        plan=plan,
+    )
     measured = {one.quantity: one for one in found}
-    return Trial(number, stage, plan, "ok", artifact, measured, seconds=21.0)  # type: ignore[arg-type]
+    return Trial(
+        number=number, stage=stage, plan=plan, status="ok", artifact=artifact, measurements=measured, seconds=21.0
+    )  # type: ignore[arg-type]
 
 
 def sensitivity_line() -> Line:

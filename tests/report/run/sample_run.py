@@ -84,32 +84,53 @@ def _trial(number: int, memory_possible: bool) -> Trial:
     if number in FAILED:
         log = "Traceback (most recent call last):\n  <module>\nRuntimeError: op HARD_SWISH & friends <not supported>"
         return Trial(
-            number, stage, plan, "failed", error="The converter died with exit status -11", log_tail=log, seconds=12.5
+            number=number,
+            stage=stage,
+            plan=plan,
+            status="failed",
+            error="The converter died with exit status -11",
+            log_tail=log,
+            seconds=12.5,
         )
     whole = SIZES[runtime]
     n_bytes = round(whole * size)
     ms = 6.2 * latency
     bounds = {"low": drop - 0.6, "high": drop + 0.6} if number > 1 else {}
     memory = (
-        Measurement("memory_bytes", "B", 38_000_000 - 20_000_000 * (1 - size), n=3)
+        Measurement(quantity="memory_bytes", unit="B", value=38_000_000 - 20_000_000 * (1 - size), n=3)
         if memory_possible
         else Measurement.not_possible("memory_bytes", "B", "this system has no /proc, so peak memory cannot be read")
     )
     measurements = {
-        "size_bytes": Measurement("size_bytes", "B", n_bytes),
-        "download_bytes": Measurement("download_bytes", "B", round(n_bytes * 0.91)),
-        "latency_ms": Measurement("latency_ms", "ms", ms, n=200, low=ms * 0.97, high=ms * 1.04),
-        "latency_p95_ms": Measurement("latency_p95_ms", "ms", ms * 1.2, n=200),
-        "latency_ratio": Measurement("latency_ratio", "x", latency, n=200, low=latency * 0.97, high=latency * 1.03),
-        "cold_start_ms": Measurement("cold_start_ms", "ms", 18 + 20 * size, n=5),
+        "size_bytes": Measurement(quantity="size_bytes", unit="B", value=n_bytes),
+        "download_bytes": Measurement(quantity="download_bytes", unit="B", value=round(n_bytes * 0.91)),
+        "latency_ms": Measurement(quantity="latency_ms", unit="ms", value=ms, n=200, low=ms * 0.97, high=ms * 1.04),
+        "latency_p95_ms": Measurement(quantity="latency_p95_ms", unit="ms", value=ms * 1.2, n=200),
+        "latency_ratio": Measurement(
+            quantity="latency_ratio", unit="x", value=latency, n=200, low=latency * 0.97, high=latency * 1.03
+        ),
+        "cold_start_ms": Measurement(quantity="cold_start_ms", unit="ms", value=18 + 20 * size, n=5),
         "memory_bytes": memory,
-        "accuracy": Measurement("accuracy", "", 0.931 - drop / 100, n=3000),
-        "drop_points": Measurement("drop_points", "pt", drop, n=3000, **bounds),
+        "accuracy": Measurement(quantity="accuracy", unit="", value=0.931 - drop / 100, n=3000),
+        "drop_points": Measurement(quantity="drop_points", unit="pt", value=drop, n=3000, **bounds),
     }
     artifact = Artifact(
-        f"models/{plan.file_stem}.tflite", f"{number:064x}", n_bytes, round(n_bytes * 0.91), runtime, plan
+        path=f"models/{plan.file_stem}.tflite",
+        sha256=f"{number:064x}",
+        bytes=n_bytes,
+        download_bytes=round(n_bytes * 0.91),
+        runtime=runtime,
+        plan=plan,
     )
-    return Trial(number, stage, plan, "ok", artifact, measurements, seconds=20 + 3.7 * number)
+    return Trial(
+        number=number,
+        stage=stage,
+        plan=plan,
+        status="ok",
+        artifact=artifact,
+        measurements=measurements,
+        seconds=20 + 3.7 * number,
+    )
 
 
 def picture(seed: int) -> str:
@@ -149,16 +170,18 @@ def verdict_line() -> Line:
         "after": 0.929,
         "drop": {"points": 0.2, "low": -0.1, "high": 0.5, "upper_one_sided": 0.45},
         "latency_ratio": {
-            **Measurement("latency_ratio", "x", 0.34, n=400, low=0.33, high=0.36).to_json(),
+            **Measurement(quantity="latency_ratio", unit="x", value=0.34, n=400, low=0.33, high=0.36).to_json(),
             "environment": {"between_sessions": 0.012, "within_sessions": 0.004},
         },
         "measurements": {
-            "accuracy": Measurement("accuracy", "", 0.929, n=10000).to_json(),
+            "accuracy": Measurement(quantity="accuracy", unit="", value=0.929, n=10000).to_json(),
             "drop_points": Measurement(
-                "drop_points", "pt", 0.2, n=10000, low=-0.1, high=0.5, environment={"one_sided": 0.45}
+                quantity="drop_points", unit="pt", value=0.2, n=10000, low=-0.1, high=0.5, one_sided=0.45
             ).to_json(),
         },
-        "baseline_measurements": {"accuracy": Measurement("accuracy", "", 0.931, n=10000).to_json()},
+        "baseline_measurements": {
+            "accuracy": Measurement(quantity="accuracy", unit="", value=0.931, n=10000).to_json()
+        },
         "per_class": classes,
         "disagreements": [p for p in pictures if p["before"] != p["after"]],
     }

@@ -42,7 +42,14 @@ def made_up(source: str, samples: str, target: str, histograms: bool) -> None:
 
 def samples_of(array: np.ndarray) -> Samples:
     n = len(array)
-    return Samples(array, np.full(n, -1), [f"p{i}" for i in range(n)], "calibration", "s", PREPROCESS)
+    return Samples(
+        array=array,
+        labels=np.full(n, -1),
+        names=[f"p{i}" for i in range(n)],
+        split="calibration",
+        sha256="s",
+        preprocess=PREPROCESS,
+    )
 
 
 def photos(n: int = 20) -> Samples:

@@ -40,7 +40,14 @@ def test_a_learned_range_is_the_one_in_the_file(runtime: str, activations: str, 
     assert settings.grid is not None
     (point,) = [p for p in simulate(model, settings.grid).points.values() if p.layer == "depthwise.0"]
     array = pictures(16)
-    samples = Samples(array, np.full(16, -1), [""] * 16, "calibration", "noise", Preprocess(height=32, width=32))
+    samples = Samples(
+        array=array,
+        labels=np.full(16, -1),
+        names=[""] * 16,
+        split="calibration",
+        sha256="noise",
+        preprocess=Preprocess(height=32, width=32),
+    )
     wanted = 1.2345 / 255
     found = []
     for learned in (Learned(), Learned(ranges={point.name: (0.0, 1.2345)})):

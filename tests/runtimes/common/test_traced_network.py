@@ -9,7 +9,6 @@ from torch import nn
 
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.model import Model
-from pocketfit.runtimes.common.output_file import whole_or_not
 from pocketfit.runtimes.common.traced_network import flush_denormals, program_of, traced
 from tests.runtimes.tiny_network import SIDE, pictures, tiny_model
 
@@ -85,24 +84,6 @@ def test_failures_name_the_layer_and_the_line(model: Model, monkeypatch: pytest.
 def test_an_onnx_level_network_is_refused(model: Model) -> None:
     with pytest.raises(ExportFailed, match="level 'onnx'"):
         program_of(replace(model, level="onnx"))
-
-
-def test_a_file_is_written_whole_or_not(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "file.onnx"
-
-    def fail() -> None:
-        with whole_or_not(path) as partial:
-            partial.write_text("half")
-            raise ValueError
-
-    with pytest.raises(ValueError):
-        fail()
-    assert not list(path.parent.iterdir())
-    with whole_or_not(path) as partial:
-        assert partial.suffix == ".onnx"
-        partial.write_text("whole")
-    assert path.read_text() == "whole"
-    assert [entry.name for entry in path.parent.iterdir()] == ["file.onnx"]
 
 
 def test_weights_too_small_to_count_are_flushed_and_no_others() -> None:

@@ -67,7 +67,14 @@ def model_of(network: nn.Module, sha256: str) -> Model:
 
 def _samples() -> Samples:
     pixels = np.random.default_rng(0).integers(0, 256, (32, SIZE, SIZE, 3), np.uint8)
-    return Samples(pixels, np.zeros(32, np.int64), [str(i) for i in range(32)], "calibration", "0", PREPROCESS)
+    return Samples(
+        array=pixels,
+        labels=np.zeros(32, np.int64),
+        names=[str(i) for i in range(32)],
+        split="calibration",
+        sha256="0",
+        preprocess=PREPROCESS,
+    )
 
 
 def _model() -> Model:

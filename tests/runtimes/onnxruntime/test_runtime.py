@@ -485,7 +485,18 @@ def test_what_the_child_could_not_quantize_is_not_called_int8() -> None:
         (),
         (),
         tuple(
-            onnx_read.OpInfo(i, f"n{i}", "Conv", (), dtype, "float32", (1, 1, 1, 1), 1, 1, f"layer{i}")
+            onnx_read.OpInfo(
+                index=i,
+                name=f"n{i}",
+                type="Conv",
+                output_shape=(),
+                weight_dtype=dtype,
+                compute_dtype="float32",
+                weight_shape=(1, 1, 1, 1),
+                weight_bytes=1,
+                macs=1,
+                layer=f"layer{i}",
+            )
             for i, dtype in enumerate(("int8", "float32", "int8"))
         ),
     )

@@ -13,7 +13,9 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
+from pocketfit.core.preprocess import Preprocess
 from pocketfit.runtimes.torch import runtime
+from pocketfit.sources.models.open_model import model_from_module
 from tests.runtimes.tiny_network import POSITIONS, SIDE, pictures
 
 Exported = Callable[[ExportSettings], Artifact]
@@ -102,6 +104,27 @@ def test_macs_and_layers_come_from_the_graph(exported: Exported) -> None:
     assert ops["depthwise.0"].macs == 72 * POSITIONS
     assert ops["head"].type == "linear"
     assert ops["stem.0"].output_shape == (None, 8, SIDE // 2, SIDE // 2)
+
+
+def test_macs_are_those_of_one_sample_wherever_the_batch_lies(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(64, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            maps = x.flatten(2)
+            alike = maps @ maps.mT  # [n, 3, 3]
+            rows: torch.Tensor = self.head(maps.reshape(-1, 64))  # [3 n, 4]
+            return rows.view(-1, 3, 4).mean(1) + alike.mean((1, 2))[:, None]
+
+    model = model_from_module(Rows(), preprocess=Preprocess(height=8, width=8))
+    path = tmp_path / "rows.pt2"
+    runtime.export(model, Plan((), ExportSettings("torch")), None, path, work=tmp_path)
+    assert [op.macs for op in runtime.inspect(path).ops if op.macs] == [3 * 3 * 64, 3 * 4 * 64]
 
 
 def test_a_closed_session_says_so(exported: Exported) -> None:

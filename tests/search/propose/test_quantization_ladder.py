@@ -113,7 +113,7 @@ def test_rungs_build_on_the_repairs_only_where_these_did_not_make_it_worse(
     ):
         trial = builders.tried(proposal, len(trials), int8_drop=13)
         if proposal.row == "ladder" and len(kinds(climbed(trials))) < 2:
-            measured = Measurement("sqnr_db", "dB", noise[len(climbed(trials))])
+            measured = Measurement(quantity="sqnr_db", unit="dB", value=noise[len(climbed(trials))])
             trial = replace(trial, measurements={**trial.measurements, "sqnr_db": measured})
         trials.append(trial)
     assert kinds(climbed(trials))[:2] == [(), REPAIRED]

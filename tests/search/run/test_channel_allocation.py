@@ -56,7 +56,7 @@ def task(tmp_path: Path, **settings: object) -> Task:
     rng = np.random.default_rng(0)
     data = from_arrays(rng.integers(0, 256, (400, 16, 16, 3), np.uint8), np.arange(400) % 4, class_names=tuple("abcd"))
     budget = settings.pop("budget", Budget())
-    return Task(model(), data, tmp_path / "out", ("onnxruntime",), budget, **settings)  # type: ignore[arg-type]
+    return Task(model=model(), data=data, out=tmp_path / "out", runtimes=("onnxruntime",), budget=budget, **settings)  # type: ignore[arg-type]
 
 
 @given(st.integers(0, 10**6), st.floats(0.05, 0.9), st.booleans())

@@ -55,7 +55,9 @@ def model() -> Model:
 
 
 def task(model: Model, out: Path, **limits: str) -> Task:
-    return Task(model, no_data(model.labels), out, ("onnxruntime",), Budget.parse(**limits))
+    return Task(
+        model=model, data=no_data(model.labels), out=out, runtimes=("onnxruntime",), budget=Budget.parse(**limits)
+    )
 
 
 def test_a_file_a_bundle_and_no_claim(model: Model, tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ def task(out: Path, *, count: int = 200, labels: tuple[str, ...] = ("bird", "cat
     )
     pixels = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
     data = from_arrays(pixels, np.arange(count) % 2, class_names=("dog", "cat"))
-    return Task(model, data, out, ("litert",), builders.budget(max_size="0.5x"), **settings)  # type: ignore[arg-type]
+    return Task(
+        model=model, data=data, out=out, runtimes=("litert",), budget=builders.budget(max_size="0.5x"), **settings
+    )  # type: ignore[arg-type]
 
 
 @given(
@@ -135,7 +137,15 @@ def test_samples_of_another_shape_are_refused_at_the_start(tmp_path: Path) -> No
 
 def test_aligned_labels_are_the_models() -> None:
     array = np.zeros((4, 8, 8, 3), np.uint8)
-    samples = Samples(array, np.array([0, 1, -1, 0]), list("abcd"), "train", "00", PREPROCESS, ("dog", "cat"))
+    samples = Samples(
+        array=array,
+        labels=np.array([0, 1, -1, 0]),
+        names=list("abcd"),
+        split="train",
+        sha256="00",
+        preprocess=PREPROCESS,
+        class_names=("dog", "cat"),
+    )
     found = aligned(samples, ("dog", "cat"), ("bird", "cat", "dog"))
     assert found.labels.tolist() == [2, 1, -1, 2], "no label stays no label"
     assert found.class_names == ("bird", "cat", "dog")

@@ -44,7 +44,7 @@ def task(tmp_path: Path) -> Task:
     model = model_from_module(net, preprocess=Preprocess(height=8, width=8, resize_px=8), labels=("a", "b"))
     rng = np.random.default_rng(0)
     data = from_arrays(rng.integers(0, 256, (200, 8, 8, 3), np.uint8), np.arange(200) % 2, class_names=("a", "b"))
-    return Task(model, data, tmp_path / "out", ("litert",), builders.budget())
+    return Task(model=model, data=data, out=tmp_path / "out", runtimes=("litert",), budget=builders.budget())
 
 
 def test_the_guilty_layers_come_from_the_journal(task: Task) -> None:

@@ -94,7 +94,14 @@ def task(out: Path, network: nn.Module, **settings: Any) -> Task:
     rng = np.random.default_rng(0)
     data = from_arrays(rng.integers(0, 256, (300, 8, 8, 3), np.uint8), np.arange(300) % 2, class_names=("a", "b"))
     model = model_from_module(network, preprocess=contract, labels=("a", "b"))
-    return Task(model, data, out, ("litert",), builders.budget(**settings.pop("limits", {})), **settings)
+    return Task(
+        model=model,
+        data=data,
+        out=out,
+        runtimes=("litert",),
+        budget=builders.budget(**settings.pop("limits", {})),
+        **settings,
+    )
 
 
 class Heard(Silent):

@@ -381,7 +381,17 @@ def test_arrays_and_an_npz_file_are_the_same(tmp_path):
 @pytest.mark.parametrize("background", [(255, 255, 255), (200, 100, 0)])
 def test_every_channel_count_in_every_colour_order(colour, channels, background, tmp_path):
     x, y = grey(60, shape=(6, 9, channels))
-    wanted = Preprocess(8, 8, "longer", 8, "bicubic", colour, background, mean=(0.5,), std=(0.5,))
+    wanted = Preprocess(
+        height=8,
+        width=8,
+        resize="longer",
+        resize_px=8,
+        filter="bicubic",
+        colour=colour,
+        background=background,
+        mean=(0.5,),
+        std=(0.5,),
+    )
     samples = data.from_arrays(x, y).split("train", wanted, split_seed=0)
     row = 3
     pixels = x[int(samples.names[row][2:-1])]

@@ -27,6 +27,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.support import user_code
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Slice
 from pocketfit.passes.prune import prune_channels
+from pocketfit.passes.train.answers import move
 from pocketfit.sources.input_contract import check_preprocess
 from pocketfit.sources.models.open_model import load_model, save_model
 
@@ -63,7 +64,8 @@ def answers(network: nn.Module, samples: Samples, reference: Answers | None = No
 
     Raises what the forward raises, and ArithmeticError where outputs are not finite.
     """
-    faster = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    faster = copy.deepcopy(network)
+    move(faster, None, torch.channels_last)
     found = []
     with torch.inference_mode(), one_thread():
         for values, _ in samples.batches(BATCH):
@@ -175,7 +177,9 @@ def in_child(folder: str, jobs: list[list[Any]], lines: str, stop: str, closed: 
     labels = np.load(work / "labels.npy", allow_pickle=False)
     array = np.load(work / "samples.npy", mmap_mode="r", allow_pickle=False)
     preprocess = check_preprocess(told["preprocess"], work / "work.json")
-    samples = Samples(array, labels, [""] * len(labels), told["split"], "", preprocess)
+    samples = Samples(
+        array=array, labels=labels, names=[""] * len(labels), split=told["split"], sha256="", preprocess=preprocess
+    )
     slices = tuple(Slice(name, dim, part) for (name, dim), part in zip(told["places"], ids, strict=True))
     graph = ChannelGraph(slices, (), ())
     network = load_model(work / "model", allow_code=closed is not None).network
@@ -191,6 +195,11 @@ def in_child(folder: str, jobs: list[list[Any]], lines: str, stop: str, closed: 
 def append_line(path: Path, row: Row) -> None:
     """One JSON line, on the disk before this returns."""
     with path.open("ab") as file:
-        file.write(json.dumps(row, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+        file.write(line(row))
         file.flush()
         os.fsync(file.fileno())
+
+
+def line(row: Row) -> bytes:
+    """As JSON, with its end."""
+    return json.dumps(row, separators=(",", ":"), allow_nan=False).encode() + b"\n"

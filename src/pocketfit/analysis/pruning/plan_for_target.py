@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -15,7 +15,14 @@ from pocketfit.core.plan.prune import Prune
 
 Layers = tuple[tuple[str, float], ...]
 FORMS = "give macs:0.5x, size:0.5x, latency:0.5x, latency:5ms or drop:1pt"
-_QUANTITIES = {"macsx": "macs", "sizex": "size", "latencyx": "latency", "latencyms": "latency_ms", "droppt": "drop"}
+Reduced = Literal["macs", "size", "latency", "latency_ms", "drop"]
+_QUANTITIES: Mapping[str, Reduced] = {
+    "macsx": "macs",
+    "sizex": "size",
+    "latencyx": "latency",
+    "latencyms": "latency_ms",
+    "droppt": "drop",
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Target:
               the groups' estimated drops that may be reached, in points
     """
 
-    quantity: Literal["macs", "size", "latency", "latency_ms", "drop"]
+    quantity: Reduced
     value: float
 
     @classmethod
@@ -47,7 +54,7 @@ class Target:
             raise UserError(f"The target '{text}' can't be met by any network: give more than 0 ms")
         if quantity not in ("drop", "latency_ms") and not 0 < value < 1:
             raise UserError(f"The target '{text}' asks for nothing that pruning does: give a share above 0x, below 1x")
-        return cls(quantity, value)  # type: ignore[arg-type]
+        return cls(quantity, value)
 
     def __str__(self) -> str:
         unit = {"drop": "pt", "latency_ms": "ms"}.get(self.quantity, "x")
@@ -59,7 +66,7 @@ class Target:
         return self.quantity.removesuffix("_ms")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Planned:
     """A plan and what is expected of it: costs are exact, the drop is the sum of the single groups' drops (estimated).
 
@@ -83,7 +90,7 @@ class Planned:
     @property
     def settings(self) -> Prune:
         """The pass that carries it out."""
-        return Prune(0.0, self.criterion, self.multiple, self.layers)  # type: ignore[arg-type]
+        return Prune(0.0, self.criterion, self.multiple, self.layers)
 
     def fragment(self) -> dict[str, Any]:
         """The pass as it stands in the "passes" of a plan.json."""
@@ -128,17 +135,17 @@ def planned(table: ChannelTable, target: Target) -> Planned:
     cost, ratio = table.costs.of(removed), None if table.latency is None else table.latency.ratio(removed)
     points = [curve.points[steps[curve.group]] for curve in curves]
     return Planned(
-        tuple((curve.pattern, point.ratio) for curve, point in zip(curves, points, strict=True)),
-        str(target),
-        table.multiple,
-        table.criterion,
-        cost,
-        cost.macs / table.cost.macs,
-        cost.size_bytes / table.cost.size_bytes,
-        sum(_rising([point.drop_points for point in curve.points])[steps[curve.group]] for curve in curves),
-        sum(_rising([point.loss_rise for point in curve.points])[steps[curve.group]] for curve in curves),
-        ratio,
-        None if table.latency is None or ratio is None else ratio * table.latency.full_ms,
+        layers=tuple((curve.pattern, point.ratio) for curve, point in zip(curves, points, strict=True)),
+        target=str(target),
+        multiple=table.multiple,
+        criterion=table.criterion,
+        cost=cost,
+        macs_ratio=cost.macs / table.cost.macs,
+        size_ratio=cost.size_bytes / table.cost.size_bytes,
+        drop_points=sum(_rising([point.drop_points for point in curve.points])[steps[curve.group]] for curve in curves),
+        loss_rise=sum(_rising([point.loss_rise for point in curve.points])[steps[curve.group]] for curve in curves),
+        latency_ratio=ratio,
+        latency_ms=None if table.latency is None or ratio is None else ratio * table.latency.full_ms,
     )
 
 

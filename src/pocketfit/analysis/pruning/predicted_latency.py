@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pocketfit.passes.graph.channel_graph import ChannelGraph
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChannelLatency:
     """Estimated latencies of the networks in a ChannelTable; that of the whole network, `full_ms`, is measured.
 
@@ -69,6 +69,15 @@ def measured(
     """
     table = channel_cost_table.measure(model, graph, settings, folder, threads=threads, watch=watch)
     groups = tuple((group.name, len(group.ids)) for group in graph.groups)
-    about = (table.runtime, threads, table.precision, table.environment, table.full_ms, len(table.measured))
-    held_out, fitted = latency_predictor.held_out(table), latency_predictor.fit(table)
-    return ChannelLatency(*about, held_out, fitted, groups, disturbed=table.disturbed)
+    return ChannelLatency(
+        runtime=table.runtime,
+        threads=threads,
+        precision=table.precision,
+        environment=table.environment,
+        full_ms=table.full_ms,
+        networks=len(table.measured),
+        held_out=latency_predictor.held_out(table),
+        fitted=latency_predictor.fit(table),
+        groups=groups,
+        disturbed=table.disturbed,
+    )

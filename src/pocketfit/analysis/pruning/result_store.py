@@ -18,14 +18,15 @@ from pocketfit.analysis.pruning.evaluate import Answers, Job, Row
 from pocketfit.core.model import Model
 from pocketfit.core.samples import Samples
 from pocketfit.core.support import user_code
+from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.support.json_file import parse, read_bytes
+from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.rules import Between, Count
 from pocketfit.core.support.schema import checked
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.passes.graph.channel_graph import ChannelGraph
 from pocketfit.processes import child_process
 
-Progress = Callable[[int, int], None]
 POLL_S = 0.2
 NO_TIME_LIMIT_S = 10.0**9
 MOST_BYTES = 2**28  # of a file of results
@@ -63,7 +64,7 @@ def evaluated(
     workers: int,
     store: Path | None,
     key: str,
-    progress: Progress | None,
+    progress: Tick | None,
 ) -> dict[tuple[str, int], Row]:
     """The row for each (group, channels kept), from the store or computed now."""
     rows = {} if store is None else _stored(store, key)
@@ -141,9 +142,7 @@ def _stored(store: Path, key: str) -> dict[tuple[str, int], Row]:
 def _merge(store: Path, key: str, rows: dict[tuple[str, int], Row]) -> None:
     """Write one file in place of those of the processes."""
     parts = list(store.glob(f"{key}-*.jsonl"))
-    partial = store / f"{key}.partial{os.getpid()}"
-    for row in rows.values():
-        trials.append_line(partial, row)
-    partial.replace(store / f"{key}.jsonl")
+    with whole_or_not(store / f"{key}.jsonl") as partial:
+        partial.write_bytes(b"".join(map(trials.line, rows.values())))
     for path in parts:
         path.unlink(missing_ok=True)

@@ -27,16 +27,16 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan.plan import canonical_json
 from pocketfit.core.plan.prune import Criterion, Prune
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Tick
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Group, trace
 from pocketfit.passes.prune import criteria, prune_channels
 
-Progress = Callable[[int, int], None]
 RATIOS = (0.25, 0.5, 0.75)
 STORE_VERSION = 1
 NUMBERS = ("loss", "loss_rise", "loss_rise_se", "accuracy", "drop_points", "drop_points_se")  # fields of a Point
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """One group at one ratio, everything else whole.
 
@@ -63,7 +63,7 @@ class Point:
     latency_ratio: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Curve:
     """One coupled group; or several, where the channels of one layer are in several groups and a pattern selects all.
 
@@ -88,7 +88,7 @@ class Curve:
         return next((point.why_not for point in self.points if point.why_not), "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChannelTable:
     """Every group that can lose channels, in the order of the network.
 
@@ -141,7 +141,7 @@ def channel_sensitivity(
     looked_at: Samples | None = None,
     workers: int = 1,
     store: Path | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
     check: Callable[[ChannelTable], None] | None = None,
     latency: ChannelLatency | None = None,
 ) -> ChannelTable:
@@ -181,9 +181,21 @@ def channel_sensitivity(
         failed = [
             f"The channels of {c.group} can't be pruned: the network says '{c.why_not}'." for c in told if c.why_not
         ]
-        about = (model.origin.name, trials.is_labelled(judged), len(judged), judged.split, criterion, multiple)
-        said = (*findings, *graph.findings, *failed)
-        return ChannelTable(*about, loss, accuracy, costs.of({}), told, costs, said, latency=latency)
+        return ChannelTable(
+            model=model.origin.name,
+            labelled=trials.is_labelled(judged),
+            samples=len(judged),
+            split=judged.split,
+            criterion=criterion,
+            multiple=multiple,
+            loss=loss,
+            accuracy=accuracy,
+            cost=costs.of({}),
+            curves=told,
+            costs=costs,
+            findings=(*findings, *graph.findings, *failed),
+            latency=latency,
+        )
 
     if check is not None:
         check(table({}, math.nan, math.nan))
@@ -238,14 +250,14 @@ def _without_points(model: Model, graph: ChannelGraph, ratios: Sequence[float], 
         last = any(place in group.members for group in groups for place in read)
         curves.append(
             Curve(
-                names[0],
-                tuple(dict.fromkeys(layer for group in groups for layer in group.layers)),
-                f"^{found}$" if len(names) == 1 else f"^({found})$",
-                sum(len(group.ids) for group in groups),
-                tuple((n, len(graph.groups[n].ids)) for n in members),
-                removed,
-                "first" if first else "last" if last else "",
-                (),
+                group=names[0],
+                layers=tuple(dict.fromkeys(layer for group in groups for layer in group.layers)),
+                pattern=f"^{found}$" if len(names) == 1 else f"^({found})$",
+                channels=sum(len(group.ids) for group in groups),
+                members=tuple((n, len(graph.groups[n].ids)) for n in members),
+                removed=removed,
+                edge="first" if first else "last" if last else "",
+                points=(),
             )
         )
     return sorted(curves, key=lambda curve: order.get(curve.group, len(order)))
@@ -343,11 +355,17 @@ def _with_points(
         kept = curve.channels - sum(removed)
         row = rows.get((curve.group, kept), {}) if any(removed) else unchanged
         lost = {number: count for (number, _), count in zip(curve.members, removed, strict=True)}
-        loss_now, rise, rise_se, accuracy_now, drop, drop_se = (float(row.get(name, math.nan)) for name in NUMBERS)
-        cost, reason = costs.of(lost), why_not or row.get("why_not", "")
         time = math.nan if latency is None else latency.ratio(lost)
-        numbers = (loss_now, rise, rise_se, accuracy_now, drop, drop_se)
-        points.append(Point(ratio, kept, *numbers, cost, reason, None if math.isnan(time) else time))
+        points.append(
+            Point(
+                ratio=ratio,
+                kept=kept,
+                cost=costs.of(lost),
+                why_not=why_not or row.get("why_not", ""),
+                latency_ratio=None if math.isnan(time) else time,
+                **{name: float(row.get(name, math.nan)) for name in NUMBERS},
+            )
+        )
     return replace(curve, points=tuple(points))
 
 

@@ -8,10 +8,11 @@ from typing import Any, get_args
 
 import numpy as np
 
-from pocketfit.analysis.quantization.sensitivity import Progress, split_rows, without_infinities
+from pocketfit.analysis.quantization.sensitivity import split_rows, without_infinities
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import Grid, RangeMethod
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Tick
 from pocketfit.numerics.sqnr import ratio_db
 
 SEEDS = 3
@@ -40,7 +41,7 @@ def stability(
     samples: Samples,
     *,
     seeds: int = SEEDS,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> tuple[MethodStability, ...]:
     """Every method on `seeds` random subsets, all judged on the same other samples.
 

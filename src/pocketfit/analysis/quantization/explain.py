@@ -55,7 +55,7 @@ class Ask:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Explanation:
     """Everything that `explain` found.
 
@@ -142,23 +142,23 @@ def explain(
     drawn = histograms(bench.float_path, [one.layer for one in blamed], calibration, settings, bench.work)
     files += kept
     return Explanation(
-        model.origin.name,
-        ask.runtime,
-        settings.code,
-        len(search),
-        search.split,
-        bench.labelled,
-        tuple(files),
-        table,
-        drift,
-        note,
-        blamed,
-        after,
-        exclude,
-        methods,
-        drawn,
-        headline(blamed, files),
-        tuple(dict.fromkeys((*model.findings, *findings, *bench.findings))),
+        model=model.origin.name,
+        runtime=ask.runtime,
+        code=settings.code,
+        samples=len(search),
+        split=search.split,
+        labelled=bench.labelled,
+        files=tuple(files),
+        table=table,
+        drift_db=drift,
+        drift_note=note,
+        culprits=blamed,
+        after=after,
+        exclude=exclude,
+        ranges=methods,
+        histograms=drawn,
+        headline=headline(blamed, files),
+        findings=tuple(dict.fromkeys((*model.findings, *findings, *bench.findings))),
     )
 
 

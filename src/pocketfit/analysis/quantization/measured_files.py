@@ -25,7 +25,7 @@ from pocketfit.numerics.latency_intervals import Drop, paired_drop
 DRIFT_SAMPLES = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """A file, measured against the float32 file of the same runtime.
 
@@ -85,7 +85,18 @@ class Bench:
         scores = self._exact[1]
         mean = None if scores is None else float(scores.mean())
         size = self.float_path.stat().st_size
-        return Measured("float32", "float", plan.code, size, math.inf, 1.0, mean, None, None, 0.0)
+        return Measured(
+            name="float32",
+            kind="float",
+            code=plan.code,
+            size_bytes=size,
+            sqnr_db=math.inf,
+            agreement=1.0,
+            accuracy=mean,
+            drop=None,
+            cost=None,
+            gain_db=0.0,
+        )
 
     def measure(
         self,
@@ -108,18 +119,20 @@ class Bench:
         plain_db, plain_scores = self._plain or (sqnr_db, scores)
         kept = kind in ("kept", "excluded")
         return Measured(
-            name,
-            kind,
-            plan.code,
-            path.stat().st_size,
-            sqnr_db,
-            numbers.agreement(exact, outputs) if exact.ndim == 2 else None,
-            None if scores is None else float(scores.mean()),
-            None if scores is None or right is None else paired_drop(right, scores),
-            paired_drop(scores, plain_scores) if kept and scores is not None and plain_scores is not None else None,
-            sqnr_db - plain_db if math.isfinite(sqnr_db) else 0.0,
-            settings.keep_float if kept else (),
-            layer,
+            name=name,
+            kind=kind,
+            code=plan.code,
+            size_bytes=path.stat().st_size,
+            sqnr_db=sqnr_db,
+            agreement=numbers.agreement(exact, outputs) if exact.ndim == 2 else None,
+            accuracy=None if scores is None else float(scores.mean()),
+            drop=None if scores is None or right is None else paired_drop(right, scores),
+            cost=paired_drop(scores, plain_scores)
+            if kept and scores is not None and plain_scores is not None
+            else None,
+            gain_db=sqnr_db - plain_db if math.isfinite(sqnr_db) else 0.0,
+            keep_float=settings.keep_float if kept else (),
+            layer=layer,
         )
 
     def rung(self, name: str, passes: tuple[PassSettings, ...], settings: ExportSettings) -> tuple[Measured, Model]:

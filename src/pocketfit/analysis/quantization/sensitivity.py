@@ -7,7 +7,7 @@ weights, together with the tensors behind it; sums, pooled tensors and the input
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal
@@ -19,9 +19,9 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import Grid, RangeMethod
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Tick
 from pocketfit.numerics.sqnr import ratio_db
 
-Progress = Callable[[int, int], None]
 JUDGED = 16  # samples on which the outputs are compared
 OBSERVED = 100  # other samples, from which the ranges are taken
 WIDE = 8.0  # times the median range: next to such a channel the others have three bits fewer
@@ -43,7 +43,7 @@ class Channels:
     which: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerSensitivity:
     """One layer. Decibels are SQNR of the network's outputs against float; inf where they are equal, None without one.
 
@@ -74,7 +74,7 @@ class LayerSensitivity:
     inputs: Channels | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sensitivity:
     """The whole network, and its layers in the order in which they are carried out.
 
@@ -113,7 +113,7 @@ def sensitivity(
     most: int = JUDGED,
     ranges: RangeMethod = "min-max",
     layers: Collection[str] | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Sensitivity:
     """The noise that each layer adds on the grid of an export.
 
@@ -133,33 +133,33 @@ def sensitivity(
     own = [ratio_db(*group.own) if group.own else None for group in found.groups]
     rows = tuple(
         LayerSensitivity(
-            group.name,
-            group.bits,
-            group.reads,
-            None if group.weights is None else ratio_db(group.signal, group.weights),
-            None if group.activations is None else ratio_db(group.signal, group.activations),
-            ratio_db(group.signal, group.both),
-            ratio_db(group.signal, group.others),
-            _gain(ratio_db(group.signal, group.others), whole_db),
-            share / total if total else 0.0,
-            own[number],
-            neighbours(own, number),
-            ratio_db(*group.drift) if group.drift else None,
-            channels(group.channels) if group.channels is not None else None,
-            channels(group.rows) if group.rows is not None else None,
-            channels(group.columns) if group.columns is not None else None,
+            layer=group.name,
+            weight_bits=group.bits,
+            reads=group.reads,
+            weights_db=None if group.weights is None else ratio_db(group.signal, group.weights),
+            activations_db=None if group.activations is None else ratio_db(group.signal, group.activations),
+            only_db=ratio_db(group.signal, group.both),
+            all_but_db=ratio_db(group.signal, group.others),
+            gain_db=_gain(ratio_db(group.signal, group.others), whole_db),
+            share=share / total if total else 0.0,
+            own_db=own[number],
+            neighbours_db=neighbours(own, number),
+            drift_db=ratio_db(*group.drift) if group.drift else None,
+            outputs=channels(group.channels) if group.channels is not None else None,
+            weights=channels(group.rows) if group.rows is not None else None,
+            inputs=channels(group.columns) if group.columns is not None else None,
         )
         for number, (group, share) in enumerate(zip(found.groups, alone, strict=True))
     )
     return Sensitivity(
-        whole_db,
-        ratio_db(found.signal, found.weights),
-        ratio_db(found.signal, found.activations),
-        ratio_db(1.0, total),
-        rows,
-        len(judged),
-        len(observed),
-        ranges,
+        whole_db=whole_db,
+        weights_db=ratio_db(found.signal, found.weights),
+        activations_db=ratio_db(found.signal, found.activations),
+        added_db=ratio_db(1.0, total),
+        layers=rows,
+        judged=len(judged),
+        observed=len(observed),
+        ranges=ranges,
     )
 
 

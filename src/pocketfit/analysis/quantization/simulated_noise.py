@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -118,9 +118,9 @@ class _Runs:
 
     def switched(self, nodes: Collection[fx.Node], before: Values, *, on: bool) -> Values:
         """All tensors of a run like that of `before`, with these nodes' grids switched."""
-        grids = [_called(self.module, node) for node in nodes]
+        grids = [cast(Point | WeightGrid, self.module.get_submodule(str(node.target))) for node in nodes]
         for grid in grids:
-            grid.active = on  # type: ignore[union-attr]
+            grid.active = on
         changed = set(nodes)
         for node in self.module.graph.nodes:
             if any(source in changed for source in node.all_input_nodes):
@@ -128,7 +128,7 @@ class _Runs:
         known = {node: value for node, value in before.items() if node not in changed}
         self.runner.run(initial_env=known, enable_io_processing=False)
         for grid in grids:
-            grid.active = not on  # type: ignore[union-attr]
+            grid.active = not on
         return dict(self.runner.env)
 
 

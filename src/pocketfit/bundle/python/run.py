@@ -50,43 +50,16 @@ def need(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        sys.exit(_refuse(f"The package '{package}' cannot be loaded ({error}); run: pip install {package}"))
+        sys.exit(_refuse(_missing(package, error)))
+
+
+def _missing(package: str, error: ImportError) -> str:
+    return f"The package '{package}' cannot be loaded ({error}); run: pip install {package}"
 
 
 def _refuse(sentence: str) -> int:
     print(sentence, file=sys.stderr)
     return 2
-
-
-def open_litert(path: Path, threads: int) -> Run:
-    """A .tflite file with LiteRT's default kernels (XNNPACK where it can)."""
-    litert = need("ai_edge_litert.interpreter", "ai-edge-litert")
-    interpreter = litert.Interpreter(model_path=str(path), num_threads=threads)
-    interpreter.allocate_tensors()
-    source = interpreter.get_input_details()[0]["index"]
-    target = interpreter.get_output_details()[0]["index"]
-
-    def run(given: Any) -> Any:
-        interpreter.set_tensor(source, given)
-        interpreter.invoke()
-        return interpreter.get_tensor(target)
-
-    return run
-
-
-def open_onnxruntime(path: Path, threads: int) -> Run:
-    """An .onnx file on the CPU."""
-    runtime = need("onnxruntime", "onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # its warnings are about the file's making, not about this run
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    source, target = session.get_inputs()[0].name, session.get_outputs()[0].name
-    return lambda given: session.run([target], {source: given})[0]
-
-
-OPENERS = {"litert": open_litert, "onnxruntime": open_onnxruntime}
 
 
 class Network:
@@ -100,7 +73,11 @@ class Network:
         self.labels = self.manifest["labels"]
         self.settings = _settings(self.manifest["preprocess"])
         self.preprocess = _load(folder / "preprocess.py", manifest["files"]["preprocess.py"])
-        self._run = OPENERS[self.manifest["runtime"]["name"]](folder / self.manifest["file"]["name"], threads)
+        runtime = _load(folder / "runtime.py", manifest["files"]["runtime.py"])
+        try:
+            self._run: Run = runtime.opened(folder / manifest["file"]["name"], threads)
+        except ImportError as error:
+            sys.exit(_refuse(_missing(manifest["runtime"]["package"], error)))
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -161,7 +138,7 @@ def _load(path: Path, expected: str) -> Any:
     source = path.read_bytes()
     if hashlib.sha256(source).hexdigest() != expected:
         raise Refused(f"{path.name} was changed: its sha256 is not the one in manifest.json")
-    module = ModuleType("bundle_preprocess")
+    module = ModuleType(f"bundle_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses look their module up there
     exec(compile(source, str(path), "exec"), module.__dict__)
@@ -243,7 +220,7 @@ def read_manifest(folder: Path) -> "dict[str, Any]":
         manifest = json.loads(path.read_bytes().decode("utf-8"))
         if seal(manifest) != manifest["seal"]:
             raise Refused("manifest.json was changed: its seal is not that of what stands in it")
-        named = [manifest["file"]["name"], "preprocess.py", "run.py"]
+        named = [manifest["file"]["name"], "preprocess.py", "runtime.py", "run.py"]
         pairs = manifest["golden"]["pairs"]
         named += [pair[key] for pair in pairs for key in ("input", "tensor", "output")]
         unknown = [name for name in named if name not in manifest["files"]]

@@ -35,7 +35,7 @@ def choose(out: Path, prefer: Any, **limits: str | None) -> dict[str, Any]:
     from pocketfit.search.decide.result import compose
 
     record = record_of(out)
-    asked = Budget.parse(prefer=prefer or record.budget.prefer, **limits)  # type: ignore[arg-type]
+    asked = Budget.parse(prefer=prefer or record.budget.prefer, max_trials=None, **limits)
     changed = {limit.quantity for limit in asked.limits}
     kept = tuple(limit for limit in record.budget.limits if limit.quantity not in changed)
     return compose(record, replace(record.budget, limits=(*kept, *asked.limits), prefer=asked.prefer), finished=True)

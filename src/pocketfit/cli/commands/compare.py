@@ -8,10 +8,9 @@ from typing import Any
 
 import click
 
+from pocketfit.cli.arguments import dataset
 from pocketfit.cli.exit_codes import guarded, print_result
-from pocketfit.cli.files_in import check_files, contract_of, input_of, samples_of
 from pocketfit.cli.options import PATH, PREPROCESS, data_option, threads_option
-from pocketfit.core.support.scratch import temporary_folder
 
 
 @click.command("compare")
@@ -36,27 +35,15 @@ def command(as_json: bool, **options: Any) -> int:
     return 0
 
 
-def compare(
-    a: Path,
-    b: Path,
-    data: Path,
-    model: str | None,
-    preprocess: str | None,
-    split: str,
-    limit: int,
-    threads: int,
-) -> dict[str, Any]:
+def compare(a: Path, b: Path, data: Path, split: str, **options: Any) -> dict[str, Any]:
     """Where two files differ."""
+    from pocketfit.api.compare import compare as compared
+    from pocketfit.api.file_inputs import check_files
     from pocketfit.cli.progress_bar import watch_for_terminal
-    from pocketfit.measurement import compare_files
 
     check_files(a, b)
-    contract = contract_of(model, preprocess, a)
-    fed = input_of(a), input_of(b)
-    with watch_for_terminal() as watch, temporary_folder() as work:
-        samples = samples_of(data, contract, split, limit, watch, *fed)
-        watch.step(f"comparing on {len(samples)} pictures")
-        found = compare_files.compare(a, b, samples, threads=threads, work=Path(work))
+    with watch_for_terminal() as watch:
+        found = compared(a, b, dataset(data, watch), split=split, watch=watch, **options)
     return {"a": str(a), "b": str(b), "split": split, **found.to_json()}
 
 

@@ -14,8 +14,7 @@ from pocketfit.cli.options import PATH, quiet_option, seed_option, source_option
 from pocketfit.core.plan.runtime_list import for_apps
 
 if TYPE_CHECKING:
-    from pocketfit.analysis.latency_predictor import Predictor
-    from pocketfit.numerics.channel_shapes import LayerShape
+    pass
 
 MOST_EDGES = 12
 
@@ -60,39 +59,11 @@ def command(as_json: bool, **options: Any) -> int:
     return 0
 
 
-def costs(
-    source: Source,
-    out: Path | None,
-    runtime: str,
-    precision: Any,
-    networks: int,
-    threads: int,
-    cache: Path | None,
-    seed: int,
-    quiet: bool,
-) -> dict[str, Any]:
-    """What the channels of a network cost in a runtime on this machine; see `pocketfit costs -h`. Returns
-
-    schema_version  1
-    model, runtime, threads, precision, environment (where it was measured; load_average as of the start)
-    disturbed       a sentence where other work ran beside the timing, ""
-    full_ms         latency of the whole network
-    networks        how many sub-networks the table holds
-    steps           by kind of layer the blocks of channels in which its kernels work: [inputs, outputs]
-    held_out        errors of predictions for networks that were not fitted on: n, median, worst, share_within (10 %),
-                    rank (Spearman's correlation)
-    layers          one object a layer: name, kind, inputs, outputs, us (predicted, of the whole network)
-    groups          one object a group: layer, channels, widths, ratios (predicted latency of the network with this
-                    group alone at each width, over that of the whole), edges (widths at the edges of steps)
-    """
-    from dataclasses import asdict
-
-    from pocketfit.analysis import latency_predictor
+def costs(source: Source, out: Path | None, cache: Path | None, quiet: bool, **options: Any) -> dict[str, Any]:
+    """What the channels of a network cost in a runtime on this machine: see api.costs.ChannelCosts.to_json."""
+    from pocketfit.api.costs import costs as measured
     from pocketfit.cli.progress_bar import watch_for_terminal
-    from pocketfit.core.plan.export import ExportSettings
     from pocketfit.core.support.files import check_file, check_writable, write_json
-    from pocketfit.measurement import channel_cost_table
-    from pocketfit.passes.graph.channel_graph import trace
 
     if out is not None:
         check_file(out, ("full_ms", "held_out"))
@@ -100,54 +71,12 @@ def costs(
         check_writable(cache)
     network = source.open()
     with watch_for_terminal(quiet) as watch:
-        graph = trace(network.network, network.signature)
-        table = channel_cost_table.measure(
-            network,
-            graph,
-            ExportSettings(runtime, precision=precision),
-            cache or channel_cost_table.cache_folder(watch),
-            threads=threads,
-            count=networks,
-            seed=seed,
-            watch=watch,
-        )
-    fitted = latency_predictor.fit(table)
-    result = {
-        "schema_version": 1,
-        "model": source.model,
-        "runtime": runtime,
-        "threads": threads,
-        "precision": precision,
-        "environment": dict(table.environment),
-        "disturbed": table.disturbed,
-        "full_ms": table.full_ms,
-        "networks": len(table.measured),
-        "steps": {kind: list(steps) for kind, steps in fitted.steps.items()},
-        "held_out": asdict(latency_predictor.held_out(table)),
-        "layers": [_layer_cost(fitted, layer) for layer in table.skeleton.layers],
-        "groups": [_group_cost(fitted, name) for name in table.skeleton.full],
-    }
+        found = measured(network, cache=cache, watch=watch, **options)
+    version, *rest = found.to_json().items()
+    result = dict([version, ("model", source.model), *rest])
     if out is not None:
         write_json(out, result)
     return result
-
-
-def _layer_cost(fitted: Predictor, layer: LayerShape) -> dict[str, Any]:
-    inputs, outputs = fitted.skeleton.shape(layer, {})
-    us = fitted.layers[layer.name].us(inputs, outputs)
-    return {"name": layer.name, "kind": layer.kind, "inputs": inputs, "outputs": outputs, "us": us}
-
-
-def _group_cost(fitted: Predictor, name: str) -> dict[str, Any]:
-    from pocketfit.measurement.channel_cost_table import widths_of
-    from pocketfit.search.propose.allocate_widths import Choice, on_edges
-
-    known = fitted.skeleton
-    widths = widths_of(known.full[name], known.per_id[name])
-    edges = on_edges(Choice(name, widths, (0.0,) * len(widths)), fitted.terms(), known.full).widths
-    full_ms = fitted.latency_ms({})
-    ratios = [fitted.latency_ms({name: width}) / full_ms for width in widths]
-    return {"layer": name, "channels": known.full[name], "widths": widths, "ratios": ratios, "edges": edges}
 
 
 def show(data: Mapping[str, Any], out: Path | None) -> None:

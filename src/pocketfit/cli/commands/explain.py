@@ -12,10 +12,9 @@ from pocketfit.cli.arguments import Source, dataset, listed
 from pocketfit.cli.exit_codes import guarded, print_result
 from pocketfit.cli.options import PATH, data_option, quiet_option, source_options, threads_option
 from pocketfit.core.plan.runtime_list import for_apps
-from pocketfit.core.support.scratch import temporary_folder
 
 if TYPE_CHECKING:
-    from pocketfit.core.samples import Samples
+    pass
 
 TRAINING_LOOKED_AT = 256  # training samples with which the calibration samples are compared
 MOST_LAYERS = 12
@@ -52,50 +51,20 @@ def command(as_json: bool, weight_bits: str, **options: Any) -> int:
 
 
 def explain(
-    source: Source,
-    data: Path,
-    out: Path | None,
-    runtime: str,
-    weight_bits: int,
-    keep_float: str,
-    samples: int,
-    threads: int,
-    quiet: bool,
+    source: Source, data: Path, out: Path | None, keep_float: str, samples: int, quiet: bool, **options: Any
 ) -> dict[str, Any]:
     """Which layers cost a plain int8 file its accuracy; with `out`, explain.json and explain.html are written there."""
-    from pocketfit.analysis.quantization import explain as analysis
+    from pocketfit.api.explain import explain as explained
     from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.support.files import OF_A_RUN, OF_LOOKS, check_folder
     from pocketfit.report.quantization.explain import write_explanation
-    from pocketfit.search.run.job import about_order, aligned, with_labels
 
     if out is not None:
         check_folder(out, (*OF_LOOKS, *OF_A_RUN))
-    ask = analysis.Ask(runtime, weight_bits, listed(keep_float), threads=threads)
-    opened = source.open()
-    with watch_for_terminal(quiet) as watch, temporary_folder() as work:
+    network = source.open()
+    with watch_for_terminal(quiet) as watch:
         given = dataset(data, watch)
-        network = with_labels(opened, given.class_names)
-        given.check_fits(network.signature.inputs[0], network.preprocess)
-        for sentence in about_order(opened, network, given.class_names):
-            watch.say(sentence)
-
-        def split(name: str, limit: int) -> Samples:
-            tick = watch.step(f"reading the {name} split")
-            found = given.split(
-                name, network.preprocess, split_seed=network.split_seed, limit=limit, progress=tick, cache=Path(work)
-            )
-            return aligned(found, given.class_names, network.labels)
-
-        found = analysis.explain(
-            network,
-            split("calibration", ask.calibration),
-            split("search", samples),
-            ask,
-            out=Path(work),
-            training=split("train", TRAINING_LOOKED_AT),
-            watch=watch,
-        )
+        found = explained(network, given, keep_float=listed(keep_float), limit=samples, watch=watch, **options)
     result = {"data": data.name, **found.to_json()}
     if out is not None:
         write_explanation(out, result)

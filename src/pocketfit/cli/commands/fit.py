@@ -103,11 +103,11 @@ def fit(
     with watch_for_terminal(quiet) as watch:
         kept = out / "cache" if (out / "journal.jsonl").exists() else None
         task = Task(
-            network,
-            dataset(data, watch, labels=network.labels, cache=kept),
-            out,
-            names,
-            budget,
+            model=network,
+            data=dataset(data, watch, labels=network.labels, cache=kept),
+            out=out,
+            runtimes=names,
+            budget=budget,
             model_name=network.origin.name,
             data_name="no data" if data is None else data.name,
             io=files.io,

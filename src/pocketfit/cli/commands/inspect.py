@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import click
 
 from pocketfit.cli.arguments import Source
 from pocketfit.cli.exit_codes import guarded, print_result
-from pocketfit.cli.files_in import check_files
 from pocketfit.cli.options import source_options
 
 
@@ -30,34 +28,21 @@ def inspect(source: Source) -> dict[str, Any]:
     import numpy as np
 
     from pocketfit import runtimes
+    from pocketfit.api.inspect import Layers
+    from pocketfit.api.inspect import inspect as inspected
 
-    path = Path(source.model)
-    if runtimes.is_file_of_one(path):
-        check_files(path)
-        contents = runtimes.for_file(path).inspect(path)
-        return {
-            "file": source.model,
-            "bytes": path.stat().st_size,
-            **contents.to_json(),
-            "op_counts": contents.op_counts(),
-            "weight_dtypes": contents.weight_dtypes(),
-            "macs": sum(op.macs for op in contents.ops),
-            "parameters": int(sum(np.prod(op.weight_shape) for op in contents.ops if op.weight_shape)),
-            "not_taken": not_taken(contents),
-        }
-    from pocketfit.analysis.layer_table import layer_table, totals
-
-    model = source.open()
-    rows = layer_table(model)
+    found = inspected(source.model if runtimes.is_file_of_one(source.model) else source.open())
+    if isinstance(found, Layers):
+        return {"model": source.model, **found.to_json()}
     return {
-        "model": source.model,
-        "architecture": model.origin.name,
-        "signature": model.signature.to_json(),
-        "preprocess": model.preprocess.to_json(),
-        "labels": len(model.labels),
-        "layers": [asdict(row) for row in rows],
-        "totals": asdict(totals(rows)),
-        "findings": list(model.findings),
+        "file": source.model,
+        "bytes": Path(source.model).stat().st_size,
+        **found.to_json(),
+        "op_counts": found.op_counts(),
+        "weight_dtypes": found.weight_dtypes(),
+        "macs": sum(op.macs for op in found.ops),
+        "parameters": int(sum(np.prod(op.weight_shape) for op in found.ops if op.weight_shape)),
+        "not_taken": not_taken(found),
     }
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pocketfit.cli.arguments import dataset
 from pocketfit.cli.exit_codes import guarded, print_result
-from pocketfit.cli.files_in import check_files, contract_of, input_of, samples_of
 from pocketfit.cli.options import METRICS, PATH, PREPROCESS, data_option, seed_option, threads_option
-from pocketfit.core.errors import UserError
-from pocketfit.core.support.scratch import temporary_folder
 
 PROFILE_RUNS = 30
 TRIED = 32  # samples on which a user's own metric is tried
@@ -35,86 +32,16 @@ def command(as_json: bool, **options: Any) -> int:
     return 0
 
 
-def measure(
-    file: Path,
-    against: Path | None,
-    data: Path | None,
-    model: str | None,
-    preprocess: str | None,
-    metric: str,
-    threads: int,
-    seed: int,
-) -> dict[str, Any]:
+def measure(file: Path, data: Path | None, against: Path | None, **options: Any) -> dict[str, Any]:
     """Everything that can be measured of one file, or of two against each other."""
-    from pocketfit import runtimes
+    from pocketfit.api.file_inputs import check_files
+    from pocketfit.api.measure import measure as measured
     from pocketfit.cli.progress_bar import watch_for_terminal
-    from pocketfit.core.errors import CannotRunHere
-    from pocketfit.core.plan.export import ExportSettings
-    from pocketfit.core.plan.plan import Plan
-    from pocketfit.measurement import latency, memory, run_samples
-    from pocketfit.runtimes.common.output_file import artifact_of
 
-    run_samples.check_metric(metric)
     check_files(file, against)
-    runtime = runtimes.for_file(file)
-    if against is not None and runtimes.for_file(against).NAME != runtime.NAME:
-        raise UserError(
-            f"{file.name} and {against.name} belong to different runtimes: ratios are taken inside one runtime"
-        )
-    contract = None if data is None else contract_of(model, preprocess, file)
     with watch_for_terminal() as watch:
-        samples = None
-        if data is not None and contract is not None:
-            samples = samples_of(data, contract, "verdict", None, watch, input_of(file))
-            run_samples.try_metric(metric, samples.labels[:TRIED], max(1, len(samples.class_names)))
-        described = artifact_of(file, Plan((), ExportSettings(runtime.NAME)), runtime.NAME)
-        result: dict[str, Any] = {
-            "file": str(file),
-            "runtime": runtime.NAME,
-            "sha256": described.sha256,
-            "size_bytes": described.bytes,
-            "download_bytes": described.download_bytes,
-        }
-        tick = watch.step("timing")
-        if against is None:
-            found = latency.latency(runtime.NAME, file, threads=threads, seed=seed, progress=tick)
-        else:
-            (compared,) = latency.compare_latency(
-                runtime.NAME, against, [file], threads=threads, seed=seed, progress=tick
-            )
-            found = {**compared.candidate, **compared.ratios}
-            result["against"] = {
-                "file": str(against),
-                "size_ratio": described.bytes / against.stat().st_size,
-                "measurements": {name: m.to_json() for name, m in compared.baseline.items()},
-                "ratios": {name: m.to_json() for name, m in compared.ratios.items()},
-                "between_sessions": compared.between,
-                "within_sessions": compared.within,
-            }
-        watch.step("memory and cold start")
-        found = {**found, **memory.footprint(runtime.NAME, file, threads=threads)}
-        if samples is not None:
-            with temporary_folder() as work:
-                tick = watch.step(f"scoring {len(samples)} pictures")
-                scores = run_samples.score(
-                    runtime.NAME, file, samples, threads=threads, metric=metric, work=Path(work), progress=tick
-                )
-            from pocketfit.search.run.run_trial import mean_score
-
-            found["accuracy"] = mean_score(scores.centred)
-        result["disturbed"] = list(found["latency_ms"].disturbed)
-        result["measurements"] = {name: m.to_json() for name, m in found.items()}
-        watch.step("per-operator cost")
-        session = runtime.load(file, threads=threads)
-        inputs = latency.random_inputs(session.signature, seed)
-        session.close()
-        try:
-            result["operators"] = [
-                asdict(op) for op in runtime.profile(file, inputs, threads=threads, runs=PROFILE_RUNS)
-            ]
-        except CannotRunHere as reason:
-            result["operators"], result["operators_not_possible_here"] = [], str(reason)
-    return result
+        samples = None if data is None else dataset(data, watch)
+        return measured(file, against=against, samples=samples, watch=watch, **options).to_json()
 
 
 def show(data: Mapping[str, Any]) -> None:

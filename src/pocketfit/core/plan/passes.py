@@ -1,15 +1,13 @@
-"""All passes: a new one is a line here."""
+"""All passes that a plan may hold. A new one joins the settings of its kind, in the file where its class is."""
 
 from __future__ import annotations
 
 from typing import get_args
 
-from pocketfit.core.plan.prune import Prune, Sparsify
-from pocketfit.core.plan.quantize import CorrectBias, Equalize, QuantTrain, Round
-from pocketfit.core.plan.rewrite import Piecewise, Resolution
-from pocketfit.core.plan.train import Recalibrate, Train
+from pocketfit.core.plan.prune import PruneSettings
+from pocketfit.core.plan.quantize import QuantizeSettings
+from pocketfit.core.plan.rewrite import RewriteSettings
+from pocketfit.core.plan.train import TrainSettings
 
-PassSettings = (
-    Prune | Train | Recalibrate | Sparsify | Resolution | Piecewise | Equalize | CorrectBias | Round | QuantTrain
-)
+PassSettings = PruneSettings | TrainSettings | RewriteSettings | QuantizeSettings
 KINDS = {settings.FACTS.kind: settings for settings in get_args(PassSettings)}

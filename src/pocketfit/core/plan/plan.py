@@ -26,13 +26,12 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.passes import KINDS, PassSettings
 from pocketfit.core.plan.prune import Prune
-from pocketfit.core.plan.quantize import QuantTrain, Round
+from pocketfit.core.plan.quantize import Round
 from pocketfit.core.plan.train import Train
 from pocketfit.core.support.rules import shown
 from pocketfit.core.support.schema import Violation, at, build, reading
 
-PLAN_VERSION = 7  # plans of older versions have fewer settings; _meant_of_old gives the others the meaning of that time
-READABLE_VERSIONS = (1, 2, 3, 4, 5, 6, 7)
+PLAN_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -116,34 +115,29 @@ class Plan:
         if not isinstance(data, Mapping):
             raise Violation(f"is {shown(data)}: give an object with 'passes' and 'export'")
         version = data.get("plan_version")
-        if type(version) is not int or version not in READABLE_VERSIONS:
-            raise Violation(f"is {shown(version)}: this pocketfit reads plans up to {PLAN_VERSION}", "plan_version")
+        if type(version) is not int or version != PLAN_VERSION:
+            raise Violation(
+                f"is {shown(version)}: this pocketfit reads plans of version {PLAN_VERSION}", "plan_version"
+            )
         if not isinstance(data.get("passes"), list | tuple):
             raise Violation("is no list of objects, each with the key 'pass'", "passes")
         passes = []
         for number, item in enumerate(data["passes"]):
             with at("passes"), at(f"[{number}]"):
-                passes.append(_read_pass(item, version))
+                passes.append(_read_pass(item))
         whole = {key: value for key, value in data.items() if key != "plan_version"}
         return build(cls, whole, given={"passes": tuple(passes)}, ignored=("passes",))
 
 
-def _read_pass(item: Any, version: int) -> PassSettings:
+def _read_pass(item: Any) -> PassSettings:
     if not isinstance(item, Mapping):
         raise Violation(f"is {shown(item)}: give an object with the key 'pass'")
     name = item.get("pass")
     kind = KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise Violation(f"is {shown(name)}: known passes are {', '.join(KINDS)}", "pass")
-    meant = _meant_of_old(kind, version)
-    settings: PassSettings = build(kind, meant | {key: value for key, value in item.items() if key != "pass"})
+    settings: PassSettings = build(kind, {key: value for key, value in item.items() if key != "pass"})
     return settings
-
-
-def _meant_of_old(kind: type[Any], version: int) -> dict[str, Any]:
-    """Settings that plans of this version do not have, with the values that they had implicitly."""
-    meant: dict[str, Any] = {"optimizer": "sgd"} if kind is Train and version < 5 else {}
-    return meant | ({"guarded": False} if kind in (Train, QuantTrain) and version < 7 else {})
 
 
 def canonical_json(data: Any) -> str:

@@ -101,3 +101,6 @@ class Sparsify:
     def code(self) -> str:
         share = f"{round(self.sparsity * 100):d}" if self.pattern == "unstructured" else self.pattern.replace(":", "of")
         return f"sparse{share}"
+
+
+PruneSettings = Prune | Sparsify

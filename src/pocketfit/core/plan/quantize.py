@@ -124,3 +124,6 @@ class QuantTrain:
     @property
     def code(self) -> str:
         return f"qat{self.steps}"
+
+
+QuantizeSettings = Equalize | CorrectBias | Round | QuantTrain

@@ -35,3 +35,6 @@ class Piecewise:
     @property
     def code(self) -> str:
         return "pw"
+
+
+RewriteSettings = Resolution | Piecewise

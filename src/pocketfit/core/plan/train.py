@@ -71,3 +71,6 @@ class Recalibrate:
     @property
     def code(self) -> str:
         return "bn"
+
+
+TrainSettings = Train | Recalibrate

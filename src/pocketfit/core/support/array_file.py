@@ -11,25 +11,26 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
+from pocketfit.core.support.files import whole_or_not
 
+Number = TypeVar("Number", bound=np.generic)
 ARRAYS = ("pixels-*.npy", "answers-*.npy")  # images, and a teacher's logits for them
 HEADER_BYTES = 128  # of a small .npy file
 MOST_BYTES = 4 * 2**30  # of the arrays in one folder
 
 
 def stored_array(
-    path: Path, shape: tuple[int, ...], dtype: type[np.generic], make: Callable[[], Iterable[NDArray[np.generic]]]
-) -> NDArray[np.generic]:
+    path: Path, shape: tuple[int, ...], dtype: type[Number], make: Callable[[], Iterable[NDArray[Number]]]
+) -> NDArray[Number]:
     """The array at `path` as a memory map; where it does not exist yet, its rows come from `make`, some at a time.
 
     The arrays of the folder that were used longest ago are removed to make room; a map that is in use stays readable.
@@ -70,7 +71,7 @@ def _make_room(folder: Path, needed_bytes: int) -> None:
             total -= stats[path].st_size
 
 
-def _mapped(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[np.generic] | None:
+def _mapped(path: Path, shape: tuple[int, ...], dtype: type[Number]) -> NDArray[Number] | None:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):  # not there, or damaged: a cache is made again
@@ -80,18 +81,11 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> NDAr
 
 @contextlib.contextmanager
 def _whole_file(path: Path) -> Iterator[BinaryIO]:
-    partial = ""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        number, partial = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
-        with os.fdopen(number, "wb") as file:
+        with whole_or_not(path) as partial, partial.open("wb") as file:
             yield file
-        Path(partial).replace(path)
     except OSError as error:
         raise UserError(f"The cache {path} cannot be written: {error.strerror or error}") from error
-    finally:
-        if partial:
-            Path(partial).unlink(missing_ok=True)
 
 
 class FileHashes:

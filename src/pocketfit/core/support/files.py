@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
@@ -78,14 +79,38 @@ def check_writable(folder: Path) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write indented JSON; it is forced to the disk before it replaces an earlier file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with whole_or_not(path) as partial, partial.open("w", encoding="utf-8") as file:
         json.dump(data, file, indent=1, allow_nan=False)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+
+
+@contextmanager
+def whole_or_not(path: Path) -> Iterator[Path]:
+    """An empty file beside `path` to write to; it becomes `path`, forced to the disk, when the block ends well, and is
+    removed when it doesn't. Folders on the way to it are made.
+
+    Its name keeps the extension: converters choose their format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{secrets.token_hex(4)}{path.suffix}")
+    partial.touch(exist_ok=False)  # not mkstemp, whose files are for the owner only
+    try:
+        yield partial
+        force(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def force(path: Path) -> None:
+    """A file, or all files of a folder, to the disk."""
+    for file in (path, *path.rglob("*")):
+        if file.is_file():
+            handle = os.open(file, os.O_RDWR)  # Windows forces no file that is open for reading only
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 @contextmanager

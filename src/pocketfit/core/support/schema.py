@@ -175,7 +175,8 @@ def _number(value: Any) -> float:
     if type(value) is float and not math.isfinite(value):
         raise Violation("is not finite: give a number")
     _bounded(value)
-    return value  # type: ignore[no-any-return]
+    number: float = value
+    return number
 
 
 def _whole(value: Any) -> int:

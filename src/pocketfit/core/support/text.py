@@ -1,10 +1,11 @@
-"""Names from outside (of files, folders, classes), which need not be UTF-8."""
+"""Names from outside (of files, folders, classes), which need not be UTF-8, and lists of names in sentences."""
 
 from __future__ import annotations
 
 import codecs
 import re
 import unicodedata
+from collections.abc import Sequence
 
 # Python gives each byte of a file name that it cannot decode as one of U+DC80 to U+DCFF (PEP 383); other surrogates
 # can only come out of a file that was written so.
@@ -32,6 +33,18 @@ def comparable(name: str) -> str:
     True
     """
     return unicodedata.normalize("NFC", name).strip()
+
+
+def some(names: Sequence[str], most: int = 3, *, of: int | None = None) -> str:
+    """The first names for a sentence, and how many more there are.
+
+    of  how many there are in all, where these are only the first of them
+
+    >>> some(["a", "b", "c", "d", "e"]), some(["a", "b"], 1), some(["a", "b", "c"], of=7)
+    ('a, b, c and 2 more', 'a and 1 more', 'a, b, c and 4 more')
+    """
+    rest = (len(names) if of is None else of) - len(names[:most])
+    return ", ".join(map(readable, names[:most])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _escape(found: re.Match[str]) -> str:

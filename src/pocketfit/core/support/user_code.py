@@ -99,7 +99,8 @@ def function(name: str, kind: str, closed: Path | None = None) -> Callable[..., 
     if not callable(found):
         raise UserError(f"The module {module_name} has no function {function_name}, as the {kind} {name} needs")
     _found[name] = found, closed
-    return found  # type: ignore[no-any-return]
+    function: Callable[..., Any] = found
+    return function
 
 
 def closed_to(name: str) -> Path | None:

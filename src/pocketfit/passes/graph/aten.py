@@ -103,18 +103,25 @@ def operation(node: fx.Node) -> str:
 def carried_out(node: fx.Node, args: Any, kwargs: Any) -> Any:
     """The operator, run on other arguments than its own. These may lie differently in memory, so that `view` has to
     copy; an operator that works in place gets a copy of them."""
-    if getattr(node.target, "_schema", None) is not None and node.target._schema.is_mutable:  # type: ignore[union-attr]
+    if getattr(getattr(node.target, "_schema", None), "is_mutable", False):
         args = (args[0].clone(), *args[1:])
     if operation(node) in ("view", "_unsafe_view") and isinstance(args[1], list | tuple):
         return args[0].reshape(args[1])
     if operation(node) == "view_as":
         return args[0].reshape(args[1].shape)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    return call(node, *args, **kwargs)
+
+
+def call(node: fx.Node, *args: Any, **kwargs: Any) -> Any:
+    """The node's operator with other arguments."""
+    function: Any = node.target  # torch's hints know that it may be a name, as in nodes of other kinds
+    return function(*args, **kwargs)
 
 
 def argument(node: fx.Node, name: str, default: Any = None) -> Any:
     """An argument by the name that ATen's schema gives it, whether it was passed by place or by name."""
-    for place, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+    operator: Any = node.target
+    for place, argument in enumerate(operator._schema.arguments):
         if argument.name in (name, "self" if name == "input" else name):
             return node.args[place] if place < len(node.args) else node.kwargs.get(argument.name, default)
     return default
@@ -168,7 +175,7 @@ def layers(program: ExportedProgram, network: nn.Module) -> tuple[Layer, ...]:
         owner = module_of(node)
         module = network.get_submodule(owner)
         leaf = next(module.children(), None) is None and owner != ""
-        macs = _macs(node) // batch
+        macs = macs_of(node) // batch
         if leaf and owner in rows:  # a module's further operations, or a further call of it
             rows[owner] = replace(rows[owner], output_shape=shape_of(node)[1:], macs=rows[owner].macs + macs)
             continue
@@ -211,10 +218,13 @@ def _count(node: fx.Node, network: nn.Module, names: dict[str, str], counted: se
     return total
 
 
-def _macs(node: fx.Node) -> int:
-    """Multiply-accumulates for the whole batch: each output of a convolution takes (inputs / groups) x kernel."""
-    name, out = operation(node), math.prod(shape_of(node))
-    shapes = [shape_of(a) if isinstance(a, fx.Node) else () for a in node.args]
+def macs_of(node: fx.Node) -> int:
+    """Multiply-accumulates for the whole batch, or for one sample in a graph that leaves the size of the batch open.
+
+    Each output of a convolution takes (inputs / groups) x kernel.
+    """
+    name, out = operation(node), math.prod(_sizes(node))
+    shapes = [_sizes(a) if isinstance(a, fx.Node) else () for a in node.args]
     if name.startswith("conv_transpose"):
         return math.prod(shapes[0]) * math.prod(shapes[1][1:])
     if name.startswith("conv") or name == "linear":
@@ -222,3 +232,16 @@ def _macs(node: fx.Node) -> int:
     if name in ("matmul", "mm", "bmm"):
         return out * shapes[0][-1]
     return 0
+
+
+def _sizes(node: fx.Node) -> tuple[int, ...]:
+    """The shape of its output, where every size that is left open is 1."""
+    value = node.meta.get("val")
+    return tuple(map(_closed, value.shape)) if isinstance(value, Tensor) else ()
+
+
+def _closed(size: int | torch.SymInt) -> int:
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr  # "4*s0"
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))

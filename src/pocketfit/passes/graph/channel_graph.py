@@ -19,6 +19,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from pocketfit.core.signature import Signature
+from pocketfit.core.support.text import some
 from pocketfit.passes.graph import aten
 from pocketfit.passes.graph.aten import Layer
 from pocketfit.passes.graph.channel_rules import OUTPUT, Walk
@@ -168,6 +169,5 @@ def _findings(groups: tuple[Group, ...]) -> tuple[str, ...]:
             layers[group.why_not].append(group.name or "the network")
     sentences = []
     for why_not, names in layers.items():
-        shown = ", ".join(dict.fromkeys(names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        sentences.append(f"The channels of {shown} can't be pruned, because {why_not}.")
+        sentences.append(f"The channels of {some(list(dict.fromkeys(names)))} can't be pruned, because {why_not}.")
     return tuple(sentences)

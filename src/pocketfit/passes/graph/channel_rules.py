@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ class Walk:
             self.loose[name] = self.labels.fresh(count).view(shape) if known else torch.zeros(shape, dtype=torch.int64)
         return self.loose[name]
 
-    def is_parameter(self, node: Any) -> bool:
+    def is_parameter(self, node: Any) -> TypeGuard[fx.Node]:
         return isinstance(node, fx.Node) and node.op == "placeholder" and node.name in self.names
 
     def nothing(self, node: fx.Node) -> Any:
@@ -211,8 +211,8 @@ def _prelu(walk: Walk, node: fx.Node) -> Any:
     source, slope = node.args[0], node.args[1]
     if not isinstance(source, fx.Node) or not walk.is_parameter(slope) or not _along(walk, source, 1):
         return _hide(walk, node)
-    if shape_of(slope) != (1,):  # type: ignore[arg-type]
-        walk.note(slope, 0, vector(walk.of(source), 1), node)  # type: ignore[arg-type]
+    if shape_of(slope) != (1,):
+        walk.note(slope, 0, vector(walk.of(source), 1), node)
     return walk.of(source)
 
 
@@ -296,7 +296,7 @@ def _split(walk: Walk, node: fx.Node) -> Any:
     parts = _execute(walk, node)
     dim = argument(node, "dim", 0)
     first = parts[0]
-    if dim % first.ndim not in walk.labels.varying_dims(walk.of(node.args[0])):  # type: ignore[arg-type]
+    if dim % first.ndim not in walk.labels.varying_dims(walk.of(argument(node, "input"))):
         return parts
     for part in parts:
         if any(p.shape != first.shape for p in parts):
@@ -308,7 +308,7 @@ def _split(walk: Walk, node: fx.Node) -> Any:
 
 def _concatenate(walk: Walk, node: fx.Node) -> Any:
     """Along the channel dimension channels are put side by side; along others all parts must have the same channels."""
-    parts = [walk.of(source) for source in node.args[0]]  # type: ignore[union-attr,arg-type]
+    parts = [walk.of(source) for source in argument(node, "tensors")]
     dim = argument(node, "dim", 0) % parts[0].ndim
     if operation(node) == "stack" or any(set(walk.labels.varying_dims(part)) - {dim} for part in parts):
         for part in parts[1:]:
@@ -347,8 +347,8 @@ def _pixel_shuffle(walk: Walk, node: fx.Node) -> Any:
 
 
 def _getitem(walk: Walk, node: fx.Node) -> Any:
-    source, index = node.args
-    return walk.of(source)[index]  # type: ignore[arg-type]
+    source, index = cast("tuple[fx.Node, int]", node.args)  # as operator.getitem takes them
+    return walk.of(source)[index]
 
 
 def _constant(walk: Walk, node: fx.Node) -> Any:

@@ -40,7 +40,7 @@ class Labels:
 
     def unite(self, first: Tensor, second: Tensor, why_fixed: str) -> None:
         """Unite first[i] with second[i]; an id that meets NO_CHANNEL has to stay, for the reason `why_fixed`."""
-        shape = torch.broadcast_shapes(first.shape, second.shape)  # type: ignore[no-untyped-call]
+        shape = torch.broadcast_shapes(first.shape, second.shape)  # type: ignore[no-untyped-call]  # torch's has no hints
         first, second = first.expand(shape), second.expand(shape)
         for dim in range(first.ndim):
             if first.shape[dim] > 1 and first.stride(dim) == 0 == second.stride(dim):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -364,8 +364,8 @@ def _pad(walk: _Walk, node: fx.Node) -> Any:
 
 
 def _getitem(walk: _Walk, node: fx.Node) -> Any:
-    source, index = node.args
-    return walk.env[source][index]  # type: ignore[index]
+    source, index = cast("tuple[fx.Node, int]", node.args)  # as operator.getitem takes them
+    return walk.env[source][index]
 
 
 def _rules(names: str, rule: Callable[[_Walk, fx.Node], Any]) -> dict[str, Callable[[_Walk, fx.Node], Any]]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from pocketfit.core.model import Model
-from pocketfit.passes.graph.aten import argument, carried_out, operation, shape_of
+from pocketfit.passes.graph.aten import argument, call, carried_out, operation, shape_of
 from pocketfit.passes.graph.channel_graph import Group, followed
 from pocketfit.passes.graph.labels import NO_CHANNEL
 from pocketfit.passes.graph.parameters import attribute
@@ -48,7 +48,7 @@ _MOVING = names(
 _LAYERS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reader:
     """One call of a layer that reads constant channels.
 
@@ -114,7 +114,17 @@ def readers(model: Model) -> tuple[Reader, ...]:
         read = labels.labels.roots(labels.of(source)).expand(known.shape)
         target, sign = _target(node, labels.names)
         once = target if uses[target, sign] == 1 else ""  # a bias that several calls use must not change for one
-        found.append(Reader(node, walk.known[weight], known[:1], read[:1], _first(made, dim), once, sign))
+        found.append(
+            Reader(
+                node=node,
+                weight=walk.known[weight],
+                known=known[:1],
+                read=read[:1],
+                made=_first(made, dim),
+                target=once,
+                sign=sign,
+            )
+        )
     return tuple(reader for reader in found if reader.live())
 
 
@@ -181,7 +191,7 @@ def _multiplied(node: fx.Node, source: Tensor, weight: Tensor) -> Tensor:
     if len(args) > 2:
         args[2] = None
     kwargs = {name: value for name, value in node.kwargs.items() if name != "bias"}
-    made = node.target(*args, **kwargs)  # type: ignore[operator]
+    made = call(node, *args, **kwargs)
     assert isinstance(made, Tensor)
     return made
 
@@ -204,21 +214,27 @@ class _Walk:
     def follow(self, node: fx.Node) -> Any:
         if any(not isinstance(self.known.get(source), Tensor | list) for source in node.all_input_nodes):
             return None
-        return _RULES.get(operation(node), lambda _, node: _unknown(node))(self, node)
+        rule = _RULES.get(operation(node))
+        return _unknown(node) if rule is None else rule(self, node)
 
     def move(self, node: fx.Node) -> Any:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: self.known[source])
         result = carried_out(node, args, kwargs)
         return list(result) if isinstance(result, tuple) else result
 
+    def tensor(self, argument: Any) -> Tensor:
+        """What is known of an argument that is a tensor."""
+        known: Tensor = self.known[argument]
+        return known
+
     def pointwise(self, node: fx.Node) -> Tensor:
-        source = self.known[node.args[0]]  # type: ignore[index]
+        source = self.tensor(node.args[0])
         return torch.where(torch.isnan(source), torch.nan, self.run(node, torch.nan_to_num(source)))
 
     def spread(self, node: fx.Node) -> Any:
         if isinstance(node.meta.get("val"), list | tuple):
             return _unknown(node)
-        source = self.known[node.args[0]]  # type: ignore[index]
+        source = self.tensor(node.args[0])
         touched = self.run(node, torch.isnan(source).float()) > 0
         return torch.where(touched, torch.nan, self.run(node, torch.nan_to_num(source)))
 
@@ -229,9 +245,9 @@ class _Walk:
         return result
 
     def layer(self, node: fx.Node) -> Tensor:
-        source, weight = self.known[node.args[0]], self.known[node.args[1]]  # type: ignore[index]
+        source, weight = self.tensor(node.args[0]), self.tensor(node.args[1])
         if bool(torch.isnan(weight).any()):
-            return _unknown(node)
+            return _unknown_tensor(node)
         made = _multiplied(node, torch.nan_to_num(source), weight)
         touched = _multiplied(node, torch.isnan(source).float(), weight.abs()) > 0
         bias = argument(node, "bias")
@@ -240,13 +256,13 @@ class _Walk:
         return torch.where(touched, torch.nan, made)
 
     def norm(self, node: fx.Node) -> Tensor:
-        source = self.known[node.args[0]]  # type: ignore[index]
+        source = self.tensor(node.args[0])
         mean, variance, gamma, beta = (
-            None if argument(node, key) is None else self.known[argument(node, key)]
+            None if argument(node, key) is None else self.tensor(argument(node, key))
             for key in ("running_mean", "running_var", "weight", "bias")
         )
         if mean is None or variance is None:
-            return _unknown(node)
+            return _unknown_tensor(node)
         gamma = torch.ones_like(mean) if gamma is None else gamma
         free = gamma.abs() <= FREE * gamma.abs().max()
         source = torch.where(_along_channels(free, source) & torch.isnan(source), _along_channels(mean, source), source)
@@ -254,20 +270,30 @@ class _Walk:
         shift = -mean * scale if beta is None else beta - mean * scale
         return source * _along_channels(scale, source) + _along_channels(shift, source)
 
+    def factor(self, argument: Any) -> Tensor:
+        """An argument that is a tensor or a number."""
+        return self.tensor(argument) if isinstance(argument, fx.Node) else torch.tensor(float(argument))
+
     def pair(self, node: fx.Node) -> Tensor:
-        one, other = (self.known[a] if isinstance(a, fx.Node) else torch.tensor(float(a)) for a in node.args[:2])  # type: ignore[arg-type]
-        result = {"add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div}[operation(node)](one, other)
+        one, other = map(self.factor, node.args[:2])
+        result = _PAIRS[operation(node)](one, other)
         if operation(node) == "mul":  # zero times whatever the input makes of it
             result = torch.where((one == 0) | (other == 0), 0.0, result)
-        return _unknown(node) if node.kwargs.get("alpha", 1) != 1 else result
+        return _unknown_tensor(node) if node.kwargs.get("alpha", 1) != 1 else result
 
 
+_PAIRS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+}
 _RULES: Mapping[str, Callable[[_Walk, fx.Node], Any]] = {
     **dict.fromkeys(_MOVING, _Walk.move),
     **dict.fromkeys(_POINTWISE, _Walk.pointwise),
     **dict.fromkeys(_SPREADING, _Walk.spread),
     **dict.fromkeys(_LAYERS, _Walk.layer),
-    **dict.fromkeys(("add", "sub", "mul", "div"), _Walk.pair),
+    **dict.fromkeys(_PAIRS, _Walk.pair),
     "batch_norm": _Walk.norm,
 }
 
@@ -276,7 +302,11 @@ def _unknown(node: fx.Node) -> Any:
     value = node.meta.get("val")
     if isinstance(value, list | tuple):
         return [torch.full(tuple(v.shape), torch.nan) for v in value if isinstance(v, Tensor)]
-    return torch.full(shape_of(node), torch.nan) if isinstance(value, Tensor) else None
+    return _unknown_tensor(node) if isinstance(value, Tensor) else None
+
+
+def _unknown_tensor(node: fx.Node) -> Tensor:
+    return torch.full(shape_of(node), torch.nan)
 
 
 def _along_channels(values: Tensor, like: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from pocketfit.core.support.text import some
 from pocketfit.passes.graph.channel_graph import Group
 
 NOTHING_TO_PRUNE = (
@@ -32,9 +33,8 @@ def sentences(wanted: Mapping[str, tuple[Group, float]], counts: Mapping[str, in
     reached = 1 - sum(counts[name] for name in wanted) / channels
     if not held or asked - reached < WORTH_SAYING:
         return ()
-    names = ", ".join(held[:3]) + (f" and {len(held) - 3} more" if len(held) > 3 else "")
     return (
-        f"{_percent(asked)} of the channels that can go were asked for, and {_percent(reached)} went: {names}"
+        f"{_percent(asked)} of the channels that can go were asked for, and {_percent(reached)} went: {some(held)}"
         f" keep{'s' if len(held) == 1 else ''} one block of {multiple}, the least that kernels work with, or"
         f" {'has' if len(held) == 1 else 'have'} no more than that.",
     )

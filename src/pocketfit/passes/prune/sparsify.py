@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -31,10 +31,11 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan.prune import Sparsify
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Tick
+from pocketfit.core.support.text import some
 from pocketfit.passes.graph import aten
 from pocketfit.sources.models.fingerprint import fingerprint
 
-Progress = Callable[[int, int], None]
 REMEDY = "put sparsify behind the pass that did so (prune)"
 KEPT_OF_FOUR: Mapping[str, int] = {"2:4": 2, "1:4": 1}
 BATCH = 32
@@ -42,7 +43,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear)
 
 
-def apply(model: Model, settings: Sparsify, samples: Samples | None, *, progress: Progress | None = None) -> Model:
+def apply(model: Model, settings: Sparsify, samples: Samples | None, *, progress: Tick | None = None) -> Model:
     """A copy of the model in which exactly round(sparsity n) of a layer's n weights are zero, or all but 1 or 2 of
     each four; weights that are zero already are among them.
 
@@ -89,7 +90,7 @@ def checked(model: Model) -> Model:
         if not holds(layer.weight.detach(), KEPT_OF_FOUR[pattern], input_axis(layer)):
             broken.setdefault(pattern, []).append(name)
     sentences = [
-        f"{_some(names)} no longer hold{'s' if len(names) == 1 else ''} the pattern {pattern} along the inputs, because"
+        f"{some(names)} no longer hold{'s' if len(names) == 1 else ''} the pattern {pattern} along the inputs, because"
         f" a pass behind sparsify has changed the fours: {REMEDY}."
         for pattern, names in broken.items()
     ]
@@ -106,7 +107,7 @@ def holds(weight: Tensor, kept: int, axis: int) -> bool:
     """
     if weight.shape[axis] % 4:
         return False
-    fours = (weight != 0).movedim(axis, -1).unflatten(-1, (-1, 4))
+    fours = torch.unflatten((weight != 0).movedim(axis, -1), -1, (-1, 4))
     return bool((fours.sum(-1) <= kept).all())
 
 
@@ -163,10 +164,17 @@ def lowest_of_fours(scores: Tensor, kept: int, axis: int) -> Tensor:
     >>> lowest_of_fours(torch.tensor([[3.0, 1.0, 2.0, 4.0]]), 2, 1)
     tensor([[False,  True,  True, False]])
     """
-    fours = scores.movedim(axis, -1).unflatten(-1, (-1, 4))
+    fours = torch.unflatten(scores.movedim(axis, -1), -1, (-1, 4))
     going = fours.argsort(dim=-1, stable=True)[..., : 4 - kept]
     lowest = torch.zeros_like(fours, dtype=torch.bool).scatter_(-1, going, True)
     return lowest.flatten(-2).movedim(-1, axis)
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """Of a convolution or a linear layer."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def _left(layers: Mapping[str, nn.Module], settings: Sparsify) -> tuple[set[str], list[str]]:
@@ -176,22 +184,20 @@ def _left(layers: Mapping[str, nn.Module], settings: Sparsify) -> tuple[set[str]
     spared += [name for name in list(layers)[:1] if name not in named and name not in spared]
     sentences = []
     if spared:
-        total = sum(layer.weight.numel() for layer in layers.values())  # type: ignore[operator]
-        held = sum(layers[name].weight.numel() for name in spared)  # type: ignore[operator]
+        total = sum(_weight(layer).numel() for layer in layers.values())
+        held = sum(_weight(layers[name]).numel() for name in spared)
         sentences.append(
-            f"The first layer and depthwise layers ({_some(spared)}) keep all their weights,"
+            f"The first layer and depthwise layers ({some(spared)}) keep all their weights,"
             f" {100 * held / total:.1f} % of the network's; a pattern that names them overrules that."
         )
     if settings.pattern == "unstructured":
         return set(spared), sentences
     unfit = [
-        name
-        for name, layer in layers.items()
-        if name not in spared and layer.weight.shape[input_axis(layer)] % 4  # type: ignore[index, operator]
+        name for name, layer in layers.items() if name not in spared and _weight(layer).shape[input_axis(layer)] % 4
     ]
     if unfit:
         sentences.append(
-            f"The pattern {settings.pattern} takes layers whose inputs come in fours; {_some(unfit)} keep"
+            f"The pattern {settings.pattern} takes layers whose inputs come in fours; {some(unfit)} keep"
             f"{'s' if len(unfit) == 1 else ''} all weights."
         )
     return {*spared, *unfit}, sentences
@@ -220,7 +226,7 @@ def _shares(layers: Mapping[str, nn.Module], left: set[str], settings: Sparsify)
 
 
 def _movement(
-    model: Model, layers: tuple[str, ...], settings: Sparsify, samples: Samples | None, progress: Progress | None
+    model: Model, layers: tuple[str, ...], settings: Sparsify, samples: Samples | None, progress: Tick | None
 ) -> dict[str, Tensor]:
     """- w dL/dw of each layer; L is the cross-entropy summed over the samples, batch norms use running statistics."""
     rows = np.zeros(0, np.int64) if samples is None else np.flatnonzero(samples.labels >= 0)
@@ -228,20 +234,18 @@ def _movement(
         raise UserError("The criterion 'movement' follows a loss: give labelled samples, or use 'magnitude'")
     rows = np.sort(np.random.default_rng(settings.seed).permutation(rows)[: settings.samples])
     network = copy.deepcopy(model.network).requires_grad_(False)
-    weights = {name: network.get_submodule(name).weight for name in layers}
+    weights = {name: _weight(network.get_submodule(name)) for name in layers}
     for weight in weights.values():
-        assert isinstance(weight, Tensor)
         weight.requires_grad_()
     for start in range(0, len(rows) if weights else 0, BATCH):
         batch = rows[start : start + BATCH]
         answers = network(torch.from_numpy(samples.inputs(batch)))
         loss = nn.functional.cross_entropy(answers, torch.from_numpy(samples.labels[batch]), reduction="sum")
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         if progress:
             progress(min(start + BATCH, len(rows)), len(rows))
     found = {}
     for name, weight in weights.items():
-        assert isinstance(weight, Tensor)
         gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad  # a head that only training has
         found[name] = -(weight * gradient).detach()
         if not torch.isfinite(found[name]).all():
@@ -259,7 +263,3 @@ def _matches(pattern: str, layer: str) -> bool:
         return re.search(pattern, layer) is not None
     except re.error as error:
         raise UserError(f"The layer pattern '{pattern}' is not a regular expression: {error}") from error
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

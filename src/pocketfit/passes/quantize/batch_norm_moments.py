@@ -22,7 +22,7 @@ from pocketfit.core import learned
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.passes.graph import aten
-from pocketfit.passes.graph.aten import argument, carried_out, operation, shape_of
+from pocketfit.passes.graph.aten import argument, call, carried_out, operation, shape_of
 from pocketfit.passes.graph.fold_batch_norm import foldable
 from pocketfit.passes.graph.interpret import Channels
 from pocketfit.passes.graph.labels import along, vector
@@ -183,7 +183,7 @@ def _layer(walk: _Walk, node: fx.Node) -> Moments | None:
         args = [inputs, weights, *node.args[2:]]
         if len(args) > 2:
             args[2] = walk.of(bias).mean if with_bias and bias is not None else None
-        result = node.target(*args, **node.kwargs)  # type: ignore[operator]
+        result = call(node, *args, **node.kwargs)
         assert isinstance(result, Tensor)
         return result
 
@@ -216,7 +216,7 @@ def _by_quadrature(walk: _Walk, node: fx.Node) -> Moments:
 
     def run(values: Tensor) -> Tensor:
         rest = [walk.of(a).mean if isinstance(a, fx.Node) else a for a in node.args[1:]]
-        result = node.target(values, *rest, **node.kwargs)  # type: ignore[operator]
+        result = call(node, values, *rest, **node.kwargs)
         assert isinstance(result, Tensor)
         return result
 

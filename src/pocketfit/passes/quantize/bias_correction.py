@@ -25,7 +25,7 @@ from pocketfit.core.plan.quantize import CorrectBias
 from pocketfit.core.samples import Samples
 from pocketfit.numerics.affine import fake_quantize, symmetric_scale
 from pocketfit.passes.graph import aten, interpret
-from pocketfit.passes.graph.aten import argument, operation
+from pocketfit.passes.graph.aten import argument, call, operation
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.interpret import Run
 from pocketfit.passes.graph.parameters import add_to_bias, attribute
@@ -132,7 +132,7 @@ def error(node: fx.Node, mean: Tensor, weight: Tensor, bits: int) -> Tensor:
     if len(args) > 2:
         args[2] = None  # the bias
     kwargs = {name: value for name, value in node.kwargs.items() if name != "bias"}
-    answer = node.target(*args, **kwargs)  # type: ignore[operator]
+    answer = call(node, *args, **kwargs)
     out = answer.ndim - 1 if kind == "linear" else 1
     assert isinstance(answer, Tensor)
     return answer.movedim(out, 0).flatten(1).mean(1)

@@ -45,6 +45,7 @@ from pocketfit.core.plan.export import Grid, RangeMethod
 from pocketfit.core.plan.quantize import QuantTrain
 from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Tick
 from pocketfit.passes.graph.aten import off_grid
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.parameters import attribute, put
@@ -61,7 +62,6 @@ from pocketfit.passes.train.guarded.objective import Exam, Recipe
 from pocketfit.passes.train.malloc import kept_memory
 from pocketfit.sources.models.fingerprint import fingerprint
 
-Progress = Callable[[int, int], None]
 Distance = Callable[[Tensor, Tensor], Tensor]
 OBSERVED = 64  # samples from all over the split, from which the first ranges are taken
 FIRST_RANGES: RangeMethod = "mse"
@@ -83,7 +83,7 @@ def apply(
     own: Model | None = None,
     exact: Model | None = None,
     teacher: Model | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Model:
     """A trained copy, batch norms folded, its weights on the grid; `learned.ranges` has the ranges of its tensors
     by the names of `simulation.tensors_of`. Zeros of the layers in `learned.sparse` stay zero.
@@ -132,7 +132,7 @@ def apply(
         if layers is not None:
             loss = loss + settings.layerwise * layers.error()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         finite = _stepped(optimizer, loss)
         if guard is None and not finite:
             raise UserError("Quantization-aware training diverged; use a smaller learning rate")
@@ -178,7 +178,12 @@ def _guard(
 ) -> Guard:
     """The guard of a training; it judges the network on its grid by the first samples."""
     some = samples.first(LOOKED_AT_BY_GUARD)
-    recipe = Recipe(settings.batch_size, settings.learning_rate, settings.seed, alpha=1 - settings.labels)
+    recipe = Recipe(
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        seed=settings.seed,
+        alpha=1 - settings.labels,
+    )
 
     def answered(inputs: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -15,7 +15,6 @@ of layers that were made sparse (`learned.sparse`) stay zero too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +26,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan.export import Grid
 from pocketfit.core.plan.quantize import Round
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Tick
 from pocketfit.passes.graph.aten import argument, module_of, off_grid, operation
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.parameters import add_to_bias, attribute, put
@@ -34,7 +34,6 @@ from pocketfit.passes.quantize.simulate.fake_quantize import largest_integer, wi
 from pocketfit.passes.quantize.simulate.simulation import WeightGrid, simulate
 from pocketfit.sources.models.fingerprint import fingerprint
 
-Progress = Callable[[int, int], None]
 BATCH = 8
 ROWS = 20_000  # outputs that a layer's statistics are taken from
 BLOCK = 64  # integers set one after another before the gradients of all others are updated, by one matrix product
@@ -44,7 +43,7 @@ TINY = 1e-8
 LEARNED = ("conv2d", "linear")  # other layers are rounded to the nearest
 
 
-def apply(model: Model, settings: Round, samples: Samples, grid: Grid, *, progress: Progress | None = None) -> Model:
+def apply(model: Model, settings: Round, samples: Samples, grid: Grid, *, progress: Tick | None = None) -> Model:
     """A copy of the model, batch norms folded, its weights on the grid and its biases set for them."""
     simulation = simulate(model, grid)
     simulation.activate(weights=False, points=False)
@@ -129,8 +128,8 @@ class _Gathering(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "call_function" and operation(n) in LEARNED and isinstance(n.args[1], fx.Node):
             weighed = n.args[1].op == "call_module"
-            grid = self.module.get_submodule(str(n.args[1].target)) if weighed else None  # type: ignore[union-attr]
-            if isinstance(grid, WeightGrid):
+            grid = self.module.get_submodule(str(n.args[1].target)) if weighed else None
+            if isinstance(grid, WeightGrid) and isinstance(n.args[0], fx.Node):
                 values, weight = self.env[n.args[0]], self.env[n.args[1]]
                 bias = n.args[2] if len(n.args) > 2 else None
                 rows = patches(n, values, weight.shape, self._per_sample)
@@ -159,9 +158,8 @@ def patches(node: fx.Node, values: Tensor, weight_shape: torch.Size, per_sample:
         values = values.unfold(2 + axis, spans[axis], stride[axis])[..., :: dilation[axis]]
     height, width = values.shape[2:4]  # [n, C, height, width, kh, kw]
     at = torch.randperm(height * width, generator=torch.Generator().manual_seed(0))[:per_sample]
-    chosen = values[:, :, at // width, at % width].unflatten(
-        1, (argument(node, "groups", 1), -1)
-    )  # [n, groups, C / groups, rows, kh, kw]
+    chosen: Tensor = values[:, :, at // width, at % width]
+    chosen = torch.unflatten(chosen, 1, (argument(node, "groups", 1), -1))  # [n, groups, C / groups, rows, kh, kw]
     return chosen.permute(1, 0, 3, 2, 4, 5).flatten(3).flatten(1, 2)
 
 

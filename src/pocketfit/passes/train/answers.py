@@ -34,7 +34,7 @@ class Manner:
     def begin(self, network: nn.Module, place: torch.device) -> None:
         """Put the network into training mode, and onto its device. (Its own `train` may return nothing.)"""
         network.train()
-        network.to(place, memory_format=self.memory)
+        move(network, place, self.memory)
 
     def laid_out(self, inputs: Tensor) -> Tensor:
         """Images in this layout; other inputs as they are."""
@@ -76,10 +76,15 @@ def _tried(network: nn.Module, rows: Tensor, memory: torch.memory_format, shape:
     tried = copy.deepcopy(network)
     with thawed(tried):
         tried.train()
-        tried.to(memory_format=memory)
+        move(tried, None, memory)
         answer = tried(Manner(memory, shape).laid_out(rows))
-        main_answer(answer, shape).float().sum().backward()
+        torch.autograd.backward(main_answer(answer, shape).float().sum())
     return len(list(_tensors(answer)))
+
+
+def move(network: nn.Module, place: torch.device | str | None, memory: torch.memory_format) -> None:
+    """In place: the network goes to a device (None: it stays where it is), its weights into this memory layout."""
+    network.to(place, memory_format=memory)  # type: ignore[call-overload]  # missing in torch's overloads of Module.to
 
 
 def in_order(inputs: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def shuffled(
         mine = rows[part]
         batch = samples.inputs(mine)
         if batch.ndim == 4:
-            dy, dx = shifts(len(rows), *batch.shape[2:], rng)
+            dy, dx = shifts(len(rows), batch.shape[2], batch.shape[3], rng)
             batch = moved(batch, dy[part], dx[part])
             batch = blended(batch, rng) if freely else batch
         yield as_tensor(batch), torch.from_numpy(samples.labels[mine])
@@ -76,9 +76,9 @@ def moved(batch: NDArray[np.float32], dy: NDArray[np.int64], dx: NDArray[np.int6
     rows = np.clip(np.arange(height)[None] + dy[:, None], 0, height - 1)
     columns = np.clip(np.arange(width)[None] + dx[:, None], 0, width - 1)
     picture = np.arange(len(batch))
-    return batch.transpose(0, 2, 3, 1)[picture[:, None, None], rows[:, :, None], columns[:, None, :]].transpose(
-        0, 3, 1, 2
-    )
+    channels_last = batch.transpose(0, 2, 3, 1)
+    shifted: NDArray[np.float32] = channels_last[picture[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return shifted.transpose(0, 3, 1, 2)
 
 
 def blended(batch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:

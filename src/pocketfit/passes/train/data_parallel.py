@@ -68,7 +68,7 @@ def average_gradients(parameters: Iterable[nn.Parameter], share: float, loss: Te
     parts = [*(gradient.reshape(-1) for gradient in gradients), loss.detach().reshape(1)]
     flat = torch.cat(parts).mul_(share)
     distributed.all_reduce(flat)
-    *means, whole = flat.split([part.numel() for part in parts])
+    *means, whole = torch.split(flat, [part.numel() for part in parts])
     for gradient, mean in zip(gradients, means, strict=True):
         gradient.copy_(mean.view(gradient.shape))
     return float(whole)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,8 +26,9 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.processes import rank
+from pocketfit.core.support.progress import Tick
 from pocketfit.passes.train import data_parallel, distillation
-from pocketfit.passes.train.answers import Manner, main_answer, manner, thawed
+from pocketfit.passes.train.answers import Manner, main_answer, manner, move, thawed
 from pocketfit.passes.train.batches import prefetched, shuffled
 from pocketfit.passes.train.ema import Average
 from pocketfit.passes.train.guarded.clip_gradients import Clip
@@ -39,7 +40,6 @@ from pocketfit.passes.train.recalibrate_batch_norm import Norm, norms_of, take_a
 from pocketfit.passes.train.teacher_cache import taught
 from pocketfit.sources.models.fingerprint import fingerprint
 
-Progress = Callable[[int, int], None]
 Batch = tuple[Tensor, Tensor, Tensor | None]  # inputs, labels, and a teacher's logits where they are known already
 WARMUP_SHARE = 0.05
 # Each step counts a tenth in a batch norm's running statistics, so that these follow the end of a cosine schedule of
@@ -63,7 +63,7 @@ def apply(
     *,
     teacher: Model | None,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Model:
     """A trained copy of the model, after `settings.steps` steps on `samples` (the training split).
 
@@ -127,14 +127,14 @@ def transfer(
     batch_size: int = 64,
     learning_rate: float = 0.02,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Model:
     """Fine-tune the whole network on labelled samples, for `epochs` or until `max_time_s`, whichever comes first.
 
     In both cases the learning rate reaches zero at the end.
     """
     steps = max(1, math.ceil(epochs * len(samples) / batch_size))
-    recipe = Recipe(batch_size, learning_rate, seed, label_smoothing=LABEL_SMOOTHING)
+    recipe = Recipe(batch_size=batch_size, learning_rate=learning_rate, seed=seed, label_smoothing=LABEL_SMOOTHING)
     network = copy.deepcopy(model.network)
     course = optimise(network, samples, recipe, steps=steps, max_time_s=max_time_s, progress=progress)
     return _with(model, network, course)
@@ -180,7 +180,7 @@ def optimise(
     cache: Path | None = None,
     masks: Mapping[str, torch.Tensor] | None = None,
     max_time_s: float | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Course:
     """Train `network` in place with a cosine schedule. Where the recipe is guarded, gradients are clipped, and the
     first samples are held out to show whether the training helps (guard.py).
@@ -223,7 +223,7 @@ def optimise(
                 break
         said += [*how.findings, *run.finish(samples)]
         network.eval()
-        network.to("cpu", memory_format=torch.contiguous_format)
+        move(network, "cpu", torch.contiguous_format)
     data_parallel.same_as_first(network)
     if any(not torch.isfinite(p).all() for p in network.parameters()):
         raise UserError("Training diverged: weights are no longer finite; use a smaller learning rate")
@@ -309,9 +309,11 @@ class Run:
         """Take one step on this process's part of a batch of `rows`, at `slower` times the recipe's learning rate;
         returns the loss of the whole batch.
         """
-        loss = self.loss(*(None if part is None else part.to(self.place) for part in batch))
-        loss.backward()
-        whole = data_parallel.average_gradients(self._optimizer.parameters, len(batch[0]) / rows, loss)
+        inputs, labels, answers = batch
+        known = None if answers is None else answers.to(self.place)
+        loss = self.loss(inputs.to(self.place), labels.to(self.place), known)
+        torch.autograd.backward(loss)
+        whole = data_parallel.average_gradients(self._optimizer.parameters, len(inputs) / rows, loss)
         if self._clip is not None and not self._clip(self._optimizer.parameters):
             whole = math.nan
         if self._guard is not None:
@@ -380,7 +382,7 @@ class Run:
             return self.teacher(inputs.to(self.place))
 
 
-def accuracy(model: Model, samples: Samples, *, batch_size: int = 256, progress: Progress | None = None) -> float:
+def accuracy(model: Model, samples: Samples, *, batch_size: int = 256, progress: Tick | None = None) -> float:
     """Top-1 accuracy in PyTorch: a first look, not the accuracy of a deployed file. NaN logits count as wrong."""
     right = 0
     with torch.inference_mode():

@@ -13,6 +13,7 @@ instructions. Figures: docs/results/notes.md, "Training".
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class Optimizer:
         self.relative = [matrix.weight for matrix in self._matrices]  # they move by shares of their own norm
         taken = set(map(id, self.relative))
         others = [p for p in self.parameters if id(p) not in taken]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in others if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
             {"params": [p for p in others if p.ndim <= 1]},
         ]
@@ -81,7 +82,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonal(matrix.T).T
     linear, cubic, quintic = QUINTIC
-    found = matrix / matrix.norm().clamp(min=1e-7)
+    found: Tensor = matrix / matrix.norm().clamp(min=1e-7)
     for _ in range(ITERATIONS):
         gram = found @ found.T
         found = torch.addmm(found, torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic), found, beta=linear)
@@ -92,5 +93,6 @@ def matrices(network: nn.Module) -> list[nn.Parameter]:
     """The trainable weights of pointwise convolutions with one group."""
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     layers = [m for m in network.modules() if isinstance(m, kinds) and m.groups == 1 and set(m.kernel_size) == {1}]
-    weights = {id(layer.weight): layer.weight for layer in layers if layer.weight.requires_grad}
-    return list(weights.values())
+    weights = [layer.weight for layer in layers if layer.weight.requires_grad]
+    unique = {id(weight): weight for weight in weights if isinstance(weight, nn.Parameter)}
+    return list(unique.values())

@@ -80,7 +80,7 @@ def view_answers(
     facts = f"{teacher.key} {samples.sha256} {samples.preprocess} {samples.array.shape} {seed} {view}"
     facts += f" {torch.__version__} {torch.get_num_threads()} {place.type}"
     path = Path(cache) / f"answers-{hashlib.sha256(facts.encode()).hexdigest()[:32]}.npy"
-    return stored_array(path, (len(samples), width), np.float32, chunks)  # type: ignore[return-value]
+    return stored_array(path, (len(samples), width), np.float32, chunks)
 
 
 def seen(samples: Samples, rows: NDArray[np.int64], moves: NDArray[np.int64]) -> torch.Tensor:

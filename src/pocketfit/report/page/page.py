@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.support.text import READABLE
 
 
@@ -46,14 +45,7 @@ def _unbroken(text: str) -> str:
 
 
 def write_whole(path: Path, text: str) -> Path:
-    """Write beside the target and move it there, so that a reader never sees half a page."""
-    partial = path.with_name(f".{path.name}-{secrets.token_hex(8)}.partial")
-    try:
-        with partial.open("x", encoding="utf-8", errors=READABLE) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a page so that a reader never sees half of it."""
+    with whole_or_not(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors=READABLE)
     return path

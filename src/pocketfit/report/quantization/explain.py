@@ -12,6 +12,7 @@ from markupsafe import Markup
 from pocketfit import __version__
 from pocketfit.core.errors import UserError
 from pocketfit.core.samples import split_words
+from pocketfit.core.support.text import some
 from pocketfit.report.page import words
 from pocketfit.report.page.page import page, write_whole
 from pocketfit.report.quantization import explain_svg
@@ -148,9 +149,8 @@ def _layer(row: Mapping[str, Any], drift: Mapping[str, Any], layers: list[Mappin
 def _which(channels: Mapping[str, Any] | None) -> str:
     if channels is None or not channels["wide"]:
         return ""
-    named = ", ".join(str(index) for index in channels["which"][:3])
-    more = channels["wide"] - min(3, len(channels["which"]))
-    return f"channel{'s' if channels['wide'] > 1 else ''} {named}" + (f" and {more} more" if more else "")
+    named = some(list(map(str, channels["which"])), of=channels["wide"])
+    return f"channel{'s' if channels['wide'] > 1 else ''} {named}"
 
 
 def _sortable(value: float | None, *, known: bool = True) -> dict[str, Any]:

@@ -19,10 +19,10 @@ from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.samples import Samples, value_range
 from pocketfit.core.signature import Signature
+from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.numerics import quantization_ranges as numerics
 from pocketfit.processes import child_process
-from pocketfit.runtimes.common.output_file import whole_or_not
 
 Ranges = dict[str, tuple[float, float]]
 FEW = 8  # with fewer samples, minimum and maximum depend on which samples happen to be there

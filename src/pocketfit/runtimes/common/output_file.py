@@ -1,14 +1,11 @@
-"""The last steps of every runtime's export: write the file whole or not at all, and describe it."""
+"""Describe a file that a runtime's export has made; the same for every runtime."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from pocketfit.core.artifact import Artifact
@@ -29,7 +26,15 @@ def artifact_of(path: Path, plan: Plan, runtime: str, notes: Sequence[str] = ())
             size_bytes += len(chunk)
             download_bytes += len(deflate.compress(chunk))
     download_bytes += len(deflate.flush())
-    return Artifact(str(path), digest.hexdigest(), size_bytes, download_bytes, runtime, plan, tuple(notes))
+    return Artifact(
+        path=str(path),
+        sha256=digest.hexdigest(),
+        bytes=size_bytes,
+        download_bytes=download_bytes,
+        runtime=runtime,
+        plan=plan,
+        notes=tuple(notes),
+    )
 
 
 def not_smaller(path: Path, float_file: Path, settings: ExportSettings) -> list[str]:
@@ -56,27 +61,3 @@ def kept_notes(float_file: Path) -> list[str]:
     except ValueError:
         return []
     return [note for note in found if isinstance(note, str)] if isinstance(found, list) else []
-
-
-@contextmanager
-def whole_or_not(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; it becomes `path` when the block ends well, and is removed when it doesn't.
-
-    The name keeps the extension: converters choose their format by it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
-    partial.chmod(0o666 & ~_umask())  # mkstemp's files are for the owner only
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

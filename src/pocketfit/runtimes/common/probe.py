@@ -59,7 +59,8 @@ def probe_by_export(
     """Export, load and run the tiny network in the runtime called `name`, and compare its outputs with torch's."""
     import torch
 
-    runtime, stated, found = get(name), "", ()
+    found: tuple[str, ...] = ()
+    runtime, stated = get(name), ""
     try:
         stated, found = version(), delegates()
         model = tiny_model()

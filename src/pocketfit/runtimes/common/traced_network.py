@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.model import Model
 from pocketfit.core.plan.plan import canonical_json
-from pocketfit.runtimes.common.output_file import whole_or_not
+from pocketfit.core.support.files import whole_or_not
 
 if TYPE_CHECKING:
     from torch import nn
@@ -119,7 +119,7 @@ def flush_denormals(network: nn.Module) -> str:
 
 def _where(error: BaseException, network: nn.Module) -> str:
     """ " in layer 'features.3' (net.py, line 12)"."""
-    from pocketfit.passes.graph.aten import blamed
+    from pocketfit.sources.models.check_network import blamed
 
     layer, line = blamed(error, network)
     return (f" in layer '{layer}'" if layer else "") + (f" ({line})" if line else "")

@@ -247,7 +247,9 @@ def rename(path: Path, weights: Weights, order: list[str], inputs: list[str], ou
             own = layer or f"{file.op_type(op).lower()}_{index}"
             names.setdefault(output, own if position == 0 else f"{own}.{position}")
         if layer is not None:
-            names.setdefault(int(file.weight(op)), f"{layer}.weight")  # type: ignore[arg-type]
+            weight = file.weight(op)
+            assert weight is not None  # only operators with a weight are matched to layers
+            names.setdefault(weight, f"{layer}.weight")
             if len(op.inputs) > 2 and op.inputs[2] in file.stored and file.op_type(op) != "TRANSPOSE_CONV":
                 names.setdefault(int(op.inputs[2]), f"{layer}.bias")
     used: set[str] = set()

@@ -117,7 +117,8 @@ def profile(path: Path, inputs: Arrays, *, threads: int = 1, runs: int = 30) -> 
         raise UserError(f"A profile needs at least one run and one thread, not {runs} and {threads}")
     with temporary_folder() as folder:
         data = Path(folder, "inputs.npz")
-        np.savez(data, **{str(i): _first_row(t.name, t.shape, inputs) for i, t in enumerate(contents.inputs)})
+        rows: dict[str, Any] = {str(i): _first_row(t.name, t.shape, inputs) for i, t in enumerate(contents.inputs)}
+        np.savez(data, **rows)  # of Any, as numpy's stubs take an array of any name for `allow_pickle`
         measured = child_process.call(
             "pocketfit.runtimes.litert.profile:measure",
             {"path": str(path), "data": str(data), "threads": threads, "runs": runs},
@@ -242,7 +243,8 @@ class CompiledModel:
     """LiteRT's CompiledModel on the CPU with its profiler on, through libLiteRt.so. The process ends, and frees it."""
 
     def __init__(self, path: str, inputs: Sequence[NDArray[np.generic]], threads: int) -> None:
-        folder = (importlib.util.find_spec("ai_edge_litert").submodule_search_locations or [""])[0]  # type: ignore[union-attr]
+        package = importlib.util.find_spec("ai_edge_litert")
+        folder = ((package and package.submodule_search_locations) or [""])[0]
         self._library = ctypes.CDLL(str(Path(folder, "libLiteRt.so")))
         log_level = (c_int64 * 3)(LOG_LEVEL_OPTION, INT_VALUE, LOG_ERRORS_ONLY)
         self._environment = self._new("CreateEnvironment", c_int(1), ctypes.cast(log_level, c_void_p))

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.support.cpus import usable
 from pocketfit.formats import tflite_write
-from pocketfit.formats.tflite_read import TfliteFile, ints, pack_int4, read, text
+from pocketfit.formats.tflite_read import TfliteFile, ints, read, text
 from pocketfit.numerics import affine
 from pocketfit.numerics import quantization_ranges as numerics
+from pocketfit.numerics.nibbles import pack_int4
 from pocketfit.runtimes.common import agreement
 from pocketfit.runtimes.litert.session import LiteRTSession
 

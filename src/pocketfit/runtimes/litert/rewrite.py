@@ -58,7 +58,8 @@ def layer_of(node: fx.Node) -> str:
 
 
 def _argument(node: fx.Node, name: str) -> Any:
-    for place, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+    target: Any = node.target  # an operator of ATen
+    for place, argument in enumerate(target._schema.arguments):
         if argument.name == name:
             return node.args[place] if place < len(node.args) else node.kwargs.get(name, argument.default_value)
     raise ValueError(f"{node.target} has no argument '{name}'")

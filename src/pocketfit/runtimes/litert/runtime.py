@@ -19,12 +19,13 @@ from pocketfit.core.plan.rewrite import Piecewise
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.support.loading import require
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.formats import tflite_read, tflite_write
 from pocketfit.processes import child_process
 from pocketfit.runtimes.common import calibration as ranges
-from pocketfit.runtimes.common.output_file import artifact_of, keep_notes, kept_notes, not_smaller, whole_or_not
+from pocketfit.runtimes.common.output_file import artifact_of, keep_notes, kept_notes, not_smaller
 from pocketfit.runtimes.common.torch_ranges import ranges_for
 from pocketfit.runtimes.litert import blame, verify
 from pocketfit.runtimes.litert.session import LiteRTSession
@@ -249,7 +250,14 @@ def _try_out() -> tuple[bool, str]:
     network = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 9, 4)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
     preprocess = Preprocess(height=8, width=8, resize="none")
-    samples = Samples(pixels, np.zeros(8, np.int64), [""] * 8, "calibration", "probe", preprocess)
+    samples = Samples(
+        array=pixels,
+        labels=np.zeros(8, np.int64),
+        names=[""] * 8,
+        split="calibration",
+        sha256="probe",
+        preprocess=preprocess,
+    )
     signature = Signature(
         (TensorSpec("image", (None, 3, 8, 8), "float32", "NCHW"),), (TensorSpec("scores", (None, 4)),)
     )

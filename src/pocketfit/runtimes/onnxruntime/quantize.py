@@ -14,6 +14,7 @@ from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.formats.onnx_read import DEQUANTIZE, QUANTIZE, layer_of, set_metadata
 from pocketfit.numerics.affine import quantize, symmetric_scale
+from pocketfit.numerics.nibbles import pack_int4
 from pocketfit.runtimes.common import agreement
 from pocketfit.runtimes.onnxruntime import recurrent as onnxruntime_recurrent
 from pocketfit.runtimes.onnxruntime.convert import BATCH, LAYOUT, runner, specs
@@ -176,13 +177,10 @@ def integer_weights(model: ModelProto, settings: ExportSettings, weights: Mappin
 
 
 def _int4(integers: NDArray[np.generic], name: str) -> TensorProto:
-    """ONNX's INT4: two numbers a byte, the first in the lower half."""
     from onnx import TensorProto
 
-    flat = integers.ravel().astype(np.int8).view(np.uint8) & 15
-    flat = np.append(flat, np.uint8(0)) if flat.size % 2 else flat
-    raw = (flat[::2] | (flat[1::2] << 4)).astype(np.uint8).tobytes()
-    return TensorProto(name=name, data_type=TensorProto.INT4, dims=integers.shape, raw_data=raw)
+    packed = pack_int4(integers).tobytes()
+    return TensorProto(name=name, data_type=TensorProto.INT4, dims=integers.shape, raw_data=packed)
 
 
 def weights_of(model: ModelProto) -> dict[str, tuple[int, bool]]:

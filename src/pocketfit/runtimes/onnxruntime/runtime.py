@@ -23,12 +23,14 @@ from pocketfit.core.runtime import RuntimeInfo
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature
 from pocketfit.core.support.cpuinfo import X86, cpuinfo, isa, saturates, u8s8_saturates
+from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.support.loading import require
 from pocketfit.core.support.scratch import temporary_folder
+from pocketfit.core.support.text import some
 from pocketfit.formats import onnx_read
 from pocketfit.processes import child_process
 from pocketfit.runtimes.common.calibration import Ranges, activation_ranges, check_samples
-from pocketfit.runtimes.common.output_file import artifact_of, keep_notes, kept_notes, not_smaller, whole_or_not
+from pocketfit.runtimes.common.output_file import artifact_of, keep_notes, kept_notes, not_smaller
 from pocketfit.runtimes.common.probe import probe_by_export
 from pocketfit.runtimes.common.torch_ranges import ranges_for
 from pocketfit.runtimes.common.traced_network import notes_of, traced
@@ -323,9 +325,8 @@ def _count(items: list[OpInfo], word: str) -> str:
     return f"{len(items)} {word}{'' if len(items) == 1 else 's'}"
 
 
-def _listed(ops: list[OpInfo], most: int = 5) -> str:
-    names = list(dict.fromkeys(op.layer or op.name for op in ops))
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _listed(ops: list[OpInfo]) -> str:
+    return some(list(dict.fromkeys(op.layer or op.name for op in ops)), 5)
 
 
 def inspect(path: Path) -> Contents:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import re
 import shutil
 import statistics
@@ -32,10 +31,11 @@ from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature
+from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.support.json_file import parse
 from pocketfit.core.support.loading import require
 from pocketfit.core.support.schema import checked
-from pocketfit.runtimes.common.output_file import artifact_of, whole_or_not
+from pocketfit.runtimes.common.output_file import artifact_of
 from pocketfit.runtimes.common.probe import probe_by_export
 from pocketfit.runtimes.common.traced_network import SIGNATURE, notes_of, traced
 
@@ -237,6 +237,8 @@ def _calls(program: ExportedProgram) -> list[fx.Node]:
 
 
 def _op(program: ExportedProgram, index: int, node: fx.Node) -> OpInfo:
+    from pocketfit.passes.graph.aten import macs_of
+
     about = program.graph_signature
     names = {**about.inputs_to_parameters, **about.inputs_to_buffers}
     weights = [arg for arg in node.all_input_nodes if arg.name in names and arg.meta["val"].ndim > 0]
@@ -244,16 +246,16 @@ def _op(program: ExportedProgram, index: int, node: fx.Node) -> OpInfo:
     data = [arg for arg in node.all_input_nodes if arg.name not in names and "val" in arg.meta]
     value = weight.meta["val"] if weight is not None else None
     return OpInfo(
-        index,
-        node.name,
-        _type(node),
-        _shape(node),
-        "" if value is None else _dtype(value),
-        _dtype(data[0].meta["val"]) if data else "",
-        () if value is None else tuple(value.shape),
-        0 if value is None else value.numel() * value.element_size(),
-        _macs(node, value),
-        names[weight.name].rpartition(".")[0] if weight is not None else "",
+        index=index,
+        name=node.name,
+        type=_type(node),
+        output_shape=_shape(node),
+        weight_dtype="" if value is None else _dtype(value),
+        compute_dtype=_dtype(data[0].meta["val"]) if data else "",
+        weight_shape=() if value is None else tuple(value.shape),
+        weight_bytes=0 if value is None else value.numel() * value.element_size(),
+        macs=macs_of(node),
+        layer=names[weight.name].rpartition(".")[0] if weight is not None else "",
     )
 
 
@@ -268,20 +270,6 @@ def _dtype(value: Any) -> str:
 def _shape(node: fx.Node) -> tuple[int | None, ...]:
     value = node.meta.get("val")
     return tuple(size if isinstance(size, int) else None for size in getattr(value, "shape", ()))
-
-
-def _macs(node: fx.Node, weight: Any) -> int:
-    """Multiply-accumulates of one sample: each output element takes one for each weight that reaches it."""
-    if weight is None or weight.ndim < 2:
-        return 0
-    output = math.prod(size or 1 for size in _shape(node)[1:])
-    kind = _type(node)
-    if kind.startswith("conv_transpose"):
-        source = math.prod(size or 1 for size in _shape(node.all_input_nodes[0])[1:])
-        return source * math.prod(weight.shape[1:])
-    if kind.startswith("conv") or kind == "linear":
-        return output * math.prod(weight.shape[1:])
-    return 0
 
 
 def profile(path: Path, inputs: Arrays, *, threads: int = 1, runs: int = 30) -> list[OpCost]:

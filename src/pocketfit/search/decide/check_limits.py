@@ -119,6 +119,6 @@ def _worst(measurement: Measurement, row: Quantity) -> float | None:
     95 % interval, which is a 97.5 % bound and on the safe side."""
     if row.exact:
         return measurement.value
-    if "one_sided" in measurement.environment:
-        return float(measurement.environment["one_sided"])
+    if measurement.one_sided is not None:
+        return measurement.one_sided
     return measurement.low if row.floor else measurement.high

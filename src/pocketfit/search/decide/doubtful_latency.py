@@ -44,7 +44,7 @@ def _chosen_at_its_best(trial: Trial, trials: Sequence[Trial], budget: Budget) -
 def _at_low_end(measured: Measurement) -> Measurement:
     if not measured.quantity.startswith("latency") or measured.low is None:
         return measured
-    return replace(measured, value=measured.low, environment={**measured.environment, "one_sided": measured.low})
+    return replace(measured, value=measured.low, one_sided=measured.low)
 
 
 def _limit_inside(trial: Trial, baseline: Trial, budget: Budget) -> bool:

@@ -15,7 +15,7 @@ from pocketfit.core.budget import Budget, Prefer
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.train import Train
-from pocketfit.core.trial import Trial
+from pocketfit.core.trial import Stage, Trial
 from pocketfit.search.decide.choose import baselines, choose, halves
 
 # Share of the expected latency that is hoped for: a pruned network may gain more time in another form than the unpruned
@@ -23,7 +23,7 @@ from pocketfit.search.decide.choose import baselines, choose, halves
 HOPE = 0.8
 
 
-def forms(trials: Sequence[Trial], budget: Budget, stage: str) -> Iterator[Plan]:
+def forms(trials: Sequence[Trial], budget: Budget, stage: Stage) -> Iterator[Plan]:
     """Untried plans of the networks trained in this stage, each in a form that could win by what `prefer` likes."""
     for known in _networks(trials, stage):
         yield from _that_could_win(known, trials, (budget,))
@@ -44,7 +44,7 @@ def same_network(trial: Trial, trials: Sequence[Trial]) -> list[Trial]:
     return [t for t in trials if t.status == "ok" and t.stage != "control" and halves(t.plan.passes)[0] == network]
 
 
-def _networks(trials: Sequence[Trial], stage: str) -> list[Trial]:
+def _networks(trials: Sequence[Trial], stage: Stage) -> list[Trial]:
     """The first successful trial of each network trained in this stage."""
     first: dict[object, Trial] = {}
     for trial in sorted(trials, key=lambda t: t.number):
@@ -90,5 +90,7 @@ def _hoped_for(plan: Plan, known: Trial, unpruned: Trial, form: Trial, number: i
             value = there.value * ours.value / before.value * (HOPE if name.startswith("latency") else 1.0)
         else:
             value = there.value
-        measured[name] = Measurement(name, there.unit, value, low=value, high=value, environment={"one_sided": value})
+        measured[name] = Measurement(
+            quantity=name, unit=there.unit, value=value, low=value, high=value, one_sided=value
+        )
     return replace(known, number=number, plan=plan, measurements=measured)

@@ -89,7 +89,7 @@ class Comparison:
     control: Control | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LimitCheck:
     quantity: Annotated[str, KnownQuantity()]
     text: str
@@ -108,7 +108,7 @@ class Shortfall:
     sentences: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ResultFile:
     """The whole of result.json; search/decide/result.py says what the parts mean."""
 

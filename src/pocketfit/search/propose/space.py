@@ -14,7 +14,7 @@ from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Stage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Space:
     """What may be tried. `recipes`: the exports without training that each runtime supports, the quick ones first.
 

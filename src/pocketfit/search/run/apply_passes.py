@@ -15,6 +15,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan.export import Grid
 from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.plan.plan import Plan, canonical_json
+from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.support.json_file import parse
 from pocketfit.core.support.processes import rank
 from pocketfit.core.support.progress import Watch
@@ -102,13 +103,10 @@ def _keep(model: Model, stored: Path) -> None:
     """Store the model's weights, and what it learned, whole or not at all; JSON keeps floats to the last bit."""
     from pocketfit.sources.models.weights_file import save_tensors
 
-    stored.parent.mkdir(parents=True, exist_ok=True)
-    partial = stored.with_suffix(".partial")
     tensors = {name: value.detach().contiguous() for name, value in model.network.state_dict().items()}
-    save_tensors(
-        tensors, partial, {"learned": json.dumps(model.learned.to_json()), "findings": json.dumps(model.findings)}
-    )
-    partial.replace(stored)
+    words = {"learned": json.dumps(model.learned.to_json()), "findings": json.dumps(model.findings)}
+    with whole_or_not(stored) as partial:
+        save_tensors(tensors, partial, words)
 
 
 def _restored(model: Model, stored: Path, *, folded: bool) -> Model:

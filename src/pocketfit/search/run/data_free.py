@@ -18,13 +18,14 @@ from pocketfit.core.plan.quantize import CorrectBias, Equalize
 from pocketfit.core.support.files import check_folder, write_json
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.trial import Trial
-from pocketfit.measurement import latency, memory
+from pocketfit.measurement import latency
 from pocketfit.measurement.environment import environment
 from pocketfit.search.decide.check_limits import check
 from pocketfit.search.decide.choose import choose
 from pocketfit.search.decide.disturbance import doubts
+from pocketfit.search.run.file_quantities import of_file
 from pocketfit.search.run.job import Task, baseline_export, check_layers, check_runtimes, prelude, recipes
-from pocketfit.search.run.run_trial import Exported, export, file_sizes, timing
+from pocketfit.search.run.run_trial import Exported, export, timing
 from pocketfit.search.run.verdict.disturbed_latencies import best_times, patient
 
 WARNING = (
@@ -98,10 +99,17 @@ def _measured(
     artifact = exported.artifact
     path = Path(artifact.path)
     watch.step(f"timing {artifact.plan.code} in {artifact.runtime}")
-    found = file_sizes(artifact)
+    found = of_file(artifact, threads=task.threads, processes=1)
     best = best_times(before, artifact.runtime)
     found |= timing(artifact.runtime, reference, path, task.threads, patient(latency.QUICK, task.budget), best)[0]
-    found |= memory.footprint(artifact.runtime, path, threads=task.threads, processes=1)
     findings = {"findings": [*exported.model.findings, *artifact.notes]}
     placed = replace(artifact, path=f"models/{path.name}")
-    return Trial(len(before), stage, artifact.plan, "ok", placed, found, details=findings)
+    return Trial(
+        number=len(before),
+        stage=stage,
+        plan=artifact.plan,
+        status="ok",
+        artifact=placed,
+        measurements=found,
+        details=findings,
+    )

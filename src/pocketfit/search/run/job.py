@@ -25,9 +25,8 @@ from pocketfit.core.plan.prune import Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples, split_words
 from pocketfit.core.support.progress import Watch
-from pocketfit.core.support.text import comparable, readable
+from pocketfit.core.support.text import comparable, readable, some
 from pocketfit.sources.data.dataset import Dataset
-from pocketfit.sources.data.listing import some
 
 CALIBRATION_SAMPLES = 200
 UNEVEN = 10  # times as many samples of one class as of another: beyond that it is said
@@ -35,7 +34,7 @@ NUMBER, WORDNET_ID = re.compile("[0-9]{1,9}"), re.compile("n[0-9]{8}")
 PROBED = 32  # samples on which a user's own criterion is tried before the run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """Everything that decides what a run does. Time and trial limits are not part of its identity: they may grow."""
 

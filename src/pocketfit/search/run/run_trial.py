@@ -21,11 +21,12 @@ from pocketfit.core.plan.plan import Plan
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.measurement import latency, memory, run_samples, suspicion
+from pocketfit.measurement import latency, run_samples, suspicion
 from pocketfit.numerics.latency_intervals import mean_interval, paired_drop
 from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.search.propose.space import Proposal
 from pocketfit.search.run.apply_passes import carried_out
+from pocketfit.search.run.file_quantities import of_file
 from pocketfit.search.run.job import CALIBRATION_SAMPLES, Task, why_these_weights
 from pocketfit.search.run.verdict.disturbed_latencies import best_times, measurements, patient
 from pocketfit.sources.data.random_inputs import noise
@@ -49,7 +50,7 @@ def attempt(task: Task, proposal: Proposal, number: int, trials: Sequence[Trial]
     """Carry out, export and measure one plan; raises for a full disk, and never for a plan that does not work."""
     started = time.monotonic()
     plan = proposal.plan
-    trial = Trial(number, proposal.stage, plan, "failed")
+    trial = Trial(number=number, stage=proposal.stage, plan=plan, status="failed")
     try:
         exported = export(task, plan, watch)
         baseline = next((t for t in trials if t.stage == "baseline" and t.runtime == plan.export.runtime), None)
@@ -106,11 +107,10 @@ def measure(
     """
     artifact, name = exported.artifact, exported.artifact.runtime
     path = Path(artifact.path)
-    found = file_sizes(artifact)
+    found = of_file(artifact, threads=task.threads, processes=1)
     watch.step(f"timing {artifact.plan.code} in {name}")
     reference = path if baseline is None or baseline.artifact is None else task.out / baseline.artifact.path
     found |= timing(name, reference, path, task.threads, patient(latency.QUICK, task.budget), best)[0]
-    found |= memory.footprint(name, path, threads=task.threads, processes=1)
     samples = search_samples(task, exported.model, watch)
     tick = watch.step(f"scoring {artifact.plan.code} on {len(samples)} images in {name}")
     scores = run_samples.score(
@@ -128,7 +128,9 @@ def measure(
     stored, logits = task.cache / f"search-scores-{name}.npy", task.cache / f"search-outputs-{name}.npy"
     if baseline is None:
         _keep_scores(scores, stored, logits)
-        exact = Measurement("drop_points", "pt", 0.0, n=len(samples), low=0.0, high=0.0, environment={"one_sided": 0.0})
+        exact = Measurement(
+            quantity="drop_points", unit="pt", value=0.0, n=len(samples), low=0.0, high=0.0, one_sided=0.0
+        )
         odd = suspicion.suspicious(scores, samples.labels, len(task.model.labels))
         return {**found, "drop_points": exact}, [*findings, odd] if odd else findings
     if not (stored.exists() and logits.exists()):  # somebody has emptied the cache
@@ -142,23 +144,16 @@ def measure(
 
 
 def _keep_scores(scores: run_samples.Scores, stored: Path, logits: Path) -> None:
+    assert scores.outputs is not None  # they were asked for
     np.save(stored, scores.values)
-    np.save(logits, scores.outputs)  # type: ignore[arg-type]  # they were asked for
+    np.save(logits, scores.outputs)
 
 
 def _fidelity(before: NDArray[np.float32], after: NDArray[np.float32] | None) -> dict[str, Measurement]:
     """The SQNR of the outputs against the baseline's; nothing where they are equal, or one holds a NaN."""
     if after is None or after.shape != before.shape or not math.isfinite(noise_db := sqnr_db(before, after)):
         return {}
-    return {"sqnr_db": Measurement("sqnr_db", "dB", noise_db, n=len(after))}
-
-
-def file_sizes(artifact: Artifact) -> dict[str, Measurement]:
-    """The file's bytes on disk, and after deflate."""
-    return {
-        "size_bytes": Measurement("size_bytes", "B", artifact.bytes),
-        "download_bytes": Measurement("download_bytes", "B", artifact.download_bytes),
-    }
+    return {"sqnr_db": Measurement(quantity="sqnr_db", unit="dB", value=noise_db, n=len(after))}
 
 
 def timing(
@@ -171,11 +166,11 @@ def timing(
 ) -> tuple[dict[str, Measurement], dict[str, Measurement]]:
     """Latency percentiles of `path`, and its ratios to `reference`, interleaved with it; and those of `reference`.
 
-    One-sided 95 % bounds stand in `environment`. The reference against itself has the ratio 1 by definition.
+    One-sided 95 % bounds are with them. The reference against itself has the ratio 1 by definition.
     """
     if reference == path:
         found = latency.latency(runtime, path, threads=threads, effort=effort, best=best)
-        exact = Measurement("latency_ratio", "x", 1.0, n=found["latency_ms"].n, low=1.0, high=1.0)
+        exact = Measurement(quantity="latency_ratio", unit="x", value=1.0, n=found["latency_ms"].n, low=1.0, high=1.0)
         return {**found, "latency_ratio": exact}, found
     (compared,) = latency.compare_latency(runtime, reference, [path], threads=threads, effort=effort, best=best)
     return measurements(compared), dict(compared.baseline)
@@ -189,28 +184,28 @@ def search_samples(task: Task, model: Model, watch: Watch) -> Samples:
 
 
 def mean_score(scores: NDArray[np.float64]) -> Measurement:
-    """The mean of per-sample scores with its interval; the one-sided 95 % bound from below stands in `environment`."""
+    """The mean of per-sample scores with its interval; the one-sided 95 % bound from below is with it."""
     over = mean_interval(scores)
     return Measurement(
-        "accuracy",
-        "",
-        over.value,
+        quantity="accuracy",
+        unit="",
+        value=over.value,
         n=len(scores),
         low=over.low,
         high=over.high,
-        environment={"one_sided": mean_interval(scores, confidence=0.90).low},
+        one_sided=mean_interval(scores, confidence=0.90).low,
     )
 
 
 def drop(before: NDArray[np.float64], after: NDArray[np.float64]) -> Measurement:
-    """The paired drop in points with its two-sided interval; the one-sided 95 % bound stands in `environment`."""
+    """The paired drop in points with its two-sided interval; the one-sided 95 % bound is with it."""
     paired = paired_drop(before, after)
     return Measurement(
-        "drop_points",
-        "pt",
-        paired.points,
+        quantity="drop_points",
+        unit="pt",
+        value=paired.points,
         n=paired.n,
         low=paired.low,
         high=paired.high,
-        environment={"one_sided": paired.upper_one_sided},
+        one_sided=paired.upper_one_sided,
     )

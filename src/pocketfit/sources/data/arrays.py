@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.support.text import comparable, readable
-from pocketfit.sources.data.listing import Listing, Part, counted, some
+from pocketfit.core.support.text import comparable, readable, some
+from pocketfit.sources.data.listing import Listing, Part, counted
 from pocketfit.sources.image_preprocess import geometry, recolour
 
 PARTS: dict[str, Part] = {"": "train", "_train": "train", "_val": "val", "_test": "test"}

@@ -10,7 +10,7 @@ import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -24,10 +24,10 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import SPLITS, Samples, split_words
 from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support.array_file import stored_array
+from pocketfit.core.support.progress import Tick
+from pocketfit.core.support.text import some
 from pocketfit.sources.data import arrays, image_folder, splits
-from pocketfit.sources.data.listing import Listing, counted, some, without_leaks
-
-Progress = Callable[[int, int], None]
+from pocketfit.sources.data.listing import Listing, counted, without_leaks
 
 GEOMETRY = ("height", "width", "resize", "resize_px", "filter", "colour", "background")
 MOST_COPIES = 2  # samples for each different one; with more, an empty split is blamed on copies
@@ -61,7 +61,7 @@ class Dataset:
         split_seed: int,
         limit: int | None = None,
         cache: Path | None = None,
-        progress: Progress | None = None,
+        progress: Tick | None = None,
     ) -> Samples:
         """The samples of one split, geometry done, in an order in which any first n have about the classes' shares.
 
@@ -140,7 +140,7 @@ class Dataset:
         ]
 
     def _pixels(
-        self, rows: NDArray[np.int64], preprocess: Preprocess, cache: Path | None, progress: Progress | None
+        self, rows: NDArray[np.int64], preprocess: Preprocess, cache: Path | None, progress: Tick | None
     ) -> NDArray[np.generic]:
         reader = self.listing.reader
         shape, dtype = (len(rows), *reader.row_shape(preprocess)), reader.row_dtype()
@@ -182,7 +182,7 @@ def _mend(row: tuple[int, ...], wanted: Sequence[int | None]) -> str:
     return "give arrays of that shape"
 
 
-def open_data(path: str | Path, *, cache: Path | None = None, progress: Progress | None = None) -> Dataset:
+def open_data(path: str | Path, *, cache: Path | None = None, progress: Tick | None = None) -> Dataset:
     """A folder of images by class, with train/, val/ and test/ inside or not, or an .npz file of arrays.
 
     cache     a folder for the hashes of the files: a second start does not read them again
@@ -238,7 +238,9 @@ NOTHING = _Nothing()
 
 def no_data(class_names: Sequence[str] = ()) -> Dataset:
     """A Dataset without samples; asking it for some raises UserError."""
-    listing = Listing(tuple(class_names), (), (), np.zeros(0, np.int64), (), NOTHING)
+    listing = Listing(
+        class_names=tuple(class_names), names=(), contents=(), labels=np.zeros(0, np.int64), parts=(), reader=NOTHING
+    )
     return Dataset(listing.class_names, (), _hash(["no data"]), listing)
 
 

@@ -13,7 +13,7 @@ import hashlib
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,11 +25,10 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.array_file import FileHashes
 from pocketfit.core.support.cpus import usable
-from pocketfit.core.support.text import comparable, readable
-from pocketfit.sources.data.listing import Listing, Part, counted, some
+from pocketfit.core.support.progress import Tick
+from pocketfit.core.support.text import comparable, readable, some
+from pocketfit.sources.data.listing import Listing, Part, counted
 from pocketfit.sources.image_preprocess import BadPicture, decode, geometry, open_picture
-
-Progress = Callable[[int, int], None]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 SYSTEM_NAMES = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
@@ -69,7 +68,7 @@ class Pictures:
         return np.uint8
 
 
-def read_folder(root: Path, *, cache: Path | None = None, progress: Progress | None = None) -> Listing:
+def read_folder(root: Path, *, cache: Path | None = None, progress: Tick | None = None) -> Listing:
     """All images below `root`, ordered by path. Broken ones are left out, and a finding says so.
 
     `cache` is a folder where the files' hashes are kept; `progress(done, total)` is called as files are read.
@@ -247,7 +246,7 @@ def _is_part(path: Path) -> bool:
 
 
 def _checked(
-    root: Path, paths: list[str], hashes: FileHashes, progress: Progress | None
+    root: Path, paths: list[str], hashes: FileHashes, progress: Tick | None
 ) -> dict[str, tuple[os.stat_result, str, str]]:
     """For each path its stat, its content hash, and why it cannot be used ("": it can)."""
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.support.text import readable
 
 Part = Literal["train", "val", "test", "left out"]
 
@@ -27,7 +26,7 @@ class Reader(Protocol):
     def row_dtype(self) -> type[np.uint8] | type[np.float32]: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Listing:
     """All readable samples of a data source.
 
@@ -45,16 +44,6 @@ class Listing:
     parts: Sequence[Part]
     reader: Reader
     findings: tuple[str, ...] = ()
-
-
-def some(names: Sequence[str], shown: int = 3) -> str:
-    """Names for a sentence.
-
-    >>> some(["a", "b", "c", "d", "e"])
-    'a, b, c and 2 more'
-    """
-    rest = len(names) - shown
-    return ", ".join(map(readable, names[:shown])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def counted(number: int, one: str, many: str = "") -> str:
@@ -75,7 +64,8 @@ def without_leaks(listing: Listing) -> Listing:
     for row, content in enumerate(listing.contents):
         rows_of.setdefault(content, []).append(row)
     copies = [rows for rows in rows_of.values() if len(rows) > 1]
-    for held, trained in (("test", "train"), ("test", "val"), ("val", "train")):
+    orders: tuple[tuple[Part, Part], ...] = (("test", "train"), ("test", "val"), ("val", "train"))
+    for held, trained in orders:
         pairs = [
             (row, other)
             for rows in copies
@@ -85,7 +75,7 @@ def without_leaks(listing: Listing) -> Listing:
             if parts[other] == trained
         ]
         if pairs:
-            total, common = parts.count(held), len({row for row, _ in pairs})  # type: ignore[arg-type]
+            total, common = parts.count(held), len({row for row, _ in pairs})
             row, other = pairs[0]
             findings.append(
                 f"{common:,} of the {counted(total, f'{held} sample')} {'is' if common == 1 else 'are'} also in the"

@@ -18,7 +18,7 @@ from pocketfit.sources.models.unwrap import eval_mode
 
 CLASS_ARGUMENTS = ("classes", "num_classes")
 # Types of the arguments that a model folder may pass to a factory; a folder may come from a stranger.
-SAFE_ARGUMENTS: Mapping[str, type] = {"classes": int, "num_classes": int, "width": float}
+SAFE_ARGUMENTS: Mapping[str, type[int] | type[float]] = {"classes": int, "num_classes": int, "width": float}
 MOST_CLASSES, MOST_WIDTH = 10**6, 16.0
 MOST_BYTES = 4 * 10**9  # limit for the weights of a network before it is pruned
 

@@ -156,11 +156,11 @@ def _alike(one: Any, other: Any) -> bool:
     return torch.allclose(one, other, rtol=0, atol=SAME * largest, equal_nan=True)
 
 
-class _Chances(TorchDispatchMode):
+class _Chances(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has no hints
     """Notes the operators that draw random numbers, with the module that runs them."""
 
     def __init__(self, running: list[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no hints
         self.running, self.found = running, list[tuple[str, str]]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pocketfit import zoo
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Origin
+from pocketfit.core.support.text import some
 from pocketfit.sources.models.build_network import build, class_argument, counts_classes, factory
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -110,9 +111,9 @@ def _complaint(origin: Origin, state: Mapping[str, Tensor], shapes: Shapes, path
     missing, odd = _differences(_aligned(state, shapes), shapes)
     parts = []
     if missing:
-        parts.append(f"missing are {_list(missing)}")
+        parts.append(f"missing are {some(missing)}")
     if odd:
-        parts.append(f"not expected are {_list(odd)}")
+        parts.append(f"not expected are {some(odd)}")
     text = f"The weights in {path} don't fit {origin.name}: {'; '.join(parts)}"
     fitting = next((name for name in zoo.ARCHITECTURES if name != origin.name and _fits_zoo(name, state)), None)
     return (
@@ -134,7 +135,3 @@ def _shapes(state: Mapping[str, Tensor]) -> Shapes:
 
 def _words(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "a single number"
-
-
-def _list(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

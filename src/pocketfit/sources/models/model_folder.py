@@ -16,6 +16,7 @@ from pocketfit.core.learned import Learned
 from pocketfit.core.model import Model, ModelFile, Origin
 from pocketfit.core.signature import Signature
 from pocketfit.core.support import user_code
+from pocketfit.core.support.files import force
 from pocketfit.core.support.json_file import load
 from pocketfit.core.support.rules import shown
 from pocketfit.core.support.schema import Violation, checked, reading
@@ -56,6 +57,7 @@ def save_model(model: Model, folder: str | Path) -> None:
         save_tensors({name: tensor.contiguous() for name, tensor in state.items()}, partial / WEIGHTS)
         text = json.dumps(_description(model, _sha256(partial / WEIGHTS)), indent=2, ensure_ascii=False)
         (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        force(partial)
         if folder.exists() and any(folder.iterdir()):
             for name in (WEIGHTS, DESCRIPTION):
                 (partial / name).replace(folder / name)

@@ -15,6 +15,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model, Origin
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature
+from pocketfit.core.support.text import some
 from pocketfit.core.support.user_code import Allowed
 from pocketfit.sources.input_contract import read_input_shape, read_labels, read_preprocess
 from pocketfit.sources.models.build_network import build, counts_classes
@@ -120,11 +121,10 @@ def model_from_module(
         shape = (contract.channels, contract.height, contract.width)
     signature = signature_of(module, shape)
     if computed:
-        shown = ", ".join(computed[:3]) + (f" and {len(computed) - 3} more" if len(computed) > 3 else "")
         findings = (
             *findings,
-            f"The weights of {shown} are computed at each call (a weight norm, a spectral norm, a mask): they were"
-            " taken as they are in eval mode.",
+            f"The weights of {some(computed)} are computed at each call (a weight norm, a spectral norm, a mask): they"
+            " were taken as they are in eval mode.",
         )
     names = read_labels(labels)
     _check_labels(names, signature)
@@ -148,7 +148,7 @@ def _published(name: str) -> Preprocess | None:
         height=architecture.image_size,
         width=architecture.image_size,
         resize_px=architecture.resize,
-        filter=architecture.interpolation,  # type: ignore[arg-type]
+        filter=architecture.interpolation,
         mean=architecture.mean,
         std=architecture.std,
     )

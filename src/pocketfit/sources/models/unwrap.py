@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from pocketfit.core.errors import UserError
 
@@ -105,17 +107,17 @@ def _settle_weights(layer: nn.Module) -> None:
         kind = type(layer)
         own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
         layer.__class__ = type(kind.__name__, kind.__bases__, own)
-        for name in list(layer.parametrizations):  # type: ignore[arg-type]
+        for name in list(cast(nn.ModuleDict, layer.parametrizations)):
             parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
     for key, hook in list(layer._forward_pre_hooks.items()):
         if isinstance(hook, prune.BasePruningMethod):
             hook.remove(layer)
             del layer._forward_pre_hooks[key]
         elif type(hook).__module__ == "torch.nn.utils.spectral_norm":
-            remove_spectral_norm(layer, hook.name)  # type: ignore[attr-defined]
+            remove_spectral_norm(layer, cast(SpectralNorm, hook).name)
         elif type(hook).__module__ == "torch.nn.utils.weight_norm":
             with torch.no_grad():
-                hook.remove(layer)  # type: ignore[attr-defined]
+                cast(WeightNorm, hook).remove(layer)
             del layer._forward_pre_hooks[key]
 
 

@@ -149,7 +149,7 @@ class Builder:
             return known
         if statically_known_true(known):
             return True
-        if statically_known_true(torch.sym_not(known)):  # type: ignore[no-untyped-call]
+        if statically_known_true(torch.sym_not(known)):  # type: ignore[no-untyped-call]  # torch's has no hints
             return False
         answer = bool(known)
         self.findings[

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from pocketfit.core.errors import MissingPackage, UserError
+from pocketfit.core.support.text import some
 from pocketfit.sources.onnx.file.graph import Graph, Value
 from pocketfit.sources.onnx.file.read import first_line
 
@@ -191,8 +192,7 @@ def _without_gradient(network: fx.GraphModule, inputs: Sequence[Tensor]) -> list
     lost = [name for name, gradient in zip(parameters, found, strict=True) if gradient is None]
     if not lost:
         return []
-    shown = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
-    return [f"No gradient reaches {shown}: training leaves them as they are"]
+    return [f"No gradient reaches {some(lost)}: training leaves them as they are"]
 
 
 def session(path: Path) -> Any:

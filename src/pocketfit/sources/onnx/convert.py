@@ -98,7 +98,16 @@ class _Conversion:
         if isinstance(value, list):
             raise UserError(f"its output '{name}' is a sequence of tensors, which no runtime here can give")
         call = Call(
-            Node("Identity", "", 1, name, "", (name,), (name,), {}),
+            Node(
+                operator="Identity",
+                domain="",
+                version=1,
+                name=name,
+                scope="",
+                inputs=(name,),
+                outputs=(name,),
+                attributes={},
+            ),
             self.build,
             [value],
             lambda _: False,

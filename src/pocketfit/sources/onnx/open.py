@@ -23,7 +23,7 @@ TIMEOUT_S = 600.0
 MEMORY_BYTES = 8 * 2**30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Converted:
     """A network from an ONNX file.
 
@@ -80,13 +80,13 @@ def open_onnx(
     except UserError as error:  # the child has converted the same graph
         raise UserError(f"{path}: {error}") from error
     return Converted(
-        network,
-        Signature(tuple(map(_spec, graph.inputs)), tuple(map(_spec, graph.outputs))),
-        {value.name: _axes(value) for value in graph.inputs},
-        graph.metadata,
-        about["difference"],
-        tuple(f"{finding.rstrip('.')}." for finding in about["findings"]),
-        hashlib.sha256(path.read_bytes()).hexdigest(),
+        network=network,
+        signature=Signature(tuple(map(_spec, graph.inputs)), tuple(map(_spec, graph.outputs))),
+        axes={value.name: _axes(value) for value in graph.inputs},
+        metadata=graph.metadata,
+        difference=about["difference"],
+        findings=tuple(f"{finding.rstrip('.')}." for finding in about["findings"]),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
 
 

@@ -35,7 +35,14 @@ def samples_of(model: Model, count: int = 8, seed: int = 0) -> Samples:
     shape = model.signature.inputs[0].with_batch(count)
     array = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     names = [str(i) for i in range(count)]
-    return Samples(array, np.full(count, -1, np.int64), names, "calibration", f"{seed}", model.preprocess)
+    return Samples(
+        array=array,
+        labels=np.full(count, -1, np.int64),
+        names=names,
+        split="calibration",
+        sha256=f"{seed}",
+        preprocess=model.preprocess,
+    )
 
 
 def outputs(network: nn.Module, samples: Samples) -> np.ndarray:
@@ -354,7 +361,14 @@ def test_pretrained_mobilenet_v2(mobilenet_v2_checkpoint):
     coarse = [torch.randn(16, 3, side, side, generator=generator) for side in (3, 9, 30, 100)]
     array = sum(F.interpolate(noise, (224, 224), mode="bilinear") for noise in coarse).numpy() / 2
     names = [str(i) for i in range(16)]
-    samples = Samples(array, np.full(16, -1, np.int64), names, "calibration", "", model.preprocess)
+    samples = Samples(
+        array=array,
+        labels=np.full(16, -1, np.int64),
+        names=names,
+        split="calibration",
+        sha256="",
+        preprocess=model.preprocess,
+    )
     reference = outputs(model.network, samples)
     equalized = equalize.apply(model, Equalize(), samples)
     assert_same(model, equalized, samples)

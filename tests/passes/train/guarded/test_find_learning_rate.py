@@ -28,7 +28,14 @@ def samples(count: int = 160) -> Samples:
     pixels = rng.integers(0, 90, (count, 16, 16, 3))
     for row, label in zip(pixels, labels, strict=True):
         row[4 * label : 4 * label + 4] += 120
-    return Samples(pixels.astype(np.uint8), labels.astype(np.int64), [""] * count, "train", "00", PREPROCESS)
+    return Samples(
+        array=pixels.astype(np.uint8),
+        labels=labels.astype(np.int64),
+        names=[""] * count,
+        split="train",
+        sha256="00",
+        preprocess=PREPROCESS,
+    )
 
 
 def learned(*, norms: bool, factor: float = 1.0) -> Model:

@@ -12,8 +12,8 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes.train.guarded.objective import MOST_LOSS, USUAL_SPREAD, Exam, Recipe, Score, objective, scale_of
 
-DISTILLED = Recipe(16, 0.02, 0, temperature=4.0, alpha=0.9)
-LABELLED = Recipe(16, 0.02, 0)
+DISTILLED = Recipe(batch_size=16, learning_rate=0.02, seed=0, temperature=4.0, alpha=0.9)
+LABELLED = Recipe(batch_size=16, learning_rate=0.02, seed=0)
 
 
 def logits(count: int = 60, classes: int = 5, spread: float = 3.0) -> torch.Tensor:
@@ -23,7 +23,14 @@ def logits(count: int = 60, classes: int = 5, spread: float = 3.0) -> torch.Tens
 def samples(labels: np.ndarray) -> Samples:
     """Samples that are numbered: their only value is their row."""
     rows = np.arange(len(labels), dtype=np.float32)[:, None]
-    return Samples(rows, labels.astype(np.int64), [""] * len(labels), "train", "00", Preprocess())
+    return Samples(
+        array=rows,
+        labels=labels.astype(np.int64),
+        names=[""] * len(labels),
+        split="train",
+        sha256="00",
+        preprocess=Preprocess(),
+    )
 
 
 @pytest.mark.parametrize("spread", [0.6, 2.7, 5.7, 18.0])
@@ -68,7 +75,7 @@ def test_where_labels_are_missing_or_do_not_count_it_is_marked_by_the_teacher() 
     assert Exam(samples(labels), 5, DISTILLED, taught).score(taught).share == 0.0
     partly = np.where(np.arange(60) < 20, -1, labels)
     assert Exam(samples(partly), 5, DISTILLED, taught).score(taught).share == pytest.approx(1 / 3)
-    whole = Recipe(16, 0.02, 0, temperature=4.0, alpha=1.0)
+    whole = Recipe(batch_size=16, learning_rate=0.02, seed=0, temperature=4.0, alpha=1.0)
     assert Exam(samples(labels), 5, whole, taught).score(taught).share == 1.0
     assert len(Exam(samples(partly), 5, LABELLED, None).score(taught)) == 40, "the others are not marked"
 

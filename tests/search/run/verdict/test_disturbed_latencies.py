@@ -31,11 +31,26 @@ LOSSY = builders.trial(3, latency=0.3, drop=4.0, precision="int8", activations="
 
 
 def compared(baseline: Path, candidate: Path, ratio: float) -> LatencyComparison:
-    ms = {name: Measurement(name, "ms", 10.0 * ratio) for name in ("latency_ms", "latency_p95_ms")}
-    ratios = {"latency_ratio": Measurement("latency_ratio", "x", ratio, low=ratio - 0.02, high=ratio + 0.02)}
+    ms = {name: Measurement(quantity=name, unit="ms", value=10.0 * ratio) for name in ("latency_ms", "latency_p95_ms")}
+    ratios = {
+        "latency_ratio": Measurement(
+            quantity="latency_ratio", unit="x", value=ratio, low=ratio - 0.02, high=ratio + 0.02
+        )
+    }
     bounds = dict.fromkeys((*ms, *ratios), ratio + 0.01)
-    base = {"latency_ms": Measurement("latency_ms", "ms", 10.0)}
-    return LatencyComparison("litert", str(baseline), str(candidate), base, ms, ratios, bounds, (ratio,), 0.0, 0.01)
+    base = {"latency_ms": Measurement(quantity="latency_ms", unit="ms", value=10.0)}
+    return LatencyComparison(
+        runtime="litert",
+        baseline_path=str(baseline),
+        candidate_path=str(candidate),
+        baseline=base,
+        candidate=ms,
+        ratios=ratios,
+        upper_one_sided=bounds,
+        sessions=(ratio,),
+        between=0.0,
+        within=0.01,
+    )
 
 
 def test_those_that_could_be_chosen_count() -> None:

@@ -33,12 +33,12 @@ def test_all_layers_of_a_repaired_file_can_be_timed(tmp_path: Path, runtime: str
     model = model_from_module(net, preprocess=Preprocess(height=16, width=16, resize_px=16), labels=("a", "b"))
     rng = np.random.default_rng(0)
     data = from_arrays(rng.integers(0, 256, (200, 16, 16, 3), np.uint8), np.arange(200) % 2, class_names=("a", "b"))
-    task = Task(model, data, tmp_path / "out", (runtime,), builders.budget())
+    task = Task(model=model, data=data, out=tmp_path / "out", runtimes=(runtime,), budget=builders.budget())
     settings = ExportSettings(runtime, "int8", activations=activations, ranges="mse", calibration=8)  # type: ignore[arg-type]
     passes = (Equalize(samples=8), Round(samples=8, sweeps=1))
     for plan in (Plan((), ExportSettings(runtime)), Plan(passes, settings)):
         artifact = export(task, plan, Silent()).artifact
         made_file = replace(artifact, path=f"models/{Path(artifact.path).name}")
-        times, reason = layer_times(task, Trial(0, "ladder", plan, "ok", made_file))
+        times, reason = layer_times(task, Trial(number=0, stage="ladder", plan=plan, status="ok", artifact=made_file))
         assert reason == "" and set(times) == {"0", "3", "4", "6", "8"}
         assert min(times.values()) >= 0 < sum(times.values()), "a layer this small may take less than the clock shows"

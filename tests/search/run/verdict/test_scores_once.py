@@ -15,7 +15,7 @@ from pocketfit.core.support.progress import Silent
 from pocketfit.measurement.run_samples import Scores
 from pocketfit.report.run.run_data import _classes
 from pocketfit.search import journal
-from pocketfit.search.run import loop
+from pocketfit.search.run import file_quantities, loop
 from pocketfit.search.run.clock import Clock
 from pocketfit.search.run.job import Task
 from pocketfit.search.run.verdict import layer_report, scores_once, verdict
@@ -44,7 +44,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Task, Path, 
 
     monkeypatch.setattr(verdict, "run_samples", SimpleNamespace(score=score, per_class=verdict.run_samples.per_class))
     monkeypatch.setattr(verdict, "carried_out", lambda *_: a_task.model)
-    monkeypatch.setattr(verdict.memory, "footprint", lambda *_, **__: {})
+    monkeypatch.setattr(file_quantities.memory, "footprint", lambda *_, **__: {})
     ratio = builders.trial(1).measurements["latency_ratio"]
     monkeypatch.setattr(verdict, "timing", lambda *_: ({"latency_ratio": ratio}, {}))
     monkeypatch.setattr(layer_report, "layers_line", lambda *_: {"kind": "layers", "trial": 1, "rows": []})

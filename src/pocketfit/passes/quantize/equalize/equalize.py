@@ -34,6 +34,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan.export import Grid
 from pocketfit.core.plan.quantize import Equalize
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.text import some
 from pocketfit.passes.graph import aten, interpret, scale_graph
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.interpret import Channels
@@ -112,10 +113,9 @@ def _equalized(
         centred = bias_absorption.centre(folded, found, seen, before_relu=before_relu)
         network, seen, shifts = centred.network, centred.seen, centred.shifts
         if centred.absorbed:
-            count, first = len(centred.absorbed), ", ".join(centred.absorbed[:3])
             sentences.append(
-                f"Channels of {first}{f' and {count - 3} more layers' if count > 3 else ''} never come near zero, so"
-                " that relu passes them as they are: their constant part was moved into the next layers' biases."
+                f"Channels of {some(centred.absorbed)} never come near zero, so that relu passes them as"
+                " they are: their constant part was moved into the next layers' biases."
             )
     bounded = settings.statistics == "data"
     if coarse is None:

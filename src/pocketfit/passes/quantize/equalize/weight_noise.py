@@ -46,7 +46,7 @@ def factors(found: Streams, network: nn.Module, seen: Mapping[fx.Node, Channels]
             scale = logs.exp()
             noise = torch.stack([layer.noise(scale[layer.labels]) for layer in layers]).sum()
             optimizer.zero_grad()
-            noise.clamp(min=TINY).log().backward()
+            torch.autograd.backward(noise.clamp(min=TINY).log())
             optimizer.step()
             with torch.no_grad():
                 logs.clamp_(min=least.clamp(min=TINY).log())
@@ -54,7 +54,7 @@ def factors(found: Streams, network: nn.Module, seen: Mapping[fx.Node, Channels]
     return logs.detach().exp()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Layer:
     """A layer's weights, and statistics of the channels that it reads.
 

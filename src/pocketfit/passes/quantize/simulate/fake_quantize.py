@@ -40,13 +40,13 @@ def widest_scale(weight: Tensor, bits: int, axis: int = 0) -> Tensor:
 
 def fake_weight(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
     """The weight on its grid, zero point 0; `scale` broadcasts against it and may learn."""
-    rounded: Tensor = _Weight.apply(weight, scale, largest_integer(bits))  # type: ignore[no-untyped-call]
+    rounded: Tensor = _Weight.apply(weight, scale, largest_integer(bits))  # type: ignore[no-untyped-call]  # torch's has no hints
     return rounded
 
 
 def fake_activation(values: Tensor, low: Tensor, high: Tensor, levels: int = LEVELS) -> Tensor:
     """The values on the grid of the range [low, high]; both ends are tensors with one number and may learn."""
-    rounded: Tensor = _Activation.apply(values, low, high, levels)  # type: ignore[no-untyped-call]
+    rounded: Tensor = _Activation.apply(values, low, high, levels)  # type: ignore[no-untyped-call]  # torch's has no hints
     return rounded
 
 

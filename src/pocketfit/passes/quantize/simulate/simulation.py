@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from operator import is_not
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -290,7 +292,7 @@ def _insert_points(module: fx.GraphModule, grid: Grid) -> dict[str, Point]:
         module.add_submodule(name, points[node.name])
         with module.graph.inserting_after(node):
             rounded = module.graph.call_module(name, (node,))
-        node.replace_all_uses_with(rounded, delete_user_cb=lambda user, own=rounded: user is not own)
+        node.replace_all_uses_with(rounded, delete_user_cb=partial(is_not, rounded))
     return points
 
 

@@ -233,9 +233,11 @@ def _group_norm(view: View, node: fx.Node) -> int:
         return 0
     module = view.module(node)
     before, behind = node.args[0], _reader(node)
-    if view.kind(before) != "reshape" or view.kind(behind) != "reshape" or behind is None:
+    if not isinstance(before, fx.Node) or behind is None:
         return 0
-    value = before.args[0]  # type: ignore[union-attr]
+    if view.kind(before) != "reshape" or view.kind(behind) != "reshape":
+        return 0
+    value = before.args[0]
     shape, groups = view.shape(value), module.num_features
     own = module.weight is not None and not bool((module.weight == 1).all() and (module.bias == 0).all())
     if own or view.shape(behind) != shape or len(shape) < 3 or view.shape(before)[:2] != (shape[0], groups):

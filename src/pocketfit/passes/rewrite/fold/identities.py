@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -62,9 +62,9 @@ def _same_kind(first: fx.Node, second: fx.Node) -> bool:
 
 
 def _order(view: View, node: fx.Node) -> list[int]:
-    dims = node.args[1] if len(node.args) == 2 and not isinstance(node.args[1], int) else node.args[1:]
+    dims: Any = node.args[1] if len(node.args) == 2 and not isinstance(node.args[1], int) else node.args[1:]
     rank = len(view.shape(node))
-    return [int(dim) % rank for dim in dims]  # type: ignore[union-attr,arg-type]
+    return [int(dim) % rank for dim in dims]
 
 
 def _undone(view: View, node: fx.Node, source: fx.Node) -> fx.Node | None:
@@ -77,7 +77,7 @@ def _undone(view: View, node: fx.Node, source: fx.Node) -> fx.Node | None:
     rank = len(view.shape(source))
     given: Any = node.args[1]
     dims = [given] if isinstance(given, int) else list(given)
-    inner = source.args[0]
-    if len(dims) == 1 and dims[0] % rank == int(source.args[1]) % rank and isinstance(inner, fx.Node):  # type: ignore[arg-type]
+    inner, dim = source.args[0], cast(int, source.args[1])
+    if len(dims) == 1 and dims[0] % rank == int(dim) % rank and isinstance(inner, fx.Node):
         return inner
     return None

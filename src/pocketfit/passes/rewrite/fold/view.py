@@ -119,8 +119,8 @@ class View:
         if pair is not None and divisor:
             number, factors = self.product(pair[0], node)
             return number / divisor, factors
-        number = self.number(node)  # type: ignore[assignment]
-        return (1.0, [node]) if number is None else (number, [])
+        constant = self.number(node)
+        return (1.0, [node]) if constant is None else (constant, [])
 
     def scaled(self, node: Any) -> tuple[Any, float]:
         """0.5 x -> (x, 0.5); anything else is once itself."""

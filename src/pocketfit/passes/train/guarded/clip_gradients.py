@@ -76,7 +76,7 @@ class Clip:
 @torch.no_grad()
 def layer_sizes(network: nn.Module) -> dict[int, float]:
     """The Euclidean norm of all parameters of a layer, for each of its parameters by their id."""
-    parameters = list(network.parameters())
+    parameters: list[Tensor] = list(network.parameters())
     norms = dict(zip(map(id, parameters), torch.stack(torch._foreach_norm(parameters)).tolist(), strict=True))
     sizes: dict[int, float] = {}
     for layer in network.modules():

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
@@ -22,6 +21,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
+from pocketfit.core.support.progress import Tick
 from pocketfit.passes.train import distillation
 from pocketfit.passes.train.answers import manner, thawed
 from pocketfit.passes.train.batches import prefetched, shuffled
@@ -52,9 +52,7 @@ class Rate:
 
 
 @kept_memory()
-def found_rate(
-    model: Model, settings: Train, samples: Samples, *, progress: Callable[[int, int], None] | None = None
-) -> Rate:
+def found_rate(model: Model, settings: Train, samples: Samples, *, progress: Tick | None = None) -> Rate:
     """The highest rate of LADDER times `settings.learning_rate` that does the unpruned network no harm.
 
     samples  of the training split; the first batches that the settings draw are used

@@ -67,6 +67,10 @@ class Guard:
     held      whether the guard's samples are held out; else they are trained with, too
     """
 
+    _lowest: float  # of the averages since the last fall
+    _patience: int  # steps
+    _quiet_until: int  # the step
+
     def __init__(
         self,
         network: nn.Module,

@@ -31,7 +31,7 @@ BATCH_SIZE = 64  # samples at a time, where no gradients are needed
 Asked = Callable[[Tensor], Tensor]  # inputs on the CPU -> logits, with attention maps behind them if any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The settings that `Train` and transfer share. All but the first three are about the teacher; the names mean what
     they mean in `Train`.
@@ -78,7 +78,7 @@ def objective(
             loss = loss + (1 - recipe.alpha) * cross_entropy
     if wanted is None:
         return loss
-    theirs, *their_maps = wanted.split([logits.shape[1], *(ours.shape[1] for ours in maps)], 1)
+    theirs, *their_maps = torch.split(wanted, [logits.shape[1], *(ours.shape[1] for ours in maps)], 1)
     if recipe.alpha > 0:
         softened = (logits / recipe.temperature, scale * theirs / recipe.temperature)
         if recipe.distillation == "decoupled":

@@ -44,10 +44,10 @@ def patient(effort: Effort, budget: Budget, left_s: float = float("inf"), times:
 
 
 def measurements(compared: LatencyComparison) -> dict[str, Measurement]:
-    """A comparison as a trial keeps it: latencies and ratios, with one-sided 95 % bounds in `environment`."""
+    """A comparison as a trial keeps it: latencies and ratios, with one-sided 95 % bounds."""
     bounds = compared.upper_one_sided
     found = {**compared.candidate, **compared.ratios}
-    found = {k: replace(m, environment={**m.environment, "one_sided": bounds[k]}) for k, m in found.items()}
+    found = {k: replace(m, one_sided=bounds[k]) for k, m in found.items()}
     spread = {"between_sessions": compared.between, "within_sessions": compared.within}
     ratio = found["latency_ratio"]
     return found | {"latency_ratio": replace(ratio, environment={**ratio.environment, **spread})}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.trial import Trial
 from pocketfit.measurement.run_samples import Scores
 from pocketfit.search.run.job import Task
@@ -22,16 +22,11 @@ def was_read(task: Task, *trials: Trial | None) -> bool:
 
 def keep(task: Task, trial: Trial, scores: Scores) -> None:
     """Write the scores whole or not at all, forced to the disk."""
-    path = _place(task, trial)
-    partial = path.with_suffix(".partial")
     arrays = {"values": scores.values, "predictions": scores.predictions, "nan": np.array(scores.nan)}
     if scores.strata is not None:
         arrays["strata"] = scores.strata
-    with partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with whole_or_not(_place(task, trial)) as partial:
+        np.savez(partial, allow_pickle=False, **arrays)
 
 
 def kept(task: Task, trial: Trial) -> Scores | None:

@@ -14,9 +14,10 @@ from pocketfit.core.measurement import Measurement
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.measurement import latency, memory, run_samples
+from pocketfit.measurement import latency, run_samples
 from pocketfit.search.decide.control import steps
 from pocketfit.search.run.apply_passes import carried_out
+from pocketfit.search.run.file_quantities import of_file
 from pocketfit.search.run.job import Task, label_mapping
 from pocketfit.search.run.run_trial import drop, mean_score, timing
 from pocketfit.search.run.verdict import scores_once
@@ -45,7 +46,8 @@ def read_verdict(
     """
     runtime, threads = chosen.runtime, task.threads
     sides = {"baseline": baseline, "chosen": chosen} | ({} if control is None else {"control": control})
-    paths = {side: task.out / t.artifact.path for side, t in sides.items() if t.artifact is not None}
+    artifact = {side: t.artifact for side, t in sides.items() if t.artifact is not None}
+    paths = {side: task.out / one.path for side, one in artifact.items()}
     model = carried_out(task, chosen.plan, watch)
     own = task.samples("verdict", task.model.preprocess, watch)
     samples = {"baseline": own, "control": own, "chosen": task.samples("verdict", model.preprocess, watch)}
@@ -63,13 +65,13 @@ def read_verdict(
     times, reference_times = timing(runtime, paths["baseline"], paths["chosen"], threads, effort, best)
     measured = {
         **times,
-        **memory.footprint(runtime, paths["chosen"], threads=threads, processes=FOOTPRINT_PROCESSES),
+        **of_file(artifact["chosen"], threads=threads, processes=FOOTPRINT_PROCESSES, path=paths["chosen"]),
         "accuracy": mean_score(scores["chosen"].centred),
         "drop_points": drop(scores["baseline"].values, scores["chosen"].values),
     }
     reference: dict[str, Measurement] = {
         **reference_times,
-        **memory.footprint(runtime, paths["baseline"], threads=threads, processes=FOOTPRINT_PROCESSES),
+        **of_file(artifact["baseline"], threads=threads, processes=FOOTPRINT_PROCESSES, path=paths["baseline"]),
         "accuracy": mean_score(scores["baseline"].centred),
     }
     return {
@@ -157,5 +159,5 @@ def _drop_json(measured: Measurement) -> dict[str, Any]:
         "points": measured.value,
         "low": measured.low,
         "high": measured.high,
-        "upper_one_sided": measured.environment["one_sided"],
+        "upper_one_sided": measured.one_sided,
     }

@@ -28,7 +28,7 @@ class Value:
     shape: tuple[int | str | None, ...] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Node:
     """One operator of the file.
 
@@ -125,7 +125,16 @@ def _from_json(data: dict[str, Any], tensors: Mapping[str, Tensor]) -> Graph:
         tuple(_value(*entry) for entry in data["inputs"]),
         tuple(_value(*entry) for entry in data["outputs"]),
         tuple(
-            Node(op, domain, version, name, scope, tuple(inputs), tuple(outputs), _unpacked(attributes, tensors))
+            Node(
+                operator=op,
+                domain=domain,
+                version=version,
+                name=name,
+                scope=scope,
+                inputs=tuple(inputs),
+                outputs=tuple(outputs),
+                attributes=_unpacked(attributes, tensors),
+            )
             for op, domain, version, name, scope, inputs, outputs, attributes in data["nodes"]
         ),
         {name: tensors[key] for name, key in data["constants"].items()},

@@ -198,14 +198,14 @@ class _Reader:
         domain = "" if proto.domain in AI_ONNX else proto.domain
         attributes = {a.name: self._attribute(proto, a, visible, depth) for a in proto.attribute}
         return Node(
-            proto.op_type,
-            domain,
-            self.versions.get(domain, 1),
-            proto.name,
-            scope_of(proto),
-            tuple(proto.input),
-            tuple(proto.output),
-            attributes,
+            operator=proto.op_type,
+            domain=domain,
+            version=self.versions.get(domain, 1),
+            name=proto.name,
+            scope=scope_of(proto),
+            inputs=tuple(proto.input),
+            outputs=tuple(proto.output),
+            attributes=attributes,
         )
 
     def _attribute(self, node: NodeProto, proto: Any, visible: frozenset[str], depth: int) -> Any:

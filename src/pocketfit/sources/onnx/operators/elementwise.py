@@ -62,8 +62,8 @@ def operands(call: Call, *, trained: bool) -> tuple[Any, Any]:
         one = isinstance(value, Sizes) and len(value.entries) == 1
         if isinstance(value, Sizes) and isinstance(other, fx.Node) and one and call.rank(i) <= call.rank(1 - i):
             found.append(value.entries[0])
-        elif isinstance(value, Constant) and not isinstance(other, Constant):
-            found.append(parameters.operand(call, value, call.as_tensor(other), trained=trained))  # type: ignore[arg-type]
+        elif isinstance(value, Constant) and other is not None and not isinstance(other, Constant):
+            found.append(parameters.operand(call, value, call.as_tensor(other), trained=trained))
         else:
             found.append(call.tensor(i))
     return found[0], found[1]
@@ -257,7 +257,7 @@ def bit_cast(call: Call) -> Any:
 
 
 def as_float(size: Any) -> Any:
-    return torch.sym_float(size)  # type: ignore[no-untyped-call]
+    return torch.sym_float(size)  # type: ignore[no-untyped-call]  # torch's has no hints
 
 
 def whole(call: Call, entry: Any) -> Any:

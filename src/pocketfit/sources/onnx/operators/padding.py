@@ -94,7 +94,7 @@ def pad_same(value: Tensor, reach: list[int], strides: list[int], upper: bool, f
     for dim in reversed(range(len(reach))):
         size = value.shape[2 + dim]
         out = (size + strides[dim] - 1) // strides[dim]
-        total = torch.sym_max((out - 1) * strides[dim] + reach[dim] - size, 0)  # type: ignore[no-untyped-call]
+        total = torch.sym_max((out - 1) * strides[dim] + reach[dim] - size, 0)  # type: ignore[no-untyped-call]  # torch's has no hints
         half = total // 2
         pads += [half, total - half] if upper else [total - half, half]
     return F.pad(value, pads, value=filler)

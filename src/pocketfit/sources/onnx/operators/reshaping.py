@@ -268,4 +268,4 @@ def expand(call: Call) -> Any:
 
 def stretched(value: torch.Tensor, shape: list[int]) -> torch.Tensor:
     """The value, broadcast to a common shape with `shape`."""
-    return value.expand(torch.broadcast_shapes(value.shape, tuple(shape)))  # type: ignore[no-untyped-call]
+    return value.expand(torch.broadcast_shapes(value.shape, tuple(shape)))  # type: ignore[no-untyped-call]  # torch's has no hints

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, fx
 
 from pocketfit.sources.onnx.builder import CannotConvert, Constant
 from pocketfit.sources.onnx.call import Call, Table
@@ -19,7 +19,7 @@ KINDS = {"nearest": "nearest", "linear": "bilinear", "cubic": "bicubic"}
 MOST_WEIGHTS = 2**24
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rule:
     """How positions of the output become positions of the input, and how pixels are mixed there."""
 
@@ -34,13 +34,13 @@ class Rule:
 
 def resize(call: Call) -> Any:
     rule = Rule(
-        call.get("mode", "nearest"),
-        call.get("coordinate_transformation_mode", "half_pixel" if call.version >= 11 else "asymmetric"),
-        call.get("nearest_mode", "round_prefer_floor" if call.version >= 11 else "floor"),
-        call.get("cubic_coeff_a", -0.75),
-        bool(call.get("exclude_outside", 0)),
-        call.get("extrapolation_value", 0.0),
-        bool(call.get("antialias", 0)),
+        mode=call.get("mode", "nearest"),
+        coordinates=call.get("coordinate_transformation_mode", "half_pixel" if call.version >= 11 else "asymmetric"),
+        nearest=call.get("nearest_mode", "round_prefer_floor" if call.version >= 11 else "floor"),
+        cubic=call.get("cubic_coeff_a", -0.75),
+        exclude_outside=bool(call.get("exclude_outside", 0)),
+        extrapolation=call.get("extrapolation_value", 0.0),
+        antialias=bool(call.get("antialias", 0)),
     )
     if rule.mode not in KINDS:
         raise CannotConvert(f"it resizes by {rule.mode!r}, which torch has not")
@@ -62,7 +62,13 @@ def upsample(call: Call) -> Any:
     else:
         scales = [1.0, 1.0, call.get("height_scale"), call.get("width_scale")]
     rule = Rule(
-        call.get("mode", "nearest").replace("bilinear", "linear"), "asymmetric", "floor", -0.75, False, 0, False
+        mode=call.get("mode", "nearest").replace("bilinear", "linear"),
+        coordinates="asymmetric",
+        nearest="floor",
+        cubic=-0.75,
+        exclude_outside=False,
+        extrapolation=0,
+        antialias=False,
     )
     return _by_torch(call, rule, scales, None) or _by_matrices(call, rule, scales, None, None)
 
@@ -85,7 +91,8 @@ def _targets(call: Call) -> tuple[list[float] | None, list[Any] | None, list[flo
     sizes: list[Any] | None = None
     if scales is None:
         wanted = call.integers(3)
-        sizes = [call.build.size(call.tensor(0), d) if s is None else s for d, s in enumerate(shape)]  # type: ignore[arg-type]
+        source = cast(fx.Node, call.tensor(0))  # of a constant every size is known
+        sizes = [call.build.size(source, d) if s is None else s for d, s in enumerate(shape)]
         for axis, size in zip(axes, wanted, strict=True):
             sizes[axis] = size
         sizes = _kept_ratio(call, sizes, axes)

@@ -1,0 +1,81 @@
+"""What functions that look at files need to know of them: how they are fed, and samples for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pocketfit import runtimes
+from pocketfit.api.inputs import Data, as_dataset
+from pocketfit.bundle.manifest import read_manifest
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import ModelFile
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.samples import Samples
+from pocketfit.core.signature import TensorSpec
+from pocketfit.core.support.json_file import load
+from pocketfit.core.support.progress import Watch
+from pocketfit.core.support.schema import checked
+from pocketfit.core.support.text import readable
+from pocketfit.search.run.job import aligned, order_of_numbers
+from pocketfit.sources.input_contract import check_preprocess, read_preprocess
+
+
+@dataclass(frozen=True)
+class Contract:
+    """How images are prepared for a file, what its classes are called ((): unknown), and the seed of the splits."""
+
+    preprocess: Preprocess
+    labels: tuple[str, ...] = ()
+    split_seed: int = 0
+
+
+def check_files(*paths: Path | None) -> None:
+    """Raises UserError for a file that is not there, and for a name that runtimes can't open."""
+    for path in paths:
+        if path is not None and not path.is_file():
+            there = "is not a file" if path.exists() else "does not exist"
+            raise UserError(f"The file {path} {there}")
+        if path is not None and readable(str(path)) != str(path):
+            raise UserError(f"The name {readable(str(path))} is not UTF-8, and runtimes open no such files: rename it")
+
+
+def contract_of(model: str | Path | None, preprocess: Preprocess | str | Path | None, file: Path) -> Contract:
+    """The contract of a file: from a model folder, a bundle, or the bundle that the file lies in; `preprocess`
+    overrules. Raises UserError where nothing says it."""
+    folder = Path(model) if model is not None else file.parent
+    given = None if preprocess is None else read_preprocess(preprocess, None)[0]
+    if (path := folder / "model.json").is_file():
+        mend = "make the folder again"
+        told: ModelFile = checked(ModelFile, load(path, "model", mend), str(path), mend)
+        return Contract(given or told.preprocess, told.labels, told.split_seed)
+    if (path := folder / "manifest.json").is_file():
+        manifest = read_manifest(path)
+        return Contract(given or check_preprocess(manifest["preprocess"], path), tuple(manifest["labels"]))
+    if given is None:
+        raise UserError(
+            f"Nothing says how pictures are prepared for {file.name}: give --model (a model folder or bundle),"
+            " or --preprocess"
+        )
+    return Contract(given)
+
+
+def input_of(file: Path) -> TensorSpec:
+    """What a file takes."""
+    session = runtimes.for_file(file).load(file, threads=1)
+    session.close()
+    return session.signature.inputs[0]
+
+
+def samples_of(
+    data: Data, contract: Contract, split: str, limit: int | None, watch: Watch, *fed: TensorSpec
+) -> Samples:
+    """The samples of a split, which all of these inputs take."""
+    given = as_dataset(data)
+    for spec in fed:
+        given.check_fits(spec, contract.preprocess)
+    for sentence in order_of_numbers(given.class_names, contract.labels) if contract.labels else ():
+        watch.say(sentence)
+    tick = watch.step(f"reading the {split} split")
+    samples = given.split(split, contract.preprocess, split_seed=contract.split_seed, limit=limit, progress=tick)
+    return aligned(samples, given.class_names, contract.labels) if contract.labels else samples

@@ -1,0 +1,20 @@
+"""ONNX Runtime in an app: this file stands beside run.py in a bundle, and needs nothing of pocketfit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def opened(path: Path, threads: int) -> Callable[[Any], Any]:
+    """An .onnx file on the CPU: one input as the file takes it -> its first output."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # its warnings are about the file's making, not about this run
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    source, target = session.get_inputs()[0].name, session.get_outputs()[0].name
+    return lambda given: session.run([target], {source: given})[0]
