@@ -182,7 +182,10 @@ def _why_differently(network: nn.Module, inputs: Tensor) -> str:
         cause = f"{where} draws random numbers ({drawn}): leave them out where self.training is false"
     else:
         cause = "its forward keeps something from one call to the next: outputs may depend on the input alone"
-    return f"{type(network).__name__} has other outputs for the same input, so nothing can be compared with it: {cause}"
+    return (
+        f"{type(network).__name__} gives different outputs for the same input, so nothing can be compared with it:"
+        f" {cause}"
+    )
 
 
 def _why_mixed(network: nn.Module, inputs: Tensor) -> str:

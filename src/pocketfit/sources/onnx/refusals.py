@@ -7,7 +7,7 @@ from pocketfit.sources.onnx.file.graph import Node
 CUT = "cut the file before it (onnx.utils.extract_model), or export the network without it"
 INTEGER = "works on integers and can't be trained: take the float network that the file was made from"
 LOOPS = "is a loop, whose operators can't be trained or quantized one by one: export it with a fixed number of steps"
-RANDOM = "draws random numbers, so that the network has other outputs each time: export it for inference"
+RANDOM = "draws random numbers, so that the network gives different outputs each time: export it for inference"
 TEXTS = f"works on texts, which is no part of a network: {CUT}"
 BOXES = f"picks boxes, which has no gradient and no operator in torch: {CUT}"
 UNKNOWN = f"has no form in torch here: {CUT}"
