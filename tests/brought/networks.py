@@ -257,11 +257,11 @@ NETWORKS: Mapping[str, Brought] = {
             body=cbr(3, 32, stride=2),
             fc=nn.Linear(32, CLASSES),
         ),
-        refused=_open("differently", "training=self.training"),
+        refused=_open("different outputs", "training=self.training"),
     ),
     "noise in a layer": Brought(
         lambda: nn.Sequential(cbr(3, 16, stride=2), Parts(lambda _, x: x + torch.randn_like(x)), *pooled(16)),
-        refused=_open("differently", "layer '1'"),
+        refused=_open("different outputs", "layer '1'"),
     ),
     "batch statistics": Brought(batch_statistics, refused=_open("batch", "layer '1'")),
     "two inputs": Brought(TwoInputs, refused=_open("2 inputs", "picture", "facts")),

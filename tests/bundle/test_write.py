@@ -172,7 +172,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(make: Make, tmp_path: Path) 
         make("onnxruntime", RGB, model=model_for(other), golden=samples_for(other))
     with pytest.raises(UserError, match="other settings than the model's preprocess"):
         make("onnxruntime", RGB, golden=samples_for(replace(RGB, resize="exact")))
-    with pytest.raises(UserError, match="answers with 6 numbers, but the model has 2 labels"):
+    with pytest.raises(UserError, match="has 6 outputs, but the model has 2 labels"):
         make("onnxruntime", RGB, model=model_for(RGB, ("a", "b")))
     with pytest.raises(UserError, match="at least one golden sample"):
         empty = replace(samples_for(RGB), array=np.zeros((0, 3, 16, 20), np.float32), labels=np.zeros(0, np.int64))

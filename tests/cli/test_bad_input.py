@@ -161,7 +161,7 @@ def test_what_cannot_be_trained_on_is_said_before_the_training(here: Path, monke
     np.savez("no_val.npz", x_train=x[rows], y_train=y[rows], x_test=x[100:], y_test=y[100:])
     for data, words in {
         "turned.npz": ("[8, 8, 3] a sample", "takes [3, 8, 8]", "x.transpose(0, 3, 1, 2)"),
-        "same.npz": ("search split is empty", "only 1 is different"),
+        "same.npz": ("validation split is empty", "only 1 is different"),
         "no_val.npz": ("split is empty: 4 samples are too few",),
     }.items():
         refused(invoked("train", *FED, "--data", data, "-o", "out"), *words)

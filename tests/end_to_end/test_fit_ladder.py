@@ -67,7 +67,7 @@ def data() -> Dataset:
 @pytest.fixture(scope="module")
 def model(data: Dataset) -> Model:
     """Trained; then one channel of the linear bottleneck is made 3000 times as large, and undone by its reader: the
-    float network computes what it did, and the range of one channel takes the steps from all others."""
+    float network computes what it did, and the range of one channel leaves all others few steps."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     fresh = model_from_module(

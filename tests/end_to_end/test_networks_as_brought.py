@@ -217,7 +217,7 @@ IN_FLOAT: Mapping[type, list[tuple[PassSettings, Callable[[Model, Model, str], N
         (Sparsify(criterion="movement", samples=8), sound, ""),
         (Sparsify(pattern="2:4"), sound, ""),
     ],
-    Resolution: [(Resolution(16, 24), sound, "keep its resolution|no picture|torch.export")],
+    Resolution: [(Resolution(16, 24), sound, "keep its resolution|no image|torch.export")],
     Piecewise: [(Piecewise(), same_answers, "no hard-swish to replace")],
     Equalize: [
         (Equalize(samples=8), same_answers, ""),

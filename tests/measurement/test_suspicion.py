@@ -28,7 +28,7 @@ def test_always_the_same_answer_is_suspicious():
     many = np.arange(300) % 3
     lopsided = np.where(np.arange(300) % 7 == 0, many, 1)
     words = suspicion.suspicious(scores_of(lopsided, many, metric="my:metric"), many, 3)
-    assert "name class 1, which 33% of the samples are" in words
+    assert "are class 1, which 33% of the samples are" in words
 
 
 def test_nearly_all_of_one_class_is_no_reason_for_an_alarm():

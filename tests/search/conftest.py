@@ -1,4 +1,4 @@
-"""Networks are kept between tests by nobody."""
+"""No test gets networks that an earlier test left in the cache."""
 
 import pytest
 

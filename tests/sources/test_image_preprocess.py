@@ -194,7 +194,7 @@ def test_what_cannot_be_read_is_a_sentence_with_the_name(tmp_path, monkeypatch):
     whole = stored(Image.fromarray(noise(64, 64)), "JPEG").getvalue()
     for name, content in {"cut.jpg": whole[: len(whole) // 2], "text.jpg": b"hello", "empty.png": b""}.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(reference.BadPicture, match=rf"{name} cannot be read as a picture: ."):
+        with pytest.raises(reference.BadPicture, match=rf"{name} cannot be read as an image: ."):
             reference.decode(tmp_path / name, Preprocess())
     with pytest.raises(reference.BadPicture, match="'F', whose range is not known: save it with 8 bits"):
         reference.decode(stored(Image.new("F", (2, 2)), "TIFF"), Preprocess())

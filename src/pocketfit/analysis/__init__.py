@@ -1,1 +1,1 @@
-"""The tables that decisions stand on."""
+"""Tables and estimates on which the search decides."""

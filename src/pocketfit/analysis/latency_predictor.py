@@ -4,13 +4,13 @@ Kernels work in blocks: a layer with `inputs` and `outputs` channels takes
 
     a + b I + c O + d I O,   I = ceil(inputs / step), O = ceil(outputs / step'),   a, b, c, d >= 0
 
-microseconds. The steps are those, of 1 to 16, that leave the least error over all layers of one kind; the coefficients
-are each layer's own. Errors weigh as shares of the network's latency, so that small networks count as much as large
-ones. What belongs to no layer has a part that is always there and a part for each activation.
+microseconds. The steps, from 1 to 16, are those with the least error over all layers of one kind; the coefficients are
+each layer's own. Errors are relative to the network's latency, so that small networks count as much as large ones. The
+time outside of layers is a constant plus a part for each activation.
 
-The sum is then brought in line with the latencies of the whole sub-networks by a constant and a factor: without them
-large MobileNetV2s came out up to 9 % too fast and small ones too slow (of 40 networks that were not fitted 82.5 % were
-within 10 %, with them 95 %). As both are one for all layers, the cost stays a sum of terms.
+The sum is then fitted to the latencies of whole sub-networks by a constant and a factor: without them large networks
+came out too fast and small ones too slow (docs/results/notes.md, "Predicted latency"). As both are the same for all
+layers, the cost stays a sum of terms.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from pocketfit.numerics.channel_shapes import LayerShape, Skeleton, Term, Widths
 
 STEPS = (1, 4, 8, 16)
 FEWEST = 4  # measured sub-networks that a table must have: as many as a layer has coefficients
-WITHIN = 0.10  # a prediction counts as right within this share of what was measured
+WITHIN = 0.10  # a prediction counts as right within this share of the measured latency
 FOLDS = 6
-Steps = tuple[int, int]  # of the inputs, of the outputs
+Steps = tuple[int, int]  # channels in a block of inputs, of outputs
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,12 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Predictor:
-    """rest_us: of what belongs to no layer: always (below zero where small networks take less than their layers by
-    themselves suggest), and for each activation; steps: by kind of layer."""
+    """A fitted predictor.
+
+    rest_us  (a constant, microseconds for each activation) for the time outside of layers; the constant is below zero
+             where small networks take less than the sum of their layers
+    steps    by kind of layer
+    """
 
     skeleton: Skeleton
     layers: Mapping[str, LayerCost]
@@ -64,17 +68,17 @@ class Predictor:
     full_ms: float
 
     def latency_ms(self, widths: Widths) -> float:
-        """Of the network at these widths; groups that are not named are whole."""
+        """Predicted latency of the network at these widths; groups that are not named are whole."""
         known = self.skeleton
         layers = sum(self.layers[layer.name].us(*known.shape(layer, widths)) for layer in known.layers)
         return (layers + self.rest_us[0] + self.rest_us[1] * activations(known, widths)) / 1000
 
     def ratio(self, widths: Widths) -> float:
-        """Predicted latency over that of the whole network, predicted too."""
+        """Predicted latency over the predicted latency of the whole network."""
         return self.latency_ms(widths) / self.latency_ms({})
 
     def terms(self) -> tuple[Term, ...]:
-        """The latency in ms as a cost for the allocation: one term a layer, and what is always there."""
+        """The latency in ms as a cost for the allocation: one term a layer, and a constant."""
         return (Term((), lambda _: self.rest_us[0] / 1000), *(self._term(layer) for layer in self.skeleton.layers))
 
     def _term(self, layer: LayerShape) -> Term:
@@ -132,7 +136,7 @@ def _in_line(fitted: Predictor, measured: Sequence[SubNetwork]) -> Predictor:
     features = np.stack([np.ones(len(summed)), summed], 1) * _weights(measured)[:, None]
     constant_ms, factor = map(float, np.linalg.lstsq(features, np.ones(len(summed)), rcond=None)[0])
     if factor <= 0 or constant_ms + factor * summed.min() <= 0:
-        return fitted  # latencies that do not rise with what their layers take: nothing to be brought in line with
+        return fitted  # measured latencies do not rise with the sum of the layers: no factor can be fitted
     layers = {name: LayerCost(one.steps, _times(factor, one.coefficients)) for name, one in fitted.layers.items()}
     always, each = fitted.rest_us
     return replace(fitted, layers=layers, rest_us=(factor * always + 1000 * constant_ms, factor * each))
@@ -144,7 +148,7 @@ def _times(factor: float, coefficients: tuple[float, float, float, float]) -> tu
 
 
 def activations(known: Skeleton, widths: Widths) -> float:
-    """Numbers that all layers put out for one sample."""
+    """How many output values all layers have together for one sample."""
     return sum(known.shape(layer, widths)[1] * layer.places for layer in known.layers)
 
 
@@ -186,10 +190,10 @@ def rank_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def non_negative(features: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Least squares with coefficients from 0, and the sum of squares that is left; features [n, k], values [n].
+    """(coefficients >= 0 of a least-squares fit, the remaining sum of squares); features [n, k], values [n].
 
-    With at most four features every subset is tried: the best of those whose free solution is not negative is the
-    answer (the Karush-Kuhn-Tucker conditions leave some subset active).
+    With at most four features every subset is tried. The best one without a negative coefficient is the solution: by
+    the Karush-Kuhn-Tucker conditions the optimum is the free solution of some subset.
     """
     k = features.shape[1]
     best, least = np.zeros(k), float(values @ values)
@@ -224,8 +228,8 @@ def _weights(measured: Sequence[SubNetwork]) -> Floats:
 
 
 def _best_steps(data: Sequence[Points]) -> Steps:
-    """The steps of inputs and outputs that leave the least error, the larger ones where that makes no difference:
-    where only multiples of 8 were measured, 1, 4 and 8 explain them alike."""
+    """The steps of inputs and outputs with the least error; of equally good ones the largest. (Where only multiples of
+    8 were measured, steps of 1, 4 and 8 are equally good.)"""
     sizes = sorted(STEPS, reverse=True)
     candidates: list[Steps] = [(inputs, outputs) for inputs in sizes for outputs in sizes]
     left = [math.fsum(_layer_cost(steps, *points)[1] for points in data) for steps in candidates]

@@ -1,4 +1,4 @@
-"""The table of layers: what each one takes and gives, and what it costs on paper."""
+"""The table of layers: shapes of input and output, parameters, multiply-accumulates and bytes of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ FLOAT32_BYTES = 4
 class LayerRow:
     """One layer for one sample; shapes are without the batch.
 
-    params  numbers that training changes; macs  multiply-accumulates; size_bytes  of the params in float32
+    params      numbers that training changes
+    macs        multiply-accumulates
+    size_bytes  bytes of the params in float32
     """
 
     name: str

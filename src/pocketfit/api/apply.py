@@ -66,9 +66,9 @@ def apply(
 
 
 def take_part(plan: Plan, model: Model, data: Dataset, *, teacher: Model | None = None) -> None:
-    """What all processes but the first do in `apply` where torchrun has started several: train with it, write nothing.
+    """The part in `apply` of all processes but the first, where torchrun has started several: train, write nothing.
 
-    What they keep on the way is in a folder of their own, and gone in the end.
+    Their by-products are in a folder of their own, which is removed at the end.
     """
     from pocketfit.search.run.run_trial import prepared
 

@@ -111,7 +111,7 @@ def fit(
 
 
 def run(task: Task, watch: Watch | None = None) -> Result:
-    """`fit_task` with what stands above the search: the bundle and the report are written as results come in."""
+    """Run `fit_task`, and write the bundle and the report as results come in."""
     check_alone("fit")
     check_threads(task.threads)
     stay_in_quota()

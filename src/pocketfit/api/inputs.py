@@ -1,4 +1,4 @@
-"""What the functions of this folder take as a network and as samples."""
+"""The networks and samples that the functions of this folder take, as a Model and a Dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chosen file with the host code that calls it."""
+"""The bundle: the chosen file with the host code that calls it."""
 
 from pocketfit.bundle.write import write_bundle
 

@@ -1,8 +1,8 @@
-"""Input-output pairs by which an app can check its own preprocessing and its own runtime.
+"""Golden pairs of input and output, for an app to check its own preprocessing and its own runtime.
 
-Two kinds of input: `chart.png`, a drawn picture before any geometry (it has transparency, sharp edges and another
+Two kinds of input: `chart.png`, a drawn image before any geometry (it has transparency, sharp edges and another
 shape than the network's input), and a few of the user's samples after the geometry. Each has the tensor that the
-reference preprocessing makes of it and the answer that the exported file gives in its own runtime.
+reference preprocessing makes of it, and the output of the exported file in its own runtime.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SAMPLES = 3
-# Share of the span of the golden answers by which another processor or version of the runtime may be off. Kernels for
-# integers differ by tens of steps of 255 from one instruction set to another; float16 is carried out as float32 or not.
+# Share of the span of the golden outputs by which another processor or version of the runtime may be off. Kernels for
+# integers differ by tens of steps of 255 between instruction sets; some compute float16 as float32.
 ELSEWHERE = {"float32": 1e-3, "float16": 2e-2, "dynamic-int8": 0.1, "int8": 0.1}
-SAME_PLACE = 1e-4  # of the span, for float answers: threads share the work differently from run to run
+SAME_PLACE = 1e-4  # of the span, for float outputs on the same machine: threads share the work differently each time
 
 
 def write_golden(
     folder: Path, session: Session, samples: Samples, *, layout: str, settings: ExportSettings
 ) -> tuple[dict[str, Any], NDArray[np.generic]]:
-    """Write the pairs to `folder` (it is made).
+    """Write the pairs to `folder`, which is created.
 
-    Returns the manifest's entry "golden", tolerances included, and the answers [pairs, ...] as the file gives them.
+    Returns the manifest's entry "golden", tolerances included, and the outputs [pairs, ...] in the file's own dtype.
     """
     folder.mkdir()
     pairs, answers = [], []
@@ -47,7 +47,9 @@ def write_golden(
             )
         raw = raw_answer(session, values)
         if not np.isfinite(raw).all():
-            raise UserError(f"The exported file answers golden/{source} with NaN or infinity: it cannot be shipped")
+            raise UserError(
+                f"The exported file has NaN or infinity in its output for golden/{source}: it cannot be shipped"
+            )
         np.save(folder / f"{stem}.tensor.npy", values, allow_pickle=False)
         np.save(folder / f"{stem}.output.npy", raw, allow_pickle=False)
         pairs.append(
@@ -66,7 +68,7 @@ def write_golden(
 
 
 def raw_answer(session: Session, values: NDArray[np.float32]) -> NDArray[np.generic]:
-    """Float values [1, ...] -> the first output as the file gives it (integers where its output is quantized)."""
+    """Float values [1, ...] -> the file's first output in its own dtype (integers where it is quantized)."""
     spec, grid = session.signature.inputs[0], session.input_quantization
     given: NDArray[np.generic] = values
     if grid is not None:
@@ -75,11 +77,11 @@ def raw_answer(session: Session, values: NDArray[np.float32]) -> NDArray[np.gene
 
 
 def tolerance(answers: NDArray[np.generic], preprocess: Preprocess, settings: ExportSettings) -> dict[str, Any]:
-    """How far tensors and answers may be off.
+    """How far tensors and outputs may be off.
 
-    Tensors: one step of one pixel (where a rounding falls the other way), a hundredth of it on average. Answers, in
-    the unit of the file's output: integers must be equal under the same version of the runtime on the same processor;
-    elsewhere, and for floats, a share of the span of the golden answers.
+    Tensors: one step of one pixel (where a rounding falls the other way), a hundredth of it on average. Outputs, in
+    the file's own unit: integers must be equal with the same version of the runtime on the same processor; elsewhere,
+    and for floats, a share of the span of the golden outputs.
 
     >>> made = tolerance(np.array([[0, 200]], np.uint8), Preprocess(std=(1.0,) * 3), ExportSettings("litert", "int8"))
     >>> made["output_same_place"], made["output_elsewhere"], made["output_unit"]
@@ -99,7 +101,7 @@ def tolerance(answers: NDArray[np.generic], preprocess: Preprocess, settings: Ex
 
 
 def _inputs(folder: Path, samples: Samples, layout: str) -> list[tuple[str, str, NDArray[np.float32]]]:
-    """Stem, file name and tensor [1, ...] of each golden input, its file written."""
+    """Write the file of each golden input; returns its stem, file name and tensor [1, ...]."""
     from PIL import Image
 
     from pocketfit.sources.image_preprocess import to_tensor
@@ -123,12 +125,12 @@ def _inputs(folder: Path, samples: Samples, layout: str) -> list[tuple[str, str,
 
 
 def _spread(count: int) -> list[int]:
-    """Rows from all over: 100 -> [0, 33, 66]."""
+    """Rows spread over all: 100 -> [0, 33, 66]."""
     return sorted({count * number // SAMPLES for number in range(SAMPLES)}) if count else []
 
 
 def _picture(pixels: NDArray[np.uint8], preprocess: Preprocess) -> Image:
-    """uint8 [H, W, C] after the geometry, channels as the network takes them -> a picture that decodes to it."""
+    """uint8 [H, W, C] after the geometry, channels as the network takes them -> an image that decodes to it."""
     from PIL import Image
 
     if preprocess.colour == "GRAY":

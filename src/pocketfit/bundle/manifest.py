@@ -1,4 +1,4 @@
-"""What stands in the manifest.json of a bundle, as types. run.py, which knows nothing of pocketfit, checks its seal."""
+"""The types of a bundle's manifest.json. run.py, which knows nothing of pocketfit, checks its seal."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Output(TypedDict):
 
 
 class Pair(TypedDict):
-    """Names of files: the input, its tensor, the answer."""
+    """Names of files: the input, its tensor, the output."""
 
     input: GoldenName
     geometry_done: bool

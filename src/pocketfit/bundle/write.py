@@ -1,10 +1,10 @@
-"""Write a bundle: the chosen file, the code that calls it, and what proves on another machine that it works.
+"""Write a bundle: the chosen file, the code that calls it, and a self-test for other machines.
 
 <file>             as the runtime's exporter made it
 manifest.json      everything about it (run.py reads nothing else)
 preprocess.py      the reference preprocessing, a copy of pocketfit/sources/image_preprocess.py
 runtime.py         how the runtime opens the file, a copy of pocketfit/runtimes/<name>/in_app.py
-run.py             a copy of run_template.py
+run.py             a copy of pocketfit/bundle/python/run.py
 golden/            input-output pairs for `run.py --selftest` and for implementations in other languages
 README.md, requirements.txt
 """
@@ -52,15 +52,15 @@ def write_bundle(
     measurements: Mapping[str, Any],
     result: Mapping[str, Any] | None,
 ) -> Path:
-    """Write the bundle of `artifact` to `folder`, whole or not at all, in the place of an earlier bundle.
+    """Write the bundle of `artifact` to `folder`, whole or not at all; it replaces an earlier bundle.
 
     model         with the preprocess of the file (after every pass) and the labels
-    golden        samples with that preprocess; a few of them become golden pairs (pictures are copied as PNG)
+    golden        samples with that preprocess; a few of them become golden pairs (images are copied as PNG)
     measurements  by quantity: Measurement, or its JSON
     result        the dict of result.json, None while the search is still under way
 
-    A folder that isn't one of our bundles is never touched; files that somebody has added to a bundle are kept.
-    Raises UserError for that, for a runtime that no app can ship, and for a file that does not fit the model;
+    A folder that isn't one of our bundles is never touched; files that a user has added to a bundle are kept. Raises
+    UserError for such a folder, for a runtime that no app can ship, and for a file that does not fit the model;
     CannotRunHere where the file does not run.
     """
     if not runtimes.get(artifact.runtime).APP_PACKAGE:
@@ -70,7 +70,7 @@ def write_bundle(
     _sweep(folder)
     earlier = _earlier_bundle(folder)
     partial = folder.parent / f".{folder.name}-new-{secrets.token_hex(8)}"
-    partial.mkdir()  # not mkdtemp, whose folders are for the owner only
+    partial.mkdir()  # not mkdtemp: its folders are for the owner only
     try:
         file = _copy_checked(artifact, partial)
         session = runtimes.get(artifact.runtime).load(file, threads=1)
@@ -82,7 +82,7 @@ def write_bundle(
         manifest["result"] = _verdict(result)
         _write_words(partial, manifest)
         manifest["files"] = _hashes(partial)
-        manifest = json.loads(json.dumps(manifest, allow_nan=False))  # sealed as it will be read back
+        manifest = json.loads(json.dumps(manifest, allow_nan=False))  # the seal is over the form that will be read back
         manifest["seal"] = run.seal(manifest)
         _write_json(partial / "manifest.json", manifest)
         force(partial)
@@ -93,7 +93,7 @@ def write_bundle(
 
 
 def _manifest(partial: Path, artifact: Artifact, model: Model, *, session: Session, golden: Samples) -> dict[str, Any]:
-    """Write golden/ to `partial` and return what is known of the file and of this machine."""
+    """Write golden/ to `partial`, and return the manifest: facts about the file and this machine."""
     name = Path(artifact.path).name
     source = _input(session, model, golden, name)
     pairs, answers = write_golden(
@@ -126,7 +126,7 @@ def _manifest(partial: Path, artifact: Artifact, model: Model, *, session: Sessi
 
 
 def _write_words(partial: Path, manifest: Mapping[str, Any]) -> None:
-    """The host code and what a person reads."""
+    """Write the host code, README.md and requirements.txt."""
     shutil.copyfile(_source_of("pocketfit.sources.image_preprocess"), partial / "preprocess.py")
     shutil.copyfile(_source_of("pocketfit.bundle.python.run"), partial / "run.py")
     shutil.copyfile(_source_of(IN_APP.format(manifest["runtime"]["name"])), partial / "runtime.py")
@@ -145,7 +145,7 @@ def _copy_checked(artifact: Artifact, partial: Path) -> Path:
 
 
 def _input(session: Session, model: Model, golden: Samples, name: str) -> dict[str, Any]:
-    """The manifest's entry "input"; `shape` is that of one picture, with the batch."""
+    """The manifest's entry "input"; `shape` is that of one image, with the batch."""
     if len(session.signature.inputs) != 1:
         raise UserError(f"{name} has {len(session.signature.inputs)} inputs; a bundle is made of files with one")
     spec = session.signature.inputs[0]
@@ -164,13 +164,13 @@ def _input(session: Session, model: Model, golden: Samples, name: str) -> dict[s
 
 
 def _layout(spec: TensorSpec, preprocess: Preprocess, name: str) -> str:
-    """ "NHWC" or "NCHW", proved by the shape; UserError when the file takes other pictures than are prepared for it."""
+    """ "NHWC" or "NCHW", proved by the shape; UserError when the file takes other images than are prepared for it."""
     channels, height, width = preprocess.channels, preprocess.height, preprocess.width
     shapes = {"NHWC": (height, width, channels), "NCHW": (channels, height, width)}
     fitting = [layout for layout, shape in shapes.items() if spec.with_batch(1) == (1, *shape)]
     if not fitting:
         raise UserError(
-            f"{name} takes {list(spec.with_batch(1))}, but the model's preprocess makes pictures of {height} x {width}"
+            f"{name} takes {list(spec.with_batch(1))}, but the model's preprocess makes images of {height} x {width}"
             f" with {channels} channels: the file does not belong to this model"
         )
     return spec.layout if spec.layout in fitting else fitting[0]
@@ -189,7 +189,7 @@ def _output(session: Session, answers: NDArray[np.generic]) -> dict[str, Any]:
 
 
 def _sums_to_one(raw: NDArray[np.generic], grid: Quantization | None) -> bool:
-    """Whether an answer is a distribution already, half a step of its grid allowed to each class (0.1 in all)."""
+    """Whether an output sums to one already, up to half a step of its grid for each class (0.1 in all)."""
     values = raw.astype(np.float64).reshape(-1)
     slack = 1e-3
     if grid is not None:
@@ -199,9 +199,9 @@ def _sums_to_one(raw: NDArray[np.generic], grid: Quantization | None) -> bool:
 
 
 def _labels(model: Model, count: int, name: str) -> list[str]:
-    """The names of the classes in the order of the answers; without any, their numbers."""
+    """The names of the classes in the order of the outputs; without any, their numbers."""
     if model.labels and len(model.labels) != count:
-        raise UserError(f"{name} answers with {count} numbers, but the model has {len(model.labels)} labels")
+        raise UserError(f"{name} has {count} outputs, but the model has {len(model.labels)} labels")
     return list(model.labels) or [str(number) for number in range(count)]
 
 
@@ -213,7 +213,7 @@ def _grid(quantization: Quantization | None) -> dict[str, Any] | None:
 
 
 def _short(measurement: Measurement | Mapping[str, Any]) -> dict[str, Any]:
-    """A measurement without its single samples; they stand in the journal."""
+    """A measurement without its single samples, which stand in the journal."""
     data = measurement.to_json() if isinstance(measurement, Measurement) else measurement
     return {key: value for key, value in data.items() if key != "samples"}
 
@@ -243,7 +243,7 @@ def _source_of(module: str) -> Path:
 
 
 def _hashes(partial: Path) -> dict[str, str]:
-    """sha256 by name of every file; manifest.json, which holds them, is not written yet."""
+    """The sha256 of every file, by name; manifest.json, which will hold them, is not written yet."""
     files = sorted(path for path in partial.rglob("*") if path.is_file())
     return {path.relative_to(partial).as_posix(): run.file_sha256(path) for path in files}
 
@@ -256,7 +256,7 @@ def _write_json(path: Path, data: Any) -> None:
 
 
 def _earlier_bundle(folder: Path) -> dict[str, Any] | None:
-    """The manifest of our bundle in `folder`; None where nothing is; UserError for anything else."""
+    """The manifest of our bundle in `folder`; None where nothing is. Raises UserError for any other folder."""
     if not folder.exists() and not folder.is_symlink():
         return None
     refusal = UserError(f"{folder} is no bundle that pocketfit wrote: name another folder, or move this one away")
@@ -271,7 +271,7 @@ def _earlier_bundle(folder: Path) -> dict[str, Any] | None:
 
 
 def _put_in_place(partial: Path, folder: Path, earlier: Mapping[str, Any] | None) -> None:
-    """Two renames; a crash between them leaves the earlier bundle beside, under the name that `_sweep` knows."""
+    """Replace the folder by two renames; after a crash between them, `_sweep` finds the earlier bundle by its name."""
     if earlier is None:
         partial.rename(folder)
         return
@@ -286,7 +286,7 @@ def _put_in_place(partial: Path, folder: Path, earlier: Mapping[str, Any] | None
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a killed run of ours left beside `folder`; a bundle that it had just put aside is put back."""
+    """Remove leftovers of a killed run beside `folder`; a bundle that it had just moved aside is moved back."""
     for path in folder.parent.glob(f".{escape(folder.name)}-old-*"):
         if not folder.exists():
             path.rename(folder)

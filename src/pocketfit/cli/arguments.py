@@ -1,7 +1,8 @@
-"""What the command line asks for, as words of its own: a network (Source), its Teacher, Pruning, Files; and the checks
-and openings that several verbs share.
+"""Groups of options as one argument each: a network (Source), its Teacher, Pruning, Files; and checks that several
+verbs share.
 
-The words stay as they were typed. Opened or checked they raise UserError, with a sentence that names the option.
+The values stay as they were typed. When they are opened or checked, they raise UserError, whose sentence names the
+option.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """A network: a model folder, a name of the zoo, or package.module:factory, and what is said about its input."""
+    """A network (a model folder, a name of the zoo, or package.module:factory) with the options about it."""
 
     model: str
     weights: Path | None = None
@@ -33,11 +34,11 @@ class Source:
     allow_code: bool = False
 
     def agreed(self, *typed: str | None) -> Allowed:
-        """What names that stand in files may be called: any with --allow-code, else those that were typed."""
+        """Which names in files may be imported: any with --allow-code, else those that were typed."""
         return True if self.allow_code else consent(False, self.model, *typed).names
 
     def open(self, *typed: str | None) -> Model:
-        """The network; `typed`: what else was given that may be a name."""
+        """The network; `typed`: other values on the command line that may be names of functions."""
         from pocketfit.sources.models.open_model import open_model
 
         return open_model(
@@ -52,13 +53,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Teacher:
-    """The network that pruned ones learn from; without a name it is the student itself, unpruned."""
+    """The network from which pruned ones learn; without a name it is the student itself, unpruned."""
 
     model: str | None = None
     weights: Path | None = None
 
     def open(self, student: Model, agreed: Allowed = False) -> Model | None:
-        """The teacher that was asked for, if any. A factory says nothing of its input: it is the student's."""
+        """The teacher, None without a name. A factory's network gets the student's preprocessing."""
         from pocketfit import zoo
         from pocketfit.sources.models.open_model import open_model
 
@@ -77,9 +78,9 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Pruning:
-    """How `fit` takes channels away."""
+    """How `fit` prunes channels."""
 
-    rounds: int  # of pruning and recovery
+    rounds: int  # rounds of pruning and recovery
     ratios: tuple[str, ...]  # REGEX=SHARE
     criterion: str
     allocation: Literal["macs", "latency", "uniform"]
@@ -94,7 +95,7 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Files:
-    """What the files that `fit` makes are like."""
+    """The kind of files that `fit` makes."""
 
     runtimes: str  # names with commas
     io: Literal["float32", "uint8", "int8"]
@@ -124,7 +125,7 @@ def listed(text: str) -> tuple[str, ...]:
 
 
 def dataset(data: Path | None, watch: Watch, *, labels: Sequence[str] = (), cache: Path | None = None) -> Dataset:
-    """The data at this path; where there are none, a Dataset of the model's labels that holds no samples."""
+    """The data at this path; without one, a Dataset that has the model's labels and no samples."""
     from pocketfit.sources.data.dataset import no_data, open_data
 
     if data is None:

@@ -1,4 +1,4 @@
-"""How every verb ends: errors become one sentence and an exit code, a fault of our own a crash file."""
+"""How every verb ends: an error becomes one sentence and an exit code, a bug of our own also a crash file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LIMITS_NOT_MET, BAD_INPUT, OUR_FAULT, INTERRUPTED = 1, 2, 3, 130
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --json; the verb returns its exit code, and what it raises becomes a sentence with the right one."""
+    """Adds --json to a verb that returns its exit code; an exception becomes a sentence and the right exit code."""
 
     @wraps(command)
     def called(*args: Any, json_: bool, **kwargs: Any) -> None:
@@ -46,15 +46,13 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             _fail(str(error), BAD_INPUT, json_)
         except (click.exceptions.Exit, click.ClickException):
             raise
-        except Exception as error:  # anything else is our own fault: keep what is needed to mend it
+        except Exception as error:  # anything else is a bug of our own: keep what is needed to find it
             _let_the_first_speak()
             if isinstance(error, OSError) and is_systems(error):
                 named = f"{readable(str(error.filename))}: " if error.filename else ""
                 _fail(f"The system refuses: {named}{error.strerror}", BAD_INPUT, json_)
             if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter is torch's
-                _fail(
-                    "The memory is not enough for this: take a smaller network, or smaller pictures", BAD_INPUT, json_
-                )
+                _fail("The memory is not enough for this: take a smaller network, or smaller images", BAD_INPUT, json_)
             _fail(
                 f"This is a fault of pocketfit itself. Please send the file {_crash_file()} with your report.",
                 OUR_FAULT,
@@ -67,16 +65,17 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _let_the_first_speak() -> None:
-    """Of several processes, all but the first wait: torchrun ends them as soon as the first one has failed, mostly for
-    the same reason. Whoever is alive afterwards is alone with its error, and has to say it."""
+    """Wait in all processes but the first, before an error is printed. If the first process fails too, mostly for the
+    same reason, torchrun ends the others meanwhile, and the error is printed once. A process that is still alive after
+    the wait is the only one with the error, and prints it."""
     if "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0":
         time.sleep(GRACE_S)
 
 
 def printed(show: Callable[[], object]) -> None:
-    """Print a result. Whoever reads it may stop early, as `head` does: that is no error of ours.
+    """Print a result. A reader that stops early, as `head` does, is no error.
 
-    Raises UserError where it can't be written.
+    Raises UserError where the result can't be written.
     """
     try:
         show()
@@ -89,13 +88,13 @@ def printed(show: Callable[[], object]) -> None:
 
 
 def print_result(data: Any, as_json: bool, show: Callable[[Any], None]) -> None:
-    """A verb's result on stdout, as one JSON object or as `show` has it; of several processes the first one speaks."""
+    """Print a verb's result on stdout, as one JSON object or by `show`; of several processes only the first prints."""
     if rank().first:
         printed(lambda: click.echo(json.dumps(data, allow_nan=False)) if as_json else show(data))
 
 
 def _to_nowhere() -> None:
-    """What is still to be flushed when Python ends goes nowhere."""
+    """Redirect stdout to nowhere, so that Python's last flush does not fail."""
     with contextlib.suppress(OSError, ValueError):  # stdout may be no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -115,7 +114,7 @@ def _crash_file() -> Path:
     text = "\n".join([*facts, traceback.format_exc()])
     try:
         path.write_text(text, encoding="utf-8", errors=READABLE)
-    except OSError:  # the current folder may be read-only
+    except OSError:  # the current folder is read-only
         import tempfile
 
         path = Path(tempfile.gettempdir()) / path

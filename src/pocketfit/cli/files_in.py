@@ -1,4 +1,4 @@
-"""Folders that verbs are given: found, checked and read."""
+"""Find, check and read the folders that verbs are given."""
 
 from __future__ import annotations
 

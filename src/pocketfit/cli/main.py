@@ -1,7 +1,7 @@
 """The command line: parse, call, print.
 
 Results go to stdout (with --json: one JSON object), everything else to stderr. Exit codes: 0 done (fit and choose:
-limits met); 1 limits not met, best so far delivered; 2 bad input or usage; 3 our own fault, with a crash file;
+limits met); 1 limits not met, best so far delivered; 2 bad input or usage; 3 a bug of our own, with a crash file;
 130 Ctrl-C.
 """
 
@@ -28,8 +28,8 @@ from pocketfit.cli.commands import (
 )
 from pocketfit.core.support.cpus import limit_threads
 
-# Threads of PyTorch's OpenMP library that wait for each other burn their core for milliseconds by default. On two cores
-# with a second busy process that made training three to five times slower; short waits cost little on an idle machine.
+# By default, threads of PyTorch's OpenMP library that wait for each other keep their core busy for milliseconds. Beside
+# another busy process that slows training down a lot (docs/results/notes.md, "Training"); short waits cost little.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 limit_threads()
 

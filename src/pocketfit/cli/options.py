@@ -1,4 +1,4 @@
-"""The options that verbs share. Those that belong together reach the verb as one word of `asked`."""
+"""The options that verbs share. Options that belong together reach the verb as one argument (see arguments.py)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pocketfit.core.quantities import QUANTITIES
 
 Command = Callable[..., Any]
 CRITERIA = get_args(Criterion)
-MOST_SEED = 2**32 - 1  # what numpy, torch and the C libraries behind them all take
+MOST_SEED = 2**32 - 1  # the largest seed that numpy, torch and their C libraries all take
 
 
 class _Named(click.Path):
-    """A path; an empty one, as an unset variable of a shell gives it, would be the current folder."""
+    """A path that is not empty: an empty one, from an unset variable of a shell, would be the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
@@ -29,7 +29,7 @@ class _Named(click.Path):
 
 
 class Finite(click.FloatRange):
-    """A number above 0, and no more than a most: neither infinite nor nan, which no range refuses."""
+    """A number above 0 and up to `most`, neither infinite nor nan (click's own range lets nan through)."""
 
     def __init__(self, most: float) -> None:
         super().__init__(min=0, min_open=True, max=most)
@@ -58,12 +58,16 @@ threads_option = click.option(
 )
 
 
-def data_option(note: str = "Folder of pictures by class, or .npz.", *, required: bool) -> Callable[[Command], Command]:
+def data_option(note: str = "Folder of images by class, or .npz.", *, required: bool) -> Callable[[Command], Command]:
+    """--data, handed on as `data`: a Path, None where it is not given."""
     return click.option("--data", required=required, type=PATH, help=note)
 
 
 def source_options(*left_out: str) -> Callable[[Command], Command]:
-    """What is said about the argument MODEL; with it, `source`."""
+    """The options that describe the argument MODEL. The verb gets MODEL and all of them as `source`, a Source.
+
+    left_out  names of options that the verb does not have: "weights", "labels", …
+    """
     options = {
         "weights": click.option("--weights", type=PATH, help="Weights for a zoo name or a factory."),
         "preprocess": click.option("--preprocess", help=f"{PREPROCESS}."),
@@ -94,7 +98,7 @@ def source_options(*left_out: str) -> Callable[[Command], Command]:
 
 
 def teacher_options(command: Command) -> Command:
-    """Whom pruned and quantized networks learn from, as `teacher`; `fit` and `apply` share them."""
+    """The options of the teacher, handed on as `teacher`, a Teacher; `fit` and `apply` share them."""
 
     @wraps(command)
     def called(*args: Any, teacher: str | None, teacher_weights: Path | None, **more: Any) -> Any:
@@ -112,7 +116,7 @@ def teacher_options(command: Command) -> Command:
 
 
 def pruning_options(command: Command) -> Command:
-    """How channels are taken away, as `pruning`."""
+    """The options that say how channels are pruned, handed on as `pruning`, a Pruning."""
 
     @wraps(command)
     def called(*args: Any, rounds: int, ratios: tuple[str, ...], criterion: str, allocation: Any, **more: Any) -> Any:
@@ -153,7 +157,7 @@ def pruning_options(command: Command) -> Command:
 
 
 def file_options(command: Command) -> Command:
-    """What the files are like, as `files`."""
+    """The options of the exported files, handed on as `files`, a Files."""
 
     @wraps(command)
     def called(
@@ -181,15 +185,16 @@ def file_options(command: Command) -> Command:
         click.option(
             "--layout",
             type=click.Choice(["NHWC", "NCHW"]),
-            help="Layout of the file's picture input.  [default: the runtime's own]",
+            help="Layout of the file's image input.  [default: the runtime's own]",
         ),
-        click.option("--keep-resolution", is_flag=True, help="Never shrink the input picture."),
+        click.option("--keep-resolution", is_flag=True, help="Never shrink the input image."),
         click.option("--keep-float", default="", metavar="NAME[,NAME]", help="Layers that int8 files leave in float."),
     )
 
 
 def limit_options(command: Command) -> Command:
-    """The options that state limits; `fit` and `choose` share them."""
+    """The limits, handed on one by one under their names in Budget.parse ("max_size"), and `prefer`; `fit` and `choose`
+    share them."""
     return _with(
         command,
         *(click.option(row.option, metavar=row.metavar, help=row.meaning) for row in QUANTITIES.values()),
@@ -203,7 +208,7 @@ def limit_options(command: Command) -> Command:
 
 
 def _with(command: Command, *options: Callable[[Command], Command]) -> Command:
-    """The command with these options, in the order in which `--help` shall show them."""
+    """The command with these options, in the order in which `--help` shows them."""
     for option in reversed(options):
         command = option(command)
     return command

@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: a bar with the time left on a terminal, plain lines elsewhere."""
+"""Progress on stderr: a bar with the time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pocketfit.core.support.progress import Tick
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-QUIET_S = 2.0  # work that is over sooner shows no bar
+QUIET_S = 2.0  # shorter work shows no bar
 
 
 class PlainWatch:
@@ -35,7 +35,7 @@ class PlainWatch:
 
     def say(self, sentence: str) -> None:
         if not self._quiet:
-            with contextlib.suppress(OSError):  # a run outlives the log that it writes to
+            with contextlib.suppress(OSError):  # a run goes on without the log that it writes to
                 click.echo(sentence, err=True)
 
     def step(self, what: str) -> Tick:
@@ -46,7 +46,7 @@ class PlainWatch:
 
 
 class BarWatch:
-    """One line at the bottom of the terminal: what is being done, a bar with the time left, the best so far."""
+    """One line at the bottom of the terminal: the present work, a bar with the time left, the best plan so far."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -95,6 +95,6 @@ class BarWatch:
 
 
 def watch_for_terminal(quiet: bool = False) -> PlainWatch | BarWatch:
-    """The bar where stderr is a terminal, plain lines elsewhere; of several processes the first one alone speaks."""
+    """The bar where stderr is a terminal, else plain lines; of several processes only the first one prints."""
     quiet = quiet or not rank().first
     return BarWatch() if sys.stderr.isatty() and not quiet else PlainWatch(quiet)

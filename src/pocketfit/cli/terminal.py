@@ -1,4 +1,4 @@
-"""How results look on a terminal. Numbers are worded by `report.words`, the same as in the report."""
+"""How results look on a terminal. Numbers are worded by report/page/words.py, the same as in the report."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ MOST_ROWS = 400
 
 class _Plain(Console):
     def on_broken_pipe(self) -> None:
-        """rich ends the program with exit code 1 here, which means something else."""
+        """Raise the error: rich would end the program with exit code 1, which has another meaning here."""
         raise BrokenPipeError
 
 
 def plain() -> Console:
-    """Where results are printed."""
+    """The console on which results are printed."""
     return _Plain(highlight=False, soft_wrap=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1) -> Table:
-    """The first `left` columns to the left, the others to the right."""
+    """A table with the first `left` columns aligned to the left, the others to the right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", overflow="fold")
@@ -89,7 +89,7 @@ def _is_delivered(data: Mapping[str, Any], out: Path) -> bool:
     path = out / "plan.json"
     try:
         return bool(load(path, "plan") == json.loads(json.dumps(data["chosen"]["plan"])))
-    except UserError:  # none, or none that this pocketfit wrote
+    except UserError:  # there is no plan.json, or another version wrote it
         return False
 
 

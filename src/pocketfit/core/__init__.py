@@ -1,1 +1,1 @@
-"""The words of pocketfit as frozen dataclasses: numpy and the standard library only, no effects."""
+"""The data types of pocketfit as frozen dataclasses: numpy and the standard library only, no effects."""

@@ -1,4 +1,4 @@
-"""A deployable file and what was read back from it."""
+"""A deployable file, and its contents as read back from it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class OpInfo:
 
 @dataclass(frozen=True)
 class Contents:
-    """What `inspect` read back from a file."""
+    """The contents of a file as `inspect` read them back."""
 
     format: str
     inputs: tuple[FileTensor, ...]
@@ -114,5 +114,5 @@ class Artifact:
 
     @classmethod
     def from_json(cls, data: Any, plan: Plan) -> Artifact:
-        """The inverse of `to_json`, for a file in the folder of what is read. Raises Violation."""
+        """The inverse of `to_json`; the path is relative to the folder of the JSON's file. Raises Violation."""
         return build(cls, data, given={"plan": plan})

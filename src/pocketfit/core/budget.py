@@ -44,7 +44,7 @@ class Limit:
 
     @property
     def measurement(self) -> str:
-        """The name of the measurement that it is about."""
+        """The name of the measurement that the limit is about."""
         return self.about.measured_as(percentile=self.percentile, relative=self.relative)
 
     def to_json(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Budget:
-    """All limits of a run, its time and trials, and what to prefer among the plans that meet the limits."""
+    """All limits of a run, also on its time and trials, and what to prefer among the plans that meet the limits."""
 
     whole_in_json: ClassVar[bool] = True
     limits: tuple[Limit, ...] = ()
@@ -95,11 +95,11 @@ class Budget:
     ) -> Budget:
         """Limits from the user's words; raises UserError with what is wrong and what would be right.
 
-        limits      max_size, max_download, max_memory, max_latency, max_drop, min_accuracy, and whatever else
-                    core/quantities.py has a row of; None: no limit
-        max_time    of the whole run, "10min"
-        max_trials  of all, the control not counted
-        prefer      among the plans that meet the limits
+        limits      max_size, max_download, max_memory, max_latency, max_drop, min_accuracy, and any other row of
+                    core/quantities.py; None: no limit
+        max_time    time for the whole run, "10min"
+        max_trials  number of trials, without the control
+        prefer      what to prefer among the plans that meet the limits
 
         >>> Budget.parse(max_size="3MB", max_latency="p95:60ms").limits[1].percentile
         95

@@ -49,8 +49,8 @@ class CannotRunHere(PocketfitError):
 
 
 def is_systems(error: BaseException | None) -> bool:
-    """Whether the system speaks of its disks, rights and tables, in this error or in what it was raised from: no change
-    of pocketfit, and no other plan, mends that.
+    """Whether this error, or the one from which it was raised, is about the system's disks, permissions or tables: no
+    other plan would help.
 
     >>> is_systems(OSError(errno.ENOSPC, "No space left on device")), is_systems(FileNotFoundError(errno.ENOENT, ""))
     (True, False)
@@ -63,4 +63,4 @@ def is_systems(error: BaseException | None) -> bool:
 
 
 class Stopped(PocketfitError):
-    """The user asked to stop; what is best so far has been delivered."""
+    """The user asked to stop; the best file so far has been delivered."""

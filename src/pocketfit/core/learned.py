@@ -1,4 +1,4 @@
-"""What passes learn about a network on the way to its file."""
+"""Results of passes that the export of the network needs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ Moments = tuple[tuple[float, ...], tuple[Annotated[float, Between(0)], ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """
-    ranges    by name of a tensor inside: (low, high) that it takes on the grid of the file
+    """Results of passes.
+
+    ranges    name of a tensor inside -> (low, high), the range of its grid in the file
     sparse    names of the layers whose zeros stay
-    patterns  by name of such a layer: the pattern that was asked for
-    normal    by name of a layer: means and deviations of its outputs, one a channel, once batch norms are folded
+    patterns  name of such a layer -> its N:M pattern
+    normal    name of a layer -> means and deviations of its outputs, one a channel, kept when batch norms are folded
     """
 
     ranges: Mapping[str, Interval] = field(default_factory=dict)
@@ -28,11 +29,11 @@ class Learned:
     normal: Mapping[str, Moments] = field(default_factory=dict)
 
     def without_outputs_of(self, layers: Collection[str]) -> Learned:
-        """The same without what is known of the outputs of these layers, whose channels are others now."""
+        """The same without the statistics of these layers' outputs, whose channels have changed."""
         return replace(self, normal={name: known for name, known in self.normal.items() if name not in layers})
 
     def to_json(self) -> dict[str, Any]:
-        """What there is of it.
+        """The fields that are not empty.
 
         >>> Learned(sparse=("fc",)).to_json()
         {'sparse': ['fc']}

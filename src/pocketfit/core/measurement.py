@@ -1,4 +1,4 @@
-"""A quantity with its unit, its samples, how it was got, and where."""
+"""A measured quantity with its unit, its samples, and how and where it was measured."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ COUNTED = {"B": 0.0, "ms": 1e-9, "x": 1e-12}  # unit -> the least that can have 
 
 
 class Environment(TypedDict):
-    """Where and how something was measured; what is named here is read back, anything else may stand beside it.
+    """Where and how something was measured. These keys are read back; others may stand beside them.
 
-    between_sessions  spread of a latency ratio from session to session, and inside of them
+    between_sessions  spread of a latency ratio from session to session (within_sessions: inside sessions)
     disturbed         Measurement.disturbed
-    best_ms           the best times of what a session knows its machine by (measurement/quiet.py)
+    best_ms           the best times of the canary's works and of the baseline (measurement/quiet.py)
     """
 
     between_sessions: NotRequired[Number | None]
@@ -55,7 +55,7 @@ class Measurement:
 
     @property
     def disturbed(self) -> tuple[str, ...]:
-        """Why the value is not to be believed, what else ran while it was taken; () where nothing speaks against it."""
+        """Why the value is unreliable: what else ran while it was measured; () where nothing speaks against it."""
         return tuple(self.environment.get("disturbed", ()))
 
     @classmethod

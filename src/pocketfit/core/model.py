@@ -1,4 +1,4 @@
-"""A network with everything that is needed to feed it and to read its answers."""
+"""A network with everything that is needed to feed it and to read its outputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Labels = Annotated[tuple[Label, ...], Size(0, 10**6, unique=True)]
 
 @dataclass(frozen=True)
 class Origin:
-    """How the unpruned network is built again: the road from a name to an nn.Module.
+    """How the unpruned network is built again, from a name to an nn.Module.
 
     kind    "zoo" (`name` with `arguments`: width, classes), "factory" (`name` is "package.module:function"), or
             "object" (handed over in Python; it cannot be built again from a name)
@@ -42,7 +42,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFile:
-    """What stands in the model.json of a model folder, beside the weights."""
+    """The content of a model folder's model.json, beside the weights."""
 
     format_version: Literal[1]
     origin: Origin
@@ -61,9 +61,9 @@ class Model:
     """A network (`torch.nn.Module` at level "torch") with its contract.
 
     network     in eval mode; passes never change it in place, they return a new Model
-    sha256      of the weights and the structure; with the signature it decides what files are made (`key`)
-    learned     what passes learned for the export
-    findings    sentences for the user that came up on the way here (layers that could not be pruned, …)
+    sha256      hash of the weights and the structure; with the signature it identifies the files made of it (`key`)
+    learned     results of passes for the export
+    findings    sentences for the user about the passes so far (layers that could not be pruned, …)
     """
 
     network: Any
@@ -79,6 +79,6 @@ class Model:
 
     @property
     def key(self) -> str:
-        """Names what is made of this network at this input size: 64 hex digits."""
+        """64 hex digits that identify this network at this input size; files made of it are named so."""
         text = f"{self.sha256} {json.dumps(self.signature.to_json(), sort_keys=True)}"
         return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The declarative contract between a picture and the tensor that a network takes."""
+"""How an image becomes the tensor that a network takes, as data."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ ResizeRule = Literal["shorter", "longer", "exact", "none"]
 Filter = Literal["nearest", "bilinear", "bicubic"]
 Colour = Literal["RGB", "BGR", "GRAY"]
 Pixels = Annotated[int, Between(1, 16_384)]
-Level = Annotated[int, Between(0, 255)]  # of a channel of a picture
+Level = Annotated[int, Between(0, 255)]  # of a channel of an image
 Value = Annotated[float, Between(-1e9, 1e9)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How a picture becomes a tensor; two halves, so that the slow one can be cached as uint8.
+    """How an image becomes a tensor; two halves, so that the result of the slow one can be cached as uint8.
 
     Geometry (uint8 in, uint8 out): decode (alpha is blended over `background`), bring to `colour`, resize with
     `filter` (antialiased, half-pixel centres, round half up) so that
       "shorter": the shorter side becomes `resize_px`;  "longer": the longer side becomes `resize_px`;
-      "exact": the picture becomes height x width;       "none": no resizing;
+      "exact": the image becomes height x width;         "none": no resizing;
     then cut or pad around the centre to height x width, padding with `background`.
 
     Values (float32): (pixel * scale - mean[c]) / std[c].
@@ -52,7 +52,7 @@ class Preprocess:
         return 1 if self.colour == "GRAY" else 3
 
     def at(self, height: int, width: int) -> Preprocess:
-        """The same contract at another input size; the share of the picture that is kept stays the same."""
+        """The same preprocessing at another input size; the share of the image that is cropped stays the same."""
         resize_px = max(1, round(self.resize_px * height / self.height))
         return replace(self, height=height, width=width, resize_px=resize_px)
 

@@ -1,4 +1,4 @@
-"""What can be limited: one row a quantity. Options, budgets, checks, words and pages read it, and nothing else says it.
+"""The quantities that can be limited, one row each. Options, budgets, checks, words and pages all read this table.
 
 A further limit is a row here, the function that measures it, and a line in search/run/file_quantities.py.
 """
@@ -11,29 +11,29 @@ from typing import Any
 
 BYTES: Mapping[str, float] = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 MILLISECONDS: Mapping[str, float] = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
-PERCENTILES = (50, 90, 95, 99)  # that every latency is measured with
+PERCENTILES = (50, 90, 95, 99)  # every latency is measured at these
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """What a limit may be about.
+    """A quantity that can be limited.
 
-    name         in options and files: "size" is --max-size
-    title        in tables and pages
+    name         its name in options and files: "size" is --max-size
+    title        its name in tables and pages
     measurement  its name among a trial's measurements
-    unit         of the measurement: "B", "ms", "pt" (percentage points), "share" (from 0 to 1), or any other
+    unit         unit of the measurement: "B", "ms", "pt" (percentage points), "share" (from 0 to 1), or any other
     units        the user's units -> how many of `unit` one of them is
     example      what a user may write
-    meaning      behind the option, in --help
-    floor        whether the limit is the least that is allowed; else the most
-    of_answers   whether it is judged on the network's answers, so that it takes labelled samples
+    meaning      the option's text in --help
+    floor        whether the limit is a minimum; else it is a maximum
+    of_answers   whether it is computed from the network's predictions, so that it needs labelled samples
     exact        whether it has no noise, so that its value is its own bound
-    ratio        the measurement that a limit as "0.6x" is about, where it is measured side by side with the baseline's;
-                 "": the two values are divided
+    ratio        the measurement for a relative limit as "0.6x", where the ratio is measured side by side with the
+                 baseline; "": the two values are divided
     relative     whether it may be limited as "0.6x"
-    percentiles  that may be limited, as "p95:60ms"; (): there is one value
+    percentiles  the percentiles that may be limited, as "p95:60ms"; (): there is one value
     zero         whether a limit of zero can be met
-    highest      of all limits, None: none
+    highest      the highest limit that is allowed, None: any
     """
 
     name: str
@@ -54,22 +54,22 @@ class Quantity:
 
     @property
     def keyword(self) -> str:
-        """As Budget.parse takes it: "max_size"."""
+        """The name of its argument in Budget.parse: "max_size"."""
         return f"{'min' if self.floor else 'max'}_{self.name}"
 
     @property
     def option(self) -> str:
-        """Of the command line: "--max-size"."""
+        """Its option on the command line: "--max-size"."""
         return "--" + self.keyword.replace("_", "-")
 
     @property
     def metavar(self) -> str:
-        """What stands for its value in --help."""
+        """The placeholder for its value in --help."""
         return {"B": "SIZE", "ms": "TIME", "pt": "POINTS", "share": "SHARE"}.get(self.unit, self.name.upper())
 
     @property
     def words(self) -> str:
-        """In a sentence: "size on disk"."""
+        """Its name in a sentence: "model size"."""
         return self.title[0].lower() + self.title[1:]
 
     def measured_as(self, *, percentile: int = 50, relative: bool = False) -> str:
@@ -86,8 +86,8 @@ class Quantity:
         return value >= limit if self.floor else value <= limit
 
     def excess(self, value: float, limit: float) -> float:
-        """How far a value is beyond a limit: in points where it is of answers, else as a share of the limit; 0: it
-        isn't."""
+        """How far a value is beyond a limit: in points for accuracy and drop, else as a share of the limit; 0 where it
+        keeps the limit."""
         if self.of_answers:
             points = 100 if self.unit == "share" else 1
             return max(0.0, points * (limit - value if self.floor else value - limit))
@@ -97,12 +97,12 @@ class Quantity:
 _ROWS = (
     Quantity(
         name="size",
-        title="Size on disk",
+        title="Model size",
         measurement="size_bytes",
         unit="B",
         units=BYTES,
         example="3MB or 0.3x",
-        meaning="Bytes on disk: 3MB (10^6), 3MiB (2^20), or 0.3x of float32.",
+        meaning="Model size, bytes on disk: 3MB (10^6), 3MiB (2^20), or 0.3x of float32.",
         exact=True,
     ),
     Quantity(

@@ -1,4 +1,4 @@
-"""The runtime seam: each module of `pocketfit.runtimes` that offers these names is a runtime."""
+"""The interface of a runtime: a module of `pocketfit.runtimes` with these names is one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class RuntimeInfo:
-    """What `probe` found. `ok` means that a tiny model was exported, loaded and run, and its answer was right."""
+    """The result of `probe`. `ok` means that a tiny model was exported, loaded and run, and its outputs were right."""
 
     name: str
     ok: bool
@@ -37,9 +37,9 @@ class RuntimeInfo:
 
 
 class Session(Protocol):
-    """A loaded file: its signature says names, shapes (None: batch), dtypes and layouts.
+    """A loaded file; its signature has names, shapes (None: batch), dtypes and layouts.
 
-    input_quantization, output_quantization: of the first input and output, None where they are float.
+    input_quantization, output_quantization: those of the first input and output, None where they are float.
     """
 
     signature: Signature
@@ -55,8 +55,8 @@ class Session(Protocol):
 
 
 class LayerOutputs(Protocol):
-    """A file whose layers can be read: `layers` name -> tensor name; `run` gives those tensors by layer, and as "" the
-    file's answer, in integers or in float."""
+    """A file whose layers' outputs can be read. `layers`: layer -> name of its tensor; `run` returns these tensors by
+    layer, and under "" the file's output, in integers or in float."""
 
     layers: Mapping[str, str]
 
@@ -68,12 +68,12 @@ class Runtime(Protocol):
 
     NAME: str
     EXTRA: str  # pip extra that installs it
-    EXTENSION: str  # of its files, with the dot
+    EXTENSION: str  # suffix of its files, with the dot
     ACCEPTS: tuple[str, ...]  # model levels that export() can start from
     HOW: str  # "measured", or "estimated" for analysis runtimes
-    PACKAGES: tuple[str, ...]  # of PyPI, whose versions belong to its measurements
-    LIBRARY: str  # the module that `load` imports; an app has it in memory before its network comes
-    APP_PACKAGE: str  # of PyPI, which runs its files on a user's machine; "" where no bundle is made
+    PACKAGES: tuple[str, ...]  # PyPI packages whose versions are recorded with its measurements
+    LIBRARY: str  # the module that `load` imports; an app has loaded it before its network
+    APP_PACKAGE: str  # the PyPI package that runs its files on a user's machine; "" where no bundle is made
     GATHER: (
         str  # "module:function" that sums up the tensors of its float file (runtimes/common/calibration.py); "": none
     )
@@ -83,19 +83,19 @@ class Runtime(Protocol):
     def probe(self) -> RuntimeInfo: ...
 
     def why_not(self, plan: Plan, signature: Signature) -> list[str]:
-        """[] = supported; else sentences for the user."""
+        """Why the runtime can't make this plan's file, in sentences for the user; []: it can."""
         ...
 
     def recipes(self) -> tuple[ExportSettings, ...]:
-        """Files without training that are worth a try, the most promising first; `why_not` may refuse some."""
+        """Exports without training that are worth trying, the most promising first; `why_not` may refuse some."""
         ...
 
     def prelude(self, model: Model) -> tuple[PassSettings, ...]:
-        """What is done to a network before a static int8 file is made of it."""
+        """The passes that a network needs before a static int8 file is made of it."""
         ...
 
     def tensors_behind(self, path: Path, contents: Contents) -> dict[str, str]:
-        """By layer, the name of the float file's tensor behind it and its activation."""
+        """The name of the float file's tensor behind each layer and its activation."""
         ...
 
     def export(self, model: Model, plan: Plan, calibration: Samples | None, path: Path, *, work: Path) -> Artifact:
@@ -109,7 +109,7 @@ class Runtime(Protocol):
     def inspect(self, path: Path) -> Contents: ...
 
     def load(self, path: Path, *, threads: int = 1) -> Session:
-        """Raises CannotRunHere(reason)."""
+        """Load a file. Raises CannotRunHere with the reason."""
         ...
 
     def profile(self, path: Path, inputs: Arrays, *, threads: int = 1, runs: int = 30) -> list[OpCost]: ...

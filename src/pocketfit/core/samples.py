@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from pocketfit.core.preprocess import Preprocess
 
 SPLITS = ("train", "calibration", "search", "verdict")
+SPLIT_WORDS = {"train": "training", "search": "validation", "verdict": "test"}  # the field's words, for sentences
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Pictures after the geometry half of `preprocess`, or ready tensors.
+    """Images after the geometry half of `preprocess`, or ready tensors.
 
     array   uint8 [N, H, W, C] (geometry done, values not), or float32 [N, ...] that is fed as is; may be a memory map
     labels  int64 [N], -1 where there is none
@@ -44,7 +45,7 @@ class Samples:
         if layout != "NCHW":
             return values
         count, height, width, channels = values.shape
-        if channels == 1:  # transposed, one channel would look to torch as if it lay last in memory
+        if channels == 1:  # after a transpose, torch would take one channel for a channels-last layout
             return values.reshape(count, 1, height, width)
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
@@ -72,7 +73,7 @@ class Samples:
         )
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Samples:
-        """Some of the rows, in the given order; the hash says that it is a part."""
+        """Some of the rows, in the given order; the hash is that of this part."""
         index = np.asarray(rows, dtype=np.int64)
         part = f"{self.sha256}[{len(index)}:{hashlib.sha256(index.tobytes()).hexdigest()[:16]}]"
         return replace(
@@ -95,8 +96,17 @@ def pixels_to_values(pixels: NDArray[np.generic], preprocess: Preprocess) -> NDA
     return pixels.astype(np.float32) * gain + offset
 
 
+def split_words(split: str) -> str:
+    """The field's word for a split, for sentences that users read.
+
+    >>> [split_words(split) for split in SPLITS]
+    ['training', 'calibration', 'validation', 'test']
+    """
+    return SPLIT_WORDS.get(split, split)
+
+
 def value_range(preprocess: Preprocess) -> tuple[float, float]:
-    """The lowest and the highest value that a picture can become.
+    """The lowest and the highest value that an image can become.
 
     >>> value_range(Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3))
     (-1.0, 1.0)

@@ -16,7 +16,7 @@ Layout = Annotated[str, Text("(NCHW|NHWC)?", '"NCHW", "NHWC" or ""')]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One named tensor. `shape` has `None` where the batch stands; `layout` is "NCHW", "NHWC" or "" (no picture).
+    """One named tensor. `shape` has None for the batch; `layout` is "NCHW", "NHWC" or "" (no image).
 
     >>> TensorSpec("image", (None, 3, 224, 224), "float32", "NCHW").with_batch(2)
     (2, 3, 224, 224)
@@ -41,7 +41,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a network takes and gives, in order."""
+    """The inputs and outputs of a network, in order."""
 
     inputs: Annotated[tuple[TensorSpec, ...], Size(1, 100)]
     outputs: Annotated[tuple[TensorSpec, ...], Size(1, 100)]

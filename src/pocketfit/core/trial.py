@@ -1,4 +1,4 @@
-"""One plan tried: its file, what was measured, and what became of it."""
+"""One plan that was tried: its file, its measurements, and whether it succeeded."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Trial:
     """A line of the journal.
 
     number        order in which the trial was started; also the order of plans when measurements cannot tell them apart
-    stage         "baseline", "recipe" (export only), "ladder" (what makes up for quantization), "pruned" (trained
-                  briefly), "finalist" (trained longer), or "control" (trained as long as the chosen one and not
-                  pruned: compared with, never handed over)
+    stage         "baseline", "recipe" (export only), "ladder" (with passes that make up for quantization), "pruned"
+                  (trained briefly), "finalist" (trained longer), or "control" (trained as long as the chosen one and
+                  not pruned: for comparison, never handed over)
     measurements  by quantity: size_bytes, download_bytes, latency_ms (p50), latency_p90_ms, latency_p95_ms,
                   latency_p99_ms, latency_ratio (against the baseline, interleaved), cold_start_ms, memory_bytes,
                   accuracy, drop_points and sqnr_db (search split; sqnr_db: of the outputs, against the baseline's)

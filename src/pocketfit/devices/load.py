@@ -27,14 +27,14 @@ CORES = Path("/sys/devices/system/cpu")
 class Snapshot:
     """Counters that only grow; None where this system has no such counter.
 
-    time_s       of a monotonic clock
+    time_s       a monotonic clock
     busy_s       processor time of all processes of the machine, interrupts included
-    self_s       of this process alone
-    tree_s       of the rest of pocketfit's own processes: the one that was started by the user and all below it
+    self_s       processor time of this process alone
+    tree_s       processor time of the rest of pocketfit's processes: the one that the user started and all below it
     steal_s      time that a hypervisor gave to other guests while this one had work
-    waited_s     for which threads of this process stood in line for a core
-    throttled_s  for which a CPU quota kept this process's control group from running
-    stalled_s    for which some process of the machine waited for memory (pressure stall information)
+    waited_s     time for which threads of this process waited for a core
+    throttled_s  time for which a CPU quota kept this process's control group from running
+    stalled_s    time for which some process of the machine waited for memory (pressure stall information)
     hot          how often a core was slowed down because it was hot
     """
 
@@ -67,12 +67,12 @@ class Load:
     hot: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """What this system tells, rounded to what its counters can tell."""
+        """The values that this system has, rounded to the precision of its counters."""
         return {key: round(value, 4) for key, value in asdict(self).items() if value is not None}
 
 
 def snapshot(root: int) -> Snapshot:
-    """Now. `root` is the process id of the pocketfit that the user started: this process, or one above it."""
+    """The counters now. `root`: process id of the pocketfit that the user started, this process or one above it."""
     times = psutil.cpu_times()
     busy_s = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
     throttled = [found for group in cpus.groups() if (found := group.throttled_s()) is not None]
@@ -121,7 +121,8 @@ def over(seconds: float, root: int | None = None) -> Load:
 
 
 def _tree_s(root: int) -> float:
-    """Of `root` and all that it has started, without this process; processes that ended count by their parents."""
+    """Processor time of `root` and all that it has started, without this process; ended processes count in their
+    parents."""
     total, mine = 0.0, os.getpid()
     with contextlib.suppress(psutil.Error):  # one that ends while it is looked at
         parent = psutil.Process(root)
@@ -160,7 +161,7 @@ def _listed(folder: Path, pattern: str) -> Sequence[Path]:
 
 
 def _read(path: Path) -> str:
-    """A file of the kernel's, "" where there is none or it may not be read: then nothing is known."""
+    """The text of a kernel file; "" where it does not exist or may not be read."""
     try:
         return path.read_text()
     except OSError:

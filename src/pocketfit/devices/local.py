@@ -1,4 +1,4 @@
-"""This machine: what its processor is, and a thread's share of it while something is timed."""
+"""This machine: its processor, and cores that a process is pinned to while something is timed."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def usable_cores() -> tuple[int, ...]:
 def pin(threads: int) -> Iterator[tuple[int, ...]]:
     """Keep this process, and what it starts meanwhile, on the `threads` least loaded cores; undone at the end.
 
-    Yields the cores, or () where the system cannot pin (macOS) or where there is nothing to choose. To be entered
-    before a runtime is loaded: its threads inherit what holds when they are made.
+    Yields the cores, or () where the system cannot pin (macOS) or where there is nothing to choose. Enter it before a
+    runtime is loaded: threads inherit the cores of the moment at which they are started.
     """
     before = usable_cores()
     if not hasattr(os, "sched_setaffinity") or threads >= len(before):
@@ -52,7 +52,9 @@ def choose_cores(
 ) -> tuple[int, ...]:
     """The least loaded cores; two hyper-threads of one physical core only when there is no other choice.
 
-    cores [n], siblings [n]: of cores[i] the logical cores of its physical core; load [all cores], percent, by number
+    cores     [n], numbers of logical cores
+    siblings  [n], the logical cores that share a physical core with cores[i]
+    load      percent, for each logical core of the machine
 
     >>> choose_cores([0, 1, 2, 3], [0, 1, 5, 9], [frozenset({0, 1})] * 2 + [frozenset({2, 3})] * 2, 2)
     (0, 2)

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 2 * 2**30  # a protobuf message cannot be larger
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
-# What may stand between a stored weight and the operator that uses it.
+# Operators that may stand between a stored weight and the operator that uses it.
 LOOK_THROUGH = (DEQUANTIZE, "Cast", "Identity", "Transpose")
 ACTIVATIONS = ("Clip", "Relu", "LeakyRelu", "HardSigmoid", "HardSwish", "Sigmoid", "Tanh")
 CONVOLUTIONS = ("Conv", "ConvInteger", "QLinearConv", "FusedConv")
-# torch's names, after what ONNX Runtime's preparation and quantizer put around them
+# torch's names of weights, with the prefixes and suffixes that ONNX Runtime's preparation and quantizer add
 WEIGHT_NAME = re.compile(r"(?:Conv\w+Fusion_W_)?(.+)\.weight(?:_[ih]h_l\d+)?(?:_quantized)?")
 Shape = tuple[int | None, ...]
 
@@ -54,7 +54,7 @@ def read_model(path: str | Path) -> ModelProto:
 
 
 def set_metadata(model: ModelProto, values: Mapping[str, str]) -> None:
-    """Add to what a file notes of itself, or change it; in the order of names."""
+    """Add or change entries of a file's metadata; it is sorted by name."""
     kept = metadata(model) | dict(values)
     del model.metadata_props[:]
     for key, value in sorted(kept.items()):
@@ -66,7 +66,7 @@ def metadata(model: ModelProto) -> dict[str, str]:
 
 
 def contents(path: str | Path) -> Contents:
-    """What the file states of its inputs, outputs and operators; MACs are those of one sample."""
+    """The file's inputs, outputs and operators, as it states them; MACs are those of one sample."""
     model = read_model(path)
     graph = _Graph.of(model)
     layout = metadata(model).get("pocketfit.layout", "")
@@ -80,7 +80,7 @@ def contents(path: str | Path) -> Contents:
 
 
 def layout_of(shape: Shape, stated: str = "") -> str:
-    """The layout of an input: as stated by the file, else by where a picture's 1, 3 or 4 channels stand.
+    """The layout of an input: as stated by the file, else by the axis that has an image's 1, 3 or 4 channels.
 
     >>> layout_of((None, 3, 224, 224)), layout_of((1, 224, 224, 3)), layout_of((1, 16))
     ('NCHW', 'NHWC', '')
@@ -143,7 +143,7 @@ class _Graph:
         return name
 
     def scales_a_constant(self, node: NodeProto) -> bool:
-        """Whether it multiplies a stored tensor by a stored scale: weight -> Cast -> Mul(scale)."""
+        """Whether a node multiplies a stored tensor by a stored scale: weight -> Cast -> Mul(scale)."""
         return node.op_type == "Mul" and all(self.constant_behind(name) for name in node.input)
 
     def shape(self, name: str) -> Shape:
@@ -167,7 +167,7 @@ def _tensor(graph: _Graph, value: ValueInfoProto, layout: str) -> FileTensor:
 
 
 def _quantization(graph: _Graph, name: str) -> Quantization | None:
-    """Of an integer end of the file: stated by the DequantizeLinear behind it or the QuantizeLinear before it."""
+    """The quantization of an integer input or output: that of the DequantizeLinear or QuantizeLinear beside it."""
     from onnx import numpy_helper
 
     node = graph.producer.get(name)
@@ -244,7 +244,8 @@ def _bytes(tensor: TensorProto) -> int:
 
 
 def _compute_dtype(graph: _Graph, node: NodeProto) -> str:
-    """Integers where every input comes out of a DequantizeLinear and the output goes into a QuantizeLinear."""
+    """The dtype in which a node computes: integers where every input comes out of a DequantizeLinear and the output
+    goes into a QuantizeLinear."""
     inputs = [name for name in node.input if name]
     data = [name for name in inputs if not graph.constant_behind(name)]
     stated = graph.dtypes.get(data[0], "") if data else ""
@@ -293,7 +294,7 @@ def _attribute(node: NodeProto, name: str) -> int:
 
 @dataclass(frozen=True)
 class WeightPairs:
-    """Of one layer: how many pairs of weights are multiplied together, and how many of them can overflow 16 bits."""
+    """How many pairs of a layer's weights are multiplied together, and how many of these can overflow 16 bits."""
 
     layer: str
     pairs: int

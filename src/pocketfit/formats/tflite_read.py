@@ -1,6 +1,6 @@
-"""What a .tflite file says about itself, read from the flatbuffer.
+"""Read a .tflite file: its tensors and operators, from the flatbuffer. Nothing here runs the file.
 
-The schema is LiteRT's own (`ai_edge_litert.schema_py_generated`); ours is only the walk. Nothing here runs the file.
+The schema is LiteRT's own (`ai_edge_litert.schema_py_generated`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DTYPES = {  # names in the schema's TensorType -> numpy; int4 has no numpy form
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "CONV_3D")  # input 1 is the weight
 LAYERED = (*WEIGHTED, "BATCH_MATMUL")  # what a layer of the network with weights becomes
 SHAPE_DTYPES = ("int32", "int64", "bool", "string")  # constants that are axes, shapes or biases, never weights
-OWN_METADATA = "pocketfit."  # see litert_write.annotate
+OWN_METADATA = "pocketfit."  # see tflite_write.annotate
 CASTS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 
 
@@ -94,7 +94,7 @@ class TfliteFile:
 
     @cached_property
     def notes(self) -> dict[str, str]:
-        """What litert_write.annotate has noted in the file: {"layout": "NHWC"}."""
+        """The metadata that tflite_write.annotate has written into the file: {"layout": "NHWC"}."""
         found = {}
         for item in self.model.metadata or ():
             if text(item.name).startswith(OWN_METADATA):
@@ -163,7 +163,7 @@ def read(path: Path) -> TfliteFile:
 
 
 def inspect(path: Path) -> Contents:
-    """What the file states: inputs, outputs and operators of its main subgraph, in execution order.
+    """The inputs, outputs and operators of the file's main subgraph, in execution order.
 
     `layer` is filled for the files that pocketfit writes; see `layer_of`.
     """
@@ -246,9 +246,12 @@ def _inputs_and_outputs(file: TfliteFile) -> tuple[tuple[FileTensor, ...], tuple
 
 
 def _layout(file: TfliteFile, index: int) -> str:
-    """Of a picture input: as noted in the file; of other tools' files, "NCHW" when a TRANSPOSE to channels-last is the
-    first thing that happens to it, "NHWC" when one from there, or when a convolution or pooling reads it; else by which
-    axis is as short as a channel axis; "" when it is no picture."""
+    """The layout of an image input, "" for another input.
+
+    pocketfit's files note it. In other tools' files it is "NCHW" where the first operator transposes to channels-last,
+    "NHWC" where it transposes from there, or where it is a convolution or pooling; else it follows from the axis that
+    is as short as a channel axis.
+    """
     shape = file.shape(index)
     if len(shape) != 4:
         return ""
@@ -270,8 +273,8 @@ def _layout(file: TfliteFile, index: int) -> str:
 
 
 def layer_of(file: TfliteFile, op: Any) -> str:
-    """The layer that an operator came from: its weight is called "<layer>.weight", or has no name because the
-    operator's output is called "<layer>" (deployed files drop what can be known); "" for any other operator."""
+    """The layer that an operator came from, "" for an operator without one. The weight is called "<layer>.weight", or
+    it has no name, as deployed files drop it where the operator's output is called "<layer>"."""
     weight = file.weight(op)
     if weight is None:
         return ""
@@ -282,7 +285,7 @@ def layer_of(file: TfliteFile, op: Any) -> str:
 
 
 def _check(file: TfliteFile) -> None:
-    """Every index of the main graph points at something: what a damaged file gets wrong first."""
+    """Check that every index of the main graph is in range: in damaged files that goes wrong first."""
     tensors, buffers = len(file.graph.tensors), len(file.model.buffers)
     for tensor in file.graph.tensors:
         if not 0 <= tensor.buffer < buffers:

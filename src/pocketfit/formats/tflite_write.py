@@ -1,9 +1,9 @@
 """Writing .tflite files: the bytes of a schema ModelT, and what a deployed file can do without.
 
-What LiteRT reads of a quantized file is its weights, scales and operators. A small network's file is a tenth something
-else: zero points that are all 0 (8 bytes for every channel of every weight and bias), names of constants, the same
-constant again. `compact` takes that out and changes no number: vectors with the same content are stored once, and a
-constant that its operator names anyway has no name of its own.
+LiteRT needs the weights, scales and operators of a quantized file. A tenth of a small network's file is something else:
+zero points that are all 0 (8 bytes for every channel of every weight and bias), names of constants, repeated constants.
+`compact` removes that and changes no number: vectors with the same content are stored once, and a constant whose layer
+is known from its operator's name has no name of its own.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def serialize(model: Any, *, share: bool = False) -> bytes:
             return super().StartVector(elemSize, numElems, self.aligned)
 
         def PrependUOffsetTRelative(self, off: int) -> None:
-            self.has_offsets = True  # relative to its place: the same bytes elsewhere point elsewhere
+            self.has_offsets = True  # offsets are relative to their place: equal bytes elsewhere point elsewhere
             super().PrependUOffsetTRelative(off)
 
         def EndVector(self, *arguments: Any) -> int:
@@ -58,10 +58,10 @@ def serialize(model: Any, *, share: bool = False) -> bytes:
 
 
 def annotate(path: Path, values: Mapping[str, str]) -> None:
-    """Note in a file, in place, what pocketfit's sessions need to know of it: metadata "pocketfit.<name>".
+    """Write metadata "pocketfit.<name>" into a file, in place: what pocketfit's sessions need to know of it.
 
-    layout  of its picture input, "NHWC" or "NCHW"; "" for none
-    batch   "1" where it is right for one row at a time only
+    layout  layout of its image input, "NHWC" or "NCHW"; "" without one
+    batch   "1" where the file is right for single rows only
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -89,8 +89,8 @@ def compact(file: TfliteFile) -> bytes:
 
 
 def _drop_names(file: TfliteFile) -> None:
-    """Constants lose their names, except for a weight whose layer the operator's output isn't called after, and for
-    the weight of an operator that is no layer's (`litert_file.inspect` tells layers by that)."""
+    """Drop the names of constants, except where `tflite_read.layer_of` needs them: for a weight whose layer does not
+    name the operator's output, and for the weight of an operator that belongs to no layer."""
     kept: set[int] = set()
     for op in file.graph.operators:
         weight = file.weight(op)
@@ -105,7 +105,7 @@ def _drop_names(file: TfliteFile) -> None:
 
 
 def _share_buffers(file: TfliteFile) -> None:
-    """Each content once, and one empty buffer for all that is computed; buffer 0 is the schema's empty one."""
+    """Store each content once, and use one empty buffer for all computed tensors; buffer 0 is the schema's own."""
     model = file.model
     old, model.buffers = model.buffers, [type(model.buffers[0])()]
     places: dict[bytes, int] = {b"": 0}

@@ -1,1 +1,1 @@
-"""Accuracy, cost and fidelity of a file, in the runtime that ships."""
+"""Accuracy, latency, memory and fidelity of a file, in the runtime that ships."""

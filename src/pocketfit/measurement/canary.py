@@ -1,7 +1,7 @@
 """Small fixed works, timed in turns with files: how fast core, shared cache and memory are at that moment.
 
-A load that lasts looks like a slow machine from inside a session; against the best time of the same work in the same
-run it does not. It shows what no system tells as well: other guests of the same host, a hot processor.
+Inside a session, a load that lasts looks like a slow machine. It is recognised by comparison with the best time of the
+same work in the same run. So are disturbances that no system reports: other guests of the same host, a hot processor.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 L1_BYTES = 16 * 2**10  # half of the smallest first-level caches in use
 L1_PASSES = 256
-DEFAULT_CACHE_BYTES = 32 * 2**20  # of processors that do not tell
+DEFAULT_CACHE_BYTES = 32 * 2**20  # for processors that do not state it
 CACHE_RANGE = (2**20, 16 * 2**20)
 MEMORY_RANGE = (16 * 2**20, 128 * 2**20)
-FILLED_FIRST = ("cache",)  # what was timed before has emptied it
+FILLED_FIRST = ("cache",)  # these run once untimed, because the work before has replaced the cache's content
 
 Works = Mapping[str, Callable[[], object]]
 
@@ -29,7 +29,7 @@ class Canary:
 
     core    sums over a buffer inside the first-level cache: the clock, and whether the core is shared
     cache   one pass over half of the last-level cache, which other cores fill, too
-    memory  one pass over a buffer of twice the last-level cache: what the weights of a large file take
+    memory  one pass over a buffer of twice the last-level cache: how fast the weights of a large file can be read
     """
 
     def __init__(self, works: Works | None = None) -> None:

@@ -2,11 +2,11 @@
 
 The probes are the network itself at random widths: each is exported, profiled operator by operator, and timed in turns
 with the whole network. So a layer is measured where it will run (behind its real neighbour, in the layout that the
-runtime chose), and one export says something of every layer. A layer's time is its share of the profile times the
-latency measured in turns: whatever slows the machine down for minutes cancels out.
+runtime chose), and one export measures every layer. A layer's time is its share of the profile times the latency
+measured in turns: whatever slows the machine down for minutes cancels out.
 
-A table is a folder: table.json says what it belongs to, 0000.json, 0001.json, … hold one sub-network each. What is
-there is not measured again, but for what other work ran beside (once the machine is quiet).
+A table is a folder: table.json says what it belongs to, 0000.json, 0001.json, … hold one sub-network each. A
+sub-network that is there is not measured again, unless other work ran beside it and the machine is quiet now.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ VERSION = 1
 REST = ""  # operators that belong to no layer: sums, pooling, changes of layout
 BATCH = 4  # sub-networks that are timed in one go, in turns with the whole network
 PROFILE_RUNS = 60
-CALIBRATION = 16  # samples of noise: ranges do not change what an int8 kernel costs
-LEAST_SHARE = 0.2  # of a group's channels that a sub-network keeps
-SPREAD = 0.15  # of the shares of one sub-network's groups around their middle
+CALIBRATION = 16  # samples of noise for calibration: ranges do not change the time of an int8 kernel
+LEAST_SHARE = 0.2  # the smallest share of a group's channels that a sub-network keeps
+SPREAD = 0.15  # how far the shares of one sub-network's groups lie from the share drawn for the sub-network
 MEND = "remove its folder and start again"
 Duration = Annotated[float, Between(1e-9, 1e12)]
 FINE_BELOW = 32  # channels: smaller groups are looked at in steps of 4, larger ones in steps of 8
@@ -171,7 +171,7 @@ def measure(
 def draw(skeleton: Skeleton, count: int, seed: int) -> list[dict[str, int]]:
     """Widths of `count` sub-networks, small ones, large ones and mixed ones; the first is the whole network.
 
-    The groups of one sub-network keep shares around a middle that is drawn for it, so that latencies spread widely.
+    A share is drawn for each sub-network, and its groups keep shares near that, so that latencies spread widely.
     Entry i depends on (seed, i) alone.
     """
     found: list[dict[str, int]] = [dict(skeleton.full)] if count else []
@@ -198,7 +198,8 @@ def widths_of(full: int, per_id: int, step: int = 0) -> tuple[int, ...]:
 
 
 def key(model: Model, graph: ChannelGraph, settings: ExportSettings, threads: int) -> str:
-    """Names a table: structure (not the weights' values), input, runtime and version, settings, threads, processor."""
+    """The name of a table: a hash of structure (not the weights' values), input, runtime and version, settings, threads
+    and processor."""
     runtime = runtimes.get(settings.runtime)
     facts = {
         "version": VERSION,
@@ -214,10 +215,10 @@ def key(model: Model, graph: ChannelGraph, settings: ExportSettings, threads: in
 
 
 def cache_folder(watch: Watch | None = None) -> Path:
-    """Where tables are kept unless another folder is given.
+    """The folder for tables unless another one is given.
 
-    A user of a container may have no home, or none that can be written: then it is in the temporary folder, which is
-    said.
+    A user of a container may have no home, or none that can be written: then it is in the temporary folder, and `watch`
+    is told so.
     """
     with contextlib.suppress(RuntimeError):  # there is no HOME, and no user of this number
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pocketfit" / "costs"
@@ -263,7 +264,7 @@ def _narrowed(model: Model, graph: ChannelGraph, widths: Widths) -> Model:
 
 
 def _export(model: Model, settings: ExportSettings, work: Path) -> Path:
-    """The file of a network; what exporting it left behind is removed, for many follow."""
+    """The file of a network. By-products of the export are removed, because many exports follow."""
     runtime = runtimes.get(settings.runtime)
     handle, name = tempfile.mkstemp(suffix=runtime.EXTENSION, dir=work)
     os.close(handle)
@@ -292,7 +293,7 @@ def _about(home: Path) -> dict[str, Any]:
 
 
 def _at(one: SubNetwork, full_ms: float) -> SubNetwork:
-    """The same ratio, of a whole network whose latency was taken again."""
+    """The sub-network with the same ratio, after the whole network's latency was measured again."""
     scale = one.ratio * full_ms / one.latency_ms
     if scale == 1:
         return one
@@ -301,7 +302,7 @@ def _at(one: SubNetwork, full_ms: float) -> SubNetwork:
 
 
 def _read(home: Path, number: int, widths: Widths) -> SubNetwork | None:
-    """What was measured before, if it is of these very widths."""
+    """A sub-network that was measured before, if it has exactly these widths."""
     path = home / f"{number:04d}.json"
     if not path.is_file():
         return None

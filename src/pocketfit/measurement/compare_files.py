@@ -1,4 +1,4 @@
-"""Where two files differ: in their answers, and in the first layer at which they drift apart."""
+"""Where two files differ: in their outputs, and in the first layer at which they drift apart."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAYER_SAMPLES = 8
 FALL_DB = 6.0  # noise twice as large in amplitude as at any layer before
 AUDIBLE_DB = 30.0  # above this a fall hardly matters: the noise is under 3 % of the signal
 LOW_DB = 10.0  # noise of a third of the signal
-SAME_DB = 40.0  # the file whose layers are read answers as the file that ships
+SAME_DB = 40.0  # least SQNR at which the file whose layers are read counts as equal to the file that ships
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Fidelity:
     agreement     share of samples on which both name the same top class; None where outputs aren't [n, classes]
     score_a, _b   mean score under `metric`; None without labels, and then `drop` too
     sqnr_db, cosine  of all outputs together
-    layers        by layer in the order of a, () where it could not be done: `layers_note` then says why
+    layers        one a layer, in the order of a; () where that could not be done: `layers_note` then says why
     first_drift   the first layer whose SQNR is under 30 dB and 6 dB or more below every layer before it (as before the
                   first, 36 dB); without such a fall, the first layer under 10 dB; None where there is neither
     layers_note   sentences on how the layers were read
@@ -90,7 +90,7 @@ def compare(
     samples_b      the same samples prepared for b, where b takes another input size
     layer_samples  how many of the samples the layers are compared on, 0 to leave it out
 
-    Raises UserError where the two answer differently many values, and what `accuracy.score` raises.
+    Raises UserError where the two have outputs of different shapes, and what `run_samples.score` raises.
     """
     names = [runtimes.for_file(path).NAME for path in (a, b)]
     theirs = samples if samples_b is None else samples_b
@@ -110,7 +110,7 @@ def compare(
             outputs.append(run_all(name, path, given, threads=threads, work=work, progress=report))
     if outputs[0].shape != outputs[1].shape:
         raise UserError(
-            f"'{a.name}' answers with {list(outputs[0].shape[1:])} values and '{b.name}' with"
+            f"'{a.name}' has {list(outputs[0].shape[1:])} output values and '{b.name}' with"
             f" {list(outputs[1].shape[1:])}: files of the same network are needed"
         )
     found_layers, note = _layers(names, (a, b), samples, samples_b, count=layer_samples, threads=threads)
@@ -188,7 +188,7 @@ def _how_read(runtime: str, paths: tuple[Path, Path], count: int, tapped_db: lis
     for path, decibels in zip(paths, tapped_db, strict=True):
         if not decibels >= SAME_DB:
             note += (
-                f". Read this way, '{path.name}' itself answers {decibels:.0f} dB away from what ships:"
+                f". Read this way, '{path.name}' itself is {decibels:.0f} dB away from what ships:"
                 " differences of that size between layers mean nothing"
             )
     return note

@@ -1,20 +1,19 @@
-"""Latency, measured so that two files can be compared on a machine that is never quite still.
+"""Latency, measured so that two files can be compared on a machine on which other work runs, too.
 
-A session is a fresh process that loads all files of one runtime, warms them up and then times them round by round, in
-an order drawn anew for each round: whatever the machine does meanwhile hits all files alike. Sessions on one machine
-differ by more than the noise inside them explains; so several are taken, and the two are told apart. The file that is
-loaded first is at a disadvantage of a few per cent (seen with one file against itself), so that every other session
-loads the files in the opposite order; the number of sessions is even for that.
+Sessions. A session is a fresh process that loads all files of one runtime, warms them up and then times them round by
+round, in a new random order for each round. So whatever the machine does meanwhile hits all files alike. Sessions on
+one machine differ by more than the noise inside them. So several are taken, and the two kinds of noise are separated.
+The file that is loaded first is slower by a few per cent (seen with one file against itself), so every other session
+loads the files in the opposite order; the number of sessions is therefore even.
 
-A load that lasts hits all files, and not all alike: one whose weights don't fit the caches is slowed down by whoever
-uses the memory, a small one is not. So each session says what else ran, and how fast small fixed works were in turns
-with the files; quiet.py decides which sessions are to be believed.
+Loads that last. They hit all files, but not alike: a file whose weights don't fit the caches is slowed down by other
+users of the memory, a small one is not. So each session records what else ran, and how fast small fixed works were in
+turns with the files; quiet.py decides which sessions count.
 
-An invocation of under 20 ms during which the kernel gave the core to other work is taken again (up to three times): its
-time would tell about the other work. On a busy machine that is of no help to longer networks, which don't fit between
-two such interruptions while smaller ones do: so one that stays interrupted, or takes longer than that, counts by its
-processor time where one thread works. Percentiles are therefore those of the network, not of a busy machine; how many
-were taken again stands in the environment.
+Interruptions. An invocation of under 20 ms in which the kernel gave the core to other work is timed again, up to three
+times. Longer networks hardly ever run without interruption on a busy machine. So an invocation that takes longer, or is
+interrupted each time, counts by its processor time if one thread works. Percentiles are therefore those of the network,
+not of a busy machine; the environment says how many invocations were timed again.
 """
 
 from __future__ import annotations
@@ -55,15 +54,15 @@ PERCENTILES = (50, 90, 95, 99)
 ROUND_MS = 2.0  # a file's share of a round is at least this long: far above what the clock and the loop cost
 MAX_CALLS = 64
 WARM_UP_S = 0.05
-STEADY_BELOW_MS = 20.0  # shorter networks run once untimed first (the one before has taken the caches), and again
-TRIES = 4  # when they were interrupted; longer ones are hardly ever not interrupted on a busy machine
-SONGS = 4  # of the canary, in the course of a session; one more, and another after it, frame them
-PROCESS_S = 300.0  # for starting, loading and compiling, before a session counts as hung
+STEADY_BELOW_MS = 20.0  # shorter networks first run once untimed (another file has filled the caches), and are retried
+TRIES = 4  # how often an invocation of a short network is timed at most, if it is interrupted each time
+SONGS = 4  # how often the canary is timed during a session; once more before it, and once after
+PROCESS_S = 300.0  # time for starting, loading and compiling before a session counts as hung
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to look: `sessions` processes, each for about `seconds` or `max_rounds`, never under `min_rounds`.
+    """How much to measure: `sessions` processes, each for about `seconds` or `max_rounds`, at least `min_rounds`.
 
     patience_s  how long, in all, to wait for a quiet machine and to take disturbed sessions again
     """
@@ -135,7 +134,7 @@ def compare_latency(
 ) -> list[LatencyComparison]:
     """Time files of one runtime against a baseline, all interleaved; one comparison a candidate, in their order.
 
-    best      best_ms in the environment of earlier measurements of the same run: what slow sessions are told by
+    best      best_ms in the environment of earlier measurements of the same run, by which slow sessions are recognised
     progress  called with (sessions done, sessions in all)
 
     Where too few sessions were quiet, all measurements say so: Measurement.disturbed.
@@ -219,7 +218,7 @@ def random_inputs(signature: Signature, seed: int) -> dict[str, NDArray[np.gener
 def session(
     *, runtime: str, paths: list[str], threads: int, seed: int, effort: dict[str, Any], root: int
 ) -> dict[str, Any]:
-    """One session, in the process that calls it: {"calls_ms": by file [rounds][calls], "cores", "taken_again", "load",
+    """Take one session in this process: {"calls_ms": [rounds][calls] for each file, "cores", "taken_again", "load",
     "times_ms": of the canary's works}. `root` is the process id of the pocketfit that the user started."""
     with local.pin(threads) as cores:
         canary = Canary()
@@ -247,7 +246,7 @@ def session(
 def _rounds(
     files: Sequence[_File], canary: Canary, random: np.random.Generator, effort: Effort
 ) -> list[list[list[float]]]:
-    """By file [rounds][calls], in ms; the canary sings before, after, and between rounds."""
+    """Milliseconds [rounds][calls] of each file; the canary is timed before, after, and between rounds."""
     calls_ms: list[list[list[float]]] = [[] for _ in files]
     begin, songs = time.monotonic(), 1
     canary.sing()
@@ -278,7 +277,7 @@ class _File:
         self.calls = max(1, min(MAX_CALLS, math.ceil(ROUND_MS / min(times))))
 
     def round(self) -> list[float]:
-        """ms of each of `calls` invocations."""
+        """Milliseconds of each of `calls` invocations."""
         if not self.short:
             return [self._by_work() for _ in range(self.calls)]
         self.loaded.run(self.inputs)
@@ -294,7 +293,8 @@ class _File:
         return self._by_work()
 
     def _by_work(self) -> float:
-        """By the clock or, where one thread does all of the work and was interrupted, by its processor time."""
+        """Milliseconds of an invocation: by the clock, or by processor time where it was interrupted and has one
+        thread."""
         before, begin = _interruptions(), time.process_time_ns()
         taken_ms = self._invoke()
         if not self._alone or _interruptions() == before:
@@ -321,7 +321,8 @@ def _take(
     best: Mapping[str, float] | None,
     progress: Tick | None,
 ) -> tuple[list[tuple[NDArray[np.float64], ...]], dict[str, Any], str]:
-    """The sessions that count: by file [rounds, calls] in ms; the environment; "measured" or "estimated"."""
+    """(milliseconds [rounds, calls] of each session that counts, for each file; the environment; "measured" or
+    "estimated")."""
     how = runtimes.get(runtime_name).HOW
     for path in paths:
         if not path.is_file():
@@ -366,10 +367,10 @@ def _latencies(
 def _measurement(
     name: str, over: OverSessions, sessions: Sequence[NDArray[np.float64]], where: Mapping[str, Any], how: str
 ) -> Measurement:
-    """`samples` holds the sessions' values, `n` counts the invocations behind them.
+    """A Measurement over sessions: `samples` are the sessions' values, `n` is the number of invocations behind them.
 
-    The whole environment stands with the two headline quantities only; a journal holds many lines of these. What
-    disturbed the sessions stands with all.
+    Only the two headline quantities get the whole environment, because a journal has many such lines. All get what
+    disturbed the sessions.
     """
     brief = {key: where[key] for key in ("threads", "disturbed") if key in where}
     full = dict(where) if name in ("latency_ms", "latency_ratio") else brief

@@ -1,8 +1,8 @@
-"""What every layer of a file gives on its way to the answer, so that two files can be compared layer by layer.
+"""Compare two files layer by layer, by the outputs of their layers.
 
 A layer is an operator with weights, together with the activation that follows it: quantized files fold the activation
-into the layer or into its quantization, so that only behind it do both mean the same tensor. How a file is laid open is
-its runtime's own (runtimes/<name>/layer_outputs.py).
+into the layer or into its quantization, so that both files have the same tensor only behind it. How layers' outputs are
+read depends on the runtime (runtimes/<name>/layer_outputs.py).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def drift_in_child(*, runtime: str, a: str, b: str, array: str, preprocess: str,
     """Run both files on the samples of `array` and compare their layers, in the order of the first file.
 
     -> {"layers": [[name, signal, noise], …] (sums of squares over all samples),
-        "tapped_db": [a, b], SQNR of the answers of the file whose layers are read against the file as it ships}
+        "tapped_db": [a, b], SQNR of the outputs of the file whose layers are read against the file as it ships}
     """
     stored = np.load(array, mmap_mode="r", allow_pickle=False)
     contract = Preprocess.from_json(json.loads(preprocess))
@@ -69,7 +69,7 @@ def matched(a: Mapping[str, str], b: Mapping[str, str]) -> dict[str, str]:
 
 
 class _File:
-    """A file twice: as it ships, and with its layers laid open."""
+    """A file twice: as it ships, and with its layers' outputs readable."""
 
     def __init__(self, module: Any, path: Path, threads: int) -> None:
         self.shipped = module.load(path, threads=threads)

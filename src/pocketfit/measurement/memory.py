@@ -1,4 +1,4 @@
-"""What a file costs beside its running: the cold start, and the memory of a process that loads and runs it."""
+"""Cold start of a file, and memory of a process that loads and runs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pocketfit.measurement.latency import random_inputs
 from pocketfit.processes import child_process
 
 PROCESSES = 3
-WARM_RUNS = 3  # some runtimes allocate on the second run what they put off in the first
+WARM_RUNS = 3  # some runtimes allocate part of their memory in the second run only
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # man 5 proc: "reset the peak resident set size"
@@ -35,9 +35,9 @@ def footprint(runtime_name: str, path: Path, *, threads: int = 1, processes: int
                         inputs: what the network adds to a process that has the runtime in it
     memory_gross_bytes  peak resident memory of the whole process, interpreter and libraries included
 
-    low and high are the smallest and the largest of the processes. Where the system doesn't tell a process its peak
-    (it takes Linux's /proc), the two memory quantities are "not_possible_here". Other work slows a cold start and takes
-    no memory of this process, so that cold_start_ms alone says what ran beside it (Measurement.disturbed).
+    low and high are the smallest and the largest of the processes. Where the system doesn't state a process's peak
+    (only Linux does, in /proc), the two memory quantities are "not_possible_here". Other work slows down a cold start
+    but does not change this process's memory, so only cold_start_ms says what ran beside it (Measurement.disturbed).
     """
     how = runtimes.get(runtime_name).HOW
     if not path.is_file():
@@ -65,8 +65,8 @@ def footprint(runtime_name: str, path: Path, *, threads: int = 1, processes: int
 
 
 def load_and_run(*, runtime: str, path: str, threads: int, root: int) -> dict[str, Any]:
-    """In a fresh process: load, run, and read what it took, in ms and bytes; and what ran meanwhile. `root`: see
-    load.snapshot."""
+    """In a fresh process: load and run a file, and return time in ms, memory in bytes, and what else ran meanwhile.
+    `root`: see load.snapshot."""
     module, file = runtimes.get(runtime), Path(path)
     importlib.import_module(module.LIBRARY)
     with local.pin(threads):
@@ -97,7 +97,7 @@ def load_and_run(*, runtime: str, path: str, threads: int, root: int) -> dict[st
 
 
 def _reset_peak() -> bool:
-    """Let VmHWM start again from here; getrusage's figure can't be, and starts with that of the parent process."""
+    """Reset VmHWM to the present value. (getrusage's peak can't be reset, and begins with the parent process's.)"""
     try:
         CLEAR_REFS.write_text(RESET_PEAK)
     except OSError:

@@ -1,8 +1,8 @@
-"""Which timing sessions are to be believed: what else ran during each, and how fast the machine was at that moment.
+"""Which timing sessions count, by what else ran during each, and by how fast the machine was at that moment.
 
-A session is disturbed where other work had more than a little of the machine, or where core, cache, memory or the
+A session is disturbed where other work took more than a little of the machine, or where core, cache, memory or the
 baseline were clearly slower than at their best in this run. Disturbed sessions are taken again as long as patience
-lasts, and left out where enough quiet ones are there; where not, all are used, and what comes of them is not certified.
+lasts. They are left out if there are enough quiet ones; if not, all are used, and no limit is certified by them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pocketfit.core.support.progress import Tick
 from pocketfit.devices import load
 from pocketfit.devices.load import Load
 
-OTHERS_SHARE, OTHERS_LEAST = 0.05, 0.1  # of all cores of the machine, and in cores: below this is what systems do
+OTHERS_SHARE, OTHERS_LEAST = 0.05, 0.1  # share of the machine's cores, and cores: an idle system uses less than that
 OWN_CORES = 0.1
 STEAL_CORES = 0.05
 WAITED, THROTTLED, STALLED = 0.05, 0.01, 0.05  # shares of the session
-SLOWER = {"core": 1.3, "cache": 1.3, "memory": 1.2, "baseline": 1.2}  # times the best of this run; see _slower
-ENOUGH = 0.75  # of the sessions that were asked for; the interval of fewer would say nothing
-LOOK_S = 0.25  # at the machine, while waiting for it to calm down
-AT_MOST = 3  # times as many sessions as asked for, however quick they are
+SLOWER = {"core": 1.3, "cache": 1.3, "memory": 1.2, "baseline": 1.2}  # times the best time of this run; see _slower
+ENOUGH = 0.75  # share of the requested sessions that must be quiet; the interval of fewer would say nothing
+LOOK_S = 0.25  # how long the machine is observed at a time, while waiting for it to calm down
+AT_MOST = 3  # times as many sessions as requested are taken at most, however quick they are
 
 BASELINE = "baseline"
 WORDS = {
@@ -78,7 +78,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Collected:
-    """The sessions that count, in the order in which they were taken; `disturbed` says why they are not to be believed.
+    """The sessions that count, in the order in which they were taken; `disturbed` says why they are unreliable.
 
     best      the best median times of this run, these sessions included
     left_out  why the sessions that do not count were left out, one sentence a kind
@@ -109,7 +109,7 @@ class Collected:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait, in all, for a quiet machine and for sessions that are taken again; and how to look at it."""
+    """How long to wait, in all, for a quiet machine and for sessions that are taken again; and how to observe it."""
 
     seconds: float = 0.0
     machine: Machine = field(default_factory=Machine.here)
@@ -149,7 +149,7 @@ def collect(
 
 
 def judge(sessions: Sequence[Session], best: Mapping[str, float], machine: Machine) -> list[Reasons]:
-    """Of each session what disturbed it, {}: nothing. A slow session can be told once there was a faster one."""
+    """What disturbed each session, {}: nothing. A slow session is recognised once there was a faster one."""
     known = better(best, *(each.times_ms for each in sessions))
     return [_reasons(each, known, machine) for each in sessions]
 
@@ -167,7 +167,7 @@ def better(*times_ms: Mapping[str, float]) -> dict[str, float]:
 
 
 def wait(most_s: float, patience: Patience) -> float:
-    """Wait until other processes leave the machine alone, at most so long; returns the seconds that it took."""
+    """Wait until nothing else runs that would disturb a session, for `most_s` at most; returns the seconds waited."""
     begin = time.monotonic()
     while (spent := time.monotonic() - begin) < most_s:
         if calm(patience.look(min(LOOK_S, most_s - spent)), patience.machine):
@@ -202,8 +202,8 @@ def _reasons(session: Session, best: Mapping[str, float], machine: Machine) -> R
 
 
 def _slower(times_ms: Mapping[str, float], best: Mapping[str, float]) -> Reasons:
-    """What was slower than at its best. A lower clock (a laptop after its first minutes) slows all files alike, so the
-    core may be slower by more than the rest, which is held against it."""
+    """The works that were slower than at their best. A lower clock (a laptop after its first minutes) slows all files
+    alike: the core may slow down by more, and the other works are compared relative to it."""
     ratios = {name: times_ms[name] / best[name] for name in SLOWER if name in times_ms}
     clock = max(1.0, ratios.get("core", 1.0))
     allowed = {name: limit * (1.0 if name == "core" else clock) for name, limit in SLOWER.items()}
@@ -211,7 +211,7 @@ def _slower(times_ms: Mapping[str, float], best: Mapping[str, float]) -> Reasons
 
 
 def of_load(seen: Load, machine: Machine) -> Reasons:
-    """What disturbed, by what ran alone."""
+    """What disturbed a session, judged only by what else ran."""
     limits = {
         "others": (seen.others_cores, max(OTHERS_LEAST, OTHERS_SHARE * machine.cores)),
         "own": (seen.own_cores, OWN_CORES),
@@ -225,7 +225,7 @@ def of_load(seen: Load, machine: Machine) -> Reasons:
 
 
 def _turn(quiet: Sequence[Session], sessions: Sequence[Session]) -> int:
-    """The order that fewer quiet sessions have, or fewer sessions at all."""
+    """The order of loading (1 or -1) that fewer quiet sessions have, or fewer sessions at all."""
 
     def lead(of: Sequence[Session]) -> int:
         return sum(each.turn for each in of)

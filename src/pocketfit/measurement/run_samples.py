@@ -27,15 +27,15 @@ from pocketfit.processes import child_process
 BUILT_IN = ("accuracy", "top5", "balanced-accuracy")
 BATCH_SIZE = ROWS
 POLL_S = 0.1
-SECONDS_A_SAMPLE, SECONDS_AT_LEAST = 2.0, 600.0  # before a run counts as hung
+SECONDS_A_SAMPLE, SECONDS_AT_LEAST = 2.0, 600.0  # time for a run before it counts as hung
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a file scored.
+    """The scores of a file on n samples.
 
-    values       float64 [n], one score a sample, whose mean is the metric: 1 or 0 for right or wrong, those times
-                 the weights of `alike`, or what the metric's function gave
+    values       float64 [n], one score a sample, whose mean is the metric: 1 or 0 for right or wrong, these times the
+                 weights of `alike`, or the values of the metric's function
     predictions  int64 [n], the top class; -1 where the outputs hold a NaN, or aren't [n, classes]
     outputs      float32 [n, ...], where they were asked for
     nan          how many samples got a NaN somewhere in their outputs
@@ -55,7 +55,7 @@ class Scores:
 
     @property
     def centred(self) -> NDArray[np.float64]:
-        """Values [n] of the same mean, whose spread is that of the mean over draws of as many samples of each class.
+        """Values [n] with the same mean and the variance of a stratified sample: draws keep the count of each class.
 
         With r of a sample, R the mean r of its class and w its weight: mean + w (r - R). The sum of squares about the
         mean is then that of a stratified sample (Cochran 1977, section 5.3).
@@ -76,7 +76,7 @@ class Scores:
         """A sentence about NaNs, "" without one."""
         if not self.nan:
             return ""
-        return f"{self.nan} of {len(self.values)} samples got NaN (not a number) as an answer; each counts as wrong"
+        return f"{self.nan} of {len(self.values)} samples got NaN (not a number) as an output; each counts as wrong"
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,12 @@ def score(
     keep_outputs: bool = False,
     progress: Tick | None = None,
 ) -> Scores:
-    """Run all samples through a file in a child process, and score its answers.
+    """Run all samples through a file in a child process, and score its outputs.
 
     metric    "accuracy" (top class right), "top5", "balanced-accuracy" (the mean over classes), or
               "package.module:function" that takes (outputs float32 [n, classes], labels int64 [n]) and returns scores
               [n]
-    work      a folder for the samples on their way to the child (the system's temporary folder without one)
+    work      a folder for the samples that are handed to the child (the system's temporary folder without one)
     progress  called with (samples done, samples in all), from another thread
 
     Raises UserError for samples without labels or a metric that cannot be used, CannotRunHere for a file that the
@@ -222,8 +222,8 @@ def run_in_child(
 
 
 def fed(samples: Samples, rows: slice, spec: TensorSpec) -> NDArray[np.float32]:
-    """These rows as the file takes them: pictures in its layout, or in the one that fits where the file doesn't say;
-    ready tensors [n, C, H, W] moved to it if they fit."""
+    """These rows as the file takes them: images in its layout, or in the layout that fits where the file states none;
+    ready tensors [n, C, H, W] are transposed to it if they fit."""
     wanted = tuple(spec.shape[1:])
     for layout in (spec.layout,) if spec.layout else ("NCHW", "NHWC"):
         values = samples.inputs(rows, layout)
@@ -234,13 +234,13 @@ def fed(samples: Samples, rows: slice, spec: TensorSpec) -> NDArray[np.float32]:
             if tuple(values.shape[axis] for axis in order[1:]) == wanted and samples.array.dtype != np.uint8:
                 return np.ascontiguousarray(values.transpose(order))
     raise UserError(
-        f"The file takes inputs of shape {list(wanted)} ({spec.layout or 'no picture'}), the samples are"
+        f"The file takes inputs of shape {list(wanted)} ({spec.layout or 'no image'}), the samples are"
         f" {list(values.shape[1:])}: prepare them with the preprocess that the network expects"
     )
 
 
 def alike(labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Weights [n] of mean 1 by which every class that is there counts alike: n / (classes * samples of its class).
+    """Weights [n] of mean 1 with which all classes that occur count alike: n / (classes * samples of its class).
 
     >>> alike(np.array([0, 0, 0, 1])).round(3).tolist()
     [0.667, 0.667, 0.667, 2.0]
@@ -251,7 +251,7 @@ def alike(labels: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def try_metric(metric: str, labels: NDArray[np.int64], classes: int) -> None:
-    """Refuse, before any work, a metric of the user's own that can't score answers [n, classes] to these labels [n]."""
+    """Refuse, before any work, a user's own metric that can't score outputs [n, classes] against these labels [n]."""
     if metric not in BUILT_IN:
         outputs = np.random.default_rng(0).normal(size=(len(labels), classes)).astype(np.float32)
         _custom(metric, load_metric(metric), outputs, labels)

@@ -1,4 +1,4 @@
-"""Answers that look like those of a network that is fed wrongly, or whose classes stand in another order."""
+"""Signs in a network's predictions that its input is wrong, or that its classes stand in another order."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 from pocketfit.measurement.run_samples import Scores
 
 ONE_CLASS_SHARE = 0.8
-REORDERED, GAINED = 0.5, 0.3  # right in another order of the classes, and more than in the given one
+REORDERED, GAINED = 0.5, 0.3  # least accuracy in another order of the classes, and its least gain, to be suspicious
 MOST_REORDERED = 2000  # classes
 
 
 def suspicious(scores: Scores, labels: NDArray[np.int64], classes: int) -> str:
-    """A sentence where a network's answers look like those of one that is fed wrongly, else "".
+    """A sentence where a network's predictions look as if its input were wrong, else "".
 
-    Near chance: the share of right answers is not clearly (two standard errors) above 1 / classes, or above what
-    always naming the commonest class would give. One-sided: one class takes at least 80 % of the answers and less
-    than half as much of the labels.
+    Near chance: the accuracy is not clearly (two standard errors) above 1 / classes, or above that of always predicting
+    the commonest class. One-sided: one class has at least 80 % of the predictions and less than half as much of the
+    labels.
     """
     n = len(labels)
     advice = (
@@ -39,14 +39,14 @@ def suspicious(scores: Scores, labels: NDArray[np.int64], classes: int) -> str:
         top = int(counts.argmax())
         share, labelled = counts[top] / len(answered), float(np.mean(labels == top))
         if share >= ONE_CLASS_SHARE and labelled < share / 2:
-            return f"{share:.0%} of the answers name class {top}, which {labelled:.0%} of the samples are: {advice}"
+            return f"{share:.0%} of the predictions are class {top}, which {labelled:.0%} of the samples are: {advice}"
     return ""
 
 
 def _reordered(scores: Scores, labels: NDArray[np.int64], classes: int) -> str:
-    """A sentence where the answers would be right if the classes stood in another order, else "".
+    """A sentence where the predictions would be right if the classes stood in another order, else "".
 
-    The order is taken from every second sample of a class and judged on the others: chance alone gives no such gain.
+    The order is found on every second sample of a class and judged on the others, so that chance gives no such gain.
     """
     known = np.flatnonzero((labels >= 0) & (scores.predictions >= 0) & (scores.predictions < classes))
     rows = known[np.argsort(labels[known], kind="stable")]

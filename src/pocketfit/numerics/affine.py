@@ -58,7 +58,7 @@ def dequantize(
 def fake_quantize(
     values: ArrayLike, scale: ArrayLike, zero_point: ArrayLike = 0, dtype: str = "int8", *, axis: int | None = None
 ) -> NDArray[np.float32]:
-    """What is left of the values after a trip through the integers.
+    """The values after quantization and dequantization.
 
     >>> fake_quantize([0.2, 0.3], 0.5)
     array([0. , 0.5], dtype=float32)

@@ -1,7 +1,7 @@
-"""Which widths a network may have, and how wide each of its layers then is: numbers only.
+"""The widths that a network may have, and the shapes of its layers at these widths: numbers only.
 
-A Skeleton is all that tables of costs and the allocation of channels need to know of a network. It is read from the
-channel graph (passes/prune/subnetworks.py) and travels as JSON.
+A Skeleton is all that tables of costs and the allocation of channels need to know of a network. It is made from the
+channel graph (passes/prune/subnetworks.py) and stored as JSON.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ class LayerShape:
     """A convolution or linear layer by its weights [a, b, ...]: of a convolution, outputs and inputs.
 
     kind     "depthwise", "pointwise", "convolution", "linear"
-    outputs  dimension 0 of the weights; inputs  dimension 1 (1 where depthwise)
-    kernel   product of the other dimensions; places  how often each weight is used for one sample
+    outputs  dimension 0 of the weights
+    inputs   dimension 1 of the weights (1 where depthwise)
+    kernel   product of the other dimensions
+    places   how often each weight is used for one sample
     """
 
     name: str
@@ -46,7 +48,7 @@ class LayerShape:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Groups that its cost depends on."""
+        """The groups on which its cost depends."""
         return tuple(dict.fromkeys((*self.outputs.entries, *self.inputs.entries)))
 
 
@@ -54,8 +56,8 @@ class LayerShape:
 class Skeleton:
     """Groups of coupled channels that may be made narrower, and the layers whose widths follow.
 
-    full     by name of the group: the channels of the layer of that name
-    per_id   by name of the group: how many of these channels go together; widths are multiples of that
+    full     name of a group -> the number of channels of the layer of that name
+    per_id   name of a group -> how many of these channels go together; widths are multiples of that
     """
 
     full: Mapping[str, int]
@@ -86,7 +88,7 @@ def weights_of(layer: LayerShape, inputs: int, outputs: int) -> float:
 
 @dataclass(frozen=True)
 class Term:
-    """A part of a network's cost: what it comes to when `groups` have these widths, in the same order."""
+    """A part of a network's cost: a function of the widths of `groups`, in that order."""
 
     groups: tuple[str, ...]
     of: Callable[[tuple[int, ...]], float]

@@ -52,7 +52,7 @@ class OverSessions:
 
 @dataclass(frozen=True)
 class Spread:
-    """What `spread` tells apart, both as shares of the ratio (0.02: 2 %)."""
+    """The two parts of a variation that `spread` separates, both as shares of the ratio (0.02: 2 %)."""
 
     between: float
     within: float
@@ -131,7 +131,7 @@ def latency_of_sessions(
 
 
 def spread(ratios: ArrayLike, errors: ArrayLike) -> Spread:
-    """Tell what changes from session to session from the noise inside the sessions.
+    """Separate the variation from session to session from the noise inside the sessions.
 
     ratios  [sessions]   errors  [sessions], the relative standard error inside each session
     between² = max(0, variance of the log ratios - mean error²)   (one-way random effects, method of moments)
@@ -200,7 +200,7 @@ def needed_n(
     """How many samples certify a drop of at most `limit_points`: the one-sided bound is then inside the limit; None
     where not even MAX_NEEDED would.
 
-    disagreement  share of the samples on which the two files' scores differ (0 gives the smallest n that can ever do)
+    disagreement  share of the samples on which the two files' scores differ (0 gives the smallest possible n)
     drop_points   the drop that is expected to be seen
 
     >>> needed_n(1.0, 0.0)
@@ -284,7 +284,7 @@ def _tango_bounds(lost: int, gained: int, n: int, confidence: float) -> tuple[fl
 
 
 def _tango_upper(lost: float, gained: float, n: float, z: float) -> float:
-    """The largest difference that the score test does not refuse, by bisection (the statistic falls with it)."""
+    """The largest difference that the score test does not reject, by bisection (the statistic falls with it)."""
     low, high = (lost - gained) / n, 1.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -299,10 +299,12 @@ def _tango_upper(lost: float, gained: float, n: float, z: float) -> float:
 def _over_sessions(
     sessions: Sequence[Sequence[ArrayLike]], percent: float, resamples: int, seed: int, confidence: float
 ) -> OverSessions:
-    """With k >= 2 sessions: Student's t on the logarithms of the sessions' values, k - 1 degrees of freedom; their
-    standard deviation is never taken smaller than the noise inside the sessions explains. (Resampling three sessions
+    """The mean over sessions with its interval.
+
+    With k >= 2 sessions: Student's t on the logarithms of the sessions' values, k - 1 degrees of freedom; their
+    standard deviation counts at least as much as the noise inside the sessions explains. (Resampling three sessions
     with replacement looks like the obvious way, and covers the truth in about 80 of 100 cases only.)
-    With one session: its bootstrap, which does not hold what another session would change.
+    With one session: its bootstrap, which lacks the variation from session to session.
     """
     if not sessions:
         raise ValueError("at least one session is needed")
@@ -325,7 +327,7 @@ def _over_sessions(
 
 
 def _resampled(files: Sequence[ArrayLike], percent: float, resamples: int, seed: int) -> tuple[float, Floats]:
-    """Percentile of the first file's times, over that of a second one if given: its value, and [resamples] of it."""
+    """(the percentile of the first file's times, over that of a second file if given; [resamples] of the same)."""
     times = [np.asarray(file, np.float64) for file in files]
     times = [each[:, None] if each.ndim == 1 else each for each in times]
     rounds = times[0].shape[0]
@@ -344,8 +346,9 @@ def _resampled(files: Sequence[ArrayLike], percent: float, resamples: int, seed:
 def _percentile_of_draws(times: Floats, rows: NDArray[np.int64], percent: float) -> Floats:
     """times [rounds, calls], rows [draws, rounds] -> the percentile of times[rows[d]] for each draw d: [draws].
 
-    The same numbers as np.percentile, without sorting any draw: all times are sorted once, and a draw is a weight for
-    each round. Where a draw's n-th smallest time lies is found among blocks of sorted times first, then inside one.
+    The same numbers as np.percentile for each draw, which is the oracle of the test
+    (tests/numerics/test_latency_intervals.py); but no draw is sorted. All times are sorted once, and a draw is a weight
+    for each round. A draw's n-th smallest time is searched among blocks of sorted times first, then inside one block.
     """
     draws, (rounds, calls) = len(rows), times.shape
     order = np.argsort(times, axis=None, kind="stable")
@@ -354,7 +357,7 @@ def _percentile_of_draws(times: Floats, rows: NDArray[np.int64], percent: float)
     values, owner = (
         times.ravel()[order],
         np.concatenate([order // calls, np.full(padding, rounds)]),
-    )  # the padding: no draw's
+    )  # the padding belongs to a round that no draw has
     places = (rows + np.arange(draws)[:, None] * (rounds + 1)).ravel()
     weights = np.bincount(places, minlength=draws * (rounds + 1)).reshape(draws, -1).astype(np.float64)
     blocks = owner.reshape(-1, block_size)

@@ -1,4 +1,4 @@
-"""From what a tensor showed during calibration to the range [low, high] that its integers cover.
+"""The range [low, high] that a tensor's integers cover, from the values that it had during calibration.
 
 An Observer looks at the samples twice: first for the limits, then for the histogram between them. `range_of` turns the
 Summary into a range. Ranges always hold 0, which then has an exact integer (Jacob et al. 2018, section 2.1).
@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 
 from pocketfit.core.plan.export import RangeMethod
 
-BINS = 2048  # TensorRT's and ONNX Runtime's PercentileCalibrater's number
+BINS = 2048  # as in TensorRT and ONNX Runtime's PercentileCalibrater
 PERCENTILE = 99.999  # ONNX Runtime's PercentileCalibrater's default; half of the rest is cut off at either end
 MOMENTUM = 0.95  # ai-edge-quantizer's default (qsv_utils.moving_average_update, smoothing_factor)
-LARGEST = 1e30  # beyond it lie infinities and the largest float32, which stand for "no value"
-CHUNK = 1 << 18  # values: six times as fast as all at once, as what is computed in between stays in the cache
+LARGEST = 1e30  # infinities and the largest float32, which stand for "no value", lie beyond it
+CHUNK = 1 << 18  # values at a time: six times as fast as all at once, because intermediate results stay in the cache
 HISTOGRAM_METHODS = ("percentile", "mse", "kl")
 COARSE = 17  # ends of a range that are tried at once
-SMOOTHING = 1e-4  # what an empty bin gets before a KL divergence is taken (ONNX Runtime's smooth_distribution)
+SMOOTHING = 1e-4  # the count of an empty bin before a KL divergence is taken (ONNX Runtime's smooth_distribution)
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What one tensor showed over all calibration samples.
+    """The values of one tensor over all calibration samples, summed up.
 
     average_minimum, average_maximum   moving averages of each sample's minimum and maximum, in order, with MOMENTUM
     counts   [BINS] values in each of equally wide bins over [minimum, maximum]; [0] where no histogram was taken
@@ -51,12 +51,12 @@ class Summary:
 
     @property
     def usable(self) -> bool:
-        """Whether all values were numbers that a range can end at (NaN is not below anything)."""
+        """Whether all values were finite numbers that a range can hold (comparisons with NaN are false)."""
         return abs(self.minimum) < LARGEST and abs(self.maximum) < LARGEST
 
 
 class Observer:
-    """Sums up one tensor: `limit` with all samples, then, for a histogram, `count` with all samples once more."""
+    """Sums up one tensor: first `limit` with all samples; then, for a histogram, `count` with all samples again."""
 
     def __init__(self) -> None:
         self._minimum, self._maximum = np.inf, -np.inf
@@ -103,14 +103,14 @@ class Observer:
             self._counts += np.bincount(bins, minlength=BINS)
 
     def summary(self) -> Summary:
-        """What was seen so far; of a tensor without elements, zeros."""
+        """The Summary so far; zeros for a tensor without elements."""
         if self._average is None:
             return Summary(0.0, 0.0, 0.0, 0.0, self._counts)
         return Summary(self._minimum, self._maximum, *self._average, self._counts, self._zeros)
 
 
 def fingerprint(values: NDArray[np.floating]) -> list[float]:
-    """[size, mean, standard deviation, minimum, maximum] of values [...], by which a tensor is known again elsewhere.
+    """[size, mean, standard deviation, minimum, maximum] of values [...], by which tensors of two files are matched.
 
     >>> fingerprint(np.array([[1.0, 3.0]], np.float32))
     [2.0, 2.0, 1.0, 1.0, 3.0]
@@ -122,7 +122,7 @@ def fingerprint(values: NDArray[np.floating]) -> list[float]:
 
 
 def save(summaries: Mapping[str, Summary], path: Path) -> None:
-    """Write them, by tensor name, as one .npz of plain arrays."""
+    """Write the summaries, by tensor name, as one .npz of plain arrays."""
     items = list(summaries.values())
     limits = [(s.minimum, s.maximum, s.average_minimum, s.average_maximum) for s in items]
     counted = [s.counts for s in items if len(s.counts)]
@@ -153,11 +153,11 @@ def load(path: Path) -> dict[str, Summary]:
 def range_of(summary: Summary, method: RangeMethod, *, symmetric: bool = False, bits: int = 8) -> tuple[float, float]:
     """The range [low, high] that the integers should cover; low <= 0 <= high, and low == -high where `symmetric`.
 
-    min-max         all that was seen
-    moving-average  of each sample's minimum and maximum
-    percentile      all but a share of (100 - PERCENTILE) %
-    mse             the least expected squared error of rounding and clipping
-    kl              the least divergence of the clipped, coarser histogram from the original (TensorRT)
+    min-max         the smallest and the largest value
+    moving-average  moving averages of the samples' minima and maxima
+    percentile      a share of (100 - PERCENTILE) % of the values is cut off
+    mse             the range with the least expected squared error of rounding and clipping
+    kl              the range with the least divergence of the clipped, coarser histogram from the original (TensorRT)
     Raises ValueError where the values were no finite numbers, or where the method needs a histogram and none was taken.
     """
     if not summary.usable:
@@ -172,7 +172,7 @@ def range_of(summary: Summary, method: RangeMethod, *, symmetric: bool = False, 
             low, high = mse_range(summary.counts, summary.edges, symmetric=symmetric, bits=bits, zeros=summary.zeros)
         elif method == "percentile":
             low, high = percentile_range(summary.counts, summary.edges)
-            if low == high:  # one outlier, so far away that all other values share a bin
+            if low == high:  # one outlier is so far away that all other values are in one bin
                 high += float(summary.edges[1] - summary.edges[0])
         else:
             counts, edges = centred(summary.counts, summary.edges)
@@ -187,7 +187,7 @@ def percentile_range(counts: Counts, edges: Floats, percentile: float = PERCENTI
     """[bins], [bins + 1] -> the lower edges of the bins that hold the two outer quantiles.
 
     ONNX Runtime's HistogramCollector.compute_percentile, asymmetric: (100 - percentile) / 2 % are cut off at each end.
-    (The last bin ends at what was seen, so nothing is cut off where it holds more than that.)
+    (The last bin ends at the largest value, so nothing is cut off where it holds more than that share.)
 
     >>> percentile_range(np.array([1, 98, 1]), np.array([0.0, 1.0, 2.0, 3.0]), 90)
     (1.0, 1.0)

@@ -1,4 +1,4 @@
-"""How much of a reference survives in another array of the same shape."""
+"""Measures of the difference between an array and a reference of the same shape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def sqnr_db(reference: ArrayLike, other: ArrayLike) -> float:
     """Signal to quantization noise ratio in decibels: 10 log10(sum reference² / sum (reference - other)²).
 
     inf where both are equal, -inf where the reference is all zero and the other is not, nan where a NaN is in either.
-    6 dB are one bit; below about 10 dB a classifier's answers usually start to change.
+    6 dB are one bit; below about 10 dB a classifier's predictions usually start to change.
 
     >>> round(sqnr_db([1.0, 1.0], [1.1, 0.9]), 6)
     20.0
@@ -33,7 +33,7 @@ def energies(reference: ArrayLike, other: ArrayLike) -> tuple[float, float]:
 
 
 def ratio_db(signal: float, noise: float) -> float:
-    """10 log10(signal / noise) with the ends: no noise inf, no signal -inf.
+    """10 log10(signal / noise); inf without noise, -inf without signal.
 
     >>> ratio_db(100.0, 1.0), ratio_db(1.0, 0.0)
     (20.0, inf)

@@ -1,4 +1,4 @@
-"""The child's side of child.call: carry out one job and write down what came of it."""
+"""The child's side of child_process.call: carry out one job and write down its result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-LOG = "log"  # what a job prints
+LOG = "log"  # the file with what a job prints
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -31,13 +31,13 @@ def main(target: str, folder: str) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Where the parent is killed, the child must not go on: the run that takes over would be timed beside it.
+    """Let the kernel kill this process when its parent dies: a later run would be timed beside an orphan.
 
     Linux only; elsewhere an orphan works on to its end.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call
+        if os.getppid() != parent:  # the parent died before the call
             os._exit(1)
 
 

@@ -1,8 +1,8 @@
 """Run a function in a Python process of its own, with a time and a memory limit.
 
-Converters, quantizers and runtimes crash, leak and print. Whatever happens in the child ends up here as a result, as
-one of our own errors, or as ExportFailed with the last lines that the child printed. The process is a fresh one, or,
-where a server is named, a fork of one that has loaded what the function needs (forkserver.py).
+Converters, quantizers and runtimes crash, leak and print. Whatever happens in the child comes back as a result, as one
+of our own errors, or as ExportFailed with the last lines that the child printed. The process is a fresh one or, where a
+server is named, a fork of a process that has loaded what the function needs (fork_server.py).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pocketfit.processes.child_job import LOG
 
 LOG_LINES = 30
 POLL_S = 0.05
-KILLED_S = 60.0  # the kernel may have much memory to take back
-SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # what lies in the current directory does not stand in for a package
+KILLED_S = 60.0  # how long a killed process may take to end: the kernel may have much memory to free
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}  # modules in the current directory do not replace packages
 
 
 def call(
@@ -47,8 +47,8 @@ def call(
 
     server        "package.module:function" that loads what `target` needs: the child is a fork of a process that has
                   called it. "": a fresh process, for whatever is timed or whose memory is measured
-    start_server  False for a job that is quicker in a fresh process than the server is loaded: it takes a fork of one
-                  that is there
+    start_server  False for a job that takes less time in a fresh process than a server takes to load: it is forked only
+                  from a server that runs already
     """
     with temporary_folder() as folder:
         result_path, log_path = Path(folder, "result.json"), Path(folder, LOG)
@@ -80,12 +80,12 @@ def call(
 
 
 def prepare(server: str, environment: Mapping[str, str]) -> None:
-    """Have a server loading for a `call` that comes soon."""
+    """Start a server, so that it has loaded when `call` comes."""
     fork_server.start(server, _whole(environment))
 
 
 def _whole(environment: Mapping[str, str] | None) -> dict[str, str]:
-    """The variables of a child: ours, our sys.path, and what is set for it."""
+    """The environment of a child: our variables, our sys.path, and the given variables."""
     path = os.pathsep.join(filter(None, sys.path))
     return {**os.environ, **SAFE_PATH, "PYTHONPATH": path, **(environment or {})}
 
@@ -103,7 +103,7 @@ def _fresh(target: str, folder: str, environment: Mapping[str, str]) -> subproce
 
 
 def _wait(process: subprocess.Popen[bytes] | fork_server.Forked, timeout_s: float, memory_bytes: int) -> str:
-    """ "" when the child ended by itself, else why it was ended."""
+    """Wait for the child; returns why it was killed, "" where it ended by itself."""
     deadline = time.monotonic() + timeout_s
     handle: psutil.Process | None = None
     with contextlib.suppress(psutil.Error):  # a child that is already gone has nothing left to watch

@@ -1,11 +1,11 @@
 """A process that has loaded a converter once and forks one child for each job.
 
-Loading litert-torch takes 4 s, torch's ONNX exporter 2 s, a conversion of a small network 1 to 2 s. A job still runs in
-a process of its own: what it breaks, leaks or prints is its own. A fork copies the calling thread alone, so that what
-other threads hold stays held in the copy: the server loads only what starts no threads, counts them before every fork,
-and refuses where there is more than one. It ends by itself where nobody asks for IDLE_S, and with its parent.
+Loading litert-torch takes 4 s, torch's ONNX exporter 2 s, a conversion of a small network 1 to 2 s. Each job still has
+a process of its own, so that it can't harm other jobs. A fork copies the calling thread alone; locks that other threads
+hold would stay locked in the copy. So the server loads only packages that start no threads, counts its threads before
+every fork, and refuses where there is more than one. It ends after IDLE_S without a job, and with its parent.
 
-Linux only (pidfd); elsewhere `fork` gives None, and the caller starts a fresh process.
+Linux only (pidfd); elsewhere `fork` returns None, and the caller starts a fresh process.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from typing import Any
 
 from pocketfit.processes import child_job
 
-IDLE_S = 180.0  # it holds some 300 to 500 MB
+IDLE_S = 180.0  # a server ends after this time without a job, as it holds some 300 to 500 MB
 ENDING_S = 10.0
 SWITCH = "POCKETFIT_FORK_SERVER"  # "0" in the environment: every job in a fresh process
 JOB = "job.json"
 # Variables that libraries read while they are loaded: a job with other values needs another server.
 READ_AT_START = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "PYTHON", "LD_", "TF_", "JAX_", "XLA_", "TORCH")
-Jobs = dict[int, tuple[int, socket.socket]]  # by pidfd: the process, and the line to who waits for it
+Jobs = dict[int, tuple[int, socket.socket]]  # pidfd -> (process id, socket to the process that waits for the job)
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 class Forked:
-    """One job's process, as far as subprocess.Popen is like it: pid, returncode, wait, poll, kill."""
+    """One job's process, with a part of subprocess.Popen's interface: pid, returncode, wait, poll, kill."""
 
     def __init__(self, line: socket.socket, pid: int) -> None:
         self.pid, self.returncode = pid, None  # type: int, int | None
         self._line = line
 
     def wait(self, timeout: float) -> int:
-        """Its exit status, negative for a signal. Raises subprocess.TimeoutExpired."""
+        """Wait for the exit status, which is negative for a signal. Raises subprocess.TimeoutExpired."""
         if self.returncode is None:
             self._line.settimeout(timeout)
             try:
@@ -58,7 +58,7 @@ class Forked:
                 raise subprocess.TimeoutExpired("forked job", timeout) from error
             except OSError:
                 told = b""
-            # no word: the server itself was killed, and its children with it
+            # the socket closed without a status: the server was killed, and its children with it
             self.returncode = int(told) if told else -int(signal.SIGKILL)
             self._line.close()
         return self.returncode
@@ -82,17 +82,17 @@ class _Server:
     control: socket.socket
     start_state: Mapping[str, str]
     owner: int
-    proven: bool = False  # it has taken a job
+    proven: bool = False  # whether it has taken a job
 
     def alive(self, start_state: Mapping[str, str]) -> bool:
-        """Whether it can take a job of this process (not of a fork of it) with these variables."""
+        """Whether the server can take a job of this process (not of a fork of it) with these variables."""
         return self.owner == os.getpid() and self.process.poll() is None and self.start_state == start_state
 
     def close(self) -> None:
-        self.control.close()  # which ends it
+        self.control.close()  # ends the server
         if self.owner != os.getpid():
             return
-        if not self.proven:  # it may still be loading, and listens to nobody
+        if not self.proven:  # it may still be loading, and does not notice the closed socket
             self.process.kill()
         try:
             self.process.wait(ENDING_S)
@@ -102,7 +102,7 @@ class _Server:
 
 
 _servers: dict[str, _Server] = {}
-_unusable: set[str] = set()  # those that could not load, or start threads: not tried again
+_unusable: set[str] = set()  # servers that could not load, or that start threads: not tried again
 _lock = threading.Lock()
 
 
@@ -112,7 +112,7 @@ def available() -> bool:
 
 
 def start(preload: str, environment: Mapping[str, str]) -> None:
-    """Have the server of `preload` loading, while the caller does something else first."""
+    """Start the server of `preload`; it loads while the caller does something else first."""
     if available():
         with _lock:
             _server(preload, environment)
@@ -144,23 +144,23 @@ def fork(
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             socket.send_fds(server.control, [os.fsencode(folder)], [theirs.fileno()])
-        except OSError:  # it has just ended
+        except OSError:  # the server has just ended
             ours.close()
             return None
         finally:
             theirs.close()
-    told = ours.recv(32)  # as soon as it has loaded
+    told = ours.recv(32)  # the server answers as soon as it has loaded
     if told and int(told) > 0:
         server.proven = True
         return Forked(ours, int(told))
     ours.close()
-    if told or not server.proven:  # a proven one has just ended, as nobody asked for long
+    if told or not server.proven:  # a proven server without an answer has just ended, after IDLE_S
         _unusable.add(preload)
     return None
 
 
 def close() -> None:
-    """End all servers; those that work are killed with their jobs."""
+    """End all servers; those with jobs are killed together with these."""
     with _lock:
         for server in _servers.values():
             server.close()
@@ -199,7 +199,7 @@ def _server(preload: str, environment: Mapping[str, str], *, may_start: bool = T
 
 
 def serve(preload: str, control: socket.socket, parent: int, idle_s: float) -> None:
-    """Load, then fork a child for each job until the parent closes `control`, dies, or asks for nothing any more."""
+    """Load, then fork a child for each job, until the parent closes `control`, dies, or sends no job for `idle_s`."""
     _called(preload)()
     gc.collect()
     gc.freeze()  # the collector would write into pages that are shared with the children
@@ -219,11 +219,11 @@ def serve(preload: str, control: socket.socket, parent: int, idle_s: float) -> N
                     _begin(os.fsdecode(folder), socket.socket(fileno=fds[0]), jobs, waiting)
                 elif key.data == "ended":
                     _end(int(key.fd), jobs, waiting)
-                elif key.data == "told":  # to kill it, or nobody waits for it any more
+                elif key.data == "told":  # the job is to be killed, or nobody waits for it any more
                     for pid, line in jobs.values():
                         if line is key.fileobj:
                             waiting.unregister(line)
-                            line.recv(32)  # closed with a word unread, it would be reset
+                            line.recv(32)  # a socket that is closed with unread data would be reset
                             os.kill(pid, signal.SIGKILL)
                 else:
                     return  # the parent has died; our children die with us (PR_SET_PDEATHSIG)
@@ -254,7 +254,7 @@ def _end(ending: int, jobs: Jobs, waiting: selectors.BaseSelector) -> None:
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     waiting.unregister(ending)
     os.close(ending)
-    with contextlib.suppress(KeyError):  # it was told to be killed
+    with contextlib.suppress(KeyError):  # the job was killed on request
         waiting.unregister(line)
     _tell(line, status)
     line.close()
@@ -270,7 +270,7 @@ def _threads() -> int:
 
 
 def _carry_out(folder: str, server: int) -> None:
-    """The child's life: the parent's place in the system, the log as its output, the job, and out."""
+    """Run the child: take over the parent's directory, variables and output, do the job, and exit."""
     status = 1
     try:
         os.setsid()
@@ -304,6 +304,6 @@ def _called(name: str) -> Any:
 
 if __name__ == "__main__":
     parent = int(sys.argv[3])
-    if os.getppid() == parent:  # else it has died before we looked
+    if os.getppid() == parent:  # otherwise the parent has died already
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         serve(sys.argv[1], socket.socket(fileno=int(sys.argv[2])), parent, float(sys.argv[4]))

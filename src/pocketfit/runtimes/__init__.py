@@ -26,7 +26,7 @@ def get(name: str) -> Runtime:
 
 
 def is_file_of_one(path: str | Path) -> bool:
-    """Whether the name ends as those of some runtime's files do.
+    """Whether the name has the suffix of some runtime's files.
 
     >>> is_file_of_one("model.ONNX"), is_file_of_one("mobilenet_v2")
     (True, False)

@@ -1,1 +1,1 @@
-"""What to try, what to choose, and why limits cannot be met."""
+"""The search: what to try, what to choose, and why limits cannot be met."""

@@ -50,8 +50,8 @@ class Record:
     pace: Line | None = None
     sensitivity: Mapping[tuple[str, bool], Line] = field(default_factory=dict)  # by runtime and "4-bit weights"
     allocation: Line | None = None
-    measured_again: frozenset[int] = frozenset()  # numbers of trials whose latency was, with care
-    calmer: frozenset[int] = frozenset()  # numbers of trials whose latency was, because other work ran beside it
+    measured_again: frozenset[int] = frozenset()  # numbers of trials whose latency was measured again, with care
+    calmer: frozenset[int] = frozenset()  # numbers of trials measured again because other work ran beside them
 
     @property
     def budget(self) -> Budget:
@@ -102,7 +102,7 @@ def _read(path: Path) -> tuple[list[Line], list[Trial]]:
 def digest(lines: Iterable[Line], trials_read: Iterable[Trial] = ()) -> Record:
     """Lines in any order -> Record with the trials by number.
 
-    trials_read  of the lines of trials, in their order, where they have been read already
+    trials_read  the trials among the lines, in their order, where they have been parsed already
     """
     read_before = iter(trials_read)
     start, verdict, layers, pace, allocation = None, None, None, None, None

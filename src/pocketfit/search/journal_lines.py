@@ -1,4 +1,4 @@
-"""What stands in the lines of a journal, by kind: the types that lines are held against when they are read back.
+"""The types of a journal's lines, by kind; lines are checked against them when they are read back.
 
 A trial is a core.trial.Trial. The other lines stay dicts; keys of later versions may stand beside those named here.
 """
@@ -23,7 +23,7 @@ Name = Annotated[str, Text(".{1,1000}", "a name")]
 
 
 class Inputs(TypedDict):
-    """What makes the identity of a run (Task.identity); a run that another version began may lack some."""
+    """The inputs that identify a run (Task.identity); a run that another version began may lack some."""
 
     model: str
     metric: str
@@ -48,8 +48,8 @@ class Time(TypedDict):
 
 
 class Pace(TypedDict):
-    """Steps of the trainings and their rate; with a time limit, also how fast training went, and what the verdict
-    takes."""
+    """Steps of the trainings and their learning rate; with a time limit, also how fast training went, and how long the
+    verdict takes."""
 
     short_steps: Positive
     long_steps: Positive
@@ -60,7 +60,7 @@ class Pace(TypedDict):
 
 
 class Allocation(TypedDict):
-    """For each ratio the widths, by layer; or why there are none."""
+    """The widths for each ratio, by layer; or why there are none."""
 
     by: str
     criterion: str
@@ -70,7 +70,7 @@ class Allocation(TypedDict):
 
 
 class SensitiveLayer(TypedDict):
-    """One layer: its share of the noise, and what is known beside it (null: no noise)."""
+    """One layer: its share of the noise, and what else is known of it (decibels are null where there is no noise)."""
 
     layer: Name
     bits: NotRequired[Annotated[int, Between(2, 16)]]
@@ -208,9 +208,9 @@ KINDS: Mapping[str, Any] = {
 
 
 def check_line(line: Any) -> Trial | None:
-    """Hold a line against its kind; kinds of later versions are only held against the limits of any JSON.
+    """Check a line against the type of its kind; kinds of later versions only against the limits of any JSON.
 
-    Returns the trial, where it is one. Raises Violation.
+    Returns the trial if the line is one. Raises Violation.
     """
     reader(Mapping[str, Any])(line)
     kind = line.get("kind")

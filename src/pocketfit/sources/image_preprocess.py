@@ -1,4 +1,4 @@
-"""From a picture to the tensor that a network takes: the reference implementation of `Preprocess`.
+"""From an image to the tensor that a network takes: the reference implementation of `Preprocess`.
 
     decode ──▶ uint8 [h, w, C] ──geometry──▶ uint8 [H, W, C] ──values──▶ float32 [H, W, C]
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
-# Others of Pillow's decoders start programs (EPS) or are hardly ever attacked by those who look for holes.
+# Pillow's other decoders start programs (EPS) or are hardly ever tested for security holes.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "I;16B", "I;16L"}
 SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}  # half the width of the kernel, in pixels of the coarser of the two grids
@@ -31,11 +31,11 @@ BAND = 16  # output positions that share one dense block of the (otherwise bande
 
 
 class BadPicture(ValueError):
-    """A file that cannot be read as a picture; the message is a sentence that names it."""
+    """A file that cannot be read as an image; the message is a sentence that names it."""
 
 
 def to_tensor(source: str | Path | BinaryIO, preprocess: Preprocess, layout: str = "NCHW") -> NDArray[np.float32]:
-    """A picture as the network takes it: float32 [1, C, H, W] ("NCHW") or [1, H, W, C] ("NHWC").
+    """An image as the network takes it: float32 [1, C, H, W] ("NCHW") or [1, H, W, C] ("NHWC").
 
     Raises BadPicture.
     """
@@ -47,30 +47,30 @@ def to_tensor(source: str | Path | BinaryIO, preprocess: Preprocess, layout: str
 
 
 def decode(source: str | Path | BinaryIO, preprocess: Preprocess) -> Pixels:
-    """A picture file, upright and in the network's colours: uint8 [h, w, C].
+    """An image file, upright and in the network's colours: uint8 [h, w, C].
 
     The EXIF orientation is applied, alpha is blended over `background`, of 16 bits the upper 8 are kept, of an
-    animation the first picture. ICC profiles are not applied. Raises BadPicture.
+    animation the first image. ICC profiles are not applied. Raises BadPicture.
     """
-    name = str(getattr(source, "name", "the picture") if hasattr(source, "read") else source)
+    name = str(getattr(source, "name", "the image") if hasattr(source, "read") else source)
     try:
         with open_picture(source) as image:
             image.load()
             pixels = _turned(_channels(image), image.getexif().get(0x0112, 1))
     except Exception as error:  # damaged files make Pillow's decoders raise nearly every built-in exception
-        raise BadPicture(f"{name} cannot be read as a picture: {error or type(error).__name__}") from error
+        raise BadPicture(f"{name} cannot be read as an image: {error or type(error).__name__}") from error
     return recolour(pixels, preprocess)
 
 
 def open_picture(source: str | Path | BinaryIO) -> Image.Image:
-    """Pillow's picture with its header read and nothing decoded yet.
+    """Pillow's image with its header read and nothing decoded yet.
 
     Pillow refuses more than twice `Image.MAX_IMAGE_PIXELS` (then 179 million pixels) as a decompression bomb.
     """
     try:
         image = Image.open(source, formats=_formats())
     except UnidentifiedImageError:  # its own message shows an object's address
-        raise BadPicture("it is damaged, or of no known picture format") from None
+        raise BadPicture("it is damaged, or of no known image format") from None
     if image.mode not in MODES:
         raise BadPicture(f"its pixels are stored as '{image.mode}', whose range is not known: save it with 8 bits")
     return image
@@ -97,7 +97,7 @@ def _channels(image: Image.Image) -> Pixels:
 
 
 def _turned(pixels: Pixels, orientation: int) -> Pixels:
-    """The picture upright, from the number that EXIF tag 0x0112 gives (1: upright already)."""
+    """The image upright, from the number that EXIF tag 0x0112 gives (1: upright already)."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -190,7 +190,7 @@ Range = tuple[int, int]  # the first, and the one after the last
 
 
 def _resample(pixels: Pixels, size: tuple[int, int], rows: Range, columns: Range, filter: str) -> Pixels:
-    """`rows` and `columns` of the picture resized to `size` (height, width)."""
+    """`rows` and `columns` of the image resized to `size` (height, width)."""
     height, width = size
     if filter not in ("nearest", *SUPPORT):
         raise ValueError(f"the filter '{filter}' is none of nearest, bilinear and bicubic")

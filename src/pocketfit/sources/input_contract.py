@@ -1,4 +1,4 @@
-"""What a user says about the input of a network: preprocess, labels, shape; each from an object, a file or a word."""
+"""The user's description of a network's input: preprocess, labels, shape; each from an object, a file or a word."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pocketfit.core.support.json_file import load, parse, read_bytes, text_of
 from pocketfit.core.support.schema import checked
 from pocketfit.core.support.text import comparable
 
-MAX_VALUES = 2**26  # of one sample: more would be seconds and gigabytes for a single answer
+MAX_VALUES = 2**26  # of one sample: more would take seconds and gigabytes for a single run
 
 
 def read_input_shape(given: Sequence[int] | str) -> tuple[int, ...]:
@@ -55,7 +55,7 @@ def read_labels(given: Sequence[str] | str | Path) -> tuple[str, ...]:
 def read_preprocess(
     given: Preprocess | str | Path | None, shape: tuple[int, ...] | None
 ) -> tuple[Preprocess, tuple[str, ...]]:
-    """The contract at the size of `shape`, and sentences about what was assumed because nothing was given."""
+    """(the Preprocess at the size of `shape`, sentences about what was assumed because nothing was given)."""
     findings: tuple[str, ...] = ()
     if isinstance(given, Preprocess):
         given.check()
@@ -63,7 +63,7 @@ def read_preprocess(
     elif given is None and shape is not None and len(shape) == 3 and shape[0] == 1:
         contract = Preprocess(colour="GRAY", mean=(0.5,), std=(0.5,))
         findings = (
-            "No preprocessing was given: grey pictures scaled to -1..1 are assumed; say otherwise with --preprocess.",
+            "No preprocessing was given: grey images scaled to -1..1 are assumed; say otherwise with --preprocess.",
         )
     elif given is None:
         contract = Preprocess()
@@ -87,7 +87,7 @@ def check_preprocess(data: Any, source: str | Path) -> Preprocess:
     """A Preprocess from parsed JSON. Raises UserError naming the file and the key."""
     contract: Preprocess = checked(Preprocess, data, str(source))
     if contract.height * contract.width * contract.channels > MAX_VALUES:
-        raise UserError(f"{source} makes pictures of {contract.height} x {contract.width} pixels: that is too large")
+        raise UserError(f"{source} makes images of {contract.height} x {contract.width} pixels: that is too large")
     return contract
 
 

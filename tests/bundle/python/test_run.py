@@ -133,7 +133,7 @@ def test_selftest_finds_other_preprocessing_and_other_answers(runtime: str, make
     rewrite(bundle, lambda manifest: manifest["preprocess"].update(mean=list(RGB.mean)))
     done = run(bundle, "--selftest")
     assert done.returncode == 1
-    assert "golden/sample0.png: the answer differs by up to 0.5" in done.stdout
+    assert "golden/sample0.png: the output differs by up to 0.5" in done.stdout
     assert "tensor" not in done.stdout
 
 
@@ -311,7 +311,7 @@ def test_folders_and_words(make: Make, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     done = run(bundle, tmp_path / "nothing")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "No picture" in done.stderr
+    assert "No image" in done.stderr
 
 
 @pytest.mark.parametrize(("locked", "package"), [("onnxruntime", "onnxruntime"), ("numpy", "numpy"), ("PIL", "pillow")])

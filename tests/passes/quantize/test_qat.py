@@ -165,7 +165,7 @@ def test_another_teachers_classes_are_brought_into_the_networks_order() -> None:
     with pytest.raises(UserError, match="does not know the student's class"):
         qat.apply(model, settings, pictures, FOUR, teacher=replace(other, labels=("z", *names[1:])))
     fed = replace(other, preprocess=replace(other.preprocess, mean=(0.5, 0.5, 0.5)))
-    with pytest.raises(UserError, match="The teacher's pictures are not the student's"):
+    with pytest.raises(UserError, match="The teacher's images are not the student's"):
         qat.apply(model, settings, pictures, FOUR, teacher=fed)
 
 
@@ -323,7 +323,7 @@ def test_what_layers_are_off_by_themselves_is_what_their_outputs_change_by() -> 
 
 
 def test_layers_held_to_their_own_work_stay_nearer_to_it() -> None:
-    """What they are off by themselves, on samples that training has not seen."""
+    """The error of each layer by itself, on samples that training has not seen."""
     torch.manual_seed(0)
     model, few = model_of(Net(), 12), noise(8, 12, 0)
     model = replace(model, network=fold_batch_norm(model.network, model.signature))

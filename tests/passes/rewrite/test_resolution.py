@@ -29,5 +29,5 @@ def test_answers_of_another_shape_are_a_sentence():
         def forward(self, x):
             return x.flatten(1)
 
-    with pytest.raises(UserError, match=r"At 8 x 8 pixels the network answers in the shape \(2, 192\)"):
+    with pytest.raises(UserError, match=r"At 8 x 8 pixels the network has outputs of the shape \(2, 192\)"):
         resolution.apply(nets.model_of(Dense(), 16), Resolution(8, 8))

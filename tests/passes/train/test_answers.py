@@ -121,7 +121,7 @@ def test_of_several_answers_the_one_like_that_of_eval_is_trained_and_it_is_said_
     assert fine_tune.accuracy(learned, data) > 0.6
     assert torch.equal(learned.network.side.weight, model.network.side.weight)
     learned = fine_tune.apply(learned, Train(2, batch_size=16), data, teacher=model)
-    assert sum("answers with 2 tensors" in sentence for sentence in learned.findings) == 1
+    assert sum("has 2 output tensors" in sentence for sentence in learned.findings) == 1
 
 
 def test_the_main_answer_is_the_first_of_its_shape_else_the_first() -> None:
@@ -130,7 +130,7 @@ def test_the_main_answer_is_the_first_of_its_shape_else_the_first() -> None:
     assert main_answer((large, small), (3,)) is small
     assert main_answer((large, small), (5,)) is large
     assert main_answer({"none": None, "aux": large, "out": small}) is large
-    with pytest.raises(TypeError, match="answers with dict"):
+    with pytest.raises(TypeError, match="output of the network is dict"):
         main_answer({"loss": 1.0})
 
 

@@ -166,7 +166,7 @@ def test_gradients_reach_a_layer_whose_output_is_changed_in_place() -> None:
     [
         (("stemm",), r"student has no layer 'stemm' .* near it are stem"),
         (("body.conv",), r"student has no layer 'body.conv' .* near it are body"),
-        (("head",), r"student's layer 'head' gives no picture"),
+        (("head",), r"student's layer 'head' gives no image"),
     ],
 )
 def test_layers_that_cannot_be_compared_are_named(features: tuple[str, ...], words: str) -> None:

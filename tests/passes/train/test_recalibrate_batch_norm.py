@@ -1,4 +1,4 @@
-"""Batch norms taken anew: exact means, untouched weights, and a pruned network that answers better than before."""
+"""Batch norms re-estimated: exact means, untouched weights, and a pruned network that predicts better than before."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_without_batch_norms_it_says_so() -> None:
     start = model_from_module(plain, preprocess=PREPROCESS, labels=("a", "b"))
     found = recalibrate_batch_norm.apply(start, Recalibrate(), samples(4))
     assert found.sha256 == start.sha256 and found.network is start.network
-    assert found.findings[-1] == "Batch norms were not taken anew: the network has none"
+    assert found.findings[-1] == "Batch norms were not re-estimated: the network has none"
 
 
 def test_refusals() -> None:

@@ -38,7 +38,7 @@ def test_other_outcomes_never_sound_like_success() -> None:
     infeasible = words.verdict_sentence(sample_run.result("infeasible"), "net")
     stopped = words.verdict_sentence(sample_run.result("stopped"), "net")
     assert infeasible.startswith("Limits not met: the nearest plan for net takes")
-    assert stopped.startswith("Stopped before the end") and "search split, not yet the verdict" in stopped
+    assert stopped.startswith("Stopped before the end") and "validation split, not yet the test split" in stopped
     assert words.verdict_sentence(sample_run.result("empty"), "net") == (
         "Stopped after 0 trials, before any plan for net had been measured."
     )
@@ -86,7 +86,7 @@ def test_points_have_no_negative_zero(points: float) -> None:
 def test_limits_in_words() -> None:
     found = [words.limit_words(limit) for limit in sample_run.budget("infeasible").to_json()["limits"]]
     assert found == [
-        "size on disk at most 0.05x of the baseline",
+        "model size at most 0.05x of the baseline",
         "peak memory at most 40.0 MB",
         "latency (p50) at most 0.60x of the baseline",
         "drop at most 1.0 pt",

@@ -247,7 +247,7 @@ def start_line(variant: Variant) -> Line:
             "memory_bytes": 25_276_502_016,
             "versions": {"torch": "2.13.0", "ai-edge-litert": "2.3.0"},
         },
-        "findings": ["2 pictures could not be read and were left out: photos/Bag/7.png, photos/Bag/9.png."],
+        "findings": ["2 images could not be read and were left out: photos/Bag/7.png, photos/Bag/9.png."],
     }
 
 

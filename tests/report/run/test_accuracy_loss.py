@@ -38,8 +38,8 @@ def test_words_on_top_say_what_was_lost_where_and_what_mended_it() -> None:
     litert, other = entries()
     assert (litert["runtime"], other["runtime"]) == ("litert", "onnxruntime"), "the chosen trial's runtime comes first"
     assert litert["sentences"] == [
-        "Static int8 as it is (wi8ai8) loses 6.40 pt on the search split (95 % interval 5.80 to 7.00 pt); the limit is"
-        " drop at most 1.0 pt.",
+        "Static int8 as it is (wi8ai8) loses 6.40 pt on the validation split (95 % interval 5.80 to 7.00 pt); the limit"
+        " is drop at most 1.0 pt.",
         "Of its noise (estimated), 41 % come from features.1.conv.1 (one of its 16 channels has 96 times the median"
         " range).",
         "Of the noise after the first repairs (eq-round-wi8ai8-mse, which leave 18.6 dB), 8 % come from"

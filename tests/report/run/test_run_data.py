@@ -47,8 +47,8 @@ def test_bars_hold_both_values_and_the_limit() -> None:
     # a relative limit is judged on the interleaved ratio, so that is what is drawn
     assert latency["draw"] == {"kind": "bars", "before": 1.0, "after": 0.34, "limit": 0.6, "low": 0.33, "high": 0.36}
     assert drop["draw"] == {"kind": "interval", "after": 0.2, "low": -0.1, "high": 0.5, "limit": 1.0}
-    assert drop["limit"]["text"] == "met, certified" and "verdict split, n = 10,000" in drop["title"]
-    assert bar(data, "accuracy")["after"]["text"] == "92.90 %"  # of the verdict split, not of the search split
+    assert drop["limit"]["text"] == "met, certified" and "test split, n = 10,000" in drop["title"]
+    assert bar(data, "accuracy")["after"]["text"] == "92.90 %"  # of the test split, not of the validation split
 
 
 def test_judgements_come_from_the_result() -> None:
@@ -141,7 +141,7 @@ def test_plots_hold_every_measured_trial_and_one_chosen() -> None:
 
 def test_a_relative_size_limit_is_drawn_on_a_relative_axis() -> None:
     size = made("infeasible")["plots"][0]
-    assert size["x"]["limit"] == 0.05 and size["x"]["title"].startswith("Size, as a ratio")
+    assert size["x"]["limit"] == 0.05 and size["x"]["title"].startswith("Model size, as a ratio")
     assert max(p["x"] for p in size["points"]) == pytest.approx(1.0)
 
 
@@ -195,7 +195,7 @@ def test_a_verdict_about_another_trial_is_not_borrowed() -> None:
 def test_the_environment_is_readable() -> None:
     about = made()["about"]
     assert ("memory", "25.3 GB") in about["environment"] and ("versions torch", "2.13.0") in about["environment"]
-    assert ("verdict", "10,000") in about["splits"] and about["seconds"] == "7 min 4 s"
+    assert ("test", "10,000") in about["splits"] and about["seconds"] == "7 min 4 s"
     assert "peak memory at most 40.0 MB" in about["budget"] and "limits" not in dict(about["inputs"])
 
 

@@ -158,7 +158,7 @@ def test_values_of_another_range_are_said_with_the_numbers(change: object, word:
     (finding,) = check(values.astype(np.float32))
     assert word in finding
     assert f"they reach from {values.min():.3g} to {values.max():.3g}" in finding
-    assert "pictures become -2.12 to 2.64" in finding
+    assert "images become -2.12 to 2.64" in finding
 
 
 def test_pixels_that_were_scaled_before_are_said() -> None:

@@ -90,4 +90,4 @@ def test_where_every_operator_converts_alone_the_first_error_stands(
     monkeypatch.setattr(child_process, "call", lambda *_, **__: None)
     first = ExportFailed(f"{blame.NOT_CONVERTED}: something of the whole")
     assert blame.explained(first, tmp_path / "x.pt2", "NHWC", {}) is first
-    assert not blame.unexplained(ExportFailed("The .tflite answers differently from the torch network"))
+    assert not blame.unexplained(ExportFailed("The .tflite has other outputs than the torch network"))

@@ -113,7 +113,7 @@ def test_a_miss_on_the_verdict_split_is_infeasible_and_no_second_is_tried() -> N
 def test_a_met_limit_on_the_search_split_is_not_called_a_verdict() -> None:
     data = composed([BASE, CHOSEN])
     assert data["status"] == "met" and data["comparison"]["drop"]["split"] == "search"
-    assert "the verdict split has not been read for it" in data["explanation"][0]
+    assert "the test split has not been read for it" in data["explanation"][0]
 
 
 def test_other_limits_choose_from_the_same_journal() -> None:
@@ -164,7 +164,7 @@ def test_no_limits() -> None:
 def test_an_interrupted_reading_is_counted_and_said() -> None:
     lines = [{"kind": "reading", "trial": 1, "reading": 1}, *reading()]
     data = composed([BASE, CHOSEN], lines)
-    assert any("The verdict split was read 2 times" in sentence for sentence in data["explanation"])
+    assert any("The test split was read 2 times" in sentence for sentence in data["explanation"])
 
 
 @pytest.mark.parametrize(("ratio", "said"), [(1.3, True), (1.01, True), (0.99, True), (0.9, False)])

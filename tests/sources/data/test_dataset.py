@@ -164,12 +164,12 @@ def test_what_is_skipped_is_said_with_its_name(tmp_path):
     picture(tmp_path / "loose.png", 99)
     dataset = data.open_data(tmp_path)
     broken = finding(dataset, "cannot be read")
-    assert broken.startswith("3 pictures of 13 cannot be read and are left out: a/cut.png (")
+    assert broken.startswith("3 images of 13 cannot be read and are left out: a/cut.png (")
     assert "a/none.jpg (it is empty)" in broken
-    assert "b/text.jpg (it is damaged, or of no known picture format)" in broken
-    assert finding(dataset, "ignored") == "1 file is no picture and ignored: b/notes.txt"
-    assert finding(dataset, "loose") == "1 picture lies outside the class folders and cannot be used: loose.png"
-    assert finding(dataset, "no class") == "1 folder holds no picture and is no class: empty"
+    assert "b/text.jpg (it is damaged, or of no known image format)" in broken
+    assert finding(dataset, "ignored") == "1 file is no image and ignored: b/notes.txt"
+    assert finding(dataset, "loose") == "1 image lies outside the class folders and cannot be used: loose.png"
+    assert finding(dataset, "no class") == "1 folder holds no image and is no class: empty"
     assert dataset.class_names == ("a", "b")
     assert sum(dataset.split_counts(0).values()) == 10
 
@@ -181,14 +181,14 @@ def test_a_cut_jpeg_is_found_when_opened(tmp_path):
         image.resize((size, size)).save(tmp_path / f"a/{size}.jpg")
     whole = (tmp_path / "a/64.jpg").read_bytes()
     (tmp_path / "a/cut.jpg").write_bytes(whole[: len(whole) * 9 // 10])
-    assert "1 picture of 7 cannot be read and is left out: a/cut.jpg (" in finding(data.open_data(tmp_path), "left out")
+    assert "1 image of 7 cannot be read and is left out: a/cut.jpg (" in finding(data.open_data(tmp_path), "left out")
 
 
 def test_classes_that_only_one_part_has(tmp_path):
     folder(tmp_path, {"train/a": 5, "train/b": 5, "train/c": 5, "test/a": 2, "test/b": 2, "test/z": 3})
     dataset = data.open_data(tmp_path)
-    assert finding(dataset, "z") == "1 class is missing in train/ but not beside it: z; 3 pictures are left out"
-    assert finding(dataset, "The test part") == "The test part has no pictures of 1 class: c"
+    assert finding(dataset, "z") == "1 class is missing in train/ but not beside it: z; 3 images are left out"
+    assert finding(dataset, "The test part") == "The test part has no images of 1 class: c"
     assert dataset.split_counts(0)["verdict"] == 4
 
 
@@ -208,7 +208,7 @@ def test_links_to_pictures_and_to_class_folders_are_read_and_said(tmp_path):
     assert dataset.class_names == ("a", "b", "fox")
     assert np.bincount(dataset.listing.labels).tolist() == [4, 4, 4]
     assert finding(dataset, "folder is a link").endswith(f"read where it leads: fox -> {tmp_path / 'elsewhere/fox'}")
-    assert f"1 picture is a link to a file elsewhere, which is read: a/out.png -> {tmp_path}" in finding(
+    assert f"1 image is a link to a file elsewhere, which is read: a/out.png -> {tmp_path}" in finding(
         dataset, "out.png"
     )
     assert finding(dataset, "not followed").startswith(
@@ -228,9 +228,9 @@ def test_folders_without_pictures_are_no_classes(tmp_path):
     dataset = data.open_data(tmp_path)
     assert (dataset.class_names, len(dataset.listing.names)) == (("a", "b"), 6)
     assert finding(dataset, "no class") == (
-        "51 folders hold no picture and are no classes: checkpoints, later0, later1 and 48 more"
+        "51 folders hold no image and are no classes: checkpoints, later0, later1 and 48 more"
     )
-    assert finding(dataset, "ignored") == "1 file is no picture and ignored: checkpoints/last.pth"
+    assert finding(dataset, "ignored") == "1 file is no image and ignored: checkpoints/last.pth"
 
 
 def test_a_folder_as_people_have_it(tmp_path):
@@ -289,16 +289,16 @@ def test_a_changed_picture_is_an_error_with_its_name(tmp_path):
     for path in tmp_path.glob("*/*.png"):
         path.write_bytes(b"gone")
     name = max(SPLITS, key=dataset.split_counts(0).get)
-    with pytest.raises(UserError, match=r"\.png cannot be read as a picture: .*; it could be read when the data was"):
+    with pytest.raises(UserError, match=r"\.png cannot be read as an image: .*; it could be read when the data was"):
         dataset.split(name, SMALL, split_seed=0)
 
 
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
-        ([], r"data holds no pictures in class folders \(it is empty\): expected are folders by class"),
+        ([], r"data holds no images in class folders \(it is empty\): expected are folders by class"),
         (["notes.txt"], r"\(found instead: notes\.txt\)"),
-        (["1.png", "2.png"], r"\(pictures outside of such folders have no class: 1\.png, 2\.png\)"),
+        (["1.png", "2.png"], r"\(images outside of such folders have no class: 1\.png, 2\.png\)"),
         (["test/a/1.png", "val/a/1.png"], r"has test/, val/ but no train/"),
         (["train/a/1.png", "val/a/1.png", "valid/a/1.png"], r"has both val/ and valid/: keep one of them"),
         (["a/1.png", "a/2.png"], r"data has readable samples of only the class 'a' to train on"),
@@ -316,7 +316,7 @@ def test_data_that_is_not_there_or_something_else(tmp_path):
     with pytest.raises(UserError, match=r"The data .*none does not exist: give a folder"):
         data.open_data(tmp_path / "none")
     (tmp_path / "data.csv").write_text("1,2")
-    with pytest.raises(UserError, match=r"data\.csv is neither a folder of pictures by class nor an \.npz file"):
+    with pytest.raises(UserError, match=r"data\.csv is neither a folder of images by class nor an \.npz file"):
         data.open_data(tmp_path / "data.csv")
 
 
@@ -441,7 +441,7 @@ X, Y = grey(20)
         ({"x": X, "y": np.where(Y == 3, 10**9, Y)}, r"y\[3\] is 1000000000: that would be 1,000,000,001 classes"),
         ({"x": X, "y": np.arange(20) * 5000}, r"95,001 classes, and the 20 rows have 20 different labels; number"),
         ({"x": X, "y": Y, "class_names": ["a", "b", "", "c"]}, r"class_names\[2\] is empty"),
-        ({"x": X.reshape(20, 36), "y": Y}, r"x has the shape \[20, 36\]; pictures are \[N, H, W\]"),
+        ({"x": X.reshape(20, 36), "y": Y}, r"x has the shape \[20, 36\]; images are \[N, H, W\]"),
         ({"x": grey(20, shape=(3, 6, 6))[0], "y": Y}, r"turn it with x\.transpose\(0, 2, 3, 1\)"),
         ({"x": X.astype(np.int64), "y": Y}, r"x is int64 \[20, 6, 6\]; expected is uint8"),
         ({"x": np.where(X > 250, np.nan, X), "y": Y}, r"x\[\d+\] holds NaN or infinite numbers"),
@@ -486,11 +486,11 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe.npz", tmp_path / "pipe", "/dev/zero"):
-        with pytest.raises(UserError, match=r"is neither a folder of pictures by class nor an \.npz file"):
+        with pytest.raises(UserError, match=r"is neither a folder of images by class nor an \.npz file"):
             data.open_data(path)
     folder(tmp_path / "data", {"a": 3, "b": 3})
     os.mkfifo(tmp_path / "data/a/pipe.png")
-    assert finding(data.open_data(tmp_path / "data"), "ignored") == "1 file is no picture and ignored: a/pipe.png"
+    assert finding(data.open_data(tmp_path / "data"), "ignored") == "1 file is no image and ignored: a/pipe.png"
 
 
 def test_copies_are_called_copies():

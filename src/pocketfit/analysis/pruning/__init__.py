@@ -1,1 +1,1 @@
-"""What channels are worth and what they cost."""
+"""How much channels matter, and what they cost."""

@@ -1,8 +1,8 @@
-"""How well a network does without some of its channels, in eager torch: the work behind channel_sensitivity.
+"""Loss and accuracy of a network without some of its channels, in eager torch: the work behind channel_sensitivity.
 
-The network is sliced, not masked: that is what pruning does, whatever the layers are, and a smaller network is also
-the faster one to run. Everything runs on one thread and in batches of one size, so that the numbers are the same to the
-last bit wherever they are computed.
+Channels are sliced off, not masked: pruning does the same, whatever the layers are, and a smaller network runs faster.
+Everything runs on one thread and in batches of one size, so that the numbers are the same to the last bit wherever they
+are computed.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from pocketfit.sources.input_contract import check_preprocess
 from pocketfit.sources.models.open_model import load_model, save_model
 
 BATCH = 64
-RAISED = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)  # by a forward that knows its sizes by heart
+RAISED = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)  # by a forward with constant sizes
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Job:
-    """Channels to go without: `removed` holds their ids in the graph; group and kept are handed through."""
+    """Channels to remove: `removed` holds their ids in the graph; group and kept are copied into the row."""
 
     group: str
     kept: int
@@ -47,11 +47,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a network says to N samples, C classes.
+    """A network's predictions for N samples, C classes.
 
     log_probabilities  float64 [N, C]
     losses             float64 [N]: cross-entropy with the labels, or KL divergence from a reference network
-    right              float64 [N]: 1 where the largest answer is the label, or the reference's
+    right              float64 [N]: 1 where the predicted class is the label, or the reference's prediction
     """
 
     log_probabilities: NDArray[np.float64]
@@ -60,9 +60,9 @@ class Answers:
 
 
 def answers(network: nn.Module, samples: Samples, reference: Answers | None = None) -> Answers:
-    """Of a network to all samples; those without labels are judged by the reference (itself, where that is None).
+    """The Answers of a network for all samples. Samples without labels are judged by `reference` (None: by itself).
 
-    Raises what the forward raises, and ArithmeticError where answers are not finite.
+    Raises what the forward raises, and ArithmeticError where outputs are not finite.
     """
     faster = copy.deepcopy(network)
     move(faster, None, torch.channels_last)
@@ -75,7 +75,7 @@ def answers(network: nn.Module, samples: Samples, reference: Answers | None = No
             found.append(faster(inputs).double().log_softmax(-1).numpy())
     logs = np.concatenate(found)
     if not np.isfinite(logs).all():
-        raise ArithmeticError("its answers are not finite")
+        raise ArithmeticError("its outputs are not finite")
     rows = np.arange(len(logs))
     if is_labelled(samples):
         wanted, losses = samples.labels, -logs[rows, samples.labels]
@@ -113,7 +113,7 @@ def _outcome(network: nn.Module, graph: ChannelGraph, samples: Samples, whole: A
     except (*RAISED, ArithmeticError) as error:
         return {"why_not": (str(error) or type(error).__name__).splitlines()[0][:200]}
     if found.log_probabilities.shape != whole.log_probabilities.shape:
-        return {"why_not": "the number of its answers changes"}
+        return {"why_not": "the number of its outputs changes"}
     rise, rise_se = mean_and_error(found.losses - whole.losses)
     drop, drop_se = mean_and_error(100 * (whole.right - found.right))
     return {
@@ -138,7 +138,7 @@ def mean_and_error(values: NDArray[np.float64]) -> tuple[float, float]:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums come out the same in every process."""
+    """Inside, torch uses one thread, so that sums are the same in every process."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -148,7 +148,7 @@ def one_thread() -> Iterator[None]:
 
 
 def write_work(folder: Path, model: Model, graph: ChannelGraph, samples: Samples, whole: Answers) -> None:
-    """What a child needs: the model folder, and arrays that numpy reads without unpickling."""
+    """Write what a child needs: the model folder, and arrays that numpy reads without unpickling."""
     save_model(model, folder / "model")
     np.savez(folder / "ids.npz", *(part.ids for part in graph.slices))
     np.save(folder / "samples.npy", samples.array)
@@ -162,8 +162,8 @@ def write_work(folder: Path, model: Model, graph: ChannelGraph, samples: Samples
 def in_child(folder: str, jobs: list[list[Any]], lines: str, stop: str, closed: str | None) -> list[Row]:
     """The child's side of `carry_out`: each row is also a line of `lines`; ends early once the file `stop` exists.
 
-    closed  of a network from a factory, which the parent was allowed to call: the folder that its code must not come
-            from, "" where the user gave the name
+    closed  for a network from a factory that the parent may call: the folder from which its code must not come, ""
+            where the user gave the name
     """
     work = Path(folder)
     if closed is not None:

@@ -1,8 +1,8 @@
-"""What a network costs on paper once channels are gone: exact, without building it.
+"""Multiply-accumulates and bytes of a network with fewer channels: exact, without building it.
 
 A parameter's size is the product of its dimensions, and each dimension loses a fixed number of entries with each
-channel of a group (Group.members). The multiply-accumulates of a convolution or linear layer are its weights times the
-places that it is carried out at, which pruning leaves as they are.
+channel of a group (Group.members). The multiply-accumulates of a convolution or linear layer are its weights times its
+output positions, whose number pruning does not change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a whole network, for one sample: multiply-accumulates, and bytes of its parameters in float32."""
+    """A whole network's multiply-accumulates for one sample, and the bytes of its parameters in float32."""
 
     macs: int
     size_bytes: int
@@ -32,7 +32,7 @@ class Cost:
 class Parameter:
     """One parameter of the unpruned network.
 
-    places  how often each of its entries is multiplied for one sample; 0 for what is no layer's weight
+    places  how often each of its entries is multiplied for one sample; 0 for parameters other than layers' weights
     cuts    (dimension, number of the group, entries that go with each of its channels)
     """
 
@@ -41,7 +41,7 @@ class Parameter:
     cuts: tuple[tuple[int, int, int], ...]
 
     def entries(self, removed: Mapping[int, int]) -> int:
-        """How many are left, where `removed` says how many channels each group has lost.
+        """How many entries are left; `removed` says how many channels each group has lost.
 
         >>> Parameter((8, 4, 3, 3), 1.0, ((0, 0, 1), (1, 5, 2))).entries({0: 2, 5: 1})
         108
@@ -72,7 +72,7 @@ class Costs:
 def costs_of(network: nn.Module, graph: ChannelGraph) -> Costs:
     """The costs of a network, from its channel graph."""
     stored = network.state_dict(keep_vars=True)
-    first_name = {id(tensor): name for name, tensor in reversed(list(stored.items()))}  # of a tensor with several names
+    first_name = {id(tensor): name for name, tensor in reversed(list(stored.items()))}  # a tensor may have several
     cuts: dict[str, list[tuple[int, int, int]]] = {}
     for number, group in enumerate(graph.groups):
         for (name, dim), per_channel in group.members.items():

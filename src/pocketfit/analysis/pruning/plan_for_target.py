@@ -62,17 +62,17 @@ class Target:
 
     @property
     def name(self) -> str:
-        """What is to come down, in a word."""
+        """The quantity that is to be reduced, in a word."""
         return self.quantity.removesuffix("_ms")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A plan and what is expected of it: costs exactly, the rest is the sum of what groups alone cost (estimated).
+    """A plan and what is expected of it: costs are exact, the drop is the sum of the single groups' drops (estimated).
 
-    latency_ratio, latency_ms  estimated too; None where the table says nothing of a runtime
-    drop_points  of the accuracy; each group counts at least 0, and at least as much as with fewer channels gone. Groups
-                 that are pruned together cost other than the sum, before training mostly more
+    latency_ratio, latency_ms  estimated, too; None where the table has no latencies
+    drop_points  drop of the accuracy; each group counts at least 0, and at least as much as with fewer channels
+                 removed. Groups that are pruned together differ from the sum: before training they mostly lose more
     """
 
     layers: Layers
@@ -116,10 +116,10 @@ class Planned:
 def plan_for(table: ChannelTable, target: Target) -> Layers:
     """(pattern, ratio) pairs for Prune.layers that meet the target, each group at one of the table's ratios.
 
-    Greedy: the step that costs the least loss for each multiply-accumulate (size: byte; latency: predicted microsecond)
-    it saves comes next; steps that turn out to be needless in the end are taken back. Multiply-accumulates and bytes
-    are those of the pruned network, exactly; latency is estimated. Losses are taken to add up, which they do not: the
-    sum ranks plans, and says nothing certain about one.
+    Greedy: the next step is the one with the least loss for each multiply-accumulate (size: byte; latency: predicted
+    microsecond) that it saves; steps that are needless in the end are taken back. Multiply-accumulates and bytes are
+    those of the pruned network, exactly; latency is estimated. Losses are added up, though they are not additive: the
+    sum ranks plans, and is no prediction for one of them.
 
     Raises UserError where the table's ratios do not reach the target, where drop is asked for without labels, and
     where latency is asked for and the table has none.
@@ -169,7 +169,7 @@ def check_reachable(table: ChannelTable, target: Target) -> None:
 
 
 def _chosen(table: ChannelTable, target: Target) -> dict[str, int]:
-    """By group: the index of its point."""
+    """The index of each group's point, by the group's name."""
     check_reachable(table, target)
     curves, drop_asked = _usable(table), target.quantity == "drop"
     wanted = math.inf if drop_asked else _wanted(table, target)
@@ -205,7 +205,7 @@ def _take_back(
     target: Target,
     losses: dict[str, list[float]],
 ) -> None:
-    """Undo whole or in part what the target is met without, the costliest first."""
+    """Undo steps, whole or in part, without which the target is still met, those with the largest loss first."""
     wanted = _wanted(table, target)
     for name in sorted(steps, key=lambda group: -losses[group][steps[group]]):
         for index in range(-1, steps[name]):
@@ -217,7 +217,7 @@ def _take_back(
 
 
 def _usable(table: ChannelTable) -> list[Curve]:
-    """The groups that Prune takes channels from, with those of their points that differ from the whole network."""
+    """The groups from which Prune removes channels, with those of their points that differ from the whole network."""
     found = []
     for curve in table.curves:
         if curve.edge == "first":
@@ -231,7 +231,7 @@ def _usable(table: ChannelTable) -> list[Curve]:
 
 
 def _removed(curves: Sequence[Curve], steps: dict[str, int]) -> dict[int, int]:
-    """By number of the group: the channels that it loses at these steps."""
+    """How many channels each group, by its number, loses at these steps."""
     removed: dict[int, int] = {}
     for curve in curves:
         if curve.group in steps:
@@ -258,7 +258,7 @@ def _wanted(table: ChannelTable, target: Target) -> float:
 
 
 def _share(table: ChannelTable, curves: Sequence[Curve], steps: dict[str, int], target: Target) -> float:
-    """What is left of the whole network's cost at these steps; for a drop, its multiply-accumulates."""
+    """The share of the whole network's cost that is left at these steps; for a drop, of its multiply-accumulates."""
     removed = _removed(curves, steps)
     if target.name == "latency" and table.latency is not None:
         return table.latency.ratio(removed)
@@ -271,7 +271,7 @@ def _saved(table: ChannelTable, curves: Sequence[Curve], steps: dict[str, int], 
 
 
 def _rising(values: Sequence[float]) -> list[float]:
-    """More channels gone cannot cost less, and nothing can be gained: what falls below is noise.
+    """The running maximum from 0 on: with more channels removed, a smaller loss, or a gain, is noise.
 
     >>> _rising([-0.1, 0.4, 0.3])
     [0.0, 0.4, 0.4]

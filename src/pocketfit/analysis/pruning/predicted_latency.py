@@ -1,4 +1,4 @@
-"""What a network takes in a runtime once channels are gone: predicted from a table of measured sub-networks."""
+"""Latency of a network with fewer channels in a runtime: predicted from a table of measured sub-networks."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelLatency:
-    """Estimated latency of the networks that a ChannelTable speaks of; the whole network's, `full_ms`, is measured.
+    """Estimated latencies of the networks in a ChannelTable; that of the whole network, `full_ms`, is measured.
 
-    held_out  errors of such predictions for measured sub-networks that they were not fitted on
+    held_out  errors of such predictions on measured sub-networks that were not used for the fit
     groups    for each of ChannelGraph.groups its name and how many channels it has
     """
 
@@ -42,7 +42,7 @@ class ChannelLatency:
     def ratio(self, removed: Mapping[int, int]) -> float:
         """Predicted latency over the whole network's, after each group, by its number, has lost so many channels.
 
-        NaN where one of them is none that a table of costs knows: what the first layer makes.
+        NaN where one of them is not in the table of costs: the group that the first layer makes.
         """
         widths = {}
         for number, lost in removed.items():
@@ -54,7 +54,7 @@ class ChannelLatency:
         return self.fitted.ratio(widths)
 
     def to_json(self) -> dict[str, Any]:
-        """What stands in the result; the predictor does not."""
+        """The JSON for the result, without the predictor."""
         kept = {key: value for key, value in vars(self).items() if key not in ("fitted", "groups")}
         return {**kept, "held_out": asdict(self.held_out), "environment": dict(self.environment)}
 
@@ -62,7 +62,7 @@ class ChannelLatency:
 def measured(
     model: Model, graph: ChannelGraph, settings: ExportSettings, folder: Path, *, threads: int, watch: Watch
 ) -> ChannelLatency:
-    """From the table of costs in `folder`, of which what is missing is measured now.
+    """The ChannelLatency from the table of costs in `folder`; missing sub-networks are measured now.
 
     Raises UserError where no group can be pruned, MissingPackage where the runtime is not installed, and what its
     export raises.

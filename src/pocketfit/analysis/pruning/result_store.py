@@ -1,7 +1,7 @@
-"""Where the results of channel_trials are kept, and the processes that they come from.
+"""The store for the results of evaluate.py, and the processes that compute them.
 
-One file holds the answers to one question, a JSON line for each (group, channels kept). While a run is on, each of its
-processes writes a file of its own beside it, so that a kill loses no more than what was being judged.
+One file holds the results for one network, data and settings: a JSON line for each (group, channels kept). While a run
+is on, each of its processes writes a file of its own beside it, so that a kill loses only evaluations in progress.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def evaluated(
     key: str,
     progress: Tick | None,
 ) -> dict[tuple[str, int], Row]:
-    """By (group, channels kept): the row, from the store or fresh."""
+    """The row for each (group, channels kept), from the store or computed now."""
     rows = {} if store is None else _stored(store, key)
     missing = [job for job in jobs if (job.group, job.kept) not in rows]
     if missing:
@@ -100,7 +100,7 @@ def evaluated(
 def _in_children(
     model: Model, work: Path, jobs: Sequence[Job], lines: Sequence[Path], tell: Callable[[int], None]
 ) -> list[Row]:
-    """Every process takes each so-many-th job. Where one fails, or the user stops, the others end after their job."""
+    """Share the jobs among processes. Where one fails, or the user stops, the others end after their current job."""
     stop, name = work / "stop", model.origin.name
     closed = None if model.origin.kind != "factory" else str(user_code.closed_to(name) or "")
     with ThreadPoolExecutor(len(lines)) as pool:
@@ -127,7 +127,7 @@ def _in_children(
 
 
 def _stored(store: Path, key: str) -> dict[tuple[str, int], Row]:
-    """All whole rows of this question; a torn last line (a kill) is left out. Raises UserError for any other line."""
+    """All whole rows under this key; a torn last line (a kill) is left out. Raises UserError for any other line."""
     rows: dict[tuple[str, int], Row] = {}
     for path in sorted(store.glob(f"{key}*.jsonl")):
         source, mend = f"A line of {path}", "remove the file"
@@ -140,7 +140,7 @@ def _stored(store: Path, key: str) -> dict[tuple[str, int], Row]:
 
 
 def _merge(store: Path, key: str, rows: dict[tuple[str, int], Row]) -> None:
-    """One file in place of one for each process."""
+    """Write one file in place of those of the processes."""
     parts = list(store.glob(f"{key}-*.jsonl"))
     with whole_or_not(store / f"{key}.jsonl") as partial:
         partial.write_bytes(b"".join(map(trials.line, rows.values())))

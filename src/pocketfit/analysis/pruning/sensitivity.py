@@ -1,7 +1,7 @@
 """Which channels a network can do without: each coupled group alone, at several ratios, without any training.
 
-All of it is estimated, in eager PyTorch: the finalists of a search are measured in the runtime. What is found is kept
-as one JSON line for each (group, channels kept), so that a run that was killed goes on where it was.
+All of it is estimated, in eager PyTorch: the finalists of a search are measured in the runtime. Results are kept as one
+JSON line for each (group, channels kept), so that a killed run goes on where it was.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pocketfit.passes.prune import criteria, prune_channels
 
 RATIOS = (0.25, 0.5, 0.75)
 STORE_VERSION = 1
-NUMBERS = ("loss", "loss_rise", "loss_rise_se", "accuracy", "drop_points", "drop_points_se")  # of a Point
+NUMBERS = ("loss", "loss_rise", "loss_rise_se", "accuracy", "drop_points", "drop_points_se")  # fields of a Point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,8 @@ class Point:
     drop_points     the same of the accuracy, in points of percent; positive: lost
     cost            of the whole network
     why_not         why the network does not run so, "" where it does; the numbers are NaN then
-    latency_ratio   predicted latency over that of the whole network; None without a table of costs, and where that
-                    does not know the group
+    latency_ratio   predicted latency over that of the whole network; None without a table of costs, and where the table
+                    does not have the group
     """
 
     ratio: float
@@ -65,10 +65,10 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One coupled group, or several where a layer's channels are split between them and a pattern finds all of them.
+    """One coupled group; or several, where the channels of one layer are in several groups and a pattern selects all.
 
     group     the first layer that makes these channels; layers: all that make them
-    pattern   a regular expression that finds exactly these groups in Prune.layers
+    pattern   a regular expression that selects exactly these groups in Prune.layers
     members   (number of the group in ChannelGraph.groups, its channels)
     removed   for each point, the channels that each member loses
     edge      "first": made by the network's first layer, which Prune leaves whole; "last": read by its last layer
@@ -93,7 +93,7 @@ class ChannelTable:
     """Every group that can lose channels, in the order of the network.
 
     loss, accuracy  of the whole network; without labels 0 and 1, as it is compared with itself
-    latency         of these networks in a runtime, where that was asked for
+    latency         latencies of these networks in a runtime, where they were requested
     """
 
     model: str
@@ -150,11 +150,11 @@ def channel_sensitivity(
     samples    of the search split; where none has a label, answers are compared with those of the whole network
     ratios     shares of channels to remove, each above 0 and below 1
     criterion  which channels go, and `multiple`, to which those that stay are rounded: as in Prune
-    looked_at  of the training split: what criteria that ask for data look at
+    looked_at  samples of the training split for criteria that need data
     workers    processes of one thread each; the numbers do not depend on how many
     store      folder in which results are kept; the same question finds them there again
     progress   called with (evaluated, all)
-    check      called before anything is evaluated with a table that has costs and no losses; what it raises ends it all
+    check      called, before anything is evaluated, with a table that has costs and no losses; it may raise to stop
     latency    goes into the table
 
     Raises UserError for ratios that cannot be carried out, no samples, or a network that torch.export can't follow.
@@ -226,7 +226,7 @@ def checked_ratios(ratios: Iterable[float]) -> tuple[float, ...]:
 
 
 def _judged(samples: Samples) -> tuple[Samples, tuple[str, ...]]:
-    """Those with labels where there are any."""
+    """(the samples to evaluate on: those with labels, where there are any; sentences about that)."""
     known = np.flatnonzero(samples.labels >= 0)
     if len(known) in (0, len(samples)):
         return samples, ()
@@ -234,7 +234,7 @@ def _judged(samples: Samples) -> tuple[Samples, tuple[str, ...]]:
 
 
 def _without_points(model: Model, graph: ChannelGraph, ratios: Sequence[float], multiple: int) -> list[Curve]:
-    """The groups of the graph, those of the first layer too, with what each loses at each ratio."""
+    """The groups of the graph, the first layer's too, with the number of channels that each loses at each ratio."""
     removable = {id(group) for group in prune_channels.removable(graph)}
     numbers = [number for number, group in enumerate(graph.groups) if group.prunable]
     sets = _together([n for n in numbers if id(graph.groups[n]) in removable], graph.groups)
@@ -264,7 +264,7 @@ def _without_points(model: Model, graph: ChannelGraph, ratios: Sequence[float], 
 
 
 def _together(numbers: Sequence[int], groups: Sequence[Group]) -> list[tuple[int, ...]]:
-    """Groups that one layer name finds are judged as one, as no pattern of Prune.layers tells them apart."""
+    """Sets of groups to evaluate as one: those of one layer, because patterns of Prune.layers can't separate them."""
     sets: list[list[int]] = []
     for number in numbers:
         group = groups[number]
@@ -278,7 +278,7 @@ def _together(numbers: Sequence[int], groups: Sequence[Group]) -> list[tuple[int
 
 
 def _layer(group: Group) -> str:
-    """The layer that a group is called after: "a#2" is the second group that "a" makes."""
+    """The layer that a group is named after: "a#2" is the second group that "a" makes."""
     return group.name.partition("#")[0]
 
 
@@ -288,7 +288,7 @@ def _kept(group: Group, ratio: float, multiple: int) -> int:
 
 
 def _read_last(graph: ChannelGraph) -> list[tuple[str, int]]:
-    """Where the inputs of the last layer with weights lie."""
+    """(parameter, dimension) of the inputs of the last layer with weights."""
     last = next((layer.name for layer in reversed(graph.layers) if layer.macs and layer.params), "")
     return [(f"{last}.weight", 1)]
 
@@ -296,9 +296,9 @@ def _read_last(graph: ChannelGraph) -> list[tuple[str, int]]:
 def _refused(
     model: Model, graph: ChannelGraph, curves: Sequence[Curve], ratios: Sequence[float], settings: Prune
 ) -> dict[str, str]:
-    """By group: why pruning leaves it whole, where a forward lays channels out by numbers that it has written down.
+    """Why pruning leaves a group whole, by the group's name, where a forward rearranges channels by constants.
 
-    Such a network may run with fewer channels, and mix them up; prune.apply knows, and looks at each group alone.
+    Such a network may run with fewer channels and mix them up; prune.apply finds out, for each group alone.
     """
     found = {}
     for curve in curves if graph.reshapes else ():
@@ -313,7 +313,7 @@ def _refused(
 
 
 def _jobs(graph: ChannelGraph, curves: Sequence[Curve], scores: Mapping[str, NDArray[np.float64]]) -> list[Job]:
-    """One for each group and number of channels; rounding lets several ratios ask for the same."""
+    """One job for each group and number of channels; after rounding, several ratios may mean the same number."""
     jobs: dict[tuple[str, int], Job] = {}
     for curve in curves:
         groups = [graph.groups[number] for number, _ in curve.members]
@@ -331,7 +331,7 @@ def _jobs(graph: ChannelGraph, curves: Sequence[Curve], scores: Mapping[str, NDA
 
 
 def _key(model: Model, samples: Samples, criterion: str, looked_at: Samples | None) -> str:
-    """Names the question: the same rows answer it."""
+    """A hash of everything that the rows depend on: results under the same key can be used again."""
     about = [STORE_VERSION, model.key, samples.sha256, samples.split, model.split_seed, len(samples), criterion]
     if looked_at is not None and criterion in criteria.DATA_DRIVEN:
         about.append(looked_at.sha256)
@@ -348,7 +348,7 @@ def _with_points(
     accuracy: float,
     why_not: str,
 ) -> Curve:
-    """The curve with its points; where no channel goes, nothing changes, and what has no row is NaN."""
+    """The curve with its points. Where no channel is removed nothing changes; a point without a row has NaN."""
     unchanged: Row = {**dict.fromkeys(NUMBERS, 0.0), "loss": loss, "accuracy": accuracy}
     points = []
     for ratio, removed in zip(ratios, curve.removed, strict=True):

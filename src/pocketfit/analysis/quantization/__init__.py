@@ -1,1 +1,1 @@
-"""What quantization costs, and where."""
+"""How much quantization costs, and in which layers."""

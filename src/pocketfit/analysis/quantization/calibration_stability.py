@@ -1,4 +1,4 @@
-"""How much the choice of the range method hangs on which samples were calibrated on. Estimated, in torch."""
+"""How much each range method depends on the choice of calibration samples. Estimated, in torch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pocketfit.core.support.progress import Tick
 from pocketfit.numerics.sqnr import ratio_db
 
 SEEDS = 3
-JUDGED = 8  # samples that the answers are compared on
+JUDGED = 8  # samples on which the outputs are compared
 SEEN = 48  # samples of each subset, at most
 METHODS: tuple[RangeMethod, ...] = get_args(RangeMethod)
 
 
 @dataclass(frozen=True)
 class MethodStability:
-    """SQNR of the answers with ranges by one method, dB, one for each subset of the calibration samples."""
+    """SQNR of the outputs with ranges by one method, in dB, for each subset of the calibration samples."""
 
     method: RangeMethod
     sqnr_db: tuple[float, ...]

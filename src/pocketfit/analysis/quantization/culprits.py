@@ -1,7 +1,7 @@
-"""Who is to blame, in words: from the table of sensitivities and the measured files to sentences and an exclude list.
+"""The layers that add most noise, why they do, and which layers to leave in float: sentences and an exclude list.
 
-A layer left in float does not take the tensor behind it off its grid as long as an integer kernel reads it. So where
-the tensor is what costs, the layers that read it belong on the list too.
+Leaving a layer in float does not leave its output tensor in float, as long as an integer kernel reads that. So where
+the tensor makes the noise, the layers that read it belong on the list, too.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "
 
 @dataclass(frozen=True)
 class Culprit:
-    """A layer that costs much.
+    """A layer that adds much noise.
 
     cause       why, in words
-    keep_float  what must stay in float to spare its cost; () where nothing with weights can
+    keep_float  the layers that must stay in float to avoid the noise; () where leaving layers in float can't
     """
 
     layer: str
@@ -33,20 +33,20 @@ class Culprit:
 
 
 def culprits(layers: Sequence[LayerSensitivity], most: int) -> tuple[Culprit, ...]:
-    """The first `most` by their share of the noise."""
+    """The `most` layers with the largest shares of the noise."""
     ranked = sorted(layers, key=lambda one: -one.share)[:most]
     return tuple(Culprit(one.layer, one.share, cause(one, layers), keep_float(one, layers)) for one in ranked)
 
 
 def tensor_costs(row: LayerSensitivity) -> bool:
-    """Whether the tensor behind a layer costs more than its weights."""
+    """Whether the tensor behind a layer makes more noise than its weights."""
     if row.weights_db is None or row.activations_db is None:
         return row.weights_db is None
     return row.activations_db < row.weights_db
 
 
 def keep_float(row: LayerSensitivity, layers: Sequence[LayerSensitivity]) -> tuple[str, ...]:
-    """What to leave in float: the layer, and the readers of its tensor where that is what costs."""
+    """The layers to leave in float: this one, and the readers of its output tensor where that makes the noise."""
     readers = tuple(one.layer for one in layers if one.reads == row.layer and one.weight_bits is not None)
     if row.weight_bits is None:
         is_input = bool(layers) and layers[0].layer == row.layer
@@ -55,7 +55,7 @@ def keep_float(row: LayerSensitivity, layers: Sequence[LayerSensitivity]) -> tup
 
 
 def cause(row: LayerSensitivity, layers: Sequence[LayerSensitivity]) -> str:
-    """Why a layer costs: uneven channels around it, or else what can be said of it."""
+    """Why a layer adds noise, in words: uneven channels around it, or else what is known of it."""
     by_name = {one.layer: one for one in layers}
     source = by_name.get(row.reads)
     tensor, weights = [], []
@@ -83,7 +83,7 @@ def cause(row: LayerSensitivity, layers: Sequence[LayerSensitivity]) -> str:
 
 
 def check_names(names: Collection[str], known: Collection[str]) -> None:
-    """UserError for a name that is no layer, with the nearest that are."""
+    """Raise UserError for a name that is no layer; the sentence has the nearest names."""
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)

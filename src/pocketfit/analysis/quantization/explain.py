@@ -1,7 +1,7 @@
 """`pocketfit explain`: which layers cost a plain int8 file its accuracy, and what the ladder does about them.
 
 Whole files are measured in their runtime: float, plain int8, after each of the ladder's first rungs, and with the
-guilty layers in float. What a single layer costs on its own is estimated (analysis/quantization/sensitivity.py).
+culprits in float. The noise of a single layer is estimated (analysis/quantization/sensitivity.py).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MOST_CULPRITS = 3
 
 @dataclass(frozen=True)
 class Ask:
-    """What is explained: a static int8 file of a runtime, its weights on 8 or 4 bits, with some layers in float."""
+    """The file to explain: static int8 in a runtime, with weights of 8 or 4 bits, and some layers in float."""
 
     runtime: str = "litert"
     weight_bits: int = 8
@@ -44,7 +44,7 @@ class Ask:
 
     @property
     def settings(self) -> ExportSettings:
-        """The runtime's first static int8 recipe with weights of 8 bits; they are 4 where that is asked for."""
+        """The runtime's first static int8 recipe with 8-bit weights, changed to 4 bits where that is asked for."""
         recipes = runtimes.get(self.runtime).recipes()
         static = next(e for e in recipes if e.precision == "int8" and e.weights == "int8")
         return replace(
@@ -61,7 +61,7 @@ class Explanation:
 
     files        float, plain, rungs in order, then files with layers in float
     drift_db     by layer: SQNR of the deployed file's own tensor against the float file's, measured
-    after        by rung, then by guilty layer: its only_db then (estimated)
+    after        by rung, then by culprit: its only_db after that rung (estimated)
     exclude      layers that are worth leaving in float
     """
 
@@ -101,12 +101,13 @@ def explain(
     training: Samples | None = None,
     watch: Watch | None = None,
 ) -> Explanation:
-    """Measure, blame, and say so; `out` is a folder for the files that are made on the way.
+    """Measure files, find the culprits, and explain them; `out` is a folder for the files that are made on the way.
 
-    search    held-out samples, that all files are measured on, labelled or not
-    training  some of the training split, to see whether calibration samples are like them
-    Raises UserError for calibration samples that can set no range, a name that is no layer's, and settings that the
-    runtime has no kernels for.
+    search    held-out samples on which all files are measured, labelled or not
+    training  some of the training split, to check whether calibration samples are like them
+
+    Raises UserError for calibration samples that can set no range, a name that is no layer's, and settings for which
+    the runtime has no kernels.
     """
     watch = watch or Silent()
     settings, runtime = ask.settings, runtimes.get(ask.runtime)
@@ -162,7 +163,7 @@ def explain(
 
 
 def rungs() -> tuple[tuple[str, tuple[PassSettings, ...]], ...]:
-    """The ladder's first rungs, each with ranges by least squared error: what needs no training."""
+    """The ladder's first rungs, those without training, each with ranges by least squared error."""
     return (
         ("ranges by least squared error", ()),
         ("equalization", (Equalize(),)),

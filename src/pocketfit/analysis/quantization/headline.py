@@ -1,4 +1,4 @@
-"""What `explain` says on top, and what it would leave in float."""
+"""The headline of `explain`, and its exclude list."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pocketfit.analysis.quantization.culprits import Culprit
 from pocketfit.analysis.quantization.measured_files import Measured
 
-HARMLESS_DB = 30.0  # the noise is under 3 % of the answers
-WORTH_DB = 0.5  # a gain that is worth a layer in float, or a sentence
+HARMLESS_DB = 30.0  # SQNR at which the noise is about 3 % of the outputs
+WORTH_DB = 0.5  # smallest gain that is worth a layer in float, or a sentence
 
 
 def excluded(kept: Sequence[Measured], plain: Measured) -> tuple[str, ...]:
-    """The layers that are worth leaving in float: by points where they are more than noise, else by decibels."""
+    """The layers that are worth leaving in float: judged by points where these exceed noise, else by decibels."""
     if is_harmless(plain):
         return ()
     worth = [one for one in kept if _certain(one) or one.gain_db >= WORTH_DB]
@@ -21,7 +21,7 @@ def excluded(kept: Sequence[Measured], plain: Measured) -> tuple[str, ...]:
 
 
 def headline(blamed: Sequence[Culprit], files: Sequence[Measured]) -> str:
-    """The finding in one sentence: in points where they are more than noise, else in decibels."""
+    """The finding in one sentence: in points where these exceed noise, else in decibels."""
     plain = next(one for one in files if one.kind == "plain")
     if not blamed:
         return f"Nothing is quantized: the file has {plain.sqnr_db:.1f} dB."
@@ -60,7 +60,7 @@ def _certain(file: Measured) -> bool:
 
 
 def _bought(files: Sequence[Measured], plain: Measured, *, points: bool) -> str:
-    """What the rung that helped most did to the whole file, "" where none did."""
+    """What the best rung gained for the whole file, in words; "" where none helped."""
     steps = [plain, *(one for one in files if one.kind == "rung")]
     gains = [(after.sqnr_db - before.sqnr_db, after) for before, after in itertools.pairwise(steps)]
     gain, best = max(gains, key=lambda pair: pair[0], default=(0.0, plain))

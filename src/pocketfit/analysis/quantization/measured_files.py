@@ -31,8 +31,8 @@ class Measured:
 
     kind     "float", "plain", "rung", "kept" (layers in float), "excluded" (all of the exclude list in float)
     drop     points lost against the float file, None without labels
-    cost     of "kept" and "excluded": points that the plain file loses against this one
-    gain_db  against the plain file
+    cost     for "kept" and "excluded": points that the plain file loses against this one
+    gain_db  SQNR gained against the plain file
     """
 
     name: str
@@ -52,7 +52,7 @@ class Measured:
 class Bench:
     """Makes files of one network in `out`, and measures them all on the same samples, the float file first.
 
-    labelled    whether points can be told
+    labelled    whether the samples have labels, so that drops in points are known
     findings    sentences of exports and passes
     """
 
@@ -151,13 +151,13 @@ class Bench:
         return self.measure(name, "rung", passes, settings, model=model), model
 
     def kept(self, layer: str, names: tuple[str, ...], settings: ExportSettings) -> Measured:
-        """The plain file with these layers in float, to spare what `layer` costs ("": what all of them do)."""
+        """The plain file with these layers in float, to avoid the noise of `layer` ("": of all of them)."""
         kind, name = ("kept", f"{', '.join(names)} in float") if layer else ("excluded", "all of them in float")
         wanted = replace(settings, keep_float=tuple(dict.fromkeys((*settings.keep_float, *names))))
         return replace(self.measure(name, kind, (), wanted, layer=layer), keep_float=names)
 
     def drift(self) -> tuple[dict[str, float], str]:
-        """By layer, from the tensors of the two files themselves."""
+        """(SQNR of each layer, from the tensors of the two files themselves; a note)."""
         self.watch.step("the deployed file's own tensors")
         some = self.search.take(range(min(DRIFT_SAMPLES, len(self.search))))
         found = compare_files.compare(
@@ -170,7 +170,7 @@ class Bench:
         path = self.files / f"{plan.file_stem}{self.runtime.EXTENSION}"
         given = self.calibration if plan.export.precision == "int8" else None
         artifact = self.runtime.export(model, plan, given, path, work=self.work)
-        if not plan.export.keep_float:  # what such a file converts between its layers is known
+        if not plan.export.keep_float:  # with layers in float, conversions between layers are expected
             self.findings += [note for note in artifact.notes if note not in self.findings]
         return path
 

@@ -1,8 +1,7 @@
-"""Which layer costs how much when a network is quantized: the table that blame and mixed precision stand on.
+"""How much noise each layer adds when a network is quantized: the table behind culprits and mixed precision.
 
-All of it is estimated, by passes.simulate: the same question asked of files would take two exports for each layer.
-A layer is one with weights, together with the tensors behind it; sums, pooled tensors and the input are rows of their
-own, without weights.
+All of it is estimated with passes/quantize/simulate: files would need two exports for each layer. A row is a layer with
+weights, together with the tensors behind it; sums, pooled tensors and the input are rows of their own, without weights.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Tick
 from pocketfit.numerics.sqnr import ratio_db
 
-JUDGED = 16  # samples that the answers are compared on
-OBSERVED = 100  # other samples, that the ranges are taken from
-WIDE = 8.0  # times the median range: such a channel leaves the others three bits fewer than it has
+JUDGED = 16  # samples on which the outputs are compared
+OBSERVED = 100  # other samples, from which the ranges are taken
+WIDE = 8.0  # times the median range: next to such a channel the others have three bits fewer
 NAMED = 8  # channels that are named, at most
 REACH = 2  # neighbours on either side
 
 
 @dataclass(frozen=True)
 class Channels:
-    """The ranges (largest magnitude) of the channels of a tensor or a weight.
+    """A summary of the ranges (largest magnitudes) of the channels of a tensor or a weight.
 
-    times  the widest channel's range over the median of those that are not zero throughout
-    wide   how many have at least WIDE times the median; `which`: the widest of these, by their index
+    times  the widest channel's range over the median of all that are not zero
+    wide   how many channels have at least WIDE times the median; `which`: the widest of these, by their index
     """
 
     count: int
@@ -46,7 +45,7 @@ class Channels:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSensitivity:
-    """One layer. Decibels are SQNR of the network's answers against float, inf where they are equal; None: has none.
+    """One layer. Decibels are SQNR of the network's outputs against float; inf where they are equal, None without one.
 
     reads           the row whose tensor this layer takes, "" where it is none or several
     weights_db      with only this layer's weights on their grid
@@ -55,7 +54,7 @@ class LayerSensitivity:
     all_but_db      with everything else quantized; gain_db: how much that is above everything quantized
     own_db          SQNR of the layer's own tensor with only it quantized; neighbours_db: the median of two on each side
     drift_db        SQNR of the layer's own tensor with everything quantized
-    outputs         ranges of the channels of its tensor; weights and inputs: of its weight, by output and input channel
+    outputs         ranges of its tensor's channels; weights, inputs: of its weight, by output and by input channel
     """
 
     layer: str
@@ -79,10 +78,10 @@ class LayerSensitivity:
 class Sensitivity:
     """The whole network, and its layers in the order in which they are carried out.
 
-    whole_db, weights_db, activations_db  SQNR of the answers with everything, only weights, only tensors on their grids
-    added_db   what the noise of all layers, each quantized alone and added up, would make of it: where that is
-               whole_db, the shares can be believed
-    judged     samples that the answers were compared on; observed: other samples that the ranges are taken from
+    whole_db, weights_db, activations_db  SQNR of the outputs with everything, only weights, only tensors on their grids
+    added_db   the SQNR by the sum of all layers' noise, each quantized alone; if it is near whole_db, the shares are
+               reliable
+    judged     samples on which the outputs were compared; observed: other samples from which the ranges were taken
     """
 
     whole_db: float
@@ -116,11 +115,12 @@ def sensitivity(
     layers: Collection[str] | None = None,
     progress: Tick | None = None,
 ) -> Sensitivity:
-    """What each layer costs on the grid of an export.
+    """The noise that each layer adds on the grid of an export.
 
-    samples  of the calibration split, unlabelled will do: up to `most` and a fourth of them are judged on, OBSERVED of
-             the others set the ranges
+    samples  of the calibration split, with or without labels: outputs are compared on a quarter of them, `most` at
+             most; OBSERVED of the others set the ranges
     layers   only these rows; shares are then of the noise of the whole network, and added_db says nothing
+
     Raises UserError for fewer than two samples, or where torch.export can't follow the network.
     """
     from pocketfit.analysis.quantization import simulated_noise as noise
@@ -178,7 +178,7 @@ def split_rows(count: int, most: int) -> tuple[list[int], list[int]]:
 
 
 def channels(widths: ArrayLike) -> Channels:
-    """What is odd about the ranges of channels, [C].
+    """The Channels of these ranges, [C].
 
     >>> channels([1.0, 60.0, 1.0, 0.0, 1.0])
     Channels(count=5, times=60.0, wide=1, which=(1,))

@@ -1,6 +1,6 @@
-"""The noise that quantized layers put into a network's answers, one layer after another, in torch.
+"""The noise that quantized layers add to a network's outputs, one layer after another, in torch.
 
-Only what depends on a layer is computed again when it is switched: a row of the table costs about as much as two runs.
+When a layer's grid is switched, only nodes behind it are computed again: a row of the table costs about two runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Energies = tuple[float, float]  # of the signal and of the noise
 
 @dataclass
 class Group:
-    """A layer with the tensors behind it. Noise is the squared error of the answers, summed over all samples."""
+    """A layer with the tensors behind it. Noise is the squared error of the outputs, summed over all samples."""
 
     name: str
     grids: list[fx.Node] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Group:
 
 @dataclass
 class Noise:
-    """Squared answers, and their squared errors with all, only weights, only tensors on their grids."""
+    """Squared outputs, and their squared errors with everything, only weights, only tensors on their grids."""
 
     groups: list[Group]
     signal: float = 0.0
@@ -67,7 +67,7 @@ def measure(
     layers: Collection[str] | None = None,
     progress: Any = None,
 ) -> Noise:
-    """Every layer (or these) alone, every layer left out, and the whole; see analysis.sensitivity."""
+    """The noise of every layer (or these) alone, with it left out, and of the whole network; see sensitivity.py."""
     simulation = simulate(model, grid)
     total = len(observed) + len(judged)
     with torch.inference_mode():
@@ -190,7 +190,7 @@ def _add_alone(group: Group, runs: _Runs, exact: Values, error: Any) -> None:
 
 
 def _tensor_of(module: fx.GraphModule, node: Any) -> str:
-    """The layer of the tensor that arrives at a node behind operators that only move it, "" where there are several."""
+    """The layer whose output arrives at a node, through operators that only move it; "" where there are several."""
     while isinstance(node, fx.Node) and node.all_input_nodes:
         called = _called(module, node)
         if isinstance(called, Point):

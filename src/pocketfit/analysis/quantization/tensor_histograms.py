@@ -1,4 +1,4 @@
-"""What the tensors behind layers hold, in the runtime's own float file, and where each method of ranges would clip."""
+"""Histograms of the tensors behind layers, in the runtime's own float file, with the clip of each range method."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Histogram:
 def histograms(
     source: Path, layers: Collection[str], samples: Samples, settings: ExportSettings, work: Path
 ) -> tuple[Histogram, ...]:
-    """Of the tensors behind these layers of the float file `source`; a layer that it does not have is left out."""
+    """The histograms of the tensors behind these layers of the float file `source`; layers not in it are left out."""
     runtime = runtimes.get(settings.runtime)
     contents = runtime.inspect(source)
     names = {

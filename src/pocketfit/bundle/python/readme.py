@@ -16,7 +16,7 @@ SHOWN = {  # quantity -> (words, factor, unit, digits)
 
 
 def requirements(manifest: Mapping[str, Any]) -> str:
-    """The three packages that run.py needs, in the versions that made the golden answers."""
+    """The three packages that run.py needs, in the versions with which the golden outputs were made."""
     runtime, environment = manifest["runtime"], manifest["environment"]
     return (
         f"{runtime['package']}=={runtime['version']}\nnumpy=={environment['numpy']}\npillow=={environment['pillow']}\n"
@@ -24,7 +24,7 @@ def requirements(manifest: Mapping[str, Any]) -> str:
 
 
 def readme(manifest: Mapping[str, Any]) -> str:
-    """How to run it, what was measured, on what: at most 15 lines, and one for each of the file's notes."""
+    """README.md: how to run the bundle, what was measured, and where; at most 15 lines and one for each note."""
     file, runtime, environment = manifest["file"], manifest["runtime"], manifest["environment"]
     source = "picture.jpg" if manifest["input"]["kind"] == "picture" else "tensor.npy"
     lines = [
@@ -33,20 +33,20 @@ def readme(manifest: Mapping[str, Any]) -> str:
         "",
         "    pip install -r requirements.txt",
         f"    python run.py {source}     # also folders, and - for names from stdin; --json, --top, --threads",
-        "    python run.py --selftest      # files, preprocessing and answers, checked against golden/",
+        "    python run.py --selftest      # files, preprocessing and outputs, checked against golden/",
         "",
         f"Measured: {measured(manifest['measurements'])}.",
         f"On: {environment['processor']} ({environment['machine']}, {environment['system']}),"
         f" {runtime['package']} {runtime['version']}, Python {environment['python']}.",
         *_verdict(manifest["result"]),
         *(f"Note: {note}." for note in manifest["notes"]),
-        "manifest.json says how a picture becomes the input and what the output means; preprocess.py is that in numpy.",
+        "manifest.json says how an image becomes the input and what the output means; preprocess.py is that in numpy.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def measured(measurements: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line of figures.
+    """The measurements in one line.
 
     >>> measured({"latency_ms": {"value": 4.217, "how": "measured", "n": 100, "low": 4.1, "high": 4.3}})
     'median latency 4.22 ms (4.10 to 4.30, n = 100)'

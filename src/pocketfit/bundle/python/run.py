@@ -1,12 +1,12 @@
-"""Run this bundle's network on pictures; everything it needs to know stands in manifest.json beside this file.
+"""Run this bundle's network on images; everything it needs to know stands in manifest.json beside this file.
 
-    python run.py photo.jpg more.png folder/     # the top five labels of each picture, with timing
+    python run.py photo.jpg more.png folder/     # the top five labels of each image, with timing
     find . -name '*.jpg' | python run.py -       # file names from stdin, one answer as soon as each is done
     python run.py --json photo.jpg               # one JSON object a line
-    python run.py --selftest                     # hashes, preprocessing and answers against golden/
+    python run.py --selftest                     # hashes, preprocessing and outputs against golden/
 
 Needs numpy, Pillow and the one runtime that manifest.json names. Every start checks all files against their hashes
-first. Exit codes: 0 done, 1 a picture could not be read or the self-test failed, 2 wrong usage, a missing package or a
+first. Exit codes: 0 done, 1 an image could not be read or the self-test failed, 2 wrong usage, a missing package or a
 changed bundle, 130 Ctrl-C.
 """
 
@@ -14,7 +14,7 @@ import os
 import sys
 
 if __name__ == "__main__":
-    # Python puts a program's folder in front of its import path; nothing that lies there shall stand in for a package.
+    # Python puts a program's folder in front of its import path; files there must not replace packages.
     _own = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or os.curdir) != _own]
 
@@ -63,7 +63,7 @@ def _refuse(sentence: str) -> int:
 
 
 class Network:
-    """The network with its manifest: picture -> tensor -> raw answer -> probabilities."""
+    """The network with its manifest: image -> tensor -> raw output -> probabilities."""
 
     def __init__(self, folder: Path, threads: int, manifest: "dict[str, Any]") -> None:
         self.np = need("numpy", "numpy")
@@ -81,7 +81,7 @@ class Network:
         self._warm_up()
 
     def _warm_up(self) -> None:
-        """Decoders are loaded with the first picture, kernels prepared in the first run: keep both out of the times."""
+        """Load decoders and prepare kernels, so that the first image's time does not contain that."""
         answer = self.raw_answer(self.np.zeros(self.input["shape"], "float32"))
         if answer.size != len(self.labels):
             raise Refused(f"the network gives {answer.size} numbers, and manifest.json has {len(self.labels)} labels")
@@ -91,7 +91,7 @@ class Network:
         self.preprocess.to_tensor(blank, self.settings, self.input["layout"])
 
     def tensor(self, path: Path, **changes: Any) -> Any:
-        """The float32 input of one picture, with a batch of one; a .npy file is fed as it is."""
+        """The float32 input of one image, with a batch of one; a .npy file is fed as it is."""
         if self.input["kind"] == "array":
             values = self.np.load(path, allow_pickle=False).astype("float32")
         else:
@@ -161,7 +161,7 @@ def named_files(arguments: Iterable[str], extensions: tuple[str, ...]) -> Iterat
 
 
 def classify(network: Network, arguments: list[str], *, top: int, as_json: bool) -> int:
-    """Print one answer for each picture as soon as it is there; a broken one is a sentence on stderr."""
+    """Print the labels of each image as soon as they are there; a broken image is a sentence on stderr."""
     seen = broken = 0
     for path in named_files(arguments, (".npy",) if network.input["kind"] == "array" else PICTURES):
         seen += 1
@@ -176,7 +176,7 @@ def classify(network: Network, arguments: list[str], *, top: int, as_json: bool)
         found = {"file": str(path), **network.answer(values, top), "preprocess_ms": preprocess_ms}
         print(json.dumps(found) if as_json else _readable(found), flush=True)
     if not seen:
-        print(f"No picture in {', '.join(arguments)}", file=sys.stderr)
+        print(f"No image in {', '.join(arguments)}", file=sys.stderr)
     return 1 if broken or not seen else 0
 
 
@@ -192,17 +192,17 @@ def _readable(found: dict[str, Any]) -> str:
 
 
 def selftest(folder: Path, threads: int) -> int:
-    """Compare files, tensors and answers with what was written when the bundle was made; print PASS or what differs."""
+    """Compare files, tensors and outputs with those from when the bundle was made; print PASS or what differs."""
     manifest: "dict[str, Any]" = {}
     try:
         manifest = read_manifest(folder)
         problems = list(changed_files(folder, manifest["files"]))
-        if not problems:  # a changed file is not worth running
+        if not problems:  # changed files are not run
             problems = list(different_answers(opened(folder, threads, manifest)))
     except Refused as refusal:
         problems = [str(refusal)]
     except Exception as error:  # numpy raises whatever a strange file makes it raise
-        problems = [f"the golden answers cannot be compared ({_cause(error)})"]
+        problems = [f"the golden outputs cannot be compared ({_cause(error)})"]
     if problems:
         print("\n".join(f"FAIL: {problem}" for problem in problems))
         return 1
@@ -212,7 +212,7 @@ def selftest(folder: Path, threads: int) -> int:
 
 
 def read_manifest(folder: Path) -> "dict[str, Any]":
-    """manifest.json, if it is what was written and names only files of this folder. Raises Refused."""
+    """manifest.json, if it is unchanged and names only files of this folder. Raises Refused."""
     path = folder / "manifest.json"
     if not _is_ours(folder, path) or path.stat().st_size > MOST_MANIFEST_BYTES:
         raise Refused("manifest.json is no file of this folder, or too large to be one")
@@ -235,7 +235,7 @@ def read_manifest(folder: Path) -> "dict[str, Any]":
     if too_large:
         raise Refused("manifest.json speaks of an input that is too large for any network")
     if not pairs:
-        raise Refused("manifest.json lists no golden answers, so that nothing could be proved")
+        raise Refused("manifest.json lists no golden outputs, so that nothing could be proved")
     return dict(manifest)
 
 
@@ -246,7 +246,7 @@ def seal(manifest: "dict[str, Any]") -> str:
 
 
 def is_name(value: str) -> bool:
-    """A plain name, or one of golden/: no way leads out of the folder."""
+    """Whether a value is a plain file name, or one in golden/, that does not lead out of the folder."""
     name = value[len("golden/") :] if value.startswith("golden/") else value
     return name not in ("", ".", "..") and not re.search(r"[/\\:\x00]", name)
 
@@ -262,7 +262,7 @@ def changed_files(folder: Path, files: "dict[str, str]") -> "Iterator[str]":
 
 
 def _is_ours(folder: Path, path: Path) -> bool:
-    """Whether this is a plain file inside the folder, wherever links lead."""
+    """Whether this is a plain file inside the folder, after links are followed."""
     return path.is_file() and path.resolve().is_relative_to(folder.resolve())
 
 
@@ -275,12 +275,12 @@ def file_sha256(path: Path) -> str:
 
 
 def different_answers(network: Network) -> Iterator[str]:
-    """A sentence for each golden pair whose tensor or answer lies outside the manifest's tolerance."""
+    """A sentence for each golden pair whose tensor or output lies outside the manifest's tolerance."""
     np, golden = network.np, network.manifest["golden"]
     limits, unit = golden["tolerance"], golden["tolerance"]["output_unit"]
     allowed = limits["output_same_place" if _is_same_place(network.manifest) else "output_elsewhere"]
     for pair in golden["pairs"]:
-        # a picture after the geometry must not be resized and cut a second time
+        # an image after the geometry must not be resized and cut a second time
         changes = {"resize": "none"} if pair["geometry_done"] else {}
         values = network.tensor(network.folder / pair["input"], **changes)
         expected = np.load(network.folder / pair["tensor"], allow_pickle=False)
@@ -290,11 +290,11 @@ def different_answers(network: Network) -> Iterator[str]:
         raw = network.raw_answer(expected).astype("float64")
         apart = float(np.abs(raw - np.load(network.folder / pair["output"], allow_pickle=False)).max())
         if not apart <= allowed:
-            yield f"{pair['input']}: the answer differs by up to {apart:.3g} {unit} (allowed {allowed:.3g})"
+            yield f"{pair['input']}: the output differs by up to {apart:.3g} {unit} (allowed {allowed:.3g})"
 
 
 def _is_same_place(manifest: dict[str, Any]) -> bool:
-    """Whether this is the runtime version and the processor that made the golden answers."""
+    """Whether this is the runtime version and the processor with which the golden outputs were made."""
     made = manifest["environment"]
     try:
         here = version(manifest["runtime"]["package"])
@@ -304,7 +304,7 @@ def _is_same_place(manifest: dict[str, Any]) -> bool:
 
 
 def processor_name() -> str:
-    """What the system calls its processor, and its instruction sets for integers; the same name, the same kernels."""
+    """The processor's name and its instruction sets for integers: where these are equal, kernels are the same."""
     cpuinfo = Path("/proc/cpuinfo")
     facts: dict[str, str] = {}
     if cpuinfo.exists():
@@ -317,12 +317,12 @@ def processor_name() -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    words = argparse.ArgumentParser(description="Classify pictures with the network in this folder.")
-    words.add_argument("pictures", nargs="*", help="picture files or folders; - reads file names from stdin")
+    words = argparse.ArgumentParser(description="Classify images with the network in this folder.")
+    words.add_argument("pictures", nargs="*", help="image files or folders; - reads file names from stdin")
     words.add_argument("--top", type=int, default=5, metavar="N", help="how many labels to print (default 5)")
     words.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the runtime (default 1)")
     words.add_argument("--json", action="store_true", help="print one JSON object a line")
-    words.add_argument("--selftest", action="store_true", help="check this bundle against its golden answers")
+    words.add_argument("--selftest", action="store_true", help="check this bundle against its golden outputs")
     return words
 
 
@@ -339,7 +339,7 @@ def main(arguments: "list[str] | None" = None, folder: Path = HERE) -> int:
     if given.selftest:
         return selftest(folder, given.threads)
     if not given.pictures:
-        words.error("name a picture, a folder, or - for file names on stdin")
+        words.error("name an image, a folder, or - for file names on stdin")
     try:
         manifest = read_manifest(folder)
         if problems := list(changed_files(folder, manifest["files"])):

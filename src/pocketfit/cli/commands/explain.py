@@ -16,7 +16,7 @@ from pocketfit.core.plan.runtime_list import for_apps
 if TYPE_CHECKING:
     pass
 
-TRAINING_LOOKED_AT = 256  # samples, to see whether those for calibration are like them
+TRAINING_LOOKED_AT = 256  # training samples with which the calibration samples are compared
 MOST_LAYERS = 12
 
 

@@ -13,7 +13,7 @@ from pocketfit.cli.exit_codes import guarded, print_result
 from pocketfit.cli.options import METRICS, PATH, PREPROCESS, data_option, seed_option, threads_option
 
 PROFILE_RUNS = 30
-TRIED = 32  # samples that a metric is tried on
+TRIED = 32  # samples on which a user's own metric is tried
 
 
 @click.command("measure")

@@ -85,7 +85,7 @@ def train(
     start = _starting_point(source, width, len(dataset.class_names), seed)
     if image_size is not None:
         start = resolution.apply(start, Resolution(image_size, image_size))
-        # A size of one's own: the whole picture is seen, without the margin that ImageNet's evaluation cuts off.
+        # With --image-size the whole image is used, without the margin that ImageNet's evaluation cuts off.
         start = replace(start, preprocess=replace(start.preprocess, resize="shorter", resize_px=image_size))
     dataset.check_splits(start.split_seed, ("train", "search"))
     dataset.check_fits(start.signature.inputs[0], start.preprocess)

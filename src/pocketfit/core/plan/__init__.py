@@ -1,1 +1,1 @@
-"""A plan and what it is made of: settings of passes, settings of an export."""
+"""A plan and its parts: settings of passes, settings of an export."""

@@ -13,7 +13,7 @@ from pocketfit.core.support.schema import check_rules
 RuntimeName = Annotated[str, OneOf(RUNTIMES)]
 Precision = Literal["float32", "float16", "dynamic-int8", "int8", "weight-only"]
 Weights = Literal["int8", "int7", "int4"]
-RangeMethod = Literal["min-max", "moving-average", "percentile", "mse", "kl"]  # from what calibration saw
+RangeMethod = Literal["min-max", "moving-average", "percentile", "mse", "kl"]  # how calibration sets a range
 RangeSource = Literal["min-max", "moving-average", "percentile", "mse", "kl", "batch-norm"]
 _WEIGHT_BITS: dict[str, int] = {"int8": 8, "int7": 7, "int4": 4}
 _RANGE_CODES: dict[str, str] = {
@@ -27,10 +27,10 @@ _RANGE_CODES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Grid:
-    """Onto how many bits an export puts the weights of a layer, and the activations.
+    """How many bits the weights of layers, and the activations, have in an export.
 
-    weight_bits      of convolutions and linear layers; depthwise convolutions have 8 in place of 4, as nine weights
-                     a channel save nothing and lose much
+    weight_bits      bits in convolutions and linear layers; depthwise convolutions have 8 in place of 4, because nine
+                     weights a channel save nothing and lose much
     activation_bits  8 or 16; None where activations stay in float
     """
 
@@ -41,11 +41,11 @@ class Grid:
 
     @property
     def coarse(self) -> bool:
-        """Whether the weights' noise counts beside that of 8-bit tensors, and is above it in depthwise convolutions."""
+        """Whether the weights have so few bits that their noise matters beside that of 8-bit tensors."""
         return self.weight_bits < 7
 
     def bits(self, layer: str, *, depthwise: bool = False) -> int | None:
-        """Of a layer's weights; None where they stay in float.
+        """The bits of a layer's weights; None where they stay in float.
 
         >>> ExportSettings("litert", "int8", weights="int4", keep_float=("stem",)).grid.bits("stem") is None
         True
@@ -59,20 +59,20 @@ class Grid:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What the runtime's exporter and quantizer are told.
+    """The settings of a runtime's exporter and quantizer.
 
     precision      "float32"; "float16" (weights); "dynamic-int8" (int8 weights, activations quantized while running);
                    "int8" (static: int8 weights per channel, calibrated activations); "weight-only" (computes in float)
     activations    static int8 only: "int8", or "uint8" (ONNX Runtime's U8S8 files), or "int16" (LiteRT's 16x8)
     keep_float     dotted names of layers that stay in float32 (static int8: "mixed")
     io             dtype of the file's inputs and outputs: "float32", "uint8", "int8"
-    layout         of picture inputs: "NHWC", "NCHW", or "" for what the runtime prefers
+    layout         layout of image inputs: "NHWC", "NCHW", or "" for the one that the runtime prefers
     calibration    how many samples of the calibration split set the ranges
-    weights        of quantized layers: "int8"; "int7" (for processors whose 8-bit products overflow); "int4", where
-                   depthwise convolutions have int8
+    weights        dtype in quantized layers: "int8"; "int7" (for processors whose 8-bit products overflow); "int4",
+                   where depthwise convolutions have int8
     keep_int8      dotted names of layers that have int8 weights where the others have fewer bits
-    ranges         how the range of an activation follows from what calibration saw (numerics/quantization_ranges.py);
-                   "batch-norm": from what batch norms remember, without data (passes/quantize/data_free_ranges.py)
+    ranges         how calibration computes the range of an activation (numerics/quantization_ranges.py);
+                   "batch-norm": from statistics of batch norms, without data (passes/quantize/data_free_ranges.py)
     """
 
     runtime: RuntimeName
@@ -98,12 +98,12 @@ class ExportSettings:
 
     @property
     def range_method(self) -> RangeMethod:
-        """By which calibration sets the ranges that nothing else is known about."""
+        """The method of calibration, for ranges that do not come from training or batch norms."""
         return "min-max" if self.ranges == "batch-norm" else self.ranges
 
     @property
     def grid(self) -> Grid | None:
-        """Where the weights and activations of the file will lie; None for a file in float."""
+        """The grid of the file's weights and activations; None for a file in float."""
         if self.precision in ("float32", "float16"):
             return None
         activation_bits = (16 if self.activations == "int16" else 8) if self.precision == "int8" else None

@@ -1,4 +1,4 @@
-"""What is true of a pass whatever its settings, and the ranges of numbers that settings of several passes share."""
+"""Facts about a pass that do not depend on its settings, and ranges of numbers that several passes' settings share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pocketfit.core.support.rules import Between, shown
 
 MOST_PIXELS = 16_384  # of a side of the network's input
 LONGEST_PATTERN = 500  # letters of a regular expression
-Cut = Annotated[float, Between(0, 1, below=True)]  # share of what is there that goes: something stays
+Cut = Annotated[float, Between(0, 1, below=True)]  # share that is removed: below 1, so that something stays
 Steps = Annotated[int, Between(1, 10**7)]
 Batch = Annotated[int, Between(1, 10**5)]
 Samples = Annotated[int, Between(1, 10**7)]
@@ -23,20 +23,20 @@ Pixels = Annotated[int, Between(1, MOST_PIXELS)]
 
 @dataclass(frozen=True, kw_only=True)
 class PassFacts:
-    """What is true of a pass whatever its settings; each settings class says its own, as FACTS.
+    """Facts about a pass that do not depend on its settings; each settings class has them as FACTS.
 
     kind            its name in a plan's JSON
-    words           what it has done, for a reader; "" where only the settings can say it (report/page/words.py)
-    for_file        whether it prepares the network for one quantized file; else all files are made of what it leaves
+    words           what it does, for a reader; "" where that depends on the settings (report/page/words.py)
+    for_file        whether it prepares the network for one quantized file; else all files are made after it
     on_grid         whether it works for the grid of the plan's export settings
-    moves_weights   whether it would take weights that lie on a grid off it again
+    moves_weights   whether it would move weights off a grid on which they lie
     folds           whether it begins by folding the batch norms
     on_coarse_grid  whether it looks at the grid where that is coarse (4 bits)
     has_teacher     whether it learns from the teacher that the user gave
     by_all          whether several processes (torchrun) carry it out together; else the first one does
-    steps_a_sample  how long it takes a sample that it looks at, in training steps a sample (forward, backward and the
-                    teacher); measured on MobileNetV2 at 96 x 96 pixels, one thread, 64 samples. Training in float is
-                    counted apart, by the pace that was measured.
+    steps_a_sample  its time for one sample, as a multiple of a sample's time in a training step (forward, backward and
+                    the teacher); measured on MobileNetV2 at 96 x 96 pixels, one thread, 64 samples. Training in float
+                    is not counted here: its speed is measured in each run.
     """
 
     kind: str
@@ -58,7 +58,7 @@ def check_patterns(layers: tuple[tuple[str, float], ...]) -> None:
             raise UserError(f"The pattern {shown(pattern)} is too long to name layers")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about what Python may one day read differently
+                warnings.simplefilter("ignore")  # about syntax that Python may one day read differently
                 re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
             raise UserError(f"{shown(pattern)} is no regular expression for names of layers: {error}") from error

@@ -10,7 +10,7 @@ The short code of a plan reads from left to right as the work is done; parts tha
     │              │    └ equalized
     │              └ input resolution 160
     └ 30 % of the channels pruned ("k9": nine groups to widths of their own), then trained for 200 and again 800 steps
-      (with "bn": batch norms taken anew; "sparse50", "sparse2of4": single weights set to zero)
+      (with "bn": batch norms re-estimated; "sparse50", "sparse2of4": single weights set to zero)
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PLAN_VERSION = 1
 
 @dataclass(frozen=True)
 class Plan:
-    """Passes in the order in which they are carried out, then the export.
+    """Passes in the order in which they are applied, then the export.
 
     >>> from pocketfit.core.plan.prune import Prune
     >>> plan = Plan((Prune(0.3), Train(200)), ExportSettings("litert", "int8"))
@@ -77,7 +77,7 @@ class Plan:
 
     @property
     def called(self) -> tuple[str, ...]:
-        """Names of functions of the Python environment that carrying it out calls."""
+        """Names of the functions in the Python environment that the plan calls when it is applied."""
         return tuple(p.criterion for p in self.passes if isinstance(p, Prune) and p.calls_code)
 
     @cached_property
@@ -111,7 +111,7 @@ class Plan:
 
     @classmethod
     def read(cls, data: Any) -> Plan:
-        """As `from_json`, where the plan is part of a larger file: raises Violation."""
+        """The inverse of `to_json`, for a plan inside a larger file. Raises Violation."""
         if not isinstance(data, Mapping):
             raise Violation(f"is {shown(data)}: give an object with 'passes' and 'export'")
         version = data.get("plan_version")

@@ -27,7 +27,7 @@ class Prune:
     multiple    the channels that stay are rounded to the nearest multiple of this (kernels work in blocks)
     layers      (regular expression, ratio) pairs that overrule `ratio` for layers whose name matches, first wins
     keep        (layer, channels) pairs: the group that this layer makes keeps exactly so many, whatever the ratio says
-    samples     how many of the training split a criterion that asks for data looks at
+    samples     how many samples of the training split a data-driven criterion looks at
     """
 
     FACTS: ClassVar[PassFacts] = PassFacts(kind="prune", moves_weights=True)
@@ -70,12 +70,12 @@ class Prune:
 
 @dataclass(frozen=True)
 class Sparsify:
-    """Set weights of convolutions and linear layers to zero; training behind it leaves them there.
+    """Set weights of convolutions and linear layers to zero; later trainings keep these zeros.
 
     sparsity   share of each layer's weights that is zero ("unstructured"; the patterns have their own)
-    pattern    "2:4", "1:4": that many of each four weights that follow each other along the inputs stay
-    criterion  "magnitude" (Han et al. 2015), or "movement": first-order, weights that training moves away from zero
-               stay (Sanh et al. 2020, section 3), for which `samples` of the training split are looked at
+    pattern    "2:4", "1:4": of each four consecutive weights along the inputs, two or one stay
+    criterion  "magnitude" (Han et al. 2015), or "movement": weights that training moves away from zero stay (Sanh et
+               al. 2020, section 3); it looks at `samples` of the training split
     layers     (regular expression, sparsity) pairs that overrule `sparsity`, first wins
     """
 

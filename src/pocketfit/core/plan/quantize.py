@@ -17,8 +17,8 @@ class Equalize:
     """Rescale channels between layers, so that those that share a range use it alike; batch norms are folded first.
 
     Cross-layer equalization (Nagel et al. 2019, section 4.1) and, with `absorb`, high-bias absorption (section 4.1.3).
-    statistics  where the ranges of the activations come from: calibration samples, or what batch norms remember
-    samples     how many of the calibration split are looked at
+    statistics  source of the activations' ranges: calibration samples, or the statistics of batch norms
+    samples     how many samples of the calibration split are used
     """
 
     FACTS: ClassVar[PassFacts] = PassFacts(
@@ -45,7 +45,7 @@ class Equalize:
 
 @dataclass(frozen=True)
 class CorrectBias:
-    """Take the mean error that rounded weights cause at each output channel off its bias (Nagel et al. 2019, 4.2)."""
+    """Subtract from each bias the mean error that rounded weights cause at its channel (Nagel et al. 2019, 4.2)."""
 
     FACTS: ClassVar[PassFacts] = PassFacts(
         kind="correct-bias", words="biases corrected", for_file=True, on_grid=True, folds=True, steps_a_sample=1.0
@@ -64,12 +64,12 @@ class CorrectBias:
 
 @dataclass(frozen=True)
 class Round:
-    """Learned rounding: each weight goes to the grid point above or below it, so that the layer's outputs change least
-    (as AdaRound, Nagel et al. 2020). The grid is that of the plan's export settings.
+    """Learned rounding: weights go to those grid points that change their layer's outputs least (as AdaRound, Nagel et
+    al. 2020). The grid is that of the plan's export settings.
 
-    sweeps   how often each weight of a layer is looked at
-    samples  how many samples of the split are looked at
-    split    "calibration", or "train" where that has more to see
+    sweeps   how often each weight of a layer is visited
+    samples  how many samples of the split are used
+    split    "calibration", or "train" to use more samples
     """
 
     FACTS: ClassVar[PassFacts] = PassFacts(
@@ -95,13 +95,13 @@ class QuantTrain:
     learned step sizes: Esser et al. 2020). The teacher is the float network, or another one where the user gave one;
     passes/quantize/qat.py says how answers are compared in each case. The learned ranges go into the export.
 
-    labels     share of the loss that the labels have; the rest is the teacher's. 0: unlabelled samples will do
-    split      the samples that are trained on: "train", or "calibration" where that is all there is
-    inner      weight of what tensors inside are off, against the same network in float: a few hundred pictures say more
-               by all their positions than by their answers alone
-    layerwise  weight of what each layer by itself is off, fed as in float: where samples are few, it keeps layers from
-               making up for one another's errors on these alone
-    guarded    a training that does harm is noticed and taken back (passes/train/guarded/guard.py)
+    labels     share of the labels in the loss; the rest is the teacher's. 0: samples need no labels
+    split      the samples to train on: "train", or "calibration" where there are no others
+    inner      weight of the error of tensors inside, against the same network in float: with few images, their many
+               positions say more than the logits alone
+    layerwise  weight of the error of each layer by itself, with inputs as in float: with few samples, it keeps layers
+               from learning to make up for one another's errors on these samples
+    guarded    whether a training that does harm is noticed and taken back (passes/train/guarded/guard.py)
     """
 
     FACTS: ClassVar[PassFacts] = PassFacts(

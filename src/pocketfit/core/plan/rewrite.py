@@ -11,7 +11,7 @@ from pocketfit.core.support.schema import check_rules
 
 @dataclass(frozen=True)
 class Resolution:
-    """Feed the network a smaller picture: height x width in pixels."""
+    """Feed the network a smaller image: height x width in pixels."""
 
     FACTS: ClassVar[PassFacts] = PassFacts(kind="resolution")
 
@@ -28,7 +28,7 @@ class Resolution:
 
 @dataclass(frozen=True)
 class Piecewise:
-    """Write hard-swish as x / 6 * relu6(x + 3): the same answers, from operators that have int8 kernels in LiteRT."""
+    """Write hard-swish as x / 6 * relu6(x + 3): the same outputs, by operators that have int8 kernels in LiteRT."""
 
     FACTS: ClassVar[PassFacts] = PassFacts(kind="piecewise", words="hard-swish as a product", for_file=True)
 

@@ -1,4 +1,4 @@
-"""All runtimes, as far as they can be known without loading one: a new one is a line here and a folder of its own."""
+"""The list of all runtimes, with facts that are needed before one is loaded. A new one is a line here and a folder."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Listed:
-    """suffix    of its files, with the dot
+    """A runtime in the list.
+
+    suffix    suffix of its files, with the dot
     for_apps  whether apps ship it, so that `fit` makes files for it; False: it is for analysis only
-    module    what offers the functions of core.runtime.Runtime; "": pocketfit.runtimes.<name>.runtime
+    module    module with the functions of core.runtime.Runtime; "": pocketfit.runtimes.<name>.runtime
     """
 
     suffix: str

@@ -1,4 +1,4 @@
-"""Settings of the passes that train in float, or estimate batch norms anew."""
+"""Settings of the passes that train in float, or re-estimate batch norms."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ class Train:
     distillation  "logits": D as above; "decoupled": D = T² (TCKD + beta NCKD)   (Zhao et al. 2022, equation 7)
     features      dotted names of layers that student and teacher share, whose outputs are compared as attention maps
                   (Zagoruyko and Komodakis 2017, equation 2) and weighed by `feature_weight`; channels may differ
-    optimizer     "muon" for the matrices among the weights and SGD for all others, or "sgd" for all
+    optimizer     "muon" for pointwise convolutions and SGD for all other weights, or "sgd" for all
     ema           decay of the running average of the weights that is handed over in the end; 0: the last weights
-    views         the teacher's answers to so many shifted views of each picture are kept on disk and used again;
-                  0: it answers at every step
-    guarded       gradients are kept in bounds, answers of unusual size are brought to a usual one, and some samples are
-                  held back, by which a training that does harm is noticed and taken back
-                  (passes/train/guarded/guard.py)
+    views         how many shifted views of each image have the teacher's logits kept on disk; 0: none, the teacher
+                  runs at every step
+    guarded       whether gradients are clipped, logits of unusual size are scaled, and some samples are held out, so
+                  that a training that does harm is noticed and taken back (passes/train/guarded/guard.py)
     """
 
     FACTS: ClassVar[PassFacts] = PassFacts(kind="train", moves_weights=True, has_teacher=True, by_all=True)
@@ -59,9 +58,9 @@ class Train:
 
 @dataclass(frozen=True)
 class Recalibrate:
-    """Take the statistics of batch norms anew, from samples of the training split, the weights standing still."""
+    """Batch-norm re-estimation: compute running statistics again from training samples; the weights do not change."""
 
-    FACTS: ClassVar[PassFacts] = PassFacts(kind="recalibrate", words="batch norms taken anew", moves_weights=True)
+    FACTS: ClassVar[PassFacts] = PassFacts(kind="recalibrate", words="batch norms re-estimated", moves_weights=True)
 
     samples: Annotated[int, Between(2, 10**7)] = 1000
     seed: Seed = 0

@@ -1,1 +1,1 @@
-"""What every floor uses: files, processes, progress, loading by name."""
+"""Helpers that every floor uses: files, processes, progress, loading by name."""

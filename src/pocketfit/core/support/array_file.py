@@ -1,7 +1,7 @@
-"""What is kept between starts: decoded pictures by content, and hashes of files by size and time.
+"""Caches between starts: decoded images by content, and hashes of files by size and time.
 
-Everything here may be deleted at any time. Files appear whole or not at all, also after kill -9 or on a full disk. All
-arrays of a folder together take no more than MOST_BYTES, or the newest alone where that is larger.
+All cached files may be deleted at any time. They appear whole or not at all, also after kill -9 or on a full disk. All
+arrays of a folder together take no more than MOST_BYTES, or only the newest is kept where it alone is larger.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.support.files import whole_or_not
 
 Number = TypeVar("Number", bound=np.generic)
-ARRAYS = ("pixels-*.npy", "answers-*.npy")  # pictures, and what a teacher says to them
+ARRAYS = ("pixels-*.npy", "answers-*.npy")  # images, and a teacher's logits for them
 HEADER_BYTES = 128  # of a small .npy file
 MOST_BYTES = 4 * 2**30  # of the arrays in one folder
 
@@ -31,9 +31,9 @@ MOST_BYTES = 4 * 2**30  # of the arrays in one folder
 def stored_array(
     path: Path, shape: tuple[int, ...], dtype: type[Number], make: Callable[[], Iterable[NDArray[Number]]]
 ) -> NDArray[Number]:
-    """The array at `path` as a memory map; where it is not there yet, its rows come from `make`, some at a time.
+    """The array at `path` as a memory map; where it does not exist yet, its rows come from `make`, some at a time.
 
-    Those in the folder that were used longest ago make room for it: a map that is still in use stays readable.
+    The arrays of the folder that were used longest ago are removed to make room; a map that is in use stays readable.
     Raises UserError where the folder cannot be written.
     """
     found = _mapped(path, shape, dtype)
@@ -55,7 +55,7 @@ def stored_array(
 
 
 def forget_arrays(folder: Path) -> None:
-    """Remove all arrays of a folder, for who is done with it."""
+    """Remove all arrays of a folder."""
     _make_room(folder, MOST_BYTES)
 
 
@@ -89,12 +89,12 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 class FileHashes:
-    """What is known of the files under one root: (size, time of change) -> (content hash, why it cannot be read).
+    """Cached results for the files under one root: (size, time of change) -> (content hash, why it cannot be read).
 
-    With no folder nothing is kept.
+    Without a folder nothing is stored.
     """
 
-    VERSION = 1  # to be raised when what counts as readable changes
+    VERSION = 1  # raise it when other files count as readable
 
     def __init__(self, folder: Path | None, root: Path) -> None:
         name = hashlib.sha256(str(root).encode(errors="surrogateescape")).hexdigest()[:16]
@@ -114,7 +114,7 @@ class FileHashes:
         return entry[2], entry[3]
 
     def save(self, files: dict[str, tuple[os.stat_result, str, str]]) -> None:
-        """Keep what is known of exactly these files: name -> (stat, content hash, why it cannot be read)."""
+        """Store the results for exactly these files: name -> (stat, content hash, why it cannot be read)."""
         known = {name: [stat.st_size, stat.st_mtime_ns, sha, why] for name, (stat, sha, why) in files.items()}
         if self.path is None or known == self.known:
             return

@@ -1,4 +1,4 @@
-"""What the processor says of itself: its name, the instruction sets that matter to float16 and int8 kernels."""
+"""The processor's name, and its instruction sets that matter to float16 and int8 kernels, from /proc/cpuinfo."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 X86 = ("x86_64", "amd64", "i386", "i686", "x86")
-# Linux's word in /proc/cpuinfo -> the name under which the field knows the instruction set; those that decide how fast
-# float16 and int8 kernels are
+# Linux's word in /proc/cpuinfo -> the usual name of the instruction set, for those that decide how fast float16 and
+# int8 kernels are.
 ISA_NAMES = {
     "avx2": "avx2",
     "fma": "fma",
@@ -29,12 +29,12 @@ ISA_NAMES = {
 
 
 def cpuinfo() -> str:
-    """What the kernel says; "" where it keeps no such file."""
+    """The text of /proc/cpuinfo; "" where there is no such file."""
     return CPUINFO.read_text(errors="replace") if CPUINFO.is_file() else ""
 
 
 def isa(cpuinfo: str) -> tuple[str, ...]:
-    """The instruction sets that matter to int8 and float16 kernels, as the kernel states them; () where it doesn't.
+    """The instruction sets that matter to int8 and float16 kernels; () where the text states none.
 
     >>> isa("flags : fpu avx2 avx512_vnni")
     ('avx2', 'avx512_vnni')

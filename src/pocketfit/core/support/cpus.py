@@ -1,8 +1,8 @@
 """How many processors this process may use: its affinity, and the CPU quota of the container that it runs in.
 
-os.cpu_count() counts the machine's processors, of which a container may be given fewer in two ways: by a set of cores
-(affinity), or by a share of their time (a quota of the kernel's control groups, in cores: 1.5). More threads than that
-only get in each other's way, and a quota stops all of them for the rest of its period (0.1 s by default).
+os.cpu_count() counts the machine's processors. A container may have fewer in two ways: a set of cores (affinity), or a
+share of their time (a quota of the kernel's control groups, in cores: 1.5). More threads than that disturb each other,
+and a used-up quota stops all of them for the rest of its period (0.1 s by default).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Group:
-    """The folder of a control group; `unified` tells cgroup v2 from v1, which name their files differently."""
+    """The folder of a control group; `unified`: cgroup v2, whose files have other names than those of v1."""
 
     folder: Path
     unified: bool
@@ -41,7 +41,7 @@ class Group:
         return int(words[0]) / int(words[1])
 
     def throttled_s(self) -> float | None:
-        """Seconds for which the quota has kept its processes from running, summed over cores; None: not told."""
+        """Seconds for which the quota has kept its processes from running, summed over cores; None: unknown."""
         name, per_second = ("throttled_usec", 1e6) if self.unified else ("throttled_time", 1e9)
         for line in _read(self.folder / "cpu.stat").splitlines():
             key, _, value = line.partition(" ")
@@ -51,7 +51,7 @@ class Group:
 
 
 def groups(proc: Path = PROC, mounts: Path = CGROUPS) -> tuple[Group, ...]:
-    """This process's control groups that may limit its processor time, each with all above it that can be seen."""
+    """The control groups that may limit this process's processor time: its own, and all visible ones above them."""
     return tuple(_groups(proc, mounts))
 
 
@@ -75,7 +75,7 @@ def usable(proc: Path = PROC, mounts: Path = CGROUPS) -> int:
 
 
 def check_threads(threads: int) -> None:
-    """Refuse to run a file by more threads than this process may use at once."""
+    """Refuse more threads for a file than this process may use at once."""
     most = usable()
     if threads > most:
         allowed = quota()
@@ -90,9 +90,9 @@ def check_threads(threads: int) -> None:
 
 
 def limit_threads() -> None:
-    """Tell OpenMP of a quota, before PyTorch is loaded: it counts the machine's cores, and knows nothing of quotas.
+    """Limit OpenMP's threads to a quota, before PyTorch is loaded: OpenMP counts cores and knows nothing of quotas.
 
-    What the user has set stands.
+    A limit that the user has set is kept.
     """
     if usable() < len(affinity()):
         os.environ.setdefault("OMP_NUM_THREADS", str(usable()))
@@ -114,7 +114,7 @@ def _groups(proc: Path, mounts: Path) -> Iterator[Group]:
 
 
 def _upwards(home: Path, path: str) -> Iterator[Path]:
-    """A group's folder and those above it. In a container the path can be the host's, of which only the top is seen."""
+    """A group's folder and those above it. In a container the path may be the host's; then only the top exists."""
     folder = home.joinpath(*(part for part in path.split("/") if part not in ("", ".", "..")))
     for each in (folder, *folder.parents):
         if each.is_dir():
@@ -124,7 +124,7 @@ def _upwards(home: Path, path: str) -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
-    """A file of the kernel's, "" where there is none or it may not be read: then nothing is known."""
+    """The text of a kernel file; "" where it does not exist or may not be read."""
     try:
         return path.read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""Where results go: output folders that are checked before any work, files that are written whole or not at all."""
+"""Output: folders that are checked before any work, files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from pocketfit.core.support.scratch import locked, sweep
 from pocketfit.core.support.text import readable
 
 PROBE_BYTES = 2**20
-LONGEST_NAME = 255 - 20  # bytes; what is made beside a folder has its name and a little more
-# What the verbs write into an output folder; anything else there is somebody else's.
+LONGEST_NAME = 255 - 20  # bytes; files beside a folder have its name and a suffix
+# Names of what the verbs write into an output folder; anything else there is the user's own.
 OF_A_RUN = (".lock", "cache", "journal.jsonl", "result.json", "plan.json", "report.html", "models", "bundle")
 OF_APPLY = (".lock", "cache", "*.tflite", "*.onnx", "*.pt2")
 OF_LOOKS = ("cache", "explain.json", "explain.html", "sensitivity.json", "sensitivity.html", "prune.json")
 
 
 def check_folder(out: Path, own: Collection[str] = ()) -> None:
-    """Refuse, before any work, an output folder that can't be written, or that holds anything but `own` names.
+    """Refuse, before any work, an output folder that can't be written, or that holds other files than `own`. Nothing in
+    the folder is changed.
 
-    own  patterns of the names that may be in it: "*.onnx"; nothing of the folder is changed
+    own  patterns of the names that may be in it: "*.onnx"
     """
     with _said(out):
         if os.path.lexists(out) and not out.is_dir():
@@ -44,9 +45,9 @@ def check_folder(out: Path, own: Collection[str] = ()) -> None:
 
 
 def check_file(path: Path, keys: Collection[str]) -> None:
-    """Refuse, before any work, a JSON file to write that can't be, or whose place another file has.
+    """Refuse, before any work, a path for a JSON file that can't be written, or at which another kind of file lies.
 
-    keys  of the object that such a file holds: a file without them is somebody else's
+    keys  keys of the object in such a file: a file without them is the user's own
     """
     with _said(path):
         if path.is_dir():
@@ -63,7 +64,7 @@ def check_file(path: Path, keys: Collection[str]) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder in which no file can be made, there or not: no rights, no room, a name that can't be."""
+    """Refuse a folder, existing or not, in which no file can be made: no rights, no space, an impossible name."""
     try:
         str(folder).encode()
     except UnicodeEncodeError as error:
@@ -77,7 +78,7 @@ def check_writable(folder: Path) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Indented JSON, forced to the disk before it takes the place of what was there."""
+    """Write indented JSON; it is forced to the disk before it replaces an earlier file."""
     with whole_or_not(path) as partial, partial.open("w", encoding="utf-8") as file:
         json.dump(data, file, indent=1, allow_nan=False)
         file.write("\n")
@@ -114,9 +115,9 @@ def force(path: Path) -> None:
 
 @contextmanager
 def held(out: Path) -> Iterator[None]:
-    """One run a folder: a second one is refused, and a lock that a kill left behind does not count.
+    """Hold the folder for one run: a second run is refused. The lock of a killed run does not count.
 
-    What a killed run left half written is swept. Where nothing came of it the folder is gone again.
+    Files that a killed run left half written are removed. A folder that is still empty at the end is removed, too.
     """
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("a+") as file:
@@ -138,7 +139,7 @@ def _is_own(name: str, own: Collection[str]) -> bool:
 
 @contextmanager
 def _said(path: Path) -> Iterator[None]:
-    """What the system says of a path becomes one sentence."""
+    """Turn the system's errors about a path into one sentence."""
     try:
         yield
     except OSError as error:
@@ -153,7 +154,7 @@ def _said(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _removed(folder: Path) -> Iterator[None]:
-    """Makes a folder with its parents; those that were not there are gone when the block ends."""
+    """Make a folder with its parents; those that did not exist are removed when the block ends."""
     missing = []
     while not folder.is_dir():
         if os.path.lexists(folder):

@@ -1,4 +1,4 @@
-"""From the bytes of a JSON file to plain values, within limits: size, depth, no NaN, no infinity, no key twice."""
+"""Read a JSON file as plain values, within limits: size, depth, no NaN, no infinity, no key twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packages of pocketfit's extras: imported when something needs them, or missed in one sentence with the pip line."""
+"""Import packages of pocketfit's extras on first use; a missing one is one sentence with the pip line."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pocketfit.core.errors import MissingPackage
 
 
 def require(package: str, extra: str) -> ModuleType:
-    """Import a package of one of pocketfit's extras; a package that is not there is MissingPackage."""
+    """Import a package of one of pocketfit's extras. Raises MissingPackage where it is not installed."""
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != package.split(".", maxsplit=1)[0]:
-            raise  # the package is there; something that it needs is not
+            raise  # the package is installed; something that it needs is not
         raise MissingPackage(package.split(".", maxsplit=1)[0], extra) from error
 
 
 def called(name: str) -> Callable[..., Any]:
-    """The function of pocketfit's own that "module:function" names.
+    """The function of pocketfit that "module:function" names.
 
     >>> called("pocketfit.core.support.loading:called") is called
     True

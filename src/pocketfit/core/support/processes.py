@@ -37,7 +37,7 @@ class Rank:
 
 
 def rank() -> Rank:
-    """This process; the only one where no launcher has started it."""
+    """The Rank of this process: 0 of 1 where no launcher has started it."""
     count = _whole_number("WORLD_SIZE", 1)
     if count < 2:
         return Rank()
@@ -45,7 +45,7 @@ def rank() -> Rank:
 
 
 def check_alone(verb: str) -> None:
-    """Refuse what one process does; in a sentence that says what to start in its place."""
+    """Refuse several processes for a verb that one process carries out; the sentence says what to start instead."""
     count = rank().count
     if count > 1 and verb not in LAUNCHED:
         raise UserError(

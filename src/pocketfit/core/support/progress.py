@@ -1,4 +1,4 @@
-"""How long work tells a person what it does: the effects are the caller's (a progress bar, log lines, nothing)."""
+"""Progress reports of long work; the caller decides what becomes of them: a progress bar, log lines, nothing."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ Tick = Callable[[int, int], None]  # (done, total)
 
 
 class Watch(Protocol):
-    """Somebody who looks on."""
+    """The receiver of progress reports."""
 
     def say(self, sentence: str) -> None:
-        """One sentence that the user should see once."""
+        """Report a sentence that the user should see once."""
         ...
 
     def step(self, what: str) -> Tick:
-        """A piece of work begins; the returned function takes (done, total) as it goes on."""
+        """Report that a piece of work begins; the returned function is called with (done, total) as it goes on."""
         ...
 
     def best(self, words: str) -> None:
-        """The best plan so far, in a few words."""
+        """Report the best plan so far, in a few words."""
         ...
 
 
 class Silent:
-    """Nobody looks on."""
+    """A Watch that drops all reports."""
 
     def say(self, sentence: str) -> None:
         return

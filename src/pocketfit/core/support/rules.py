@@ -1,4 +1,4 @@
-"""What a type leaves open: rules that stand beside a type in Annotated, and types with rules that many files share."""
+"""Rules for values beyond their type, to stand in Annotated; and types with rules that many files share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Protocol, runtime_checkable
 
-LARGEST_INT = 2**63  # what every other program reads back as it was written
+LARGEST_INT = 2**63  # other programs read integers up to this one without loss
 SHOWN = 60  # characters of a wrong value
 
 
@@ -30,7 +30,7 @@ def shown(value: Any) -> str:
         return "an integer of more than 64 bits"
     try:
         text = json.dumps(value)
-    except (TypeError, ValueError, RecursionError):  # what came from Python, or is nested too deep
+    except (TypeError, ValueError, RecursionError):  # a Python object that is no JSON, or nested too deep
         text = f"a {type(value).__name__}"
     return text if len(text) <= SHOWN else text[:SHOWN].rstrip(", ") + " …"
 
@@ -66,7 +66,7 @@ def _figure(value: float) -> str:
 
 @dataclass(frozen=True, eq=False)  # a table has no hash
 class OneOf:
-    """One of these, where a Literal would ask too much of those who call, or the table of them may grow."""
+    """One of these values; for types where a Literal would be too strict for callers, or where the table may grow."""
 
     values: Collection[Any]
 
@@ -76,7 +76,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Text:
-    """A text that a pattern describes from its first to its last letter; `what` says in words what is right."""
+    """A text that matches a pattern as a whole; `what` describes a right one in words."""
 
     pattern: str
     what: str
@@ -87,7 +87,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Size:
-    """How many entries a list or object has; `unique`: no entry stands twice."""
+    """The number of entries of a list or object; `unique`: no entry occurs twice."""
 
     least: int = 0
     most: int = 10**6
@@ -106,7 +106,7 @@ class Size:
 
 @dataclass(frozen=True)
 class InFolder:
-    """The name of a file, or of one in folders below, written with "/": nothing outside of the folder that it is in."""
+    """The relative path of a file, written with "/", that does not lead out of its folder."""
 
     depth: int = 8
 
@@ -120,14 +120,14 @@ class InFolder:
 
 @dataclass(frozen=True)
 class Like:
-    """An object that also fits this TypedDict, where the code takes it for any Mapping."""
+    """An object that also fits this TypedDict, for fields whose type is any Mapping."""
 
     kind: Any
 
 
 @runtime_checkable
 class Rule(Protocol):
-    """What stands beside a type in Annotated."""
+    """A rule beside a type in Annotated."""
 
     def problem(self, value: Any) -> str:
         """What to give in place of this value, "" where it is right."""

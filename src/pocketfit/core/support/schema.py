@@ -1,11 +1,11 @@
-"""One reader for what stands in the files that pocketfit reads back: its own, or a stranger's.
+"""One reader for all JSON files that pocketfit reads back, its own or a stranger's.
 
-`checked` holds plain values (core/support/json_file.py) against a type and gives the first violation as a sentence with
-its place in the file. The types are those that the code works with: frozen dataclasses (no unknown keys; they are
+`checked` checks plain values (core/support/json_file.py) against a type, and raises the first violation as a sentence
+with its place in the file. The types are those that the code works with: frozen dataclasses (no unknown keys; they are
 built), TypedDicts for objects that stay dicts (keys of later versions may stand beside the known ones), Literal,
-tuples, lists, Mapping[str, ...], unions with None. What a type leaves open a rule in Annotated says
-(core/support/rules.py). So a setting's type and range stand once, at its field; `check_rules` holds the field against
-them where settings are made in Python.
+tuples, lists, Mapping[str, ...], unions with None. A rule in Annotated restricts a type further
+(core/support/rules.py). So a setting's type and range stand once, at its field; `check_rules` checks the field where
+settings are made in Python.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ LONGEST_PLACE = 200  # letters
 
 
 class Violation(UserError):
-    """What is wrong with a value, and its place: "passes[1].steps" inside the file; "" for the file as a whole.
+    """A problem with a value, and its place inside the file: "passes[1].steps"; "" for the file as a whole.
 
-    problem  goes on behind the place ("is -1: give a number from 0"), or is a sentence of its own
+    problem  the end of a sentence that begins with the place ("is -1: give a number from 0"), or a whole sentence
     """
 
     def __init__(self, problem: str, place: str = "", *, sentence: bool = False) -> None:
@@ -53,7 +53,7 @@ class Violation(UserError):
         self.problem, self.place, self.sentence = problem, place, sentence
 
     def inside(self, place: str) -> Violation:
-        """The same, seen from one level up: from an object with this key, or "[number]" of a list."""
+        """The same violation with its place seen from one level up: an object with this key, or a list's "[number]"."""
         place = place if re.fullmatch(r"[\w.\-]{1,60}|\[\d+\]", place, re.ASCII) else shown(place)
         joined = place if not self.place else place + ("" if self.place.startswith("[") else ".") + self.place
         return Violation(
@@ -63,7 +63,7 @@ class Violation(UserError):
 
 @contextmanager
 def at(place: str) -> Iterator[None]:
-    """Violations raised inside lie at this place of what is being read."""
+    """Add this place to Violations raised inside."""
     try:
         yield
     except Violation as violation:
@@ -72,7 +72,7 @@ def at(place: str) -> Iterator[None]:
 
 @contextmanager
 def reading(source: str, mend: str = "") -> Iterator[None]:
-    """Violations raised inside become one sentence: what cannot be read, where, why, and what to do."""
+    """Turn Violations raised inside into one sentence: what cannot be read, where, why, and what to do."""
     try:
         yield
     except Violation as violation:
@@ -80,7 +80,7 @@ def reading(source: str, mend: str = "") -> Iterator[None]:
 
 
 def checked(hint: Any, data: Any, source: str, mend: str = "") -> Any:
-    """`data` as this type. Raises UserError: "<source> can't be read: 'place' is …; <mend>".
+    """`data`, read as this type. Raises UserError: "<source> can't be read: 'place' is …; <mend>".
 
     >>> checked(dict[str, int], {"a": 1.5}, "x.json", "make it again")
     Traceback (most recent call last):
@@ -122,7 +122,7 @@ def build(cls: Callable[..., T], data: Any, given: Mapping[str, Any] | None = No
 
 
 def check_rules(settings: Any) -> None:
-    """For `__post_init__`: every field against its rule and its Literal. Raises UserError naming class and field."""
+    """Check every field against its rule and its Literal, in `__post_init__`. Raises UserError with class and field."""
     for name, check in _rules(cast("Hashable", type(settings))).items():
         if problem := check(getattr(settings, name)):
             raise UserError(f"{type(settings).__name__} can't have {name}={shown(getattr(settings, name))}: {problem}")
@@ -145,7 +145,7 @@ def reader(hint: Any) -> Reader:
 
 
 def _anything(value: Any, depth: int = 0) -> Any:
-    """Any JSON: it is passed on as it is."""
+    """The reader of any JSON, which is passed on as it is."""
     if depth > MOST_DEPTH:
         raise Violation(f"is nested too deep: at most {MOST_DEPTH} levels are read")
     if isinstance(value, dict):
@@ -249,7 +249,7 @@ def _one_of(values: tuple[Any, ...]) -> Reader:
 
 
 def _either(kinds: tuple[Any, ...]) -> Reader:
-    """A union: null, or what the one other type says; of several others, the first that fits."""
+    """The reader of a union: null, or the one other type; of several other types the first that fits."""
     others = [reader(kind) for kind in kinds if kind is not NoneType]
 
     def read(value: Any) -> Any:
@@ -267,7 +267,7 @@ def _either(kinds: tuple[Any, ...]) -> Reader:
 
 
 def _tuple(kinds: tuple[Any, ...]) -> Reader:
-    """A list in JSON: tuple[T, ...], or so many entries of these types."""
+    """The reader of a tuple, a list in JSON: tuple[T, ...], or one entry of each of these types."""
     if kinds[-1] is Ellipsis:
         entries = _listed(kinds[:1])
         return lambda value: tuple(entries(value))
@@ -329,7 +329,7 @@ _COMPOSED: dict[Any, Callable[[tuple[Any, ...]], Reader]] = {
 
 
 def _typed_dict(hint: Any) -> Reader:
-    """The object itself; what stands in it beside the known keys is only held against the limits of any JSON."""
+    """The reader of a TypedDict; it returns the object itself. Unknown keys need only keep the limits of any JSON."""
     known: dict[str, tuple[Reader, bool]] = {}
     for name, kind in get_type_hints(hint, include_extras=True).items():
         optional = get_origin(kind) is NotRequired
@@ -353,7 +353,7 @@ def _typed_dict(hint: Any) -> Reader:
 
 @cache
 def _fields(cls: Any) -> dict[str, tuple[Reader, bool]]:
-    """By name of a dataclass's field: its reader, and whether it must be given."""
+    """(reader, whether it must be given) for each field of a dataclass, by its name."""
     hints = get_type_hints(cls, include_extras=True)
     return {each.name: (reader(hints[each.name]), _required(cls, each)) for each in fields(cls) if each.init}
 
@@ -365,7 +365,7 @@ def _required(cls: Any, field: Field[Any]) -> bool:
 
 @cache
 def _rules(cls: Any) -> dict[str, Callable[[Any], str]]:
-    """By name of a field with a Literal or a rule: what says what is wrong with a value from Python, "" for nothing."""
+    """For each field with a Literal or a rule, a function that says what is wrong with a value, "" where nothing is."""
     hints = get_type_hints(cls, include_extras=True)
     found = {}
     for each in fields(cls):

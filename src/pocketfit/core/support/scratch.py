@@ -1,4 +1,4 @@
-"""Files and folders that shall not outlive the process that made them, even where it was killed."""
+"""Temporary files and folders that are removed even where the process that made them was killed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def temporary_folder(parent: str | Path | None = None) -> Iterator[str]:
 def sweep(folder: Path) -> None:
     """Remove the files that a killed process has left half written in `folder` and in its folders.
 
-    Only for who holds the lock on it: nobody else is writing then.
+    The caller must hold the lock on the folder, so that no other process is writing there.
     """
     for pattern in HALVES:
         for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}")):
@@ -47,9 +47,9 @@ def sweep(folder: Path) -> None:
 
 
 def locked(handle: int) -> bool:
-    """Whether the lock on this open file or folder could be taken; it is let go when the file is closed.
+    """Try to lock this open file or folder; whether that worked. The lock is released when the file is closed.
 
-    Windows has no such lock: there, nothing is ever free.
+    Windows has no such lock: there it never works.
     """
     if sys.platform == "win32":
         return False
@@ -71,9 +71,9 @@ def _held(place: str) -> tuple[str, int | None]:
         import fcntl
 
         handle = os.open(folder, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # a file system without locks: nobody can take the folder for a free one
+        with contextlib.suppress(OSError):  # a file system without locks: no other process can lock the folder either
             fcntl.flock(handle, fcntl.LOCK_EX)
-        if Path(folder).is_dir():  # else another process had it before we did, and has swept it
+        if Path(folder).is_dir():  # else another process locked it before us, and has removed it
             return folder, handle
         os.close(handle)
 

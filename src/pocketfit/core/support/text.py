@@ -1,4 +1,4 @@
-"""Names from outside, which need not be UTF-8, and lists of names in sentences."""
+"""Names from outside (of files, folders, classes), which need not be UTF-8, and lists of names in sentences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STRANGE = re.compile("[\ud800-\udc7f\udd00-\udfff\x00-\x1f\x7f]")
 
 
 def readable(name: str) -> str:
-    r"""A name that can be printed and stored as UTF-8: what isn't is shown as an escape, and so are control characters.
+    r"""The name in a form that can be printed and stored as UTF-8: other bytes and control characters become escapes.
 
     >>> print(readable("caf\udce9.jpg"), readable("\udcc3\udca9cureuil"), readable("two\nlines"))
     caf\xe9.jpg écureuil two\x0alines
@@ -25,7 +25,7 @@ def readable(name: str) -> str:
 
 
 def comparable(name: str) -> str:
-    r"""What two names of the same class have in common: Unicode's composed form (NFC), without spaces around it.
+    r"""The form in which names of classes are compared: Unicode's composed form (NFC), without spaces around it.
 
     macOS stores "é" in a file name as two code points, editors write it as one.
 
@@ -53,7 +53,7 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def _readable_error(error: UnicodeError) -> tuple[str | bytes, int]:
-    """For streams and files: what cannot be encoded is written as `readable` shows it, and never raises."""
+    """The error handler READABLE for streams and files: writes as `readable` what cannot be encoded; never raises."""
     assert isinstance(error, UnicodeEncodeError)
     part = readable(error.object[error.start : error.end])
     return part.encode(error.encoding, "backslashreplace"), error.end

@@ -1,8 +1,8 @@
-"""Functions of the user's own, by the name "package.module:function": factories, criteria, metrics.
+"""The user's own functions, by the name "package.module:function": factories, criteria, metrics.
 
-A name is imported where the user gave it, on the command line or from Python. A name that stands in a file (a model
-folder, a plan, a journal) may be anybody's: it is imported only where the user gave the same name, or agreed to such
-names in general (--allow-code). Even then no module comes from the folder that the file lies in.
+A name that the user gave, on the command line or from Python, is imported. A name in a file (a model folder, a plan, a
+journal) may be anybody's: it is imported only where the user gave the same name, or agreed to such names in general
+(--allow-code). Even then no module is taken from the folder of that file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _found: dict[str, tuple[Callable[..., Any], Path | None]] = {}
 class Consent:
     """What the user agreed to.
 
-    names       that the user gave
+    names       the names that the user gave
     everything  whether any name that stands in a file may be imported
     """
 
@@ -41,7 +41,7 @@ class Consent:
     everything: bool = False
 
     def check(self, name: str, path: Path, kind: str) -> Path | None:
-        """The folder that this name of the file `path` must not be taken from; None where the user gave the name.
+        """The folder from which a name in the file `path` must not be imported; None where the user gave the name.
 
         Raises UserError where the user agreed to neither.
         """
@@ -69,10 +69,10 @@ def consent(allowed: Allowed, *typed: str | None) -> Consent:
 def function(name: str, kind: str, closed: Path | None = None) -> Callable[..., Any]:
     """The function called "package.module:function".
 
-    kind    what it is for, in the sentence of an error: "factory", "criterion", "metric"
-    closed  a folder that no module may come from; None where the user gave the name
+    kind    what the function is for, in an error's sentence: "factory", "criterion", "metric"
+    closed  a folder from which no module may come; None where the user gave the name
 
-    Raises UserError for what names no function, modules of the standard library among it: none of them is a factory,
+    Raises UserError where the name is no function's, and for the standard library: none of its functions is a factory,
     and many do harm.
     """
     if name in _found:
@@ -84,7 +84,7 @@ def function(name: str, kind: str, closed: Path | None = None) -> Callable[..., 
     try:
         with importable(closed):
             module = importlib.import_module(module_name)
-    except UserError:  # our own, of a closed folder
+    except UserError:  # our own, about a closed folder
         raise
     except ModuleNotFoundError as error:
         if error.name and (module_name + ".").startswith(error.name + "."):
@@ -110,10 +110,10 @@ def closed_to(name: str) -> Path | None:
 
 @contextmanager
 def importable(closed: Path | None) -> Iterator[None]:
-    """The current directory on the import path: in front, as Python has it, for a name that the user gave.
+    """Put the current directory on the import path: in front, as Python does, for a name that the user gave.
 
-    For a name out of a file it comes last, and not at all where it is the closed folder or lies in it; whatever stands
-    on the path, no module is taken from that folder.
+    For a name from a file it comes last, or not at all where it is the closed folder or lies in it. Whatever is on the
+    path, no module is taken from the closed folder.
     """
     here = str(Path.cwd())
     added = here not in sys.path and (closed is None or not _inside(Path(here), closed))
@@ -132,8 +132,8 @@ def importable(closed: Path | None) -> Iterator[None]:
 
 
 class _Closed:
-    """Finds modules as Python does, and refuses those that lie in the folder. An environment that lies in it itself
-    (.venv/ beside the user's work) is the user's."""
+    """Finds modules as Python does, and refuses those in the closed folder. Modules of a Python environment inside it
+    (the user's .venv/) are allowed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()

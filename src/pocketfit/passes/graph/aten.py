@@ -1,4 +1,4 @@
-"""What torch.export says about a network, in the words that the passes need."""
+"""A network as torch.export's ATen graph: its layers in order, and small questions about nodes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ BATCH = 2  # not 1: a size of 1 broadcasts and is squeezed away, so it would be 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a network as it is carried out, for one sample.
+    """One layer of a network, in the order of execution, for one sample.
 
-    name    dotted name of the module; an operation in the forward of a larger module has its own name behind:
+    name    dotted name of the module; an operation in the forward of a larger module has its own name behind that:
             "features.3.add"
     type    class of the module ("Conv2d"), or name of the operation ("add")
     shapes  without the batch; the input's is that of the first input
@@ -66,8 +66,8 @@ def export(network: nn.Module, signature: Signature, batch: int = BATCH) -> Expo
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """While torch.export runs: it warns of tensors that a forward keeps on its module (as recurrent layers do with
-    their weights), and takes them in as it should; where it fails it prints the whole graph, which the error need not.
+    """Silence torch.export inside. It warns of tensors that a forward keeps on its module (recurrent layers do so with
+    their weights), though it exports them correctly; where it fails it prints the whole graph beside its error.
     """
     talking = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     level, printed = talking.level, io.StringIO()
@@ -101,8 +101,8 @@ def operation(node: fx.Node) -> str:
 
 
 def carried_out(node: fx.Node, args: Any, kwargs: Any) -> Any:
-    """What an operator makes of other tensors than its own; those may lie in memory in another way, so that `view` has
-    to copy, and stay as they are where it works in place."""
+    """The operator, run on other arguments than its own. These may lie differently in memory, so that `view` has to
+    copy; an operator that works in place gets a copy of them."""
     if getattr(getattr(node.target, "_schema", None), "is_mutable", False):
         args = (args[0].clone(), *args[1:])
     if operation(node) in ("view", "_unsafe_view") and isinstance(args[1], list | tuple):
@@ -157,7 +157,7 @@ def parameter_names(program: ExportedProgram) -> dict[str, str]:
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """Of its output, or of the first of its outputs; () where there is none."""
+    """The shape of a node's output, or of the first of its outputs; () where there is none."""
     value = node.meta.get("val")
     if isinstance(value, list | tuple) and value:
         value = value[0]
@@ -219,9 +219,9 @@ def _count(node: fx.Node, network: nn.Module, names: dict[str, str], counted: se
 
 
 def macs_of(node: fx.Node) -> int:
-    """Multiply-accumulates of the whole batch: each output of a convolution takes (inputs / groups) x kernel of them.
+    """Multiply-accumulates for the whole batch, or for one sample in a graph that leaves the size of the batch open.
 
-    In a graph that leaves the size of the batch open, those of one sample.
+    Each output of a convolution takes (inputs / groups) x kernel.
     """
     name, out = operation(node), math.prod(_sizes(node))
     shapes = [_sizes(a) if isinstance(a, fx.Node) else () for a in node.args]

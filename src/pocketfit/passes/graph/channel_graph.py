@@ -1,10 +1,10 @@
-"""Which channels of a network are one and the same, found by running labels through its graph.
+"""Which channels of a network can only be removed together, found by running labels through its graph.
 
 torch.export gives the network as a graph of ATen operators. Each tensor in it gets an array of labels (labels.py), one
 for each element. A layer with weights makes fresh labels for its outputs and notes which labels its inputs carry;
 operators that only move data are carried out on the labels themselves, so that concatenation, shuffling, splitting and
-flattening need no rules of their own; elementwise operators unite the labels of their operands. What an operator does
-that is not listed here isn't guessed: its inputs stay whole, and the graph says so.
+flattening need no rules of their own; elementwise operators unite the labels of their operands. An operator that isn't
+listed is not guessed at: the channels of its inputs stay, and the graph says so.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MIXED = "each of them is tied to all others, as where channels are shuffled agai
 class Slice:
     """One dimension of a parameter or buffer: which channel each of its entries belongs to; int64 [size].
 
-    NO_CHANNEL (0) marks entries that belong to no channel, for example those of the picture's colours.
+    NO_CHANNEL (0) marks entries that belong to no removable channel, for example the image's colours.
     """
 
     parameter: str
@@ -43,13 +43,13 @@ class Slice:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that lie in the same places, so that any of them may go, each with all of its entries.
+    """Channels that lie in the same places. Any of them may be removed, with all of its entries in all places.
 
     name       the first layer that makes these channels; "layer#1", "layer#2" where it makes several prunable groups
     ids        int64 [n]: one id for each channel, in the order of that layer's outputs
     producers  (parameter, dimension) of the convolutions and linear layers that make them
     members    (parameter, dimension) -> entries that go with each channel
-    why_not    why none of them may go, "" where they may
+    why_not    why none of them may be removed, "" where they may
     """
 
     name: str
@@ -72,8 +72,8 @@ class Group:
 class ChannelGraph:
     """The slices of all parameters, the groups that they form, the layers in order, and sentences for the user.
 
-    reshapes  the places where channels are laid out anew, by numbers that the forward may have written down
-    norms     (layer, the channel of each of its entries), of norms that hold no tensor to tell how wide they are
+    reshapes  nodes that rearrange channels, with sizes that the forward may contain as constants
+    norms     (layer, the channel of each of its entries), for norms without a tensor that shows their width
     """
 
     slices: tuple[Slice, ...]
@@ -106,7 +106,7 @@ def trace(network: nn.Module, signature: Signature) -> ChannelGraph:
 
 
 def followed(network: nn.Module, signature: Signature) -> tuple[ExportedProgram, Walk]:
-    """torch.export's graph and the labels of all of its nodes; the same network always gets the same labels."""
+    """torch.export's graph, and the labels of all of its nodes; the same network always gets the same labels."""
     program = aten.export(network, signature)
     walk = Walk(network, aten.parameter_names(program))
     for node in program.graph.nodes:
@@ -115,7 +115,7 @@ def followed(network: nn.Module, signature: Signature) -> tuple[ExportedProgram,
 
 
 def _untaken(walk: Walk) -> tuple[str, ...]:
-    """One sentence for each kind of operator whose weights nobody knows how to cut."""
+    """One sentence for each kind of operator whose weights no rule here can cut."""
     layers: dict[str, list[str]] = defaultdict(list)
     for place, name in walk.untaken:
         layers[place].append(name)
@@ -127,7 +127,7 @@ def _untaken(walk: Walk) -> tuple[str, ...]:
 
 
 def _groups(slices: tuple[Slice, ...], producers: set[tuple[str, int]], fixed: dict[int, str]) -> tuple[Group, ...]:
-    """Channels with the same places (and the same fate) form a group."""
+    """The groups: channels with the same places, of which all or none may be removed."""
     places: dict[int, Counter[tuple[str, int]]] = defaultdict(Counter)
     for part in slices:
         for label in part.ids.tolist():
@@ -148,7 +148,7 @@ def _groups(slices: tuple[Slice, ...], producers: set[tuple[str, int]], fixed: d
 
 
 def _named_apart(groups: list[Group]) -> tuple[Group, ...]:
-    """Prunable groups are asked for by name, so that none may share its name with another one."""
+    """The groups, with "#1", "#2" behind names that several prunable ones share: they are selected by name."""
     alike = Counter(group.name for group in groups if group.prunable)
     numbers: Counter[str] = Counter()
     named = []
@@ -162,7 +162,7 @@ def _named_apart(groups: list[Group]) -> tuple[Group, ...]:
 
 
 def _findings(groups: tuple[Group, ...]) -> tuple[str, ...]:
-    """One sentence for each reason that keeps channels from being pruned; that outputs stay goes without saying."""
+    """One sentence for each reason that keeps channels from being pruned, except that the network's outputs stay."""
     layers: dict[str, list[str]] = defaultdict(list)
     for group in groups:
         if group.why_not not in ("", OUTPUT):

@@ -13,16 +13,16 @@ from pocketfit.passes.graph.aten import RECURRENT, argument, carried_out, module
 from pocketfit.passes.graph.labels import NO_CHANNEL, Labels, along, vector
 
 OUTPUT = "they are the outputs of the network"
-UNREAD = "no answer of the network depends on them, as in heads that only training has"
+UNREAD = "no output of the network depends on them, as in heads that only training has"
 LAID_OUT = ("view", "reshape", "_unsafe_view", "unflatten")
-FREE_LABELS = 65_536  # a loose parameter with more numbers than this is no per-channel factor
+FREE_LABELS = 65_536  # a parameter of no layer with more numbers than this is no per-channel factor
 
 
 class Walk:
-    """The state of one walk over the graph: labels of each node, and what the layers have noted.
+    """The state of one walk over the graph: labels of each node, and the channels of each parameter.
 
     norms    the channels of norms that hold no tensor, by the layer's name
-    untaken  (operator, layer) where weights of several dimensions go into something that isn't known
+    untaken  (operator, layer) where weights of several dimensions go into an operator that isn't known
     """
 
     def __init__(self, network: nn.Module, names: dict[str, str]) -> None:
@@ -55,7 +55,7 @@ class Walk:
                 self.labels.fix(self.env[node], UNREAD)
 
     def of(self, node: fx.Node) -> Any:
-        """Labels of a node's output; a parameter that is used loosely gets one for each of its numbers."""
+        """Labels of a node's output; a parameter that belongs to no layer gets a label for each of its numbers."""
         if node in self.env:
             return self.env[node]
         name, shape = self.names[node.name], shape_of(node)
@@ -96,7 +96,7 @@ class Walk:
         return self.slices[place]
 
     def finish(self) -> dict[tuple[str, int], Tensor]:
-        """(parameter, dimension) -> channel of each entry, loose parameters that lie along channels among them."""
+        """(parameter, dimension) -> channel of each entry; parameters of no layer count where they follow channels."""
         for name, labels in self.loose.items():
             varying = self.labels.varying_dims(labels)
             if len(varying) == 1:
@@ -118,7 +118,7 @@ def _place(node: fx.Node) -> str:
 
 
 def _hide(walk: Walk, node: fx.Node) -> Any:
-    """An operator that isn't known, or is used in a way that isn't: what goes in stays whole."""
+    """An unknown operator, or an unknown use of one: the channels that go in can't be removed."""
     multiplies = operation(node).startswith(("conv", "linear"))
     if multiplies or operation(node) in RECURRENT:
         computed = multiplies and not walk.is_parameter(argument(node, "weight"))
@@ -292,7 +292,7 @@ def _pick(walk: Walk, node: fx.Node) -> Any:
 
 
 def _split(walk: Walk, node: fx.Node) -> Any:
-    """chunk and split: equal parts stay equal, unequal ones stay whole."""
+    """chunk and split: equal parts lose the same channels, unequal ones lose none."""
     parts = _execute(walk, node)
     dim = argument(node, "dim", 0)
     first = parts[0]
@@ -307,7 +307,7 @@ def _split(walk: Walk, node: fx.Node) -> Any:
 
 
 def _concatenate(walk: Walk, node: fx.Node) -> Any:
-    """Along the channels they are put side by side; along anything else, all parts must have the same ones."""
+    """Along the channel dimension channels are put side by side; along others all parts must have the same channels."""
     parts = [walk.of(source) for source in argument(node, "tensors")]
     dim = argument(node, "dim", 0) % parts[0].ndim
     if operation(node) == "stack" or any(set(walk.labels.varying_dims(part)) - {dim} for part in parts):
@@ -319,7 +319,7 @@ def _concatenate(walk: Walk, node: fx.Node) -> Any:
 
 
 def _pad(walk: Walk, node: fx.Node) -> Any:
-    """Padding around the picture leaves channels alone; padded channels belong to nobody, and stay."""
+    """Padding around the image leaves channels alone; channels of padding belong to no layer, and stay."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
     labels, shape = walk.of(source), shape_of(node)

@@ -43,7 +43,7 @@ def fold_batch_norm(network: nn.Module, signature: Signature) -> nn.Module:
 def foldable(network: nn.Module, signature: Signature) -> tuple[tuple[str, str], ...]:
     """(layer, batch norm) by dotted names, in the order in which they are carried out.
 
-    What was found is kept as long as the network is there: it follows from its structure, and passes ask over and over.
+    The answer follows from the network's structure and is cached as long as the network exists: passes ask often.
     """
     asked = signature, str(network)
     if _FOUND.get(network, (None,))[0] != asked:
@@ -78,7 +78,7 @@ def _with_weights(network: nn.Module) -> list[nn.Module]:
 
 
 def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
-    """In place. A module that stands under two names is replaced under both."""
+    """Replace a module in place, under all of its names."""
     old = network.get_submodule(name)
     for parent in network.modules():
         for attribute, child in list(parent.named_children()):

@@ -1,4 +1,4 @@
-"""What runs through a network: ranges, means and spreads of each channel of its tensors."""
+"""Run a network's graph on samples, and sum up each channel of its tensors: range, mean and mean square."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Run(fx.Interpreter):
         self.program, self.see = program, see
 
     def on(self, *inputs: Tensor) -> Any:
-        """Outputs for one batch of exported.BATCH samples."""
+        """The outputs for one batch of aten.BATCH samples."""
         constants = {**self.program.state_dict, **self.program.constants}
         signature = self.program.graph_signature
         names = {**aten.parameter_names(self.program), **signature.inputs_to_lifted_tensor_constants}
@@ -38,8 +38,9 @@ class Run(fx.Interpreter):
 
 @dataclass(frozen=True)
 class Channels:
-    """Of one tensor, along its channels: float32 [C] each.
+    """Statistics of one tensor for each of its channels: float32 [C] each.
 
+    low, high   the lowest and the highest value over all samples
     power       mean square
     usual_high  median over the samples of the highest value in a sample
     """
@@ -51,13 +52,13 @@ class Channels:
     usual_high: Tensor
 
     def shifted(self, by: Tensor) -> Channels:
-        """Of the tensor minus a number for each channel."""
+        """The statistics of the tensor minus `by`, one number for each channel."""
         power = self.power - 2 * by * self.mean + by**2
         return Channels(self.low - by, self.high - by, self.mean - by, power, self.usual_high - by)
 
 
 def observe(streams: Streams, batches: Iterable[Tensor]) -> dict[fx.Node, Channels]:
-    """Statistics of the tensors that carry free labels, and of what layers give before their activation."""
+    """The statistics of the tensors that carry free labels, and of layers' outputs before their activation."""
     dims = {tensor.node: tensor.dim for tensor in streams.tensors}
     dims |= {layer.node: layer.dim for layer in streams.layers}
     seen: dict[fx.Node, list[tuple[Tensor, ...]]] = {node: [] for node in dims}
@@ -77,7 +78,7 @@ def observe(streams: Streams, batches: Iterable[Tensor]) -> dict[fx.Node, Channe
 
 
 def _summary(low: Tensor, high: Tensor, mean: Tensor, power: Tensor) -> Channels:
-    """Of all samples, from those of each sample, [samples, C]."""
+    """The statistics over all samples, from those of each sample, [samples, C]."""
     return Channels(low.amin(0), high.amax(0), mean.mean(0), power.mean(0), high.median(0).values)
 
 

@@ -1,7 +1,7 @@
 """Channel labels: integer arrays of a tensor's own shape that say which channel each element belongs to.
 
-Two channels that have to go together are united (union-find: Tarjan 1975). Label 0 is "no channel that could go":
-inputs of the network, constants, and what an operator that nobody taught us has made of its inputs.
+Two channels that can only be removed together are united (union-find: Tarjan 1975). Label 0 means "no channel that can
+be removed": inputs of the network, constants, and outputs of operators without a rule.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ NO_CHANNEL = 0
 
 
 class Labels:
-    """The ids given out so far, which of them are one, and which have to stay, with the reason."""
+    """The ids given out so far, which of them are united, and which have to stay, with the reason."""
 
     def __init__(self) -> None:
         self._parent = torch.zeros(1024, dtype=torch.int64)
@@ -32,14 +32,14 @@ class Labels:
         return ids
 
     def roots(self, labels: Tensor) -> Tensor:
-        """One id for each set of united ids: same shape as `labels`."""
+        """The labels with one id for each set of united ids; same shape as `labels`."""
         found = self._parent[labels]
         while not torch.equal(above := self._parent[found], found):
             found = above
         return found
 
     def unite(self, first: Tensor, second: Tensor, why_fixed: str) -> None:
-        """From now on first[i] and second[i] are one channel; a partner of NO_CHANNEL has to stay, and why."""
+        """Unite first[i] with second[i]; an id that meets NO_CHANNEL has to stay, for the reason `why_fixed`."""
         shape = torch.broadcast_shapes(first.shape, second.shape)  # type: ignore[no-untyped-call]  # torch's has no hints
         first, second = first.expand(shape), second.expand(shape)
         for dim in range(first.ndim):
@@ -55,13 +55,13 @@ class Labels:
             self._parent[max(a, b)] = min(a, b)
 
     def fix(self, labels: Tensor, reason: str) -> None:
-        """These channels have to stay; the first reason that is given for one is the one that is told."""
+        """Mark channels that have to stay; of several reasons for one channel the first is kept."""
         for label in torch.unique(self.roots(labels)).tolist():
             if label != NO_CHANNEL:
                 self._reasons.setdefault(label, reason)
 
     def fixed(self) -> dict[int, str]:
-        """By root id: why this channel has to stay."""
+        """The reason why a channel has to stay, by root id."""
         reasons: dict[int, str] = {}
         for label, reason in self._reasons.items():
             reasons.setdefault(self._find(label), reason)
@@ -75,10 +75,10 @@ class Labels:
         ]
 
     def settle(self, labels: Tensor, why_fixed: str) -> Tensor:
-        """The same labels, with one dimension at most along which they change; stored once along all others.
+        """Labels that change along one dimension at most; along all others they are stored once (stride 0).
 
-        What is left after a channel goes must be a box again. So where the channels lie along several dimensions,
-        as after a view as [groups, channels / groups], the positions of all parts are united and the longest of
+        After a channel is removed, the tensor must be a box again. So where the channels lie along several dimensions,
+        as after a view as [groups, channels / groups], equal positions of all groups are united, and the longest of
         these dimensions (the last one of equals) remains.
         """
         varying = self.varying_dims(labels)
@@ -111,7 +111,7 @@ def vector(labels: Tensor, dim: int) -> Tensor:
 
 
 def _essence(labels: Tensor) -> Tensor:
-    """Without the repetition along dimensions that are stored once: stride 0 -> size 1."""
+    """The labels without their repetition along dimensions of stride 0: these get size 1."""
     for dim in range(labels.ndim):
         if labels.stride(dim) == 0 and labels.shape[dim] > 1:
             labels = labels.narrow(dim, 0, 1)

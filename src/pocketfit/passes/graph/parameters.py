@@ -20,14 +20,14 @@ def attribute(module: nn.Module, name: str) -> Tensor:
 
 
 def put(network: nn.Module, name: str, value: Tensor) -> None:
-    """In place: the parameter of this name holds these numbers."""
+    """Write these numbers into the parameter of this name, in place."""
     attribute(network, name).data.copy_(value)
 
 
 def add_to_bias(network: nn.Module, layer: str, bias: str, change: Tensor) -> None:
-    """In place: the outputs [out] of a layer, by its name and that of its bias, change by this.
+    """Add `change` [out] to the bias of a layer, in place.
 
-    A convolution or linear layer without a bias ("") gets one; anything else that has none is left as it is.
+    A convolution or linear layer without a bias (`bias` is "") gets one; anything else without one is left as it is.
     """
     if bias:
         attribute(network, bias).data.add_(change)

@@ -29,7 +29,7 @@ ONE = 0  # the label of the factor that is always one
 
 @dataclass(frozen=True)
 class Weighted:
-    """A layer that reads channels and makes channels: convolution, linear layer, or a batch norm that was not folded.
+    """A layer whose weights can take factors: convolution, linear layer, or a batch norm that was not folded.
 
     node     its operator in the graph
     weight   dotted name of its weight: [out, in / groups, ...], for a batch norm [channels]
@@ -52,14 +52,14 @@ class Weighted:
 
     @property
     def source(self) -> fx.Node:
-        """The tensor that it reads."""
+        """The node of its input tensor."""
         node = self.node.args[0]
         assert isinstance(node, fx.Node)
         return node
 
     @property
     def dim(self) -> int:
-        """Along which its outputs lie."""
+        """The dimension along which its output channels lie."""
         return len(shape_of(self.node)) - 1 if operation(self.node) == "linear" else 1
 
     @property
@@ -87,7 +87,7 @@ class Carried:
 
 @dataclass(frozen=True)
 class Bound:
-    """A relu with an upper bound: the factor passes where the channel stays below it."""
+    """A relu with an upper bound: a factor passes where the channel stays below the bound."""
 
     node: fx.Node
     labels: Tensor
@@ -96,13 +96,13 @@ class Bound:
 
 @dataclass(frozen=True)
 class Streams:
-    """What of a network can be rescaled.
+    """The channels of a network that can be rescaled.
 
     program  the network as torch.export gives it, batch 2
-    layers   in the order in which they run
-    tensors  that carry at least one free label
-    bounds   upper bounds that free labels meet
-    count    labels are below this
+    layers   the layers with weights, in the order in which they run
+    tensors  the tensors that carry at least one free label
+    bounds   the relus with an upper bound that free labels pass
+    count    number of labels: all are below this
     frozen   reason -> names of the layers whose output channels can't be rescaled because of it
     """
 
@@ -168,7 +168,7 @@ class _Walk:
         return isinstance(labels, Tensor) and set(self.labels.varying_dims(labels)) <= {dim % labels.ndim}
 
     def parameter(self, node: Any) -> str:
-        """Its dotted name where it is a parameter or buffer that is used in this one place, else ""."""
+        """The dotted name of a parameter or buffer that is used in one place only, else ""."""
         if not isinstance(node, fx.Node) or node.name not in self.names:
             return ""
         name = self.names[node.name]
@@ -213,7 +213,7 @@ class _Walk:
 
 
 def names(*lines: str) -> frozenset[str]:
-    """The words of some lines."""
+    """The names in some lines of text, separated by spaces."""
     return frozenset(" ".join(lines).split())
 
 
@@ -226,7 +226,7 @@ _MOVING = names(
 
 
 def fused(node: fx.Node) -> bool:
-    """Whether runtimes compute this together with the one operator that reads it, so that it is never stored."""
+    """Whether runtimes fuse this node with the one operator that reads it, so that its output is never stored."""
     if len(node.users) != 1 or operation(node) not in ("conv1d", "conv2d", "linear", "add", "batch_norm"):
         return False
     return operation(next(iter(node.users))) in ("relu", "relu6", "hardtanh")
@@ -238,7 +238,7 @@ def _place(node: fx.Node) -> str:
 
 
 def _freeze(walk: _Walk, node: fx.Node) -> Any:
-    """What goes in keeps its scale; so does what comes out."""
+    """An operator that lets no factor pass: its inputs and its output have the factor one."""
     for source in node.all_input_nodes:
         walk.fix(source, f"{operation(node)} lets no factor pass")
     return walk.ones(node)
@@ -261,7 +261,7 @@ def _layer(walk: _Walk, node: fx.Node) -> Any:
 
 
 def _batch_norm(walk: _Walk, node: fx.Node) -> Any:
-    """One that could not be folded rescales each channel alone, as a depthwise convolution does."""
+    """A batch norm that could not be folded rescales each channel alone, as a depthwise convolution does."""
     source = argument(node, "input")
     parts = [walk.parameter(argument(node, key)) for key in ("weight", "bias", "running_mean", "running_var")]
     if not all(parts) or not walk.along(source, 1):
@@ -273,14 +273,14 @@ def _batch_norm(walk: _Walk, node: fx.Node) -> Any:
 
 
 def _pass(walk: _Walk, node: fx.Node) -> Any:
-    """relu and its like: f(s x) = s f(x) for s > 0, element by element."""
+    """relu and similar: f(s x) = s f(x) for s > 0, element by element."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
     return walk.env[source].expand(shape_of(node))
 
 
 def _bounded(walk: _Walk, node: fx.Node) -> Any:
-    """relu6: a factor passes where the bound is not reached, which its reader has to make sure of."""
+    """relu6: a factor passes where the bound is not reached; the caller has to make sure of that (`bounds`)."""
     source, low, high = node.args[0], argument(node, "min_val", 0), argument(node, "max_val", 6)
     assert isinstance(source, fx.Node)
     if low != 0 or not walk.along(source, 1) or not walk.labels.varying_dims(walk.env[source]):
@@ -350,7 +350,7 @@ def _execute(walk: _Walk, node: fx.Node) -> Any:
 
 
 def _pad(walk: _Walk, node: fx.Node) -> Any:
-    """Zeros have any factor."""
+    """Padding with zeros, which are the same after any factor."""
     if argument(node, "mode", "constant") != "constant" or argument(node, "value", 0) not in (0, None):
         return _freeze(walk, node)
     source = node.args[0]

@@ -1,12 +1,12 @@
-"""Channels that give the same for every input: what they give, and where it goes when they go.
+"""Channels that are constant, whatever the input: their value, and the biases that take it up when they are removed.
 
-A channel whose norm has a factor of zero still gives its shift, through whatever activation stands behind; so does a
-filter of zeros with a bias. Taken away like a dead channel, it takes that number from all who read it. Where a layer
-reads it without zeros around the picture, the number is the same at each place, and goes into the layer's bias (or off
-the running mean of the norm behind): nothing changes. Where it can't, the channel is no dead one, and isn't ranked so.
+A channel whose norm has a factor of zero still has the value of its shift, after the activation; so has a filter of
+zeros with a bias. Removing it changes what all its readers get. Where a layer reads it without zero padding, the change
+is the same at each position: it is added to the layer's bias (or subtracted from the running mean of the norm behind),
+and nothing changes. Where that is impossible the channel is not ranked as a dead one.
 
-Constants are found by one walk over the graph: each operator is carried out on what is known, NaN standing for what
-depends on the input. What an operator does that isn't listed here depends on the input.
+Constants are found by one walk over the graph: each operator is run on the known values, with NaN for values that
+depend on the input. The output of an operator that isn't listed here counts as depending on the input.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pocketfit.passes.graph.labels import NO_CHANNEL
 from pocketfit.passes.graph.parameters import attribute
 from pocketfit.passes.graph.scale_graph import names
 
-FREE = 0.01  # of the largest factor of its norm: a channel below gives its shift, and next to nothing else
-SAME = 1e-5  # of the largest: what sums in another order may change
+FREE = 0.01  # share of a norm's largest factor: a channel with less has almost no part that depends on the input
+SAME = 1e-5  # of the largest value: rounding of sums in another order stays below it
 _POINTWISE = names(
     "relu relu6 hardtanh hardswish hardsigmoid sigmoid log_sigmoid silu gelu elu selu celu mish softplus leaky_relu",
     "tanh abs neg square clamp clamp_min clamp_max rsqrt sqrt exp reciprocal pow prelu",
 )
-_SPREADING = names(  # sums and maxima with no negative factor: what depends on the input shows where ones would
+_SPREADING = names(  # sums and maxima without negative factors: run on ones in place of NaN, they show where it spreads
     "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d",
     "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d mean sum amax upsample_nearest1d upsample_nearest2d",
     "upsample_bilinear2d",
@@ -50,12 +50,14 @@ _LAYERS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """One call of a layer that reads channels that are constant.
+    """One call of a layer that reads constant channels.
 
-    node     its operator, weight its values
-    known    what it reads, one sample; NaN where that depends on the input
-    read     the channel of each number that it reads, as `known`; `made`: of each of its outputs, int64 [out]
-    target   the tensor that takes a constant up ("" where there is none), times `sign`
+    node     its operator
+    weight   the values of its weight
+    known    its input, one sample; NaN where it depends on the network's input
+    read     the channel of each number of the input, shaped as `known`
+    made     the channel of each of its outputs, int64 [out]
+    target   name of the tensor to which a constant is added, times `sign`; "" where there is none
     """
 
     node: fx.Node
@@ -68,14 +70,14 @@ class Reader:
     found: dict[int, Tensor | None] = field(default_factory=dict)
 
     def live(self) -> list[int]:
-        """The channels that are constant here, and not zero."""
+        """The channels that are constant in this input, and not zero."""
         constant = ~torch.isnan(self.known)
         varying = self.read[~constant]
         ids = torch.unique(self.read[constant & (self.known != 0)])
         return [label for label in ids.tolist() if label != NO_CHANNEL and not bool((varying == label).any())]
 
     def given(self, label: int) -> Tensor | None:
-        """float32 [out]: what this channel adds to each output, None where that isn't the same at each place."""
+        """float32 [out]: what this channel adds to each output; None where that isn't the same at each position."""
         if label not in self.found:
             alone = torch.where(self.read == label, self.known, 0.0)
             made = _multiplied(self.node, alone, self.weight)
@@ -111,7 +113,7 @@ def readers(model: Model) -> tuple[Reader, ...]:
         dim = made.ndim - 1 if operation(node) == "linear" else 1
         read = labels.labels.roots(labels.of(source)).expand(known.shape)
         target, sign = _target(node, labels.names)
-        once = target if uses[target, sign] == 1 else ""  # what several calls add must not change for one of them
+        once = target if uses[target, sign] == 1 else ""  # a bias that several calls use must not change for one
         found.append(
             Reader(
                 node=node,
@@ -127,12 +129,12 @@ def readers(model: Model) -> tuple[Reader, ...]:
 
 
 def held(found: Iterable[Reader]) -> set[int]:
-    """The channels that are constant, not zero, and read by someone who can't take the constant up."""
+    """The channels that are constant, not zero, and read by a layer that can't take the constant up."""
     return {label for reader in found for label in reader.live() if reader.given(label) is None}
 
 
 def ranked(groups: Iterable[Group], scores: Mapping[str, Any], constant: set[int]) -> tuple[dict[str, Any], list[str]]:
-    """The scores, in which these channels count as much as the mean of the others; and whose groups have some."""
+    """(the scores, with the mean of the other channels for each of these; the names of the groups that have some)."""
     changed, concerned = dict(scores), []
     for group in groups:
         alike = np.isin(group.ids, list(constant))
@@ -145,8 +147,8 @@ def ranked(groups: Iterable[Group], scores: Mapping[str, Any], constant: set[int
 
 
 def moved(network: nn.Module, found: Iterable[Reader], removed: NDArray[np.int64]) -> tuple[nn.Module, int]:
-    """A copy in which what the removed channels give for every input is in the biases of those who read them, and how
-    many channels gave something."""
+    """(a copy in which the constants of the removed channels are added to the biases of their readers; how many of them
+    were not zero)."""
     copied = copy.deepcopy(network)
     channels = set()
     for reader in found:
@@ -159,7 +161,7 @@ def moved(network: nn.Module, found: Iterable[Reader], removed: NDArray[np.int64
 
 
 def _suspicious(name: str, tensor: Tensor) -> bool:
-    """Whether a weight has an entry along its first dimension that is (nearly) zero."""
+    """Whether some entry of a weight along its first dimension is (nearly) zero."""
     if not name.endswith("weight") or not tensor.is_floating_point() or not tensor.numel() or tensor.ndim == 0:
         return False
     sizes = tensor.abs().flatten(1).amax(1) if tensor.ndim > 1 else tensor.abs()
@@ -167,7 +169,7 @@ def _suspicious(name: str, tensor: Tensor) -> bool:
 
 
 def _target(node: fx.Node, stored: Mapping[str, str]) -> tuple[str, float]:
-    """(name, sign) of what takes up a constant that a layer adds to its outputs."""
+    """(name, sign) of the tensor that takes up a constant in a layer's outputs: its bias, or a running mean behind."""
     bias = argument(node, "bias")
     if isinstance(bias, fx.Node):
         return stored.get(bias.name, ""), 1.0
@@ -184,7 +186,7 @@ def _first(labels: Tensor, dim: int) -> Tensor:
 
 
 def _multiplied(node: fx.Node, source: Tensor, weight: Tensor) -> Tensor:
-    """What a layer makes of these values, without its bias."""
+    """The layer's outputs for these values, without its bias."""
     args = [source, weight, *node.args[2:]]
     if len(args) > 2:
         args[2] = None
@@ -195,7 +197,7 @@ def _multiplied(node: fx.Node, source: Tensor, weight: Tensor) -> Tensor:
 
 
 class _Walk:
-    """The state of one walk: what is known of each node's output, NaN where it depends on the input."""
+    """The state of one walk: each node's output, NaN where it depends on the input."""
 
     def __init__(self, stored: Mapping[str, Any], parameters: Mapping[str, str]) -> None:
         self.stored, self.parameters = stored, parameters

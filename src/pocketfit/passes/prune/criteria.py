@@ -1,14 +1,15 @@
-"""Which channels of a group matter: plain functions from (one coupled group, what is known about it) to scores.
+"""Which channels of a group matter: plain functions from (one coupled group, its statistics) to scores.
 
-A score is a float64 [n], one for each channel of `group.ids`; higher stays. A user's own function has the same form:
+Scores are float64 [n], one for each channel of `group.ids`; channels with higher ones stay. A user's own function has
+the same form:
 
     def widest(group: Group, statistics: Statistics) -> NDArray[np.float64]:
         return np.abs(statistics.makes()).max(1)
 
-Weights that make a channel are those of its filters, in all layers that make the group. Weights that read it are the
-columns for it in the layers behind. What a channel contributes to the loss goes through the weights that read it and
-through nothing else, so that gradients are looked at there: no coupled layer, bias or batch norm is forgotten, and none
-counts twice (the sum of g w over the weights that read x equals the sum of g x, as a layer is linear in both).
+Weights that make a channel are those of its filters, in all layers that make the group. Weights that read it are its
+columns in the layers behind. A channel acts on the loss only through the weights that read it, so gradients are taken
+there: no coupled layer, bias or batch norm is forgotten, and none counts twice (the sum of g w over the weights that
+read x equals the sum of g x, as a layer is linear in both).
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def bn_scale(group: Group, statistics: Statistics) -> Scores:
 
 
 def fpgm(group: Group, statistics: Statistics) -> Scores:
-    """sum over all other channels of the distance between their filters (He et al. 2019, equation 7): a filter near to
-    the others' geometric median is one that the others can stand in for."""
+    """sum over all other channels of the distance between their filters (He et al. 2019, equation 7): the others can
+    replace a filter near their geometric median."""
     filters = torch.from_numpy(statistics.makes())
     distances: Scores = torch.cdist(filters, filters).sum(1).numpy()
     return distances
@@ -68,7 +69,7 @@ def fpgm(group: Group, statistics: Statistics) -> Scores:
 def lamp(group: Group, statistics: Statistics) -> Scores:
     """w_u² / sum of w_v² over all v that are not smaller (Lee et al. 2021, equation 3), w² that of a whole channel.
 
-    Comparable between groups: the share of what is still there that would go; the strongest channel has 1.
+    Comparable between groups: the channel's share in what is left when it is the next to go; the strongest one has 1.
     """
     squares = (statistics.makes() ** 2).sum(1)
     order = np.argsort(squares, kind="stable")
@@ -120,7 +121,7 @@ CRITERIA: Mapping[str, Criterion] = {
 }
 
 
-BY_WEIGHTS = (l1, l2, bn_scale, fpgm, lamp)  # which can't see that a channel without weights still gives its shift
+BY_WEIGHTS = (l1, l2, bn_scale, fpgm, lamp)  # they can't see that a channel of zero weights still gives its shift
 
 
 def group_scores(
@@ -131,10 +132,10 @@ def group_scores(
     *,
     criterion: Criterion | None = None,
 ) -> dict[str, Scores]:
-    """By name of each group that may lose channels (that of the first layer among them): float64 [n], higher stays.
+    """float64 [n] for each group that may lose channels (that of the first layer, too), by its name; higher stays.
 
-    Data-driven criteria look at `settings.samples` of the samples, drawn by `settings.seed`; samples without a label
-    take the network's own answer for it. Raises UserError where they are missing, and for scores that are NaN,
+    Data-driven criteria look at `settings.samples` of the samples, drawn by `settings.seed`; a sample without a label
+    gets the network's own prediction as label. Raises UserError where samples are missing, and for scores that are NaN,
     infinite or of another shape, naming criterion and layer.
     """
     groups = [group for group in graph.groups if group.prunable]
@@ -149,7 +150,7 @@ def scored(
     samples: Samples | None,
     criterion: Criterion | None,
 ) -> tuple[dict[str, Scores], tuple[str, ...]]:
-    """The scores of these groups, and what the user should know about how they came about."""
+    """(the scores of these groups, sentences for the user about how they were computed)."""
     name = settings.criterion if criterion is None else getattr(criterion, "__name__", "criterion")
     function = criterion or CRITERIA.get(settings.criterion) or user_code.function(settings.criterion, "criterion")
     survey = Survey(model, graph, settings, samples, name)

@@ -1,4 +1,4 @@
-"""What criteria may know about groups of channels; what needs samples is found when it is first asked for."""
+"""The statistics of groups of channels that criteria read; those that need samples are computed on first use."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from pocketfit.passes.graph.interpret import Run, batches
 from pocketfit.passes.graph.labels import NO_CHANNEL, vector
 from pocketfit.passes.graph.scale_graph import names
 
-GRADIENT_BATCH = 32  # samples whose mean loss is one gradient of `first_order`
+GRADIENT_BATCH = 32  # samples in a batch; each batch gives one gradient of `first_order`
 Place = tuple[str, int]  # (parameter, dimension)
 Floats = NDArray[np.float64]
 
 
 class Survey:
-    """One network seen with one criterion's eyes: its statistics, each found once. The network stays as it is."""
+    """The statistics of one network for one criterion, each computed once. The network is not changed."""
 
     def __init__(
         self, model: Model, graph: ChannelGraph, settings: Prune, samples: Samples | None, criterion: str
@@ -61,7 +61,7 @@ class Survey:
 
     @cached_property
     def first_order(self) -> dict[Place, Floats]:
-        """By place: float64 [batches, size], the sum of g w over all other dimensions."""
+        """float64 [batches, size] for each place: the sum of g w over all other dimensions."""
         found: dict[Place, list[Floats]] = defaultdict(list)
         for _, gradients, weights in self._gradients(GRADIENT_BATCH):
             for name, dim in self._places(gradients):
@@ -71,7 +71,7 @@ class Survey:
 
     @cached_property
     def second_order(self) -> dict[Place, Floats]:
-        """By place: float64 [size], the sum over all other dimensions of w² times the mean of each sample's g²."""
+        """float64 [size] for each place: the sum over all other dimensions of w² times the samples' mean g²."""
         total: dict[str, Tensor] = {}
         weights: dict[str, Tensor] = {}
         count = 0
@@ -85,7 +85,7 @@ class Survey:
 
     @cached_property
     def activations(self) -> dict[int, float]:
-        """By id of the channel: mean |a| in the tensors that layers read it from."""
+        """Mean |a| of each channel (by its id) in the tensors from which layers read it."""
 
         def mean_abs(maps: Tensor) -> Tensor:
             return maps.abs().mean((2, 3))
@@ -94,14 +94,14 @@ class Survey:
 
     @cached_property
     def ranks(self) -> dict[int, float]:
-        """By id of the channel: mean rank of its feature maps [H, W], taken before they are pooled."""
+        """Mean rank of each channel's feature maps [H, W] (by its id), taken before they are pooled."""
         return self._of_maps(lambda maps: torch.linalg.matrix_rank(maps).double(), before_pooling=True)
 
     def _places(self, gradients: dict[str, Tensor]) -> list[Place]:
         return [place for place in self.slices if place[0] in gradients]
 
     def _gradients(self, batch_size: int) -> Iterator[tuple[int, dict[str, Tensor], dict[str, Tensor]]]:
-        """(samples so far, gradients of a batch's mean cross entropy, weights), in eval mode: batch norms stay."""
+        """(samples so far, gradients of a batch's mean cross-entropy, weights), in eval mode."""
         rows, samples = self.rows(), self.samples
         assert samples is not None  # rows() has seen to it
         network = copy.deepcopy(self.model.network).requires_grad_(True)
@@ -125,7 +125,7 @@ class Survey:
         if unlabelled:
             self.findings.append(
                 f"The criterion '{self.criterion}' looked at {len(rows)} samples, {unlabelled} of them without a "
-                "label: the network's own answers stood in for them."
+                "label: the network's own predictions stood in for them."
             )
 
     def _check_labels(self, answers: Any, labels: Tensor) -> None:
@@ -141,7 +141,7 @@ class Survey:
             )
 
     def _of_maps(self, measure: Callable[[Tensor], Tensor], *, before_pooling: bool) -> dict[int, float]:
-        """By id: the mean over samples and tensors of measure([samples, C, H, W]) -> [samples, C]."""
+        """The mean over samples and tensors of measure([samples, C, H, W]) -> [samples, C], by id of the channel."""
         rows, samples = self.rows(), self.samples
         assert samples is not None
         program, walk = followed(self.model.network, self.model.signature)
@@ -180,7 +180,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What is known about one group of n channels; rows are in the order of `group.ids`."""
+    """The statistics of one group of n channels, in the order of `group.ids`."""
 
     survey: Survey
     group: Group
@@ -190,11 +190,11 @@ class Statistics:
         return self.survey.settings.seed
 
     def makes(self) -> Floats:
-        """float64 [n, k]: the weights that make each channel, of all convolutions and linear layers that do."""
+        """float64 [n, k]: the weights that make each channel, from all convolutions and linear layers that make it."""
         return self._weights(self.group.producers)
 
     def reads(self) -> Floats:
-        """float64 [n, k]: the weights of the layers behind that read each channel; k is 0 where none does."""
+        """float64 [n, k]: the weights that read each channel, in the layers behind; k is 0 where none does."""
         return self._weights(self._readers())
 
     def gammas(self) -> Floats:
@@ -204,8 +204,8 @@ class Statistics:
     def first_order(self) -> Floats:
         """float64 [batches, n]: sum of g w over the weights that read each channel, g from batches of 32 samples.
 
-        Zeroing the channel changes the mean loss by minus this, to first order. Where no layer reads the channel, of
-        the weights that make it.
+        Zeroing the channel changes the mean loss by minus this, to first order. Where no layer reads the channel, the
+        sum is over the weights that make it.
         """
         entries = self.survey.first_order
         places = self._readers() or self.group.producers
@@ -218,7 +218,7 @@ class Statistics:
         return sum((self._gathered(place, entries[place]) for place in places), np.zeros(len(self.group.ids)))
 
     def activation(self) -> Floats:
-        """float64 [n]: mean |a| over samples, places and the tensors that layers read the channel from."""
+        """float64 [n]: mean |a| over samples, positions and the tensors from which layers read the channel."""
         return self._by_id(self.survey.activations)
 
     def rank(self) -> Floats:
@@ -229,7 +229,7 @@ class Statistics:
         return tuple(place for place in self.group.members if self.survey.reads(place))
 
     def _entries(self, place: Place) -> NDArray[np.int64]:
-        """int64 [n, entries of each channel]: where they stand along this dimension."""
+        """int64 [n, entries of each channel]: the positions of each channel's entries along this dimension."""
         ids = self.survey.slices[place]
         return np.stack([np.flatnonzero(ids == label) for label in self.group.ids])
 
@@ -271,7 +271,7 @@ _POOLING = names(
 
 
 def _read_by(node: fx.Node, parameters: dict[str, str], known: Container[Place]) -> fx.Node | None:
-    """The tensor that a layer reads, None where this is no layer whose input channels the graph knows."""
+    """The input tensor of a layer; None where the node is no layer whose input channels the graph knows."""
     if node.op != "call_function" or operation(node) not in _LAYERS:
         return None
     source, weight = argument(node, "input"), argument(node, "weight")
@@ -284,7 +284,7 @@ def _in_dim(node: fx.Node) -> int:
 
 
 def _before_pooling(node: fx.Node) -> fx.Node:
-    """The tensor whose pooled or flattened form this is: feature maps that still have their places."""
+    """The feature maps [H, W] from which this tensor was made by pooling or flattening; else the tensor itself."""
     while operation(node) in _POOLING and isinstance(source := node.args[0], fx.Node) and source.op == "call_function":
         if len(shape_of(source)) < len(shape_of(node)):
             break

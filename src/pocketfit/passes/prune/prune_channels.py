@@ -1,7 +1,7 @@
-"""Remove whole channels: the ones that a criterion puts last, from each group of coupled channels.
+"""Remove whole channels from each group of coupled channels: those with the lowest scores.
 
 Pruning Filters for Efficient ConvNets, https://arxiv.org/abs/1608.08710, section 3.1, with coupled layers (section 3.3)
-taken together. Which channels count for little: criteria.py.
+taken together. The scores come from criteria.py.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Kept:
 
 @dataclass(frozen=True)
 class Width:
-    """What a plan may say about one group: `keep=((group, channels), ...)`.
+    """A group as a plan names it: `keep=((group, channels), ...)`.
 
     group     its name: the first layer that makes it
-    channels  of that layer, now; each channel of the group stands for `per_id` of them
-    first     whether it is what the first layer makes, which only `keep` prunes
+    channels  how many channels that layer has now; each channel of the group stands for `per_id` of them
+    first     whether the network's first layer makes it; such a group is pruned by `keep` only
     """
 
     group: str
@@ -75,15 +75,15 @@ def apply(
 
     Each prunable group of n coupled channels keeps the multiple of `settings.multiple` that is nearest to
     (1 - ratio) n, or exactly what `settings.keep` says. The group of the first layer is pruned where `keep` names it,
-    and never by a ratio; the network's outputs are left whole. What else could not be pruned is said in `findings`, and
-    so are layers whose pattern of zeros (passes/prune/sparsify.py) does not outlive the channels that go.
+    and never by a ratio; the network's outputs are left whole. `findings` name all else that could not be pruned, and
+    the layers whose N:M pattern of zeros (passes/prune/sparsify.py) no longer holds.
 
     A (layer, channels) pair of `keep` means the group that this layer makes, counted in channels of this layer. Where
     a layer makes several groups they are "layer#1", "layer#2" (see `widths`), each counted for itself.
 
-    samples    what a criterion of criteria.DATA_DRIVEN looks at
+    samples    the samples for a criterion of criteria.DATA_DRIVEN
     criterion  a function of the user's own instead of `settings.criterion`
-    graph      that of this model, where it has been traced already
+    graph      the channel graph of this model, where it has been traced already
 
     Raises UserError for a pattern in `settings.layers` that matches no layer, for a pair of `keep` that cannot be
     carried out, for a criterion that gives no sound scores, and for a network that runs at no smaller size.
@@ -105,13 +105,13 @@ def apply(
 
 
 def removable(graph: ChannelGraph) -> tuple[Group, ...]:
-    """The groups that a ratio prunes: those that may lose channels, without the one that the first layer makes."""
+    """The groups that a ratio prunes: all that may lose channels but the one that the first layer makes."""
     first = _first_layer(graph)
     return tuple(group for group in graph.groups if group.prunable and first not in group.layers)
 
 
 def widths(graph: ChannelGraph) -> tuple[Width, ...]:
-    """What `Prune.keep` may say, one row for each group that may lose channels, in the network's order."""
+    """The groups that `Prune.keep` may name, those that may lose channels, in the network's order."""
     first = _first_layer(graph)
     rows = []
     for group in graph.groups:
@@ -135,7 +135,7 @@ def channels_kept(channels: int, ratio: float, multiple: int, per_id: int = 1) -
 
 
 def counts_kept(graph: ChannelGraph, settings: Prune) -> tuple[dict[str, int], tuple[str, ...]]:
-    """By name of each group that may lose channels: how many of its ids stay; and what the user should know."""
+    """(how many ids of each group stay, by the group's name, where it may lose channels; sentences for the user)."""
     ratios = _ratios(graph, settings)
     by_ratio = {group.name: group for group in removable(graph)}
     counts = {group.name: len(group.ids) for group in graph.groups if group.prunable}
@@ -160,7 +160,7 @@ def counts_kept(graph: ChannelGraph, settings: Prune) -> tuple[dict[str, int], t
 def removed_ids(
     graph: ChannelGraph, counts: Mapping[str, int], scores: Mapping[str, NDArray[np.float64]]
 ) -> dict[str, NDArray[np.int64]]:
-    """By name of the group: the ids of the channels that go, the ones with the lowest scores; of equals the last."""
+    """The ids of the channels to remove, by the group's name: those with the lowest scores; of equals the last."""
     removed: dict[str, NDArray[np.int64]] = {}
     for group in graph.groups:
         if counts.get(group.name, len(group.ids)) < len(group.ids):
@@ -193,7 +193,7 @@ def kept(before: Model, after: Model) -> tuple[Kept, ...]:
 def _carry_out(
     model: Model, graph: ChannelGraph, removed: Mapping[str, NDArray[np.int64]], settings: Prune
 ) -> tuple[nn.Module, list[str]]:
-    """The pruned network. Groups that its forward knows the fixed size of are found by trial, and left whole."""
+    """The pruned network. Groups whose size is a constant in the forward are found by trial, and left whole."""
     if not removed:
         return copy.deepcopy(model.network), []
     readers = constant_channels.readers(model)
@@ -226,7 +226,7 @@ def _carry_out(
 def _tried(
     model: Model, graph: ChannelGraph, readers: tuple[Reader, ...], removed: Iterable[NDArray[np.int64]]
 ) -> tuple[nn.Module, str | None, list[str]]:
-    """The network without these channels, why it does not do what it did before (None: it does), and what was moved."""
+    """(the network without these channels; why it no longer works as before, None where it does; sentences)."""
     gone = np.concatenate(list(removed))
     whole, count = constant_channels.moved(model.network, readers, gone) if readers else (model.network, 0)
     network = sliced(whole, graph, gone)
@@ -240,9 +240,10 @@ def _tried(
 
 
 def _rearranged(network: nn.Module, model: Model, graph: ChannelGraph, removed: NDArray[np.int64]) -> str | None:
-    """Where a forward lays channels out by fixed numbers, as view(n, 8, c // 8), fewer channels may meet others.
+    """Why the pruned network mixes channels up; None where it does not.
 
-    They do where two entries that had different channels have one and the same in the pruned network.
+    A forward that rearranges channels by constants, as view(n, 8, c // 8), may combine other channels once there are
+    fewer. That shows where two entries that had different channels have one and the same in the pruned network.
     """
     if not graph.reshapes:
         return None
@@ -260,7 +261,7 @@ def _rearranged(network: nn.Module, model: Model, graph: ChannelGraph, removed: 
 
 
 def _failure(network: nn.Module, model: Model) -> str | None:
-    """None where the forward runs and its outputs have their old shape, else which layer fails, and how."""
+    """The layer that fails, and how; None where the forward runs and its outputs have their old shape."""
     running: list[str] = []
 
     def leave(*_: object) -> None:
@@ -285,7 +286,7 @@ def _failure(network: nn.Module, model: Model) -> str | None:
 
 
 def _ratios(graph: ChannelGraph, settings: Prune) -> dict[str, float]:
-    """By name of the group: its ratio, from the first pattern that matches one of its layers."""
+    """The ratio of each group by its name, from the first pattern that matches one of its layers."""
     known = [layer for group in graph.groups for layer in group.layers]
     for pattern, _ in settings.layers:
         try:
@@ -307,7 +308,7 @@ def _ratios(graph: ChannelGraph, settings: Prune) -> dict[str, float]:
 
 
 def _asked_for(graph: ChannelGraph, settings: Prune) -> dict[str, int]:
-    """By name of the group: how many ids `settings.keep` leaves it."""
+    """How many ids `settings.keep` leaves each group, by its name."""
     counts: dict[str, int] = {}
     for (layer, channels), group in zip(settings.keep, _groups_asked_for(graph, settings), strict=True):
         named = [group.members[p] for p in group.producers if p[0].rpartition(".")[0] == layer.partition("#")[0]]

@@ -1,4 +1,4 @@
-"""What a pruning ratio asked for and could not have, in a sentence with the ratio that was reached."""
+"""A sentence where a pruning ratio could not be reached, with the ratio that was."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ NOTHING_TO_PRUNE = (
     "No channels can go by a ratio: what this network makes is tied to its first layer or its outputs, or is said not"
     " to be prunable. Channels of the first layer go where keep names them."
 )
-WORTH_SAYING = 0.05  # of the channels: less than that is the rounding to whole blocks
+WORTH_SAYING = 0.05  # share of the channels: a smaller difference comes from rounding to whole blocks
 
 
 def sentences(wanted: Mapping[str, tuple[Group, float]], counts: Mapping[str, int], multiple: int) -> tuple[str, ...]:
-    """One sentence where groups are too narrow for their ratio, and much less went than was asked for.
+    """One sentence where groups are too narrow for their ratio, so that far fewer channels go than were asked for.
 
-    wanted  by name: the group and its ratio; counts: how many of its ids stay
+    wanted  the group and its ratio, by name
+    counts  how many of the group's ids stay, by name
     """
     held = []
     for name, (group, ratio) in wanted.items():

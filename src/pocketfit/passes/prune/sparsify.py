@@ -1,18 +1,19 @@
 """Set single weights to zero, in every layer alike or as a pattern along its inputs; the tensors keep their sizes.
 
-What a layer loses are its weights with the lowest scores:
+In each layer the weights with the lowest scores become zero:
 
     magnitude   |w|                 Han et al. 2015, section 3
-    movement    - w dL/dw           Sanh et al. 2020, equation 5: what a step down the loss pulls away from zero stays
+    movement    - w dL/dw           Sanh et al. 2020, equation 5: high where a step down the loss moves w away from zero
 
-Movement is summed up here over samples while the weights stand still (their equation sums it over the steps of a
-training): of a network whose training has ended it says less than of one that is moving to a new task.
+Movement is summed over samples with fixed weights; equation 5 sums it over the steps of a training. So it says less
+about a network whose training has ended than about one that is being trained for a new task.
 
 Depthwise layers and the first layer are left dense, as in Elsen et al. 2020 (Fast Sparse ConvNets, section 4) and Gale
-et al. 2019 (The State of Sparsity, section 4): nine weights a channel hold little to save and much to lose. A pattern
-that names them overrules that. `learned.sparse` names the layers whose zeros the passes behind have to keep, and
-`learned.patterns` which of them have a pattern. Pruning channels behind it takes columns out of the fours, so that
-other weights meet in new ones: `checked` looks whether the pattern is still there, and says where it is not.
+et al. 2019 (The State of Sparsity, section 4): nine weights a channel save little and matter much. A regular expression
+that names them overrules that. `learned.sparse` names the layers whose zeros later passes have to keep, and
+`learned.patterns` which of them have an N:M pattern. Pruning channels afterwards removes single columns of the blocks
+of four, so that the columns behind them form new blocks: `checked` tests whether the pattern still holds, and says
+where it does not.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear)
 
 def apply(model: Model, settings: Sparsify, samples: Samples | None, *, progress: Tick | None = None) -> Model:
     """A copy of the model in which exactly round(sparsity n) of a layer's n weights are zero, or all but 1 or 2 of
-    each four; weights that are zero already count, and stay.
+    each four; weights that are zero already are among them.
 
     samples  labelled, of the training split; only the criterion "movement" looks at them (None: no samples)
     Raises UserError for a pattern in `settings.layers` that matches no layer, for a layer that would lose every weight,
@@ -82,7 +83,7 @@ def apply(model: Model, settings: Sparsify, samples: Samples | None, *, progress
 
 
 def checked(model: Model) -> Model:
-    """The model, whose findings name the layers that do not hold the pattern they were given, and no others."""
+    """The model with findings that name all layers whose pattern does not hold any more, and no others."""
     broken: dict[str, list[str]] = {}
     for name, pattern in model.learned.patterns.items():
         layer = model.network.get_submodule(name)
@@ -99,7 +100,7 @@ def checked(model: Model) -> Model:
 
 
 def holds(weight: Tensor, kept: int, axis: int) -> bool:
-    """Whether at most `kept` of each four entries that follow each other along `axis` are not zero.
+    """Whether at most `kept` of each four consecutive entries along `axis` are not zero.
 
     >>> holds(torch.tensor([[3.0, 0.0, 0.0, 4.0]]), 2, 1), holds(torch.tensor([[3.0, 0.0]]), 2, 1)
     (True, False)
@@ -136,12 +137,12 @@ def weighted_layers(model: Model) -> dict[str, nn.Module]:
 
 
 def input_axis(layer: nn.Module) -> int:
-    """Of a layer's weight: the dimension along which its inputs lie."""
+    """The dimension of a layer's weight along which its inputs lie."""
     return 0 if isinstance(layer, _TRANSPOSED) else 1
 
 
 def lowest_of_all(scores: Tensor, share: float, layer: str) -> Tensor:
-    """bool, as `scores`: True for round(share n) of its n entries.
+    """A mask shaped as `scores`: True for the lowest round(share n) of its n entries.
 
     >>> lowest_of_all(torch.tensor([[3.0, 1.0], [2.0, 4.0]]), 0.5, "fc")
     tensor([[False,  True],
@@ -158,7 +159,7 @@ def lowest_of_all(scores: Tensor, share: float, layer: str) -> Tensor:
 
 
 def lowest_of_fours(scores: Tensor, kept: int, axis: int) -> Tensor:
-    """bool, as `scores`: True for all but `kept` of each four entries that follow each other along `axis`.
+    """A mask shaped as `scores`: True for all but the highest `kept` of each four consecutive entries along `axis`.
 
     >>> lowest_of_fours(torch.tensor([[3.0, 1.0, 2.0, 4.0]]), 2, 1)
     tensor([[False,  True,  True, False]])
@@ -177,7 +178,7 @@ def _weight(layer: nn.Module) -> Tensor:
 
 
 def _left(layers: Mapping[str, nn.Module], settings: Sparsify) -> tuple[set[str], list[str]]:
-    """Layers that stay dense whatever the sparsity, and what is said about them."""
+    """(the layers that stay dense whatever the sparsity, sentences about them)."""
     named = {name for name in layers if any(_matches(pattern, name) for pattern, _ in settings.layers)}
     spared = [name for name, layer in layers.items() if name not in named and _depthwise(layer)]
     spared += [name for name in list(layers)[:1] if name not in named and name not in spared]
@@ -203,7 +204,7 @@ def _left(layers: Mapping[str, nn.Module], settings: Sparsify) -> tuple[set[str]
 
 
 def _shares(layers: Mapping[str, nn.Module], left: set[str], settings: Sparsify) -> dict[str, float]:
-    """By layer: the share of its weights that is to be zero."""
+    """The share of each layer's weights that is to be zero."""
     own = None if settings.pattern == "unstructured" else 1 - KEPT_OF_FOUR[settings.pattern] / 4
     for pattern, share in settings.layers:
         if not any(_matches(pattern, name) for name in layers):
@@ -227,7 +228,7 @@ def _shares(layers: Mapping[str, nn.Module], left: set[str], settings: Sparsify)
 def _movement(
     model: Model, layers: tuple[str, ...], settings: Sparsify, samples: Samples | None, progress: Tick | None
 ) -> dict[str, Tensor]:
-    """By layer: - w dL/dw, L the cross-entropy summed over the samples, batch norms at their running statistics."""
+    """- w dL/dw of each layer; L is the cross-entropy summed over the samples, batch norms use running statistics."""
     rows = np.zeros(0, np.int64) if samples is None else np.flatnonzero(samples.labels >= 0)
     if samples is None or not len(rows):
         raise UserError("The criterion 'movement' follows a loss: give labelled samples, or use 'magnitude'")

@@ -40,7 +40,7 @@ def skeleton(network: nn.Module, graph: ChannelGraph) -> Skeleton:
 
 
 def narrowed(network: nn.Module, graph: ChannelGraph, widths: Widths) -> nn.Module:
-    """A copy of the network with these widths; which channels stay is of no matter here, the first ones do."""
+    """A copy of the network with these widths, for timing: which channels stay does not matter, the first ones do."""
     known = skeleton(network, graph)
     removed: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     for group in removable(graph):
@@ -50,7 +50,7 @@ def narrowed(network: nn.Module, graph: ChannelGraph, widths: Widths) -> nn.Modu
 
 
 def _side(ids: NDArray[np.int64], owner: Mapping[int, str], own: Mapping[str, int]) -> Side:
-    """Entries of one dimension: those that no group owns are fixed; the others by channel of their group's layer."""
+    """The Side of one dimension: entries of no group are fixed, the others count for each channel of their group."""
     count = Counter(owner.get(int(label), "") for label in ids)
     distinct = {name: len({int(i) for i in ids if owner.get(int(i), "") == name}) for name in count if name}
     entries = {name: count[name] / (distinct[name] * own[name]) for name in distinct}

@@ -1,9 +1,9 @@
-"""What runs through a network by what its batch norms remember, without any data.
+"""Means and variances of a network's tensors without any data, from the statistics that its batch norms hold.
 
-Behind a batch norm a channel has mean beta and deviation |gamma| over the pictures it was trained on. Taken as a normal
-distribution (Nagel et al. 2019, section 4.2.1), it is followed through the graph: relu and relu6 clip it, sums add
-means and variances as if their operands knew nothing of each other, operators that move numbers are carried out. A
-layer without batch norm adds up what it reads.
+Behind a batch norm a channel has mean beta and deviation |gamma| over the images it was trained on. It is taken for a
+normal distribution (Nagel et al. 2019, section 4.2.1) and followed through the graph: relu and relu6 clip it, sums add
+means and variances as if their operands were independent, operators that move numbers are carried out. A layer without
+a batch norm adds up the means and variances of its inputs, weighed by its weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SIGMAS = 6.0  # a range reaches this many deviations from the mean (Nagel et al.
 
 @dataclass(frozen=True)
 class Moments:
-    """Of each element of a tensor, all float32 of its shape."""
+    """Statistics of each element of a tensor over the data; all four are float32 of the tensor's shape."""
 
     mean: Tensor
     variance: Tensor
@@ -51,7 +51,7 @@ def normal(mean: Tensor, variance: Tensor) -> Moments:
 
 
 def remembered(model: Model) -> dict[str, tuple[Tensor, Tensor]]:
-    """Layer -> mean and deviation of its outputs, float32 [out]: of batch norms that fold, or that were folded."""
+    """Layer -> mean and deviation of its outputs, float32 [out], from a batch norm that folds or was folded into it."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for layer, (means, deviations) in model.learned.normal.items():
         found[layer] = torch.tensor(means), torch.tensor(deviations)
@@ -65,12 +65,12 @@ def remembered(model: Model) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def stored(layers: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, learned.Moments]:
-    """What `remembered` reads back from Learned.normal."""
+    """The same as Learned.normal stores it; `remembered` reads it back."""
     return {name: (tuple(mean.tolist()), tuple(deviation.tolist())) for name, (mean, deviation) in layers.items()}
 
 
 def trace(model: Model, program: ExportedProgram) -> dict[fx.Node, Moments]:
-    """By node of the folded network's graph; nodes behind an operator that isn't known are left out.
+    """The Moments of each node of the folded network's graph; nodes behind an unknown operator are left out.
 
     Raises UserError for a network without batch norms.
     """
@@ -88,7 +88,7 @@ def trace(model: Model, program: ExportedProgram) -> dict[fx.Node, Moments]:
 
 
 def channels(known: Mapping[fx.Node, Moments], found: Streams) -> dict[fx.Node, Channels]:
-    """Along the channels of the tensors and layers of streams: as `observe.observe` gives them."""
+    """The same statistics for each channel of the tensors and layers in `found`, as `interpret.observe` gives them."""
     dims = {tensor.node: tensor.dim for tensor in found.tensors} | {layer.node: layer.dim for layer in found.layers}
     given = {}
     for node, dim in dims.items():
@@ -191,7 +191,7 @@ def _layer(walk: _Walk, node: fx.Node) -> Moments | None:
 
 
 def _batch_norm(walk: _Walk, node: fx.Node) -> Moments:
-    """One that stayed because it could not be folded."""
+    """A batch norm that could not be folded."""
     shape = shape_of(node)
     gamma, beta = (argument(node, part) for part in ("weight", "bias"))
     deviation = torch.ones(shape[1]) if gamma is None else walk.of(gamma).mean
@@ -211,7 +211,7 @@ def _clip_ends(node: fx.Node) -> tuple[float, float]:
 
 
 def _by_quadrature(walk: _Walk, node: fx.Node) -> Moments:
-    """hardswish, sigmoid and their like: Gauss-Hermite with 24 points, and the extremes on 33 points of the range."""
+    """hardswish, sigmoid and similar: Gauss-Hermite with 24 points, and the extremes on 33 points of the range."""
     source = walk.of(argument(node, "input"))
 
     def run(values: Tensor) -> Tensor:
@@ -235,7 +235,7 @@ def _by_quadrature(walk: _Walk, node: fx.Node) -> Moments:
 
 
 def _pair(walk: _Walk, node: fx.Node) -> Moments:
-    """Two operands that know nothing of each other; one may be a number."""
+    """Two operands, taken to be independent; one may be a number."""
     one, other = (walk.of(a) if isinstance(a, fx.Node) else _number(a) for a in node.args[:2])
     if operation(node) == "mul":
         mean = one.mean * other.mean
@@ -256,7 +256,7 @@ def _number(value: Any) -> Moments:
 
 
 def _carried_out(walk: _Walk, node: fx.Node) -> Any:
-    """Each of the four by itself; several outputs as a list."""
+    """The operator, run on each of the four statistics by itself; several outputs as a list."""
 
     def run(part: str) -> Any:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: _part(walk.known[source], part))

@@ -1,16 +1,10 @@
-"""Take the mean error that rounded weights cause at each output channel off its bias.
+"""Subtract from each bias the mean error that rounded weights cause at its output channel.
 
-With Q for the rounded weights, E[Q x] - E[W x] = (Q - W) E[x] (Nagel et al. 2019, section 4.2): for a convolution, the
-mean of the convolution of the mean input picture with Q - W, its zero padding included. The mean inputs are those of
-the float network, all of them from one run over the samples. Inputs that come through rounded layers, which would need
-a run for each layer, are the same on average once the layers before are corrected: on MobileNetV2 with 8-bit weights
-both left 26.1 dB in the logits (16.7 without correction).
-
-What batch norms remember of the training serves as well. Judged on other photos, weights alone on their 8-bit grid:
-
-                         none   93 photos   batch norms
-    MobileNetV2          16.6        26.5          24.6 dB
-    EfficientNet-Lite0   20.4        21.3          27.2 dB
+With Q for the rounded weights, E[Q x] - E[W x] = (Q - W) E[x] (Nagel et al. 2019, section 4.2). For a convolution that
+is the mean image x, convolved with Q - W (zero padding included), and averaged over the positions. The mean inputs are
+those of the float network, from one run over the samples. Inputs that have passed through rounded layers would need a
+run for each layer, and have the same mean once the layers before are corrected. The statistics of batch norms serve in
+place of samples. Figures: docs/results/notes.md, "Bias correction".
 """
 
 from __future__ import annotations
@@ -64,7 +58,7 @@ def apply(model: Model, settings: CorrectBias, samples: Samples | None, grid: Gr
         )
     else:
         means = _means(program, set(sources.values()), samples, settings.samples)
-    # a layer that is called twice has one for each call, and a weight may serve layers with biases of their own
+    # a layer that is called twice has an error for each call, and a weight may serve layers with biases of their own
     errors: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
     for node, (weight, bias) in layers.items():
         owner = weight.rpartition(".")[0]
@@ -109,7 +103,7 @@ def _is_depthwise(layer: nn.Module) -> bool:
 def _means(
     program: ExportedProgram, sources: Collection[fx.Node], samples: Samples, most: int
 ) -> dict[fx.Node, Tensor]:
-    """By tensor: its mean over the samples, [1, ...]."""
+    """The mean of each tensor over the samples, [1, ...]."""
     sums: dict[fx.Node, Tensor] = {}
 
     def see(node: fx.Node, value: Any) -> Any:

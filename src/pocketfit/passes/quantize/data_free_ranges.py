@@ -1,4 +1,4 @@
-"""Ranges of a quantized file's tensors without any data: from what batch norms remember, followed through the graph."""
+"""Ranges of a quantized file's tensors without any data: statistics of batch norms, followed through the graph."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from pocketfit.passes.quantize import batch_norm_moments
 from pocketfit.passes.quantize.simulate.observe_ranges import ends_of
 from pocketfit.passes.quantize.simulate.simulation import simulate
 
-# Answers depend on each other more than a sum of independent inputs: cut off at six deviations, the largest logits of
-# the pretrained MobileNetV2 were all the same, and the agreement with float32 72 % in place of 96 %.
+# Logits have a wider range than the sum of independent inputs from which their deviation is computed. A range of six
+# deviations clips the largest ones to the same number (docs/results/notes.md, "Ranges without data").
 WIDER_ANSWERS = 2.0
 
 
 def ranges(model: Model, grid: Grid) -> dict[str, tuple[float, float]]:
-    """By the names of `simulate.tensors_of`: the lowest and the highest value of any channel, six deviations from its
-    mean (Nagel et al. 2019, section 5), clipped as the network clips it; pictures have the range of their pixels, and
-    the network's answers twice the range.
+    """The lowest and the highest value of each tensor, by the names of `simulation.tensors_of`.
 
-    A tensor behind an operator that `moments` does not know is left out. Raises UserError for a network without batch
-    norms.
+    A channel reaches six deviations from its mean (Nagel et al. 2019, section 5), clipped where the network clips it; a
+    tensor's range holds those of all its channels. Images have the range of their pixels, the network's outputs
+    WIDER_ANSWERS times the computed range.
+
+    A tensor behind an operator that batch_norm_moments.py does not know is left out. Raises UserError for a network
+    without batch norms.
     """
     program = aten.export(fold_batch_norm(model.network, model.signature), model.signature)
     found: dict[str, tuple[float, float]] = {}

@@ -1,32 +1,31 @@
 """Quantization-aware training: weights and activations on their grids, taught by the float network or another one.
 
-Step sizes and ranges learn with the weights (Esser et al. 2020, LSQ). Everything moves in units of its own grid: one
-learning rate means the same for a depthwise weight of 10 and a pointwise weight of 0.01, at 4 bits and at 8.
+Step sizes and ranges learn with the weights (Esser et al. 2020, LSQ). Each parameter moves in units of its own grid's
+step: one learning rate means the same for a depthwise weight of 10 and a pointwise weight of 0.01, at 4 bits and at 8.
 
     loss = (1 - labels) D + labels CE + inner mean_i |student_i - exact_i|² / |exact_i|² + layerwise sum_l e_l
     D = (mean_n |e_n|² / |own_n|² + mean_n Var_p(e_n) / mean_n Var(own_n)) / 2
-        e = student - own, own: the network itself in float; p = softmax(own_n / T): likely classes
+        e = student - own, own: the network itself in float; p = softmax(own_n / T): high for likely classes
     D = T² KL(teacher_T || student_T)           teacher: another network          (Hinton et al. 2015, section 2)
 
-The network starts next to its own float answers, and everything in them is worth keeping: their squared error needs no
-temperature, and ends at zero. Half of it is the error among the classes of a sample that are likely, which is what
-decides: to second order KL(own_T || student_T) is Var_p(e) / 2 T². On 608 pictures of photos that were not trained
-with, the pretrained MobileNetV2, 4-bit weights (simulated), gave the float network's class for 92.8 % in place of
-90.0 %, at 12.3 and 12.4 dB. Another network's logits have a scale and an offset of their own, which cross-entropy
-training leaves open, and a smaller network cannot reach them: squared error would be spent on that in place of the
-answers. What the two have in common is what the softened distributions say, as in passes/train/fine_tune.py.
+D, with the network itself as teacher: the student starts next to its own float logits, and everything in them is worth
+keeping. The squared error needs no temperature and can reach zero. Half of D is the error among the likely classes of a
+sample, because they decide the prediction: to second order KL(own_T || student_T) is Var_p(e) / 2 T².
 
-The third term compares tensors i inside with those of `exact`, the network as it is before any weight was put on a grid
-(as FitNets do with a teacher's: Romero et al. 2015, equation 3). Some hundred pictures have some hundred answers, which
-training learns by heart; in the places where the network is narrow they have a hundred thousand numbers. On 592
-variants of 37 photos the pretrained MobileNetV2, 4-bit weights, came to 10.4 dB at best by its answers alone, and to
-10.8 dB with the tensors inside as well.
+D, with another network as teacher: its logits have a scale and an offset of their own, which cross-entropy training
+leaves open, and which a smaller network cannot reach; a squared error would be spent on them. The softened
+distributions hold what the two networks have in common, as in passes/train/fine_tune.py.
 
-The last one holds every layer l to its own work: e_l = E |(Q_l - W_l) x|² / E |W_l x|², x being what the layer sees in
-`exact`, less its mean (the quadratic form of passes/quantize/rounding.py). It is known from some hundred pictures once
-and for all, at ten thousands of positions. Layers can make up for one another's errors, and on few pictures they learn
-to do so for these pictures: the same network came to 14.0 dB on photos that it was trained with and to 11.7 dB on
-others.
+The term `inner` compares the tensors i inside with those of `exact`, the network before any weight was put on a grid
+(as FitNets do with a teacher's: Romero et al. 2015, equation 3). A few hundred images have a few hundred logits rows,
+which training learns by heart; the tensors inside have a hundred thousand numbers even where the network is narrow.
+
+The term `layerwise` holds every layer l to its own float outputs: e_l = E |(Q_l - W_l) x|² / E |W_l x|², where x is the
+layer's input in `exact`, less its mean (the quadratic form of passes/quantize/rounding.py). It is computed once, from a
+few hundred images with ten thousands of positions. Without it layers learn to make up for one another's errors, and
+from few images they learn what holds for these images only.
+
+What each term gains: docs/results/notes.md, "Quantization-aware training".
 """
 
 from __future__ import annotations
@@ -64,13 +63,13 @@ from pocketfit.passes.train.malloc import kept_memory
 from pocketfit.sources.models.fingerprint import fingerprint
 
 Distance = Callable[[Tensor, Tensor], Tensor]
-OBSERVED = 64  # samples, from all over the split, that the first ranges are taken from
+OBSERVED = 64  # samples from all over the split, from which the first ranges are taken
 FIRST_RANGES: RangeMethod = "mse"
 LOOKED_AT_BY_GUARD = 256  # samples, at most
-LOOKED_AT = 512  # samples that `layerwise` learns from what a layer sees
-TEMPERATURE = Train.temperature  # of another teacher's answers: that of recovery before the grid
-LIKELY_TEMPERATURE = 2.0  # of the network's own answers, for the classes that are likely
-FAINT = 0.01  # of the samples' mean power: answers below count as if they had that much
+LOOKED_AT = 512  # samples from which `layerwise` computes the covariances of layers' inputs
+TEMPERATURE = Train.temperature  # for another teacher's logits: the same as in training before the grid
+LIKELY_TEMPERATURE = 2.0  # for the network's own logits, to weigh the likely classes
+FAINT = 0.01  # share of the samples' mean power: logits with less power count as if they had this much
 STRETCH_RATE = 0.1  # of the learning rate: a step that is 1 % wider moves the largest of 127 integers by more than one
 
 
@@ -87,15 +86,17 @@ def apply(
     progress: Tick | None = None,
 ) -> Model:
     """A trained copy, batch norms folded, its weights on the grid; `learned.ranges` has the ranges of its tensors
-    by the names of `simulate.tensors_of`. Zeros of the layers in `learned.sparse` stay zero.
+    by the names of `simulation.tensors_of`. Zeros of the layers in `learned.sparse` stay zero.
 
-    own      the network in float whose answers are to be kept (the unpruned one); None: the model as it is given
+    own      the network in float whose logits are to be kept (the unpruned one); None: the model as it is given
     exact    the network in float whose tensors and layers `settings.inner` and `settings.layerwise` compare with; None:
              the model as it is given
-    teacher  another network for the same classes, in whatever order, that is learned from in its place; None: `own`
-    Raises UserError for an empty split, a teacher that answers with other classes or is fed otherwise, and where
-    training diverges; where `settings.guarded`, it is taken back in place of that (passes/train/guarded/guard.py), by
-    what samples say that are trained with as well: of few none can be spared.
+    teacher  another network for the same classes, in whatever order, to learn from in place of `own`; None: `own`
+
+    Raises UserError for an empty split, a teacher with other classes or another input, and where training diverges.
+    With `settings.guarded` a training that diverges or does harm is taken back instead
+    (passes/train/guarded/guard.py). The samples that the guard looks at are trained with as well: with few samples none
+    can be held back.
     """
     if len(samples) == 0:
         raise UserError(f"There is nothing to train on: the {settings.split} split is empty")
@@ -175,7 +176,7 @@ def _guard(
     samples: Samples,
     laid_out: Callable[[Tensor], Tensor],
 ) -> Guard:
-    """Who looks after the training, by what the network on its grid answers to the first samples."""
+    """The guard of a training; it judges the network on its grid by the first samples."""
     some = samples.first(LOOKED_AT_BY_GUARD)
     recipe = Recipe(
         batch_size=settings.batch_size,
@@ -198,8 +199,8 @@ def _guard(
 
 
 class _Inside:
-    """The tensors of a simulation where the network is narrow, before they go on their grids, beside those of `exact`,
-    a simulation of the same structure that computes in float."""
+    """The term `inner`: tensors of a simulation where the network is narrow, before they go on their grids, beside the
+    same tensors of `exact`, a simulation of the same structure that computes in float."""
 
     def __init__(self, simulation: Simulation, exact: Simulation) -> None:
         exact.activate(weights=False, points=False)
@@ -212,7 +213,7 @@ class _Inside:
             exact.points[name].register_forward_pre_hook(_note(self._theirs, name))
 
     def answers(self, inputs: Tensor) -> Tensor:
-        """Those of `exact`, whose tensors inside are noted on the way."""
+        """The outputs of `exact`, whose tensors inside are noted on the way."""
         with torch.no_grad():
             found: Tensor = self._exact(inputs)
         return found
@@ -224,8 +225,8 @@ class _Inside:
 
 
 class _Layers:
-    """What the layers of a simulation are off by themselves: each fed what it sees in `exact`, a simulation of the same
-    structure that computes in float."""
+    """The term `layerwise`: the error of each layer of a simulation by itself. Each gets the inputs that it has in
+    `exact`, a simulation of the same structure that computes in float."""
 
     def __init__(self, simulation: Simulation, exact: Simulation, samples: Samples, seed: int) -> None:
         exact.activate(weights=False, points=False)
@@ -244,7 +245,7 @@ class _Layers:
 
 
 def _rows(weight: Tensor, covariance: Tensor) -> Tensor:
-    """A weight [outputs, …] by its groups, [groups, outputs, k], for a covariance [groups, k, k]."""
+    """A weight [outputs, …] as [groups, outputs / groups, k], to fit a covariance [groups, k, k]."""
     return weight.reshape(len(covariance), -1, covariance.shape[1])
 
 
@@ -257,10 +258,10 @@ def _note(found: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Ten
 
 def narrow(simulation: Simulation) -> list[str]:
     """Names of the points inside that hold no more numbers than the point before and the one behind: bottlenecks, sums
-    of residuals, where a stage ends. All that goes on passes through them, and they cost least to look at.
+    of residuals, ends of stages. All information passes through them, and they are cheapest to compare.
 
-    The input and the answers are none of them. A network without any, such as a narrow end behind ever wider layers,
-    has the point that holds least.
+    The input and the outputs are left out. Where no point is such (ever wider layers before a narrow end), the smallest
+    point is taken.
     """
     names = list(simulation.points)
     tensors = {node.name: node.meta.get("val") for node in simulation.network.graph.nodes}
@@ -271,7 +272,7 @@ def narrow(simulation: Simulation) -> list[str]:
 
 
 def _optimizer(simulation: Simulation, rate: float) -> torch.optim.Adam:
-    """Adam, whose steps are as large as the learning rate: each parameter's is its own grid's step times `rate`."""
+    """Adam, whose steps are about as large as its learning rate: for each parameter its grid's step times `rate`."""
     groups: list[dict[str, object]] = []
     steps = {point.layer: point.step for point in simulation.points.values()}
     for grid in simulation.weights.values():
@@ -293,7 +294,7 @@ def _optimizer(simulation: Simulation, rate: float) -> torch.optim.Adam:
 
 
 def _zeros(simulation: Simulation, sparse: Collection[str]) -> list[tuple[nn.Parameter, Tensor]]:
-    """The weights that learn of these layers, each with where it is zero now."""
+    """The trained weights of these layers, each with a mask of where it is zero now."""
     learning = [grid.ratio for name, grid in simulation.weights.items() if name in sparse]
     return [(ratio, ratio.detach() == 0) for ratio in learning if ratio is not None]
 
@@ -307,14 +308,15 @@ def first_scale(weight: Tensor, bits: int, axis: int) -> Tensor:
 
 
 def _taught_by(model: Model, own: Model, teacher: Model | None) -> tuple[Teacher, Distance]:
-    """Who is asked, and how answers are compared with theirs; a teacher that is the network itself is no other one."""
+    """The teacher and the distance to it (D above); a teacher that is the network itself counts as `own`."""
     if teacher is None or (teacher.key, teacher.labels) == (own.key, own.labels):
         return teacher_of(model, own), own_error
     return teacher_of(model, teacher), softened_divergence
 
 
 def own_error(answers: Tensor, wanted: Tensor) -> Tensor:
-    """Of logits [n, classes], as a ratio of powers: half by all of them, half by those of likely classes."""
+    """D for logits [n, classes] of the network itself, as a ratio of powers: half over all classes, half over likely
+    ones."""
     return (mean_relative_error(answers, wanted) + contested_error(answers, wanted)) / 2
 
 
@@ -328,14 +330,14 @@ def contested_error(answers: Tensor, wanted: Tensor) -> Tensor:
 
 
 def mean_relative_error(answers: Tensor, wanted: Tensor) -> Tensor:
-    """The mean over samples of one over the SQNR of a sample's answers [n, …], as a ratio of powers: strong answers
-    are kept easily, and those of a sample that is hard to tell are small and change first."""
+    """The mean over samples of 1 / SQNR of a sample's outputs [n, …], as a ratio of powers. Taken for each sample,
+    because a sample that is hard to classify has small logits, which the sum over all samples would hardly see."""
     power = wanted.flatten(1).square().sum(1)
     return ((answers - wanted).flatten(1).square().sum(1) / power.clamp(min=FAINT * power.mean())).mean()
 
 
 def relative_error(tensor: Tensor, wanted: Tensor) -> Tensor:
-    """One over the SQNR of a tensor, as a ratio of powers; of one that is zero everywhere nothing is asked."""
+    """1 / SQNR of a tensor, as a ratio of powers; 0 for a tensor that is to be zero everywhere."""
     power = wanted.square().sum()
     return (tensor - wanted).square().sum() / torch.where(power > 0, power, 1.0) * (power > 0)
 
@@ -354,7 +356,7 @@ def _loss(answers: Tensor, wanted: Tensor, distance: Distance, labels: Tensor, s
 
 
 def _found(simulation: Simulation) -> dict[str, Tensor]:
-    """By name: weights on the grid (in float where they have none) and biases, as they are after training."""
+    """The weights (on the grid where they have one) and biases after training, by name."""
     found = {}
     for layer in layers_of(simulation.network, through_grids=True).values():
         weight = attribute(simulation.network, layer.parameter)

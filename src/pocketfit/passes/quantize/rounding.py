@@ -1,16 +1,16 @@
-"""Learned rounding: each weight goes to that point of the grid which changes its layer's outputs least.
+"""Learned rounding: the weights of a layer go to those points of the grid that change its outputs least.
 
 For one layer the mean squared change of its outputs, E |W x - Q x|² over its inputs x in the float network, is a
-quadratic form of the integers (Nagel et al. 2020, AdaRound, equation 13), and all that must be known of the samples are
-the means and covariances of x. It is brought down one integer at a time, over and over, each to its best value while
-the others stand (cyclic coordinate descent: Behdin et al. 2023, QuantEase, section 3): no learning rate, and it never
-gets worse. AdaRound's relaxation reaches the two neighbours of a weight only. Taking the inputs that the quantized
-network has in the place of x did worse on MobileNetV2 (11 dB against 31): weights that make up for the noise of their
-inputs shrink.
+quadratic form of the integers (Nagel et al. 2020, AdaRound, equation 13). Of the samples it needs the means and
+covariances of x only. It is minimised by cyclic coordinate descent (Behdin et al. 2023, QuantEase, section 3): each
+integer in turn takes its best value while the others stand, over several sweeps. That needs no learning rate, never
+makes the sum worse, and reaches all integers; AdaRound's relaxation reaches the two neighbours of a weight. x is taken
+from the float network: with inputs from the quantized one, weights shrink to make up for the noise in them
+(docs/results/notes.md, "Learned rounding").
 
-The rounded weights are written back as floats that lie on the grid of the runtime's own quantizer: it finds them where
-they are (the largest of each channel stays at the end of the grid, so that max / 127 is our scale). Zeros of layers
-that were made sparse (`learned.sparse`) are pinned too.
+The rounded weights are written back as floats that lie on the grid of the runtime's own quantizer, so that it rounds
+them to themselves. The largest weight of each channel stays at the end of the grid: max / 127 is then our scale. Zeros
+of layers that were made sparse (`learned.sparse`) stay zero too.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from pocketfit.sources.models.fingerprint import fingerprint
 
 BATCH = 8
 ROWS = 20_000  # outputs that a layer's statistics are taken from
-BLOCK = 64  # integers that are settled before the other slopes hear of it
-SCALES = tuple(1 - 0.02 * i for i in range(31))  # that are tried, as shares of max / 127
+BLOCK = 64  # integers set one after another before the gradients of all others are updated, by one matrix product
+SCALES = tuple(1 - 0.02 * i for i in range(31))  # the scales that are tried, as shares of max / 127
 RIDGE = 1e-3  # of the mean variance, added to every variance
 TINY = 1e-8
 LEARNED = ("conv2d", "linear")  # other layers are rounded to the nearest
@@ -65,7 +65,7 @@ def apply(model: Model, settings: Round, samples: Samples, grid: Grid, *, progre
 
 
 def layer_inputs(network: fx.GraphModule, samples: Samples, count: int, seed: int) -> dict[str, Sums]:
-    """Layer -> what it sees of `count` of the samples, for the layers on the grid of a simulation's network."""
+    """Layer -> the Sums over its inputs for `count` of the samples; layers on the grid of a simulation's network."""
     rows = np.random.default_rng(seed).permutation(len(samples))[:count]
     gathering = _Gathering(network, max(1, ROWS // len(rows)))
     for start in range(0, len(rows), BATCH):
@@ -75,8 +75,11 @@ def layer_inputs(network: fx.GraphModule, samples: Samples, count: int, seed: in
 
 @dataclass
 class Use:
-    """Over the inputs of one call of a layer, [groups, k] for the k numbers that one of its outputs sees: x, and how
-    many."""
+    """The inputs of one call of a layer, summed up; one output reads k of them.
+
+    first  the sum of x, [groups, k]
+    rows   how many x that were
+    """
 
     first: Tensor
     rows: int
@@ -88,9 +91,12 @@ class Use:
 
 @dataclass
 class Sums:
-    """Over the inputs of a layer, [groups, k] for the k numbers that one of its outputs sees: x, x xᵀ, and how many.
+    """The inputs of a layer, summed up over all its calls; one output reads k of them.
 
-    uses  by layer and bias ("" without one), as a weight may serve several layers
+    first   the sum of x, [groups, k]
+    second  the sum of x xᵀ, [groups, k, k]
+    rows    how many x that were
+    uses    the same for each (layer, bias), as a weight may serve several layers; bias "" without one
     """
 
     first: Tensor
@@ -99,8 +105,8 @@ class Sums:
     uses: dict[tuple[str, str], Use] = field(default_factory=dict)
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """(mean [groups, k], covariance [groups, k, k]); few rows for many inputs say little about pairs of them, so
-        that what they say is drawn towards none (Ledoit and Wolf 2004)."""
+        """(mean [groups, k], covariance [groups, k, k]). With few rows for many inputs the covariances of pairs are
+        uncertain, so they are shrunk towards zero (Ledoit and Wolf 2004)."""
         mean = self.first / self.rows
         covariance = self.second / self.rows - mean[:, :, None] * mean[:, None]
         k = covariance.shape[1]
@@ -112,7 +118,7 @@ class Sums:
 
 
 class _Gathering(fx.Interpreter):
-    """Runs a simulation's network and sums up what its layers on the grid see, at positions all over the picture."""
+    """Runs a simulation's network and sums up the inputs of its layers on the grid, at positions all over the image."""
 
     def __init__(self, module: fx.GraphModule, per_sample: int) -> None:
         super().__init__(module)
@@ -142,7 +148,7 @@ class _Gathering(fx.Interpreter):
 
 
 def patches(node: fx.Node, values: Tensor, weight_shape: torch.Size, per_sample: int) -> Tensor:
-    """[groups, rows, k]: what an output of a convolution or linear layer sees, at up to `per_sample` positions each."""
+    """[groups, rows, k]: the inputs of single outputs of a convolution or linear layer, up to `per_sample` a sample."""
     if operation(node) == "linear":
         return values.reshape(1, -1, values.shape[-1])
     stride, dilation = (_pair(argument(node, name, 1)) for name in ("stride", "dilation"))
@@ -175,8 +181,8 @@ def _padding(node: fx.Node, spans: list[int]) -> list[int]:
 
 
 def shift(change: Tensor, mean: Tensor) -> Tensor:
-    """float32 [outputs]: what taking `change` [outputs, …] off a layer's weight takes off its outputs, for the mean
-    [groups, k] of what it sees."""
+    """float32 [outputs]: by how much a layer's outputs fall on average when `change` [outputs, …] is subtracted from
+    its weight; `mean` [groups, k] is that of its inputs."""
     return (change.reshape(len(mean), -1, mean.shape[1]) @ mean[..., None]).flatten()
 
 
@@ -209,7 +215,7 @@ def error(change: Tensor, covariance: Tensor) -> Tensor:
 
 
 def best_scale(wanted: Tensor, widest: Tensor, importance: Tensor, largest: int) -> Tensor:
-    """Of the shares of `widest` in SCALES the one with the least squared error, [groups, outputs, 1].
+    """The scale with the least squared error, [groups, outputs, 1]: `widest` times one of SCALES.
 
     wanted  [groups, outputs, k]; `importance` of each weight's error, broadcast to it
     """
@@ -225,7 +231,7 @@ def best_scale(wanted: Tensor, widest: Tensor, importance: Tensor, largest: int)
 def descended(
     wanted: Tensor, scale: Tensor, covariance: Tensor, largest: int, sweeps: int, *, keep_zeros: bool = False
 ) -> Tensor:
-    """Integers q, [groups, outputs, k], that bring (q scale - wanted) covariance (q scale - wanted)ᵀ down.
+    """Integers q, [groups, outputs, k], with a small (q scale - wanted) covariance (q scale - wanted)ᵀ.
 
     The largest of each channel is pinned to the end of the grid, and with `keep_zeros` each zero to zero.
     """

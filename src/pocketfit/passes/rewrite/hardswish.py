@@ -1,7 +1,7 @@
-"""Activations in the form that has kernels: hard-swish as a product of sums, x / 6 * relu6(x + 3).
+"""Hard-swish as a product, x / 6 * relu6(x + 3), whose operators have int8 kernels.
 
-LiteRT's XNNPACK has no int8 kernel for HARD_SWISH, and the builtin one took three quarters of MobileNetV3-small's time.
-Additions and products have kernels. Written as x * relu6(x + 3) / 6, the converter makes a HARD_SWISH of it again.
+LiteRT's XNNPACK has no int8 kernel for HARD_SWISH, and the builtin one is slow (docs/results/notes.md, "Kernels").
+Additions and products have kernels. The order matters: of x * relu6(x + 3) / 6 the converter makes a HARD_SWISH again.
 
 A module nn.Hardswish is replaced. A forward that calls F.hardswish itself is run with another function in its place:
 its module gets a class of its own, with the same tensors under the same names.
@@ -25,7 +25,7 @@ from pocketfit.core.signature import Signature
 from pocketfit.passes.graph import aten
 from pocketfit.sources.models.fingerprint import fingerprint
 
-SAME = 1e-4  # of the largest answer: float32's rounding over a deep network stays below it
+SAME = 1e-4  # of the largest output: float32's rounding over a deep network stays below it
 
 
 class HardswishProduct(nn.Module):
@@ -36,13 +36,13 @@ class HardswishProduct(nn.Module):
 
 
 def product(input: Tensor, inplace: bool = False) -> Tensor:
-    """What F.hardswish gives, of the same arguments; never in place."""
+    """F.hardswish as a product, with the same arguments; never in place."""
     return (input * (1 / 6)) * nn.functional.relu6(input + 3)
 
 
 def replaceable(network: nn.Module, signature: Signature) -> tuple[str, ...]:
-    """Dotted names of the modules that `apply` changes: those whose own forward calls hard-swish, nn.Hardswish among
-    them; "" for the network itself."""
+    """Dotted names of the modules that `apply` changes: nn.Hardswish, and those whose own forward calls hard-swish; ""
+    for the network itself."""
     running: list[str] = []
     hooks = []
 
@@ -63,10 +63,10 @@ def replaceable(network: nn.Module, signature: Signature) -> tuple[str, ...]:
 
 
 def apply(model: Model) -> Model:
-    """A copy in which every hard-swish has become a product; its answers are the same but for rounding.
+    """A copy in which every hard-swish has become a product; its outputs are the same up to rounding.
 
-    Raises UserError where the network has none, and where its answers would change (a forward that calls hard-swish in
-    place, and reads its input again).
+    Raises UserError where the network has none, and where its outputs would change (a forward that calls hard-swish in
+    place and reads its input again).
     """
     names = replaceable(model.network, model.signature)
     if not names:
@@ -87,7 +87,7 @@ def apply(model: Model) -> Model:
         before, after = model.network(given), network(given)
     if float((before - after).abs().max()) > SAME * max(1.0, float(before.abs().max())):
         raise UserError(
-            f"Hard-swish in {names[0] or 'the network'} cannot be written as a product without changing the answers:"
+            f"Hard-swish in {names[0] or 'the network'} cannot be written as a product without changing the outputs:"
             " call it without inplace=True"
         )
     return replace(model, network=network, sha256=fingerprint(network))
@@ -120,8 +120,8 @@ class _Products(TorchFunctionMode):
 
 
 def _with_products(kind: type[nn.Module]) -> type[nn.Module]:
-    """A subclass whose forward sees a product in the place of hard-swish; named as what it is, for a network's hash is
-    taken over names, too."""
+    """A subclass whose forward calls the product in place of hard-swish. Its name says so, because a network's hash
+    covers the names of its classes."""
 
     @functools.wraps(kind.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Feed the network a smaller picture; its weights stay."""
+"""Feed the network a smaller image; its weights stay."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pocketfit.passes.graph import aten
 def apply(model: Model, settings: Resolution) -> Model:
     """The same network with signature and preprocess at height x width pixels.
 
-    Raises UserError where the input is no picture, or where the network does not run at this size or answers in
+    Raises UserError where the input is no image, or where the network does not run at this size or has outputs of
     another shape.
     """
     picture = model.signature.inputs[0]
     if picture.layout not in ("NCHW", "NHWC"):
-        raise UserError(f"The input {picture.name} is no picture, so it has no resolution to change")
+        raise UserError(f"The input {picture.name} is no image, so it has no resolution to change")
     batch, channels = picture.shape[0], picture.shape[1 if picture.layout == "NCHW" else 3]
     size = (settings.height, settings.width)
     shape = (batch, channels, *size) if picture.layout == "NCHW" else (batch, *size, channels)
@@ -38,7 +38,7 @@ def apply(model: Model, settings: Resolution) -> Model:
     expected = model.signature.outputs[0].with_batch(aten.BATCH)
     if tuple(first.shape) != expected:
         raise UserError(
-            f"At {settings.height} x {settings.width} pixels the network answers in the shape {tuple(first.shape)} "
+            f"At {settings.height} x {settings.width} pixels the network has outputs of the shape {tuple(first.shape)} "
             f"instead of {expected}; keep its resolution"
         )
     preprocess = model.preprocess.at(settings.height, settings.width)

@@ -1,5 +1,5 @@
-"""How a network that somebody brought is trained: which tensor of its answers counts, in which memory layout pictures
-go in, and which of its parameters learn.
+"""How a user's own network is trained: which of its outputs counts, in which memory layout images go in, and which of
+its parameters learn.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from pocketfit.core.errors import UserError
 
 TRIED_ROWS = 4
-THAWED_SHARE = 0.5  # of all numbers: where more of them are frozen, it was for something else than recovery
+THAWED_SHARE = 0.5  # share of frozen parameters above which all are thawed: they were frozen for an earlier training
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How a network is asked while it trains.
+    """How a network is called while it trains.
 
-    memory  the layout of pictures and weights: channels last is faster, and some views do not stand it
-    shape   of one sample's answer
-    several  in how many tensors it answers in training
+    memory   the layout of images and weights: channels last is faster, but views in a network's code may fail with it
+    shape    shape of one sample's logits
+    several  how many output tensors it has in training mode
     """
 
     memory: torch.memory_format
@@ -32,12 +32,12 @@ class Manner:
     several: int = 1
 
     def begin(self, network: nn.Module, place: torch.device) -> None:
-        """The network goes to where it is trained, in training mode. (A `train` of its own may return nothing.)"""
+        """Put the network into training mode, and onto its device. (Its own `train` may return nothing.)"""
         network.train()
         move(network, place, self.memory)
 
     def laid_out(self, inputs: Tensor) -> Tensor:
-        """Pictures in this layout; what is no picture as it is."""
+        """Images in this layout; other inputs as they are."""
         return laid_out(inputs, self.memory) if inputs.ndim == 4 else inputs
 
     @property
@@ -45,23 +45,21 @@ class Manner:
         if self.several == 1:
             return ()
         return (
-            f"In training the network answers with {self.several} tensors: the main one was trained, and what is only"
+            f"In training the network has {self.several} output tensors: the main one was trained, and what is only"
             " behind the others (side heads) stayed as it was",
         )
 
 
 def manner(network: nn.Module, inputs: Tensor) -> Manner:
-    """How this network, which is in eval mode, is asked while it trains: found out by a step with a few rows on a copy.
+    """The Manner of a network in eval mode, found by a training step with a few rows on a copy.
 
-    Raises UserError where a step fails in any layout: in words of the network's own error.
+    Raises UserError, with the network's own error, where a step fails in every layout.
     """
     rows = inputs[:TRIED_ROWS]
     with torch.inference_mode():
         shape = tuple(main_answer(network(in_order(rows))).shape[1:])
     if inputs.ndim == 4:
-        with suppress(
-            Exception
-        ):  # a view written for the other layout, most of all; that one tells what else it may be
+        with suppress(Exception):  # mostly a view written for the other layout; any other error comes again there
             return Manner(torch.channels_last, shape, _tried(network, rows, torch.channels_last, shape))
     try:
         return Manner(torch.contiguous_format, shape, _tried(network, rows, torch.contiguous_format, shape))
@@ -74,7 +72,7 @@ def manner(network: nn.Module, inputs: Tensor) -> Manner:
 
 
 def _tried(network: nn.Module, rows: Tensor, memory: torch.memory_format, shape: tuple[int, ...]) -> int:
-    """Forward and backward on a copy; how many tensors the answer has."""
+    """How many output tensors the network has, after a forward and a backward pass on a copy."""
     tried = copy.deepcopy(network)
     with thawed(tried):
         tried.train()
@@ -90,12 +88,12 @@ def move(network: nn.Module, place: torch.device | str | None, memory: torch.mem
 
 
 def in_order(inputs: Tensor) -> Tensor:
-    """Tensors [n, …] in memory as their dimensions say."""
+    """Tensors [n, …] contiguous in memory, in the order of their dimensions."""
     return laid_out(inputs, torch.contiguous_format)
 
 
 def laid_out(inputs: Tensor, memory: torch.memory_format) -> Tensor:
-    """Tensors in this layout, strides included: pictures of one channel lie in both layouts at once, and operators go
+    """Tensors in this layout, with its strides: images of one channel have both layouts at once, and operators choose
     by the strides.
     """
     blank = torch.empty(inputs.shape, device="meta", memory_format=memory)
@@ -103,10 +101,10 @@ def laid_out(inputs: Tensor, memory: torch.memory_format) -> Tensor:
 
 
 def main_answer(answer: object, shape: tuple[int, ...] | None = None) -> Tensor:
-    """The tensor among an answer's that counts: the first with this shape of one sample (None: any), else the first."""
+    """The output tensor that counts: the first with this shape of one sample (None: any shape), else the first."""
     found = list(_tensors(answer))
     if not found:
-        raise TypeError(f"the network answers with {type(answer).__name__} and no tensor in it")
+        raise TypeError(f"the output of the network is {type(answer).__name__} with no tensor in it")
     return next((tensor for tensor in found if shape is None or tensor.shape[1:] == shape), found[0])
 
 
@@ -123,8 +121,8 @@ def _tensors(answer: object) -> Iterator[Tensor]:
 
 @contextmanager
 def thawed(network: nn.Module) -> Iterator[list[str]]:
-    """Inside, a network whose parameters are mostly frozen learns with all of them; yields what is to be said about it.
-    Where the smaller part is frozen (a table of positions, a fixed filter), it stays so.
+    """Inside, a network whose parameters are mostly frozen learns with all of them; yields sentences about it. Where
+    less than THAWED_SHARE is frozen (a table of positions, a fixed filter), it stays frozen.
     """
     frozen = [p for p in network.parameters() if not p.requires_grad and p.is_floating_point()]
     numbers, of_all = sum(p.numel() for p in frozen), sum(p.numel() for p in network.parameters())

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from pocketfit.core.samples import Samples
 
 T = TypeVar("T")
-SHIFT_SHARE = 1 / 16  # pictures are shifted by up to this share of their side
+SHIFT_SHARE = 1 / 16  # images are shifted by up to this share of their side
 
 
 def shuffled(
     samples: Samples, batch_size: int, steps: int, *, seed: int, freely: bool = False, part: slice = slice(None)
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`steps` batches: epochs in ever new order, pictures shifted by a few pixels.
+    """`steps` batches: each epoch in a new order, images shifted by a few pixels.
 
-    freely  also mirrored and blended with each other: the labels no longer hold, a teacher's answers do
-    part    only these rows of each batch; whatever part is asked for, a picture comes in the same step, moved alike
+    freely  also mirror and blend images: labels are then wrong, a teacher's logits are not
+    part    only these rows of each batch; an image's step and shift do not depend on the part
     """
     rng = np.random.default_rng(seed)
     for rows, _ in drawn(len(samples), batch_size, steps, rng):
@@ -38,7 +38,7 @@ def shuffled(
 def drawn(
     count: int, batch_size: int, steps: int, rng: np.random.Generator
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """`steps` times: which of `count` rows are in the batch, in their order, and in which epoch each of them is shown.
+    """`steps` times (the rows in a batch, out of `count`, in their order; the epoch in which each of them is shown).
 
     >>> [(rows.tolist(), epochs.tolist()) for rows, epochs in drawn(3, 2, 3, np.random.default_rng(0))]
     [([0, 2], [0, 0]), ([1, 2], [0, 1]), ([0, 1], [1, 1])]
@@ -55,9 +55,9 @@ def drawn(
 
 
 def as_tensor(batch: NDArray[np.float32]) -> torch.Tensor:
-    """Pictures [n, C, H, W] lie channels last in memory: convolutions train faster so."""
+    """A batch as a tensor; images [n, C, H, W] lie channels last in memory, so that convolutions train faster."""
     inputs = torch.from_numpy(batch)
-    if inputs.ndim == 4 and inputs.shape[1] == 1:  # one channel lies first and last; feature maps follow its strides
+    if inputs.ndim == 4 and inputs.shape[1] == 1:  # one channel has both layouts; the strides decide for feature maps
         return inputs[:, 0].contiguous()[:, None]
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
@@ -65,13 +65,13 @@ def as_tensor(batch: NDArray[np.float32]) -> torch.Tensor:
 def shifts(
     count: int, height: int, width: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How many pixels each picture is moved: down and to the right, up to a share of its side."""
+    """How many pixels each image is moved, down and to the right, up to SHIFT_SHARE of its side."""
     reach_y, reach_x = round(height * SHIFT_SHARE), round(width * SHIFT_SHARE)
     return rng.integers(-reach_y, reach_y + 1, count), rng.integers(-reach_x, reach_x + 1, count)
 
 
 def moved(batch: NDArray[np.float32], dy: NDArray[np.int64], dx: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Every picture [n, C, H, W] moved by its dy and dx pixels; the result lies channels last in memory."""
+    """Every image [n, C, H, W] moved by its dy and dx pixels; the result lies channels last in memory."""
     height, width = batch.shape[2:]
     rows = np.clip(np.arange(height)[None] + dy[:, None], 0, height - 1)
     columns = np.clip(np.arange(width)[None] + dx[:, None], 0, width - 1)
@@ -82,7 +82,7 @@ def moved(batch: NDArray[np.float32], dy: NDArray[np.int64], dx: NDArray[np.int6
 
 
 def blended(batch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """A half of the pictures [n, C, H, W] mirrored, and a half of them mixed with another one (Zhang et al. 2018)."""
+    """Images [n, C, H, W], half of them mirrored, and half of them blended with another one (Zhang et al. 2018)."""
     mirrored = np.where(rng.random(len(batch))[:, None, None, None] < 0.5, batch[..., ::-1], batch)
     share = np.where(rng.random(len(batch)) < 0.5, rng.random(len(batch)) / 2, 0).astype(np.float32)
     share = share[:, None, None, None]
@@ -91,7 +91,7 @@ def blended(batch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.
 
 
 def prefetched(batches: Iterator[T]) -> Iterator[T]:
-    """The same batches, the next one made in a thread while the caller trains on this one."""
+    """The same batches; the next one is made in a thread while the caller trains on this one."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, batches, None)
         while (batch := coming.result()) is not None:

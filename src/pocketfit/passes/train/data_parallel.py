@@ -1,9 +1,10 @@
-"""Several processes that train one network, each on its rows of every batch: what they tell each other.
+"""Several processes that train one network, each on its rows of every batch: how they exchange gradients and weights.
 
 torchrun starts them (core/support/processes.py). The mean of their gradients, weighed by rows, is the gradient of the
-whole batch, so that a plan's steps and batch size mean the same for any number of them; only batch norms see fewer rows
-at a time. Gradients are summed up in one go behind the backward pass: the networks of phones are small, and nothing has
-to be wrapped that copies, averages and masks of weights would have to look through. With one process nothing is said.
+whole batch, so that a plan's steps and batch size mean the same for any number of processes; only batch norms see fewer
+rows at a time. Gradients are summed in one go after the backward pass. That is fast enough for small networks, and
+needs no wrapper (DistributedDataParallel) around the network, which copies, averages and masks of weights would have to
+unwrap. One process alone exchanges nothing.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.support.processes import Rank, rank
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=7)  # while the first process does alone what is not shared; a dead one ends all by torchrun
-FEWEST_ROWS = 2  # of a process: a batch norm behind a global pooling has no variance over one
+PATIENCE = timedelta(days=7)  # the others wait while the first process works alone; torchrun ends all if one dies
+FEWEST_ROWS = 2  # rows of a process, at least: a batch norm behind global pooling has no variance over one row
 
 
 def join() -> Rank:
-    """This process, in the group of all where there are several; at the first call it waits until all are there.
+    """This process's rank; where there are several processes, the first call joins them, and waits until all are there.
 
     Tensors on CPUs go by gloo, those on GPUs by NCCL. Raises UserError where a machine has fewer GPUs than processes.
     """
@@ -47,7 +48,7 @@ def join() -> Rank:
 
 
 def check_rows(rows: int) -> None:
-    """Refuse batches that leave a process next to nothing."""
+    """Refuse batches that leave a process fewer than FEWEST_ROWS rows."""
     count = rank().count
     if count > 1 and rows < FEWEST_ROWS * count:
         raise UserError(
@@ -57,7 +58,7 @@ def check_rows(rows: int) -> None:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], share: float, loss: Tensor) -> float:
-    """Put the mean over all processes in place of each gradient, and return that of their losses.
+    """Replace each gradient by the mean over all processes, and return the mean of their losses.
 
     share  this process's part of the batch's rows
     """
@@ -75,7 +76,7 @@ def average_gradients(parameters: Iterable[nn.Parameter], share: float, loss: Te
 
 @torch.no_grad()
 def same_as_first(network: nn.Module) -> None:
-    """Parameters and buffers become those of the first process."""
+    """Replace parameters and buffers by those of the first process."""
     if rank().count == 1:
         return
     for tensor in (*network.parameters(), *network.buffers()):
@@ -85,7 +86,7 @@ def same_as_first(network: nn.Module) -> None:
 
 
 def from_first(value: T) -> T:
-    """What the first process has given for `value`."""
+    """The `value` of the first process, in every process."""
     if join().count == 1:
         return value
     sent = [value]
@@ -94,7 +95,7 @@ def from_first(value: T) -> T:
 
 
 def file_from_first(path: Path) -> None:
-    """The file of the first process appears at each process's own `path`; machines need not share their disks."""
+    """Copy the file of the first process to each process's own `path`; machines need not share their disks."""
     mine = join()
     if mine.count == 1:
         return

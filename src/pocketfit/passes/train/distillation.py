@@ -1,10 +1,10 @@
-"""What a student takes from its teacher: softened answers, whole or taken apart, and attention maps of layers.
+"""What a student learns from its teacher: softened logits, whole or decoupled, and attention maps of layers.
 
     logits      KD  = KL(teacher_T || student_T)                          (Hinton et al. 2015, section 2)
     decoupled   DKD = TCKD + beta NCKD                                    (Zhao et al. 2022, equation 7)
     features    AT  = sum over layers of |Q_S/|Q_S| - Q_T/|Q_T||²         (Zagoruyko and Komodakis 2017, equation 2)
 
-The first two are multiplied by T² by the caller, so that gradients stay as large whatever the temperature T is.
+The caller multiplies the first two by T², so that the size of the gradients does not depend on the temperature T.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pocketfit.passes.train.answers import in_order, laid_out, main_answer
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network that answers in the student's words.
+    """A teacher network, with its classes in the student's order.
 
-    order     for each class of the student, the teacher's output for it; empty where both count alike
-    features  layers whose attention maps belong to the answer
-    key       says what the answers depend on, for those that are kept
-    in_order  pictures go in with their channels first in memory too: its own views do not stand another layout
+    order     for each class of the student, the teacher's output for it; empty where both have the same order
+    features  layers whose attention maps are appended to the logits
+    key       identifies everything that the outputs depend on, for the cache
+    in_order  whether images must be contiguous with channels first, as views in the network's code need that
     """
 
     network: nn.Module
@@ -49,7 +49,7 @@ class Teacher:
         return answers.float().clone()
 
     def on(self, place: torch.device) -> Teacher:
-        """The same teacher where a student is trained."""
+        """The same teacher on the device where a student is trained."""
         return self if place.type == "cpu" else replace(self, network=copy.deepcopy(self.network).to(place))
 
 
@@ -60,7 +60,7 @@ def teacher_of(student: Model, teacher: Model, features: Sequence[str] = ()) -> 
     """
     order = class_order(teacher, student)
     if values := other_values(teacher, student):
-        raise UserError(f"The teacher's pictures are not the student's: {values}; use a teacher that is fed alike")
+        raise UserError(f"The teacher's images are not the student's: {values}; use a teacher that is fed alike")
     for name in features:
         for network, whose in ((student.network, "student"), (teacher.network, "teacher")):
             _check_layer(network, name, whose)
@@ -95,9 +95,9 @@ def class_order(teacher: Model, student: Model) -> tuple[int, ...]:
 
 
 def other_values(teacher: Model, student: Model) -> str:
-    """In which way the tensors that the two are fed with differ in colour or values, "" where they do not.
+    """How the input tensors of the two differ in colour or values; "" where they do not.
 
-    How a picture is resized is the student's affair: the teacher sees what the student sees.
+    Resizing does not count: the teacher gets the student's images.
     """
     if not _takes_pictures(teacher) and not _takes_pictures(student):
         return ""
@@ -118,7 +118,7 @@ def check_teacher(teacher: Model, student: Model) -> None:
             f" teacher of the same size"
         )
     if values := other_values(teacher, student):
-        raise UserError(f"The teacher's pictures are not the student's: {values}; use a teacher that is fed alike")
+        raise UserError(f"The teacher's images are not the student's: {values}; use a teacher that is fed alike")
 
 
 def watched(
@@ -126,10 +126,10 @@ def watched(
 ) -> tuple[Tensor, list[Tensor]]:
     """The logits [n, classes], and the attention map [n, height * width] of each named layer's output.
 
-    shape  of one sample's answer, by which it is known among several (`answers.main_answer`)
+    shape  of one sample's logits, by which they are found among several outputs (`answers.main_answer`)
 
-    An activation that works in place behind such a layer counts as a part of it; of a layer that is called more than
-    once the last call counts.
+    An in-place activation behind such a layer counts as a part of it; for a layer that is called more than once the
+    last call counts.
     """
     outputs: dict[str, Tensor] = {}
     hooks = [
@@ -202,8 +202,8 @@ def target_parts(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tens
 
 
 def stands_channels_last(network: nn.Module, model: Model) -> bool:
-    """Whether a form of the model's network answers where pictures lie channels last in memory; found out with two
-    blank inputs.
+    """Whether a form of the model's network runs on images that lie channels last in memory; tried with two blank
+    inputs.
     """
     blank = torch.zeros(2, *(size or 1 for size in model.signature.inputs[0].shape[1:]))
     if blank.ndim != 4:
@@ -224,7 +224,7 @@ def _check_layer(network: nn.Module, name: str, whose: str) -> None:
 
 
 def _check_maps(student: Model, teacher: Teacher) -> None:
-    """Both networks give pictures of the same size at each of the layers; found out with one blank input."""
+    """Raise UserError unless both networks have maps of the same size at each layer; tried with a blank input."""
     blank = torch.zeros(1, *(size or 1 for size in student.signature.inputs[0].shape[1:]))
     for name in teacher.features:
         sizes = []
@@ -236,14 +236,14 @@ def _check_maps(student: Model, teacher: Teacher) -> None:
             hook.remove()
             if not seen or not isinstance(seen[-1], Tensor) or seen[-1].ndim != 4:
                 raise UserError(
-                    f"The {whose}'s layer '{name}' gives no picture [batch, channels, height, width] to compare: name a"
+                    f"The {whose}'s layer '{name}' gives no image [batch, channels, height, width] to compare: name a"
                     f" convolution or a block"
                 )
             sizes.append(seen[-1].shape[2:])
         if sizes[0] != sizes[1]:
             raise UserError(
                 f"Layer '{name}' gives {_words(sizes[0], 'x')} positions in the student and {_words(sizes[1], 'x')} in"
-                f" the teacher: name layers that see the picture at the same size"
+                f" the teacher: name layers that see the image at the same size"
             )
 
 
@@ -252,7 +252,7 @@ def _class_count(model: Model) -> int | None:
 
 
 def _named(model: Model) -> bool:
-    """Numbers in their own order are no names (search/run/job.py gives them where nobody has said any)."""
+    """Whether the labels are real names; numbers in order are not (search/run/job.py sets them for lack of names)."""
     return bool(model.labels) and model.labels != tuple(map(str, range(len(model.labels))))
 
 

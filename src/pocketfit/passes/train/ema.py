@@ -15,8 +15,8 @@ class Average:
 
         average = d average + (1 - d) now,   d = min(decay, (1 + t) / (10 + t))  at step t = 1, 2, …
 
-    The average of a short training is thus of its last steps, not of the weights that it began with. Whole numbers
-    (how many batches a batch norm has seen) are taken as they are.
+    So even after a short training the average is one of its last steps, not of the weights before it. Integers (the
+    number of batches that a batch norm has seen) are not averaged.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -26,7 +26,7 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """One training step was taken."""
+        """Take the weights after a training step into the average."""
         self._steps += 1
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
         for average, now in zip(self._average, self._now, strict=True):
@@ -37,20 +37,20 @@ class Average:
 
     @torch.no_grad()
     def hand_over(self) -> None:
-        """The network holds the average."""
+        """Give the network the average."""
         for average, now in zip(self._average, self._now, strict=True):
             now.copy_(average)
 
     @torch.no_grad()
     def restart(self) -> None:
-        """The network is another one now: the average begins anew with it."""
+        """Begin the average anew, with the weights that the network has now."""
         self._steps = 0
         for average, now in zip(self._average, self._now, strict=True):
             average.copy_(now)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Inside, the network holds the average; behind it, what it held before."""
+        """Inside, the network holds the average; afterwards its own weights again."""
         with torch.no_grad():
             kept = [tensor.detach().clone() for tensor in self._now]
             self.hand_over()

@@ -3,7 +3,7 @@
 Plans count training in steps, so that a plan means the same on every machine. Whatever shuffles or shifts is drawn
 from one seed; on a CPU a run with the same number of threads repeats bit for bit. Where there is a GPU, networks are
 trained there in mixed precision (bfloat16 needs no scaling of the loss) and come back to the CPU. Where torchrun has
-started several processes, each trains on its rows of every batch (together.py).
+started several processes, each trains on its rows of every batch (data_parallel.py).
 """
 
 from __future__ import annotations
@@ -40,16 +40,17 @@ from pocketfit.passes.train.recalibrate_batch_norm import Norm, norms_of, take_a
 from pocketfit.passes.train.teacher_cache import taught
 from pocketfit.sources.models.fingerprint import fingerprint
 
-Batch = tuple[Tensor, Tensor, Tensor | None]  # inputs, labels, and a teacher's answers where they are known already
+Batch = tuple[Tensor, Tensor, Tensor | None]  # inputs, labels, and a teacher's logits where they are known already
 WARMUP_SHARE = 0.05
-# Batch norms remember a tenth of each step: within 100 steps of a cosine schedule they have seen enough of its end.
+# Each step counts a tenth in a batch norm's running statistics, so that these follow the end of a cosine schedule of
+# 100 steps closely enough.
 LAG_STEPS, LAG_BATCHES = 100, 10
 LABEL_SMOOTHING = 0.1  # for transfer without a teacher (Szegedy et al. 2016, section 7)
 
 
 @dataclass(frozen=True)
 class Course:
-    """What came of a training: the steps taken, and sentences for the user."""
+    """The outcome of a training: the steps taken, and sentences for the user."""
 
     steps: int
     findings: tuple[str, ...] = ()
@@ -66,12 +67,12 @@ def apply(
 ) -> Model:
     """A trained copy of the model, after `settings.steps` steps on `samples` (the training split).
 
-    Weights that are zero in the layers of `model.learned.sparse` stay zero. What befell the training stands in the
-    findings.
+    Weights that are zero in the layers of `model.learned.sparse` stay zero. The findings say what the guard has done.
 
-    teacher  for the same classes, in whatever order where both networks name them
-    cache    a folder in which the teacher's answers to `settings.views` are kept for other trainings
-    Raises UserError where the teacher answers with other classes, its pictures differ from the student's, or a layer of
+    teacher  a network for the same classes, in any order where both networks name them
+    cache    a folder in which the teacher's logits for `settings.views` are kept for other trainings
+
+    Raises UserError where the teacher has other classes or another input than the student, or a layer of
     `settings.features` is not in both networks.
     """
     teaching = None
@@ -99,20 +100,20 @@ def apply(
 
 
 def recipe_of(settings: Train, learning_rate: float) -> Recipe:
-    """What `Train` says of every step, at this rate."""
+    """The Recipe of `Train`'s settings, at this learning rate."""
     named = ("batch_size", "seed", "temperature", "alpha", "distillation", "beta", "features", "feature_weight", "ema")
     shared = {name: getattr(settings, name) for name in (*named, "optimizer", "guarded")}
     return Recipe(learning_rate=learning_rate, **shared)
 
 
 def _with(model: Model, network: nn.Module, course: Course) -> Model:
-    """The model with the trained network, and what is to be said about the training."""
+    """The model with the trained network, and with the training's sentences among its findings."""
     findings = tuple(dict.fromkeys((*model.findings, *course.findings)))
     return replace(model, network=network, sha256=fingerprint(network), findings=findings)
 
 
 def masks_of(model: Model) -> dict[str, torch.Tensor]:
-    """Parameter name -> ones and zeros: what a sparse layer has left, by `learned.sparse`, names of layers."""
+    """Parameter name -> mask of ones and zeros: 0 where a weight of a layer in `learned.sparse` is zero."""
     weights = {name: model.network.get_submodule(name).weight for name in model.learned.sparse}
     return {f"{name}.weight": (weight.detach() != 0).to(weight.dtype) for name, weight in weights.items()}
 
@@ -130,7 +131,7 @@ def transfer(
 ) -> Model:
     """Fine-tune the whole network on labelled samples, for `epochs` or until `max_time_s`, whichever comes first.
 
-    The learning rate has come down to zero at the end in both cases.
+    In both cases the learning rate reaches zero at the end.
     """
     steps = max(1, math.ceil(epochs * len(samples) / batch_size))
     recipe = Recipe(batch_size=batch_size, learning_rate=learning_rate, seed=seed, label_smoothing=LABEL_SMOOTHING)
@@ -181,14 +182,14 @@ def optimise(
     max_time_s: float | None = None,
     progress: Tick | None = None,
 ) -> Course:
-    """Train `network` in place with a cosine schedule. Where the recipe is guarded, gradients are kept in bounds, and
-    the first samples, which are not trained with, say whether it helps (guard.py).
+    """Train `network` in place with a cosine schedule. Where the recipe is guarded, gradients are clipped, and the
+    first samples are held out to show whether the training helps (guard.py).
 
-    views, cache  as `soft_targets.taught` has them; 0: the teacher answers at every step
-    masks         by parameter name; the parameter is multiplied by it after every step
+    views, cache  as in `teacher_cache.taught`; 0 views: the teacher runs at every step
+    masks         by parameter name; the parameter is multiplied by its mask after every step
 
-    Of several processes all end with the same weights. Each has batch norms of its own rows while training; what they
-    remember in the end is the first one's.
+    Several processes end with the same weights. While training, the batch norms of each see its own rows; in the end
+    all have the running statistics of the first one.
     """
     if len(samples) == 0:
         raise UserError("There is nothing to train on: the training split is empty")
@@ -232,7 +233,7 @@ def optimise(
 def _batches(
     samples: Samples, recipe: Recipe, steps: int, teacher: distillation.Teacher | None, views: int, cache: Path | None
 ) -> Iterator[Batch]:
-    """Inputs, labels, and the answers of a teacher that is asked in advance; of several processes each has its rows."""
+    """Batches of inputs, labels, and logits of a teacher that has run in advance; each process gets its own rows."""
     size, seed, part = recipe.batch_size, recipe.seed, rank().part
     if teacher is not None:
         return taught(teacher, samples, size, steps, seed=seed, views=views, cache=cache, part=part)
@@ -240,7 +241,7 @@ def _batches(
 
 
 def device() -> torch.device:
-    """Where networks are trained: of several processes each has a GPU of its own."""
+    """The device on which networks are trained; each of several processes has a GPU of its own."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", rank().local) if rank().count > 1 else torch.device("cuda")
@@ -263,9 +264,9 @@ def schedule(share: float) -> float:
 
 
 class Run:
-    """A training under way: a network on its device, what moves it, and who looks after it.
+    """A training under way: a network on its device, its optimizer, and its guard.
 
-    samples  that are looked at, for the scale of the logits
+    samples  the samples from which the scale of the logits is computed
     """
 
     def __init__(
@@ -285,7 +286,10 @@ class Run:
         self._clip = Clip(self.network, self._optimizer.relative) if self.recipe.guarded else None
 
     def watch(self, *, judged: bool) -> None:
-        """From here on a training that does harm is taken back; `judged`: its samples are not trained with."""
+        """Start the guard: from here on a training that does harm is taken back.
+
+        judged  whether the samples are held out, so that they can judge the training
+        """
         assert self.exam is not None
         ask = partial(self.exam.score, self._answered) if judged else lambda: NO_SCORE
         self._guard = Guard(
@@ -298,12 +302,12 @@ class Run:
 
     @property
     def over(self) -> bool:
-        """Whether it is of no use to go on."""
+        """Whether further training is useless: the guard gave up."""
         return self._guard is not None and self._guard.gave_up
 
     def step(self, batch: Batch, rows: int, slower: float) -> float:
-        """One step on this process's part of a batch of `rows`, at this share of the recipe's rate; the loss of the
-        whole batch.
+        """Take one step on this process's part of a batch of `rows`, at `slower` times the recipe's learning rate;
+        returns the loss of the whole batch.
         """
         inputs, labels, answers = batch
         known = None if answers is None else answers.to(self.place)
@@ -324,8 +328,10 @@ class Run:
         return whole
 
     def finish(self, samples: Samples) -> tuple[str, ...]:
-        """The network holds what is handed over. After a brief training batch norms still remember what they saw while
-        the weights moved: they look at some of these samples anew, where that helps.
+        """Give the network the weights that are handed over; returns sentences.
+
+        After a brief training the running statistics of batch norms come from weights that were still moving. They are
+        estimated again on some of these samples, where that helps.
         """
         if self.average is not None:
             self.average.hand_over()
@@ -349,7 +355,7 @@ class Run:
         self.network.train()
 
     def loss(self, inputs: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
-        """(1 - alpha) CE + alpha D + feature_weight AT; the last two where there is a teacher, or its kept answers."""
+        """(1 - alpha) CE + alpha D + feature_weight AT; the last two with a teacher or its stored logits only."""
         inputs = self.how.laid_out(inputs)
         with precision(self.place):
             logits, maps = distillation.watched(self.network, self.recipe.features, inputs, self.how.shape)
@@ -377,7 +383,7 @@ class Run:
 
 
 def accuracy(model: Model, samples: Samples, *, batch_size: int = 256, progress: Tick | None = None) -> float:
-    """Share of right answers in PyTorch: a first look, not what a deployed file does. NaN answers count as wrong."""
+    """Top-1 accuracy in PyTorch: a first look, not the accuracy of a deployed file. NaN logits count as wrong."""
     right = 0
     with torch.inference_mode():
         for inputs, labels in samples.batches(batch_size):

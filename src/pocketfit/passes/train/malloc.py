@@ -1,8 +1,7 @@
-"""Memory that training frees and asks for again at every step, kept in the process meanwhile.
+"""Keep freed memory in the process while a network trains: training asks for the same blocks again at every step.
 
 By default glibc gives every block of over 32 MB back to the system when it is freed, and the system hands out the next
-one page by page, full of zeros. A training step of MobileNetV2 on 64 pictures of 96 pixels takes 0.74x of the time
-[0.70, 0.85] where the process keeps them (`benchmarks/speed/training_step.py`).
+one page by page, filled with zeros. That takes a good part of a training step (docs/results/notes.md, "Training").
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # the numbers of malloc.h
-NEVER = 2**31 - 1  # bytes that may lie free at the end of the heap
-LARGEST_THRESHOLD = 32 * 2**20  # where glibc's own, which grows with use, comes to its end
-BLOCKS = 65536  # that may be asked of the system one by one, by default
+NEVER = 2**31 - 1  # bytes that may lie free at the end of the heap before they are given back
+LARGEST_THRESHOLD = 32 * 2**20  # the largest value of glibc's own threshold, which grows with use
+BLOCKS = 65536  # glibc's default: how many blocks may be requested from the system one by one
 
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Inside, freed blocks stay with the process, whatever their size; where the C library is another one, as ever.
+    """Inside, freed blocks stay in the process, whatever their size; with another C library than glibc nothing changes.
 
-    What the process has left over goes back to the system at the end.
+    At the end the blocks that are free go back to the system.
     """
     glibc = _glibc()
     if glibc is None:

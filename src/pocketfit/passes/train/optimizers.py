@@ -1,13 +1,13 @@
-"""What moves the weights while a network trains: SGD, and Muon for the matrices among them.
+"""The optimizer: Muon for pointwise convolutions, SGD for all other weights.
 
-A pointwise convolution is a matrix [outputs, inputs]. Its gradient is mostly a few steep directions; Muon (Jordan et
-al. 2024, "Muon: an optimizer for hidden layers") goes as far in all others, which is what counts where there are a
-hundred steps to recover in. How far is told in shares of the matrix's own size: behind a batch norm nothing else
-matters (You et al. 2017, LARS, section 4). Everything else is left to SGD with Nesterov's momentum: larger windows,
-too, with which ResNet-18 took 1.7 times as long to train and came out no better.
+A pointwise convolution is a matrix [outputs, inputs]. A few steep directions make most of its gradient. Muon (Jordan et
+al. 2024, "Muon: an optimizer for hidden layers") moves the matrix equally far in all directions, which matters where
+recovery has a hundred steps. The length of a step is a share of the matrix's own norm: behind a batch norm only that
+ratio matters (You et al. 2017, LARS, section 4). All other weights, convolutions with larger windows among them, are
+left to SGD with Nesterov's momentum: for those Muon takes longer and gains nothing.
 
-PyTorch's own Muon computes in bfloat16, for which processors without such instructions took 15 times as long as for
-float32 (AVX2, a matrix of 320 x 960: 719 against 46 ms); so it is written out here.
+Muon is written out here because PyTorch's own computes in bfloat16, which is slow on processors without bfloat16
+instructions. Figures: docs/results/notes.md, "Training".
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pocketfit.core.plan.train import OptimizerName
 
 WEIGHT_DECAY = 4e-5  # MobileNetV2's (Sandler et al. 2018, section 6.1)
 MOMENTUM = 0.9
-# A matrix moves by this share of the learning rate, in units of its own size, and remembers its last five gradients.
-# Tried on MobileNetV2, Fashion-MNIST, 156 steps: shares of 0.15 to 0.5 and momenta of 0.6 to 0.9 lose 0.7 to 1 point.
+# A matrix moves by this share of the learning rate, in units of its own norm; a momentum of 0.8 averages about five
+# gradients. Other values that were tried: docs/results/notes.md, "Training".
 MATRIX_SHARE = 0.4
 MATRIX_MOMENTUM = 0.8
-QUINTIC = (3.4445, -4.775, 2.0315)  # Jordan et al. 2024: steepest at zero, and all ends between 0.7 and 1.2
+QUINTIC = (3.4445, -4.775, 2.0315)  # Jordan et al. 2024: steepest at zero; singular values end between 0.7 and 1.2
 ITERATIONS = 5
 
 
@@ -36,7 +36,7 @@ class Optimizer:
     def __init__(self, network: nn.Module, name: OptimizerName) -> None:
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self._matrices = [_Matrix(weight) for weight in matrices(network)] if name == "muon" else []
-        self.relative = [matrix.weight for matrix in self._matrices]  # they move by shares of their own size
+        self.relative = [matrix.weight for matrix in self._matrices]  # they move by shares of their own norm
         taken = set(map(id, self.relative))
         others = [p for p in self.parameters if id(p) not in taken]
         groups: list[dict[str, Any]] = [
@@ -46,7 +46,7 @@ class Optimizer:
         self._sgd = torch.optim.SGD(groups, lr=1.0, momentum=MOMENTUM, nesterov=True)
 
     def step(self, learning_rate: float) -> None:
-        """Move the parameters by their gradients, and forget these."""
+        """Move the parameters by their gradients, and clear the gradients."""
         for group in self._sgd.param_groups:
             group["lr"] = learning_rate
         self._sgd.step()
@@ -66,7 +66,7 @@ class _Matrix:
 
     @torch.no_grad()
     def step(self, share: float) -> None:
-        """Move by about `share` of what the weight measured at first; without a gradient it stays."""
+        """Move the weight by about `share` of the norm that it had at first; without a gradient it stays."""
         if self.weight.grad is None:
             return
         gradient = self.weight.grad.flatten(1)
@@ -76,8 +76,8 @@ class _Matrix:
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """U Vᵀ of a matrix [m, n] = U S Vᵀ, nearly: a quintic Newton-Schulz iteration on its singular values. Where these
-    are below a hundredth of the largest ones it comes part of the way.
+    """U Vᵀ of a matrix [m, n] = U S Vᵀ, nearly: a quintic Newton-Schulz iteration brings all singular values near 1.
+    Those below a hundredth of the largest ones get part of the way.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonal(matrix.T).T
@@ -90,7 +90,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def matrices(network: nn.Module) -> list[nn.Parameter]:
-    """The weights that learn of pointwise convolutions whose outputs all see the same inputs."""
+    """The trainable weights of pointwise convolutions with one group."""
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     layers = [m for m in network.modules() if isinstance(m, kinds) and m.groups == 1 and set(m.kernel_size) == {1}]
     weights = [layer.weight for layer in layers if layer.weight.requires_grad]

@@ -1,8 +1,8 @@
-"""Batch norms' statistics taken anew: the free first step of recovery, for the weights stand still.
+"""Batch-norm re-estimation: running statistics computed again on samples. A first step of recovery without training.
 
-Pruned channels shift what the layers behind them see; the running means and variances are those of the unpruned
-network. Each is replaced by its mean over samples, as they go through the network that is there now (as for averaged
-weights: Izmailov et al. 2018, section 3.2).
+Pruning changes the inputs of the layers behind, while the running means and variances are still those of the unpruned
+network. Each is replaced by its mean over samples that run through the pruned network (as for averaged weights:
+Izmailov et al. 2018, section 3.2).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 def apply(model: Model, settings: Recalibrate, samples: Samples) -> Model:
     """A copy whose batch norms hold the statistics of `settings.samples` samples of the training split.
 
-    Every batch counts by its number of samples: means are exact means over all of them; variances are means of the
-    batches' unbiased ones, as in training. The samples are a fixed part, drawn by the seed, and go in as they are.
+    Every batch counts by its number of samples: means are exact means over all samples; variances are means of the
+    batches' unbiased ones, as in training. The samples are a fixed part, drawn by the seed, without augmentation.
     Raises UserError where there are fewer than two samples, or where the statistics are no longer finite.
     """
     network = copy.deepcopy(model.network)
     norms = norms_of(network)
     if not norms:
-        sentence = "Batch norms were not taken anew: the network has none"
+        sentence = "Batch norms were not re-estimated: the network has none"
         return replace(model, findings=tuple(dict.fromkeys((*model.findings, sentence))))
     if len(samples) < 2:
         raise UserError(
@@ -45,7 +45,7 @@ def apply(model: Model, settings: Recalibrate, samples: Samples) -> Model:
         )
     order = np.random.default_rng(settings.seed).permutation(len(samples))
     rows = np.sort(order[: settings.samples])
-    parts = np.array_split(rows, math.ceil(len(rows) / BATCH_SIZE))  # even parts: none has only one sample
+    parts = np.array_split(rows, math.ceil(len(rows) / BATCH_SIZE))  # equal parts, so that none has only one sample
     take_anew(network, norms, (torch.from_numpy(np.ascontiguousarray(samples.inputs(part))) for part in parts))
     network.eval()
     for name, buffer in network.named_buffers():
@@ -55,13 +55,13 @@ def apply(model: Model, settings: Recalibrate, samples: Samples) -> Model:
 
 
 def norms_of(network: nn.Module) -> list[Norm]:
-    """The batch norms that remember what they saw."""
+    """The batch norms with running statistics."""
     return [layer for layer in network.modules() if isinstance(layer, NORMS) and layer.track_running_stats]
 
 
 def take_anew(network: nn.Module, norms: Sequence[Norm], batches: Iterable[Tensor]) -> None:
-    """These norms of a network in eval mode remember what these batches show them, each by its number of samples; they
-    are left in training mode."""
+    """Compute the running statistics of these norms again from `batches`, each weighed by its number of samples. The
+    network is in eval mode; the norms are left in training mode."""
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.train()
@@ -69,7 +69,7 @@ def take_anew(network: nn.Module, norms: Sequence[Norm], batches: Iterable[Tenso
     with torch.inference_mode():
         for batch in batches:
             seen += len(batch)
-            for norm in norms:  # the first batch takes the place of what was remembered: a momentum of 1
+            for norm in norms:  # with a momentum of 1 the first batch replaces the old statistics
                 norm.momentum = len(batch) / seen
             network(batch)
     for norm, momentum in zip(norms, momenta, strict=True):

@@ -1,9 +1,9 @@
-"""A teacher's answers that are asked for once and kept, so that a CPU can afford a teacher.
+"""A teacher's logits, computed once and kept, so that a CPU can afford a teacher.
 
-A view of a picture is one fixed shift of it. The pictures of an epoch are all shown in one view, those of the next
-epoch in the next one, and so on in turns; the shifts of one view differ from picture to picture. A training that shows
-every picture k times thus asks for min(k, views) answers to each, and for whole views: whichever trial comes next, with
-more steps or another student, finds them.
+A view of an image is one fixed shift of it; within a view the shifts differ from image to image. All images of an epoch
+are shown in one view, those of the next epoch in the next view, and so on in turns. So a training that shows every
+image k times needs the teacher's logits for min(k, views) whole views, and any later trial, with more steps or another
+student, finds them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pocketfit.core.support.array_file import stored_array
 from pocketfit.passes.train.batches import as_tensor, drawn, moved, shifts
 from pocketfit.passes.train.distillation import Teacher
 
-BATCH_SIZE = 64  # of what the teacher answers at once
+BATCH_SIZE = 64  # samples that the teacher gets at once
 Taught = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 
@@ -37,16 +37,16 @@ def taught(
     cache: Path | None,
     part: slice = slice(None),
 ) -> Iterator[Taught]:
-    """`steps` batches of inputs, labels and the teacher's answers, in the order of `batches.shuffled`.
+    """`steps` batches of inputs, labels and the teacher's logits, in the order of `batches.shuffled`.
 
-    The answers that are not in the folder `cache` yet are computed here, before the first batch is asked for; without
-    a folder they are kept in memory. Raises UserError where the folder cannot be written.
+    Logits that are not in the folder `cache` yet are computed before the first batch; without a folder they are kept in
+    memory. Raises UserError where the folder cannot be written.
 
-    part  only these rows of each batch, as one of several processes has them. Each process then asks its teacher at
-          every step (the answers are None), about the same views: all of them would have to ask for all answers
+    part  only these rows of each batch, for one of several processes. The logits are then None, and each process asks
+          its teacher at every step, about the same views: a cache would make every process compute all logits
     """
     epochs = math.ceil(steps * min(batch_size, len(samples)) / len(samples))
-    needed = min(views, epochs) if samples.inputs(slice(0, 1)).ndim == 4 else 1  # what is no picture has one view
+    needed = min(views, epochs) if samples.inputs(slice(0, 1)).ndim == 4 else 1  # only images can be shifted
     moves = np.stack([view_shifts(samples, view, seed) for view in range(needed)])
     if part != slice(None):
         return _batches(samples, moves, None, batch_size, steps, seed, part)
@@ -55,7 +55,7 @@ def taught(
 
 
 def view_shifts(samples: Samples, view: int, seed: int) -> NDArray[np.int64]:
-    """[2, samples]: how many pixels each picture is moved down, and to the right, in this view."""
+    """[2, samples]: how many pixels each image is moved down, and to the right, in this view."""
     shape = samples.inputs(slice(0, 1)).shape
     if len(shape) != 4:
         return np.zeros((2, len(samples)), np.int64)
@@ -65,7 +65,7 @@ def view_shifts(samples: Samples, view: int, seed: int) -> NDArray[np.int64]:
 def view_answers(
     teacher: Teacher, samples: Samples, view: int, *, seed: int, cache: Path | None
 ) -> NDArray[np.float32]:
-    """[samples, width of an answer]: a memory map of a file in `cache`, which appears whole or not at all."""
+    """The teacher's outputs [samples, width]: a memory map of a file in `cache`, which appears whole or not at all."""
     place, moves = next(teacher.network.parameters()).device, view_shifts(samples, view, seed)
 
     def chunks() -> Iterator[NDArray[np.float32]]:
@@ -84,7 +84,7 @@ def view_answers(
 
 
 def seen(samples: Samples, rows: NDArray[np.int64], moves: NDArray[np.int64]) -> torch.Tensor:
-    """The inputs of these rows, pictures moved by moves [2, rows]."""
+    """The inputs of these rows, images moved by moves [2, rows]."""
     batch = samples.inputs(rows)
     return as_tensor(moved(batch, *moves) if batch.ndim == 4 else batch)
 

@@ -17,8 +17,8 @@ from pocketfit.core.support.text import READABLE
 
 
 def page(template: str, data: Mapping[str, Any], drawings: Mapping[str, Callable[..., Markup]]) -> str:
-    """A template of report/ filled in. Every value is escaped; the page's own script is the only one that its
-    policy lets run."""
+    """A template of report/, filled in. Every value is escaped; the page's content security policy allows its own
+    script only."""
     environment = Environment(
         loader=PackageLoader("pocketfit.report", "."),
         autoescape=True,
@@ -28,7 +28,7 @@ def page(template: str, data: Mapping[str, Any], drawings: Mapping[str, Callable
     )
     environment.globals.update(drawings)
     environment.filters["unbroken"] = _unbroken
-    environment.filters["draw"] = Markup  # only for the marker shapes of svg.SHAPES, our own constants
+    environment.filters["draw"] = Markup  # unescaped, for svg.SHAPES only: the marker shapes are our own constants
     script = environment.get_template("page/page.js").render()
     # CSP hashes are over the exact text between the tags: https://www.w3.org/TR/CSP3/#match-element-to-source-list
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -36,7 +36,7 @@ def page(template: str, data: Mapping[str, Any], drawings: Mapping[str, Callable
 
 
 def _unbroken(text: str) -> str:
-    """A number and its unit stay on one line.
+    """The text with a no-break space between each number and its unit.
 
     >>> _unbroken("takes 1.9 MB (95 % interval)").count("\xa0")
     2

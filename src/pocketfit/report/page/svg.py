@@ -160,7 +160,7 @@ def pareto_plot(plot: Mapping[str, Any], prefix: str) -> str:
 
 
 def _inside(x: Any, y: Any, across: Place, down: Place) -> str:
-    """The region that the limits leave, shaded."""
+    """The region inside the limits, shaded."""
     if x["limit"] is None and y["limit"] is None:
         return ""
     right = 1.0 if x["limit"] is None else across(x["limit"])

@@ -293,7 +293,7 @@ def _drop_clause(drop: Mapping[str, Any] | None) -> Sequence[str]:
     if drop.get("n"):
         known.append(f"n = {drop['n']:,}")
     if drop.get("split") == "search":
-        known.append("search split, not yet the verdict")
+        known.append("validation split, not yet the test split")
     return (f"{verb} {amount} points{metric}" + (f" ({', '.join(known)})" if known else ""),)
 
 

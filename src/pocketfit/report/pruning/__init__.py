@@ -1,1 +1,1 @@
-"""The page of sensitivity."""
+"""The page of `pocketfit sensitivity`."""

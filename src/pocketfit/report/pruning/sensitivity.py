@@ -13,13 +13,14 @@ from markupsafe import Markup
 
 from pocketfit import __version__
 from pocketfit.core.errors import UserError
+from pocketfit.core.samples import split_words
 from pocketfit.report.page import words
 from pocketfit.report.page.page import page, write_whole
 from pocketfit.report.page.svg import nice_ticks, percent
 
-TOP, PLOT, BOTTOM = 14, 84, 18  # pixels of a small drawing: above, of, and below its axes
-WIDTH_95 = 1.96  # standard errors to either side
-NAMED = 3  # groups that are named as delicate
+TOP, PLOT, BOTTOM = 14, 84, 18  # heights of a small drawing in pixels: above its axes, of them, below them
+WIDTH_95 = 1.96  # standard errors to either side of a 95 % interval
+NAMED = 3  # how many groups are named as delicate
 EDGES = {"first": "made by the first layer", "last": "read by the last layer"}
 Json = Mapping[str, Any]
 
@@ -56,9 +57,9 @@ def page_data(result: Json) -> dict[str, Any]:
         "sentences": told[1:],
         "judged": (
             f"Each group of coupled channels alone, everything else whole, without training: {lost} that are lost, on"
-            f" {words.format_count(result['samples'])} samples of the {result['split']} split of {result['data']}, in"
-            f" PyTorch. Channels go by {result['criterion']}; those that stay are rounded to multiples of"
-            f" {result['multiple']}."
+            f" {words.format_count(result['samples'])} samples of the {split_words(result['split'])} split of"
+            f" {result['data']}, in PyTorch. Channels go by {result['criterion']}; those that stay are rounded to"
+            f" multiples of {result['multiple']}."
         ),
         "whole": _whole(result),
         "latency": latency_words(result),
@@ -72,7 +73,7 @@ def page_data(result: Json) -> dict[str, Any]:
 
 
 def sentences(result: Json) -> list[str]:
-    """The headline, what the others lose beside it, and how delicate the first and the last layers are here."""
+    """The headline, how much the other groups lose, and how delicate the first and the last layers are."""
     curves = result["curves"]
     at = reference(curves)
     ranked = _ranked(curves, at)
@@ -107,7 +108,7 @@ def _edge(edge: str, curves: Sequence[Json], ranked: Sequence[Json], at: int) ->
 
 
 def reference(curves: Sequence[Json]) -> int:
-    """Which ratio groups are compared at: the one nearest to a half.
+    """The index of the ratio at which groups are compared: the one nearest to a half.
 
     >>> reference([{"points": [{"ratio": 0.1}, {"ratio": 0.6}, {"ratio": 0.9}]}])
     1
@@ -117,13 +118,13 @@ def reference(curves: Sequence[Json]) -> int:
 
 
 def _ranked(curves: Sequence[Json], at: int) -> list[Json]:
-    """Groups that lose channels there, the one with the largest rise of the loss first."""
+    """Groups that lose channels at this ratio, the one with the largest rise of the loss first."""
     judged = [curve for curve in curves if not curve["why_not"] and curve["points"][at]["kept"] < curve["channels"]]
     return sorted(judged, key=lambda curve: -float(curve["points"][at]["loss_rise"]))
 
 
 def _lost(curve: Json, at: int, result: Json) -> str:
-    what = "of accuracy are lost" if result["labelled"] else "of the answers change"
+    what = "of accuracy are lost" if result["labelled"] else "of the predictions change"
     return f"{cost(curve['points'][at])} {what}"
 
 
@@ -193,7 +194,7 @@ def _drawn(point: Json) -> dict[str, float]:
 
 
 def _span(curves: Sequence[Json]) -> tuple[float, float]:
-    """What all drawings share, so that they can be compared: from zero or below to the largest loss, at least 2 pt."""
+    """The axis that all drawings share: from zero or below to the largest loss, at least 2 pt."""
     drawn = [_drawn(point) for curve in curves if not curve["why_not"] for point in curve["points"]]
     low = min((one["drop"] for one in drawn), default=0.0)
     high = max((one["drop"] for one in drawn), default=0.0)
@@ -249,7 +250,7 @@ def _plan(result: Json) -> dict[str, Any] | None:
 
 
 def plan_words(result: Json) -> str:
-    """What the plan is expected to do, in a few sentences."""
+    """The expected effect of the plan, in a few sentences."""
     plan, lost = result["plan"], "accuracy" if result["labelled"] else "agreement"
     return (
         f"Prunes {len(plan['pass']['layers'])} groups to {words.format_ratio(plan['macs_ratio'])} of the MACs"
@@ -261,7 +262,7 @@ def plan_words(result: Json) -> str:
 
 
 def _plan_latency(result: Json) -> str:
-    """The plan's latency with its error, where the result speaks of a runtime."""
+    """The plan's latency with its error; "" where the result has no latencies."""
     if not result.get("latency"):
         return ""
     plan, latency = result["plan"], result["latency"]
@@ -286,7 +287,7 @@ def latency_words(result: Json) -> str:
 
 
 def _error(latency: Json) -> str:
-    """How far predictions were off where they could be checked."""
+    """The error of predicted latencies on sub-networks that were measured."""
     held_out = latency["held_out"]
     return (
         f"for {held_out['n']} measured sub-networks, each predicted without itself, the error is"

@@ -1,1 +1,1 @@
-"""The page of explain."""
+"""The page of `pocketfit explain`."""

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from pocketfit import __version__
 from pocketfit.core.errors import UserError
+from pocketfit.core.samples import split_words
 from pocketfit.core.support.text import some
 from pocketfit.report.page import words
 from pocketfit.report.page.page import page, write_whole
@@ -54,8 +55,9 @@ def explain_data(result: Mapping[str, Any]) -> dict[str, Any]:
         "name": result["model"],
         "headline": result["headline"],
         "measured": (
-            f"Files are measured on {words.format_count(result['samples'])} samples of the {result['split']} split of"
-            f" {result['data']}, in {result['runtime']}; what a single layer costs on its own is estimated in PyTorch."
+            f"Files are measured on {words.format_count(result['samples'])} samples of the"
+            f" {split_words(result['split'])} split of {result['data']}, in {result['runtime']}; what a single layer"
+            " costs on its own is estimated in PyTorch."
         ),
         "code": plain["code"],
         "chart": _chart(files),

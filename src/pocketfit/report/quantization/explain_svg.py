@@ -1,4 +1,4 @@
-"""The drawings of explain.html: what rungs bought, what a tensor holds, how methods of ranges spread.
+"""The drawings of explain.html: the gain of each rung, a tensor's histogram, the spread of range methods.
 
 As in svg.py: widths are percentages, heights pixels, colours come from CSS classes, all text is escaped here.
 """
@@ -13,14 +13,14 @@ from typing import Any
 
 from pocketfit.report.page.svg import nice_ticks, percent
 
-ROW = 44  # pixels of a rung
+ROW = 44  # height of a rung in pixels
 HISTOGRAM_HEIGHT = 120
 METHOD_HEIGHT = 22
 LABEL_ROOM = 15  # pixels between the labels of two clips
 
 
 def rungs(steps: Sequence[Mapping[str, Any]], aria: str) -> str:
-    """The rungs downwards, decibels rightwards, joined by a line. steps: [{"name", "value", "text"}]."""
+    """A line through the rungs (downwards) and their decibels (rightwards). steps: [{"name", "value", "text"}]."""
     values = [float(step["value"]) for step in steps]
     low, high = _span(values)
     height = ROW * len(steps) + 6
@@ -97,13 +97,13 @@ def _clip(clip: Mapping[str, Any], number: int, bottom: int, across: Any) -> str
 
 
 def _ends(low: float, high: float, across: Any) -> list[tuple[float, str]]:
-    """Where the axis is labelled: at both ends, and at 0 where that is far from both."""
+    """(value, anchor) of the axis labels: at both ends, and at 0 where that is far from both."""
     found = [(low, "start"), (high, "end")]
     return [*found, (0.0, "middle")] if 0.12 < across(0.0) < 0.88 else found
 
 
 def spread(ends: tuple[float, float, float], span: tuple[float, float], aria: str) -> str:
-    """(lowest, median, highest) on an axis that several drawings share."""
+    """A drawing of (lowest, median, highest) on an axis that several drawings share."""
     (lowest, middle, highest), (low, high) = ends, span
 
     def across(value: float) -> str:
@@ -119,7 +119,7 @@ def spread(ends: tuple[float, float, float], span: tuple[float, float], aria: st
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    """A little more than from the smallest to the largest, at least 1 dB."""
+    """The ends of an axis: a little more than from the smallest to the largest value, at least 1 dB."""
     low, high = min(values), max(values)
     margin = max(0.12 * (high - low), 0.5)
     return low - margin, high + margin

@@ -1,4 +1,4 @@
-"""Where the accuracy went: what plain int8 lost, which layers cost it, what was done, and what that bought. Pure."""
+"""The section on accuracy: what plain int8 lost, which layers cause it, what was done, and what that gained. Pure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pocketfit.search.journal import Record
 from pocketfit.search.run.layer_sensitivity import sets_in_float
 
 Json = Mapping[str, Any]
-NAMED, STANDS_OUT = 2, 0.5  # culprits in words, with so much of the first one's share
-NARROWER = 0.8  # of what the widest channel stood out by: then equalization has done something for the layer
+NAMED, STANDS_OUT = 2, 0.5  # culprits that are named, at most; least share of the first one's noise to be named
+NARROWER = 0.8  # equalization has helped a layer whose widest channel stands out by less than this share of before
 
 
 def where_it_went(record: Record, budget: Budget, chosen: int | None) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ def rung_name(plan: Plan) -> str:
     for settings in plan.passes:
         if isinstance(settings, QuantTrain):
             parts.append(f"trained for {settings.steps:,} steps on the grid")
-        elif settings.FACTS.words and not isinstance(settings, Piecewise):  # which plain int8 has as well
+        elif settings.FACTS.words and not isinstance(settings, Piecewise):  # plain int8 has Piecewise as well
             parts.append(settings.FACTS.words)
     if export.ranges != "min-max" and not parts:
         parts.append(f"ranges by {words.RANGE_WORDS[export.ranges]}")
@@ -82,11 +82,11 @@ def rung_name(plan: Plan) -> str:
 
 
 def _opening(plain: Trial, budget: Budget, enough: Sequence[Trial], *, climbed: bool) -> list[str]:
-    """What plain int8 lost, and whether that called for repairs."""
+    """Sentences on what plain int8 lost, and on whether repairs were needed."""
     interval = words.format_interval(
         plain.measurements["drop_points"].low, plain.measurements["drop_points"].high, "pt"
     )
-    told = f"Static int8 as it is ({plain.plan.code}) loses {_points(plain)} on the search split"
+    told = f"Static int8 as it is ({plain.plan.code}) loses {_points(plain)} on the validation split"
     told += f" (95 % interval {interval})" if interval else ""
     limits = [words.limit_words(limit.to_json()) for limit in budget.limits if limit.about.of_answers]
     if climbed:
@@ -128,7 +128,7 @@ def _named(rows: Sequence[Json]) -> str:
 
 
 def _bought(plain: Trial, done: Sequence[Trial]) -> list[str]:
-    """What the rung that lost least has bought."""
+    """Sentences on what the rung with the smallest loss has gained."""
     if not done:
         return []
     best = min(done, key=_loss)
@@ -155,7 +155,7 @@ def _rung(trial: Trial, plain: Trial, chosen: int | None) -> dict[str, Any]:
 
 
 def _keep_float(line: Json, mended: Trial | None, rungs: Sequence[Trial]) -> tuple[str, ...]:
-    """What the mended file leaves in float, else what the last rung did, else the layers that cost most."""
+    """The layers in float of the mended file, else of the last rung, else the layers with most noise."""
     plans = [t.plan.export.keep_float for t in (*rungs, *([] if mended is None else [mended]))]
     tried = [kept for kept in plans if kept]
     if tried:
@@ -165,14 +165,14 @@ def _keep_float(line: Json, mended: Trial | None, rungs: Sequence[Trial]) -> tup
 
 
 def _worth(line: Json, runtime: str) -> str:
-    """What the noise of a layer was held against when layers were chosen."""
+    """The cost against which the noise of layers was weighed when they were chosen, in words."""
     if any("more_us" in row for row in line.get("rows", ())):
         return f"the time that they take more in float, as {runtime} profiles it"
     return "their multiply-accumulates" + (f" ({line['untimed']})" if line.get("untimed") else "")
 
 
 def _layers(line: Json, mended: Trial | None, chosen: int | None) -> dict[str, Any] | None:
-    """The layers by their share of the noise; columns that the journal knows nothing about are left out."""
+    """The table of layers by their share of the noise; columns without data in the journal are left out."""
     rows = {row["layer"]: row for row in line.get("rows", ())}
     before = {row["layer"]: row for row in line.get("plain", {}).get("rows", ())}
     if not rows:
@@ -221,7 +221,7 @@ def _layer(name: str, before: Json | None, after: Json, top: float, plan: Plan |
 
 
 def _alone(before: Json | None, after: Json, key: str) -> dict[str, Any]:
-    """Decibels with only these numbers quantized: at first, and after the repairs. null: no noise at all."""
+    """Decibels with only this layer's weights, or tensor, quantized: before and after the repairs. null: no noise."""
     known = [row[key] for row in (before, after) if row and key in row]
     texts = ["exact" if value is None else f"{value:.1f} dB" for value in known]
     return {

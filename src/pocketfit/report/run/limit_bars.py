@@ -1,4 +1,4 @@
-"""The before-and-after of each quantity beside its limit, ready to draw. Pure functions on JSON."""
+"""Each quantity before and after, beside its limit, ready to draw. Pure functions on JSON."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from pocketfit.core.quantities import QUANTITIES
+from pocketfit.core.samples import split_words
 from pocketfit.report.page import words
 
 Json = Mapping[str, Any]
-# What is shown though it can't be limited: title, measurement.
+# Quantities that are shown and can't be limited: title, measurement.
 COLD_START = ("Cold start", "cold_start_ms")
-ORDER = ("size", "download", "latency", "cold_start", "memory")  # then whatever else can be limited
+ORDER = ("size", "download", "latency", "cold_start", "memory")  # shown first; all others that can be limited follow
 
 
 def measurement_name(limit: Json) -> str:
-    """The measurement that a limit is about, in the quantity's own unit.
+    """The name of the measurement that a limit is about, in the quantity's own unit.
 
     >>> measurement_name({"quantity": "latency", "percentile": 95}), measurement_name({"quantity": "size"})
     ('latency_p95_ms', 'size_bytes')
@@ -37,7 +38,7 @@ def number(measurements: Json, name: str) -> float | None:
 
 
 def cell(measurement: Json | None) -> dict[str, Any]:
-    """A measurement ready to show; what is not measured never looks like a plain number.
+    """A measurement ready to show; estimates and missing values never look like a measured number.
 
     >>> cell({"value": 4.2, "unit": "ms", "how": "estimated", "reason": "eager PyTorch"})["text"]
     '≈ 4.20 ms'
@@ -63,7 +64,7 @@ def cell(measurement: Json | None) -> dict[str, Any]:
 def bars(result: Json, verdict: Json | None, judged: Json) -> list[dict[str, Any]]:
     """One entry for each quantity that was measured or is limited: numbers, text, and the judgement of its limit.
 
-    judged  by quantity of the budget: `search.limits.Check.to_json()`
+    judged  check_limits.Check.to_json() for each limited quantity
     """
     if not result.get("baseline") or not result.get("chosen"):
         return []
@@ -136,7 +137,7 @@ def _title(quantity: str, limit: Json | None, result: Json) -> str:
         return f"{title} (p{limit.get('percentile', 50) if limit else 50})"
     if quantity == "accuracy":
         metric = ((result.get("comparison") or {}).get("drop") or {}).get("metric") or "accuracy"
-        return f"{title if metric == 'accuracy' else metric} ({_split(result)} split)"
+        return f"{title if metric == 'accuracy' else metric} ({split_words(_split(result))} split)"
     return title
 
 
@@ -153,7 +154,7 @@ def _drop_entry(result: Json, limit: Json | None, judged: Json) -> dict[str, Any
     after = {"quantity": "drop", "value": drop["points"], "unit": "pt"}
     return {
         "quantity": "drop",
-        "title": f"Drop of {drop.get('metric', 'accuracy')} ({_split(result)} split{count})",
+        "title": f"Drop of {drop.get('metric', 'accuracy')} ({split_words(_split(result))} split{count})",
         "before": None,
         "after": cell(after),
         "reasons": [],
@@ -171,7 +172,7 @@ def _drop_entry(result: Json, limit: Json | None, judged: Json) -> dict[str, Any
 
 
 def _judgement(limit: Json, said: Json | None, split: str) -> dict[str, Any]:
-    """What became of one limit, in a word that does not need its colour; only the verdict split certifies."""
+    """The judgement of one limit, in words that do not need its colour; only the verdict split certifies."""
     if said is None or said["value"] is None:
         state, text = "unknown", "cannot be judged"
     elif said["met"] and split != "verdict":

@@ -13,8 +13,8 @@ from pocketfit.report.page import words
 from pocketfit.report.page.svg import SHAPES, nice_ticks
 from pocketfit.search.decide.pareto import pareto_front
 
-WHISKERS_UP_TO = 40  # trials; more of them would be a hatching
-LABELS_BEYOND_UP_TO = 5  # points above the axis that are labelled with their value
+WHISKERS_UP_TO = 40  # trials; with more, their intervals would cover the plot
+LABELS_BEYOND_UP_TO = 5  # so many points above the axis are labelled with their value
 
 
 def plots(
@@ -65,14 +65,14 @@ def _axis_words(key: str, limit: Limit | None) -> tuple[str, str]:
     """Title of the x axis and the unit of its values."""
     if key == "size":
         relative = limit is not None and limit.relative
-        return ("Size, as a ratio to float32 in the same runtime", "x") if relative else ("Size on disk", "B")
+        return ("Model size, as a ratio to float32 in the same runtime", "x") if relative else ("Model size", "B")
     if limit is not None and not limit.relative:
         return f"Latency (p{limit.percentile})", "ms"
     return "Latency, as a ratio to float32 in the same runtime", "x"
 
 
 def _across(trial: Trial, base: Mapping[str, Trial], limit: Limit | None, key: str) -> float | None:
-    """The value on the x axis, in the unit in which the limit is stated, so that one line can be drawn for it."""
+    """The trial's value on the x axis, in the unit of the limit, so that the limit is one line."""
     if key == "size":
         value, reference = trial.value("size_bytes"), base.get(trial.runtime)
         if limit is None or not limit.relative:
@@ -154,7 +154,7 @@ def _label(number: int, chosen: int | None, reference: int | None, drop: float, 
 
 
 def _axis(title: str, unit: str, values: Sequence[float], limit: Limit | None, *, from_zero: bool) -> dict[str, Any]:
-    """A range that shows the limit and most trials: what ruins a plan (85 points lost) must not flatten the rest."""
+    """An axis that shows the limit and most trials: a ruined trial (85 points lost) must not flatten the others."""
     bound = limit.value if limit else None
     typical = float(np.quantile(values, 0.75))
     ceiling = max(4 * (bound or 0.0), 1.6 * typical, 1e-9)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pocketfit.core.budget import Budget
 from pocketfit.core.quantities import QUANTITIES
+from pocketfit.core.samples import split_words
 from pocketfit.core.trial import Trial
 from pocketfit.report.page import words
 from pocketfit.report.run.accuracy_loss import where_it_went
@@ -23,7 +24,7 @@ PICTURES_AT_MOST = 48
 
 
 def report_data(lines: list[dict[str, Any]], result: dict[str, Any]) -> dict[str, Any]:
-    """Everything that the page shows, whatever the order of the journal's lines; unknown kinds are left aside."""
+    """Everything that the page shows, whatever the order of the journal's lines; unknown kinds are ignored."""
     lines = sorted((line for line in lines if isinstance(line, dict)), key=_canonical)
     record = journal.digest(lines)
     budget = Budget.from_json(result["budget"])
@@ -70,12 +71,12 @@ def _of_kind(lines: Iterable[Json], kind: str, trial: int | None) -> list[Json]:
 
 
 def _first_reading(lines: Iterable[Json], trial: int | None) -> Json | None:
-    """The earliest verdict about the chosen trial: later readings of the same pictures prove less."""
+    """The earliest verdict on the chosen trial, because later readings of the same split prove less."""
     return min(_of_kind(lines, "verdict", trial), key=lambda line: line["reading"], default=None)
 
 
 def _missed(trial: Trial, baseline: Trial | None, budget: Budget) -> list[str]:
-    """The limits that a trial does not meet, "size"; or that cannot be judged, "memory (unknown)"."""
+    """The limits that a trial does not meet ("size"), and those that cannot be judged ("memory (unknown)")."""
     if baseline is None:
         return [f"{limit.quantity} (unknown)" for limit in budget.limits]
     checks = check(trial, baseline, budget)
@@ -83,7 +84,7 @@ def _missed(trial: Trial, baseline: Trial | None, budget: Budget) -> list[str]:
 
 
 def _judged(result: Json, trials: Sequence[Trial], budget: Budget) -> dict[str, Any]:
-    """Each limit as result.json judges it, which knows the verdict split; else from the trial's own measurements."""
+    """The judgement of each limit: that of result.json (on the verdict split), else by the trial's measurements."""
     if result.get("limits"):
         return {entry["quantity"]: entry for entry in result["limits"]}
     by_number = {t.number: t for t in trials}
@@ -265,7 +266,7 @@ def _classes(verdict: Json | None) -> list[dict[str, Any]]:
 
 
 def _disagreements(verdict: Json | None) -> dict[str, Any]:
-    """Pictures that the two files answer differently: those that got worse first, at most 48 of them."""
+    """Images on which the two files' predictions differ, those that got worse first, at most 48."""
     entries = []
     for item in (verdict or {}).get("disagreements") or ():
         label, before, after = (str(item.get(key, "")) for key in ("label", "before", "after"))
@@ -290,10 +291,10 @@ def _disagreements(verdict: Json | None) -> dict[str, Any]:
 def _verdict(verdict: Json | None, readings: int) -> dict[str, Any] | None:
     if verdict is None:
         return None
-    note = "The verdict split has been read once, for these two files only."
+    note = "The test split has been read once, for these two files only."
     if max(readings, verdict["reading"]) > 1:
         note = (
-            f"The verdict split has been read {max(readings, verdict['reading'])} times; this is reading"
+            f"The test split has been read {max(readings, verdict['reading'])} times; this is reading"
             f" {verdict['reading']}. Each further reading makes the interval less trustworthy."
         )
     ratio = verdict.get("latency_ratio") or {}
@@ -338,7 +339,7 @@ def _about(start: Json | None, seconds: float, result: Json) -> dict[str, Any]:
         "seconds": words.format_seconds(seconds) if seconds else "",
         "inputs": _flat(plain),
         "labels": [str(label) for label in inputs.get("labels") or ()],
-        "splits": [(str(name), f"{count:,}") for name, count in splits.items()],
+        "splits": [(split_words(str(name)), f"{count:,}") for name, count in splits.items()],
         "environment": _flat(start.get("environment") or {}),
         "findings": [str(sentence) for sentence in start.get("findings") or ()],
         "budget": limits,

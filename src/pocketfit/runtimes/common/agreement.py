@@ -1,7 +1,7 @@
-"""Does a converted file answer as the torch network does: every output, one sample alone and a batch of them.
+"""Whether a converted file has the outputs of the torch network: all of them, for one sample and for a batch.
 
-The samples of a batch differ in scale and offset, as pictures do: a file whose normalization mixes samples, or that has
-a batch size written into it, answers white noise of one scale almost rightly.
+The samples of a batch differ in scale and offset, as images do. With white noise of one scale, a file whose
+normalization mixes samples, or that has a fixed batch size, would be almost right.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pocketfit.core.errors import ExportFailed
 from pocketfit.core.runtime import ROWS
 from pocketfit.core.signature import TensorSpec
 
-# The largest difference allowed, in parts of the largest value of an output. Both sum in different orders, which costs
-# about 1e-6 a layer; what a network makes of a last bit of its input is allowed on top.
+# The largest difference allowed, as a share of an output's largest value. File and network sum in different orders,
+# which costs about 1e-6 a layer; the effect of a change in the last bit of the input is allowed on top.
 TOLERANCE = 1e-4
 LAST_BIT = 1e-6
-# How far the rows of a batch may be from what each of them gives alone, in parts of the range: by rounding in a static
-# int8 file, by the order of sums in one with float activations.
+# How far the outputs of a batch may be from those of its rows alone, as a share of the range: because of rounding in a
+# static int8 file, because of the order of sums in one with float activations.
 ROW_TOLERANCE = {"int8": 0.02, "dynamic-int8": 1e-3}
 ROW_BY_ROW = "The file is right for one sample at a time: pocketfit runs the samples of a batch one after the other"
 FEW = 3
@@ -30,8 +30,8 @@ Run = Callable[[Arrays], Arrays]
 
 
 def samples(inputs: Sequence[TensorSpec], rows: int = ROWS, seed: int = 0) -> Arrays:
-    """Noise for each input [rows, ...], each row of a scale (0.2 to 2) and an offset (-1 to 1) of its own; integers: 0
-    and 1."""
+    """Noise for each input [rows, ...]; each row has a scale (0.2 to 2) and an offset (-1 to 1) of its own. Integer
+    inputs get 0 and 1."""
     rng, made = np.random.default_rng(seed), []
     for spec in inputs:
         shape = spec.with_batch(rows)
@@ -46,12 +46,13 @@ def samples(inputs: Sequence[TensorSpec], rows: int = ROWS, seed: int = 0) -> Ar
 
 
 def any_batch(network: Any, run: Run, inputs: Sequence[TensorSpec], outputs: Sequence[str], what: str) -> bool:
-    """Whether a file answers as `network` (a torch module) for any number of rows; False: for one row at a time only,
-    or because the network itself mixes the rows of a batch.
+    """Whether a file has the outputs of `network` (a torch module) for any number of rows. False where it has for
+    single rows only, or where the network itself mixes the rows of a batch.
 
-    run   calls the file: arrays in the order of `inputs` -> arrays in the order of `outputs`
-    what  calls the file in a sentence: "The ONNX file"
-    Raises ExportFailed, naming the output, where not even single rows are answered rightly.
+    run   runs the file: arrays in the order of `inputs` -> arrays in the order of `outputs`
+    what  names the file in a sentence: "The ONNX file"
+
+    Raises ExportFailed, naming the output, where the file is wrong even for single rows.
     """
     given = samples(inputs)
     if any(spec.shape[0] is not None for spec in inputs):
@@ -69,7 +70,7 @@ def any_batch(network: Any, run: Run, inputs: Sequence[TensorSpec], outputs: Seq
 
 
 def same_rows(run: Run, inputs: Sequence[TensorSpec], tolerance: float) -> bool:
-    """Whether a file answers the rows of a batch as it answers each of them alone, up to `tolerance` of the range."""
+    """Whether the outputs for a batch are those for each of its rows alone, up to `tolerance` times the range."""
     given = samples(inputs)
     together = run(given)
     alone = zip(*(run(_rows(given, row, row + 1)) for row in range(len(given[0]))), strict=True)
@@ -84,14 +85,14 @@ def _must_agree(network: Any, run: Run, given: Arrays, outputs: Sequence[str], w
     apart = _apart(wanted, found)
     worst = max(range(len(apart)), key=apart.__getitem__)
     raise ExportFailed(
-        f"{what} answers differently from the torch network: its output '{outputs[worst]}' is off by "
+        f"{what} has other outputs than the torch network: its output '{outputs[worst]}' is off by "
         f"{apart[worst]:.2g} of its range"
     )
 
 
 def _near(network: Any, given: Arrays, wanted: Arrays, found: Arrays) -> bool:
-    """Whether each output is within TOLERANCE, or as near as torch's own answers are where each input is changed in
-    its last bits."""
+    """Whether each output is within TOLERANCE, or as near as torch's own outputs are after a change of the inputs' last
+    bits."""
     apart = _apart(wanted, found)
     if max(apart) <= TOLERANCE:
         return True
@@ -116,8 +117,8 @@ def _answers(network: Any, given: Arrays) -> Arrays:
 
 
 def _apart(wanted: Arrays, found: Arrays) -> list[float]:
-    """By output, the largest difference in parts of the largest value; infinite for another shape or another number
-    of outputs, or where one has NaN and the other has not."""
+    """The largest difference of each output, as a share of its largest value; infinite for another shape or another
+    number of outputs, or where only one has a NaN."""
     if len(wanted) != len(found):
         return [float("inf")] * len(wanted)
     apart = []

@@ -1,7 +1,7 @@
-"""Calibration, seen from the parent process: are the samples fit for it, and which range does each tensor get.
+"""Calibration in the parent process: check the samples, and give each tensor its range.
 
-What the tensors of a runtime's float file show is gathered by that runtime's child (its `gather` function), once for
-each file and samples, and kept in the work folder; the ranges follow from it by numerics/quantization_ranges.py.
+A runtime's child (its `gather` function) runs the float file and sums up each tensor, once for each file and samples.
+The summaries are kept in the work folder; numerics/quantization_ranges.py computes the ranges from them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pocketfit.numerics import quantization_ranges as numerics
 from pocketfit.processes import child_process
 
 Ranges = dict[str, tuple[float, float]]
-FEW = 8  # samples: below, a minimum and maximum follow whichever samples came first
-LOOKED_AT = 256  # samples, by `check_samples`
+FEW = 8  # with fewer samples, minimum and maximum depend on which samples happen to be there
+LOOKED_AT = 256  # samples that `check_samples` looks at
 BEYOND = 0.05  # of the expected range: how far values may lie outside it (a resize filter overshoots)
-NARROW = 0.2  # of the expected range: pictures that use less of it are hardly those the network was trained on
+NARROW = 0.2  # of the expected range: images that use less of it are hardly those that the network was trained on
 APART = 1.0  # standard deviations between the means of calibration and training samples
 
 
@@ -47,15 +47,14 @@ def activation_ranges(
 ) -> Ranges:
     """The range of every tensor that `gather` finds in the float file `source`, by `settings.ranges`.
 
-    given    the file's one input; its layout decides how pictures are fed
+    given    the file's one input; its layout decides how images are fed
     gather   "module:function" of the runtime's child, called as gather(source, samples, target, histograms): it runs
-             the file on all samples (an .npz, by input name float32 [n, ...]) and writes numerics.ranges.save's file;
-             `histograms`: whether the method needs them, which costs a second look
-    ends     names of the file's inputs and outputs: min-max, whatever the method, as the largest logits are the
-             answer. On the pretrained MobileNetV2 (ONNX Runtime U8S8, 100 pictures to calibrate with, 190 others) the
-             four other methods at either end made no difference that can be told from noise: SQNR -0.03 to +0.08 dB,
-             agreement with the float network -2.1 to +2.6 points
+             the file on all samples (an .npz, by input name float32 [n, ...]) and writes the summaries with
+             quantization_ranges.save; `histograms`: whether the method needs them, which costs a second run
+    ends     names of the file's inputs and outputs. They have min-max ranges, whatever the method, because the largest
+             logits are the prediction (docs/results/notes.md, "Ranges of a file's ends")
     learned  ranges by tensor name from quantization-aware training; they overrule all others
+
     Raises ExportFailed, with the tensor's name, where values were not finite or a learned name is not in the file.
     """
     found = summaries(
@@ -89,7 +88,7 @@ def summaries(
     environment: Mapping[str, str] | None = None,
     server: str = "",
 ) -> dict[str, numerics.Summary]:
-    """What every tensor of `source` showed, with histograms where `settings.ranges` needs them.
+    """The Summary of every tensor of `source`, with histograms where `settings.ranges` needs them.
 
     Kept as `<work>/<file>-<hash of the samples>.<limits or histograms>.npz`.
     """
@@ -112,8 +111,8 @@ def summaries(
 
 
 def fitting(samples: Samples, rows: slice, given: FileTensor) -> NDArray[np.float32]:
-    """The samples as the file's input takes them: [n, ...]. Ready tensors lie as the network takes them, [n, C, H, W];
-    the file may take channels last. Raises UserError where they are of another shape."""
+    """The samples as the file's input takes them: [n, ...]. Ready tensors are [n, C, H, W], as the network takes them;
+    the file may take channels last. Raises UserError for another shape."""
     for layout in (given.layout,) if given.layout else ("NCHW", "NHWC"):
         values = samples.inputs(rows, layout)
         if _fits(values.shape[1:], given.shape[1:]):
@@ -135,10 +134,11 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
 def check_samples(
     samples: Samples, signature: Signature, settings: ExportSettings, training: Samples | None = None
 ) -> list[str]:
-    """Sentences on what is suspicious about calibration samples, with the numbers seen; [] where nothing is.
+    """Sentences on what is suspicious about calibration samples, with the numbers that were seen; [] where nothing is.
 
-    training: samples of the training split, to compare the values with.
-    Raises UserError where they cannot set a range: none, another shape, not finite, or all alike.
+    training  samples of the training split, to compare the values with
+
+    Raises UserError where the samples cannot set a range: none, another shape, not finite, or all alike.
     """
     count = min(len(samples), settings.calibration)
     if not count:
@@ -180,9 +180,9 @@ def check_samples(
 
 
 def _suspicion(samples: Samples, low: float, high: float) -> str:
-    """What is wrong with values in [low, high] where the preprocessing makes others; "" where nothing seems to be."""
+    """What is wrong with values in [low, high], by the range that the preprocessing gives; "" where nothing is."""
     bottom, top = value_range(samples.preprocess)
-    width, usual = top - bottom, f"pictures become {bottom:.3g} to {top:.3g}"
+    width, usual = top - bottom, f"images become {bottom:.3g} to {top:.3g}"
     if samples.array.dtype == np.uint8:
         largest = int(np.asarray(samples.array[: min(len(samples), LOOKED_AT)]).max())
         if largest <= 1:

@@ -1,4 +1,4 @@
-"""What every runtime's export says of the file that it made."""
+"""Describe a file that a runtime's export has made; the same for every runtime."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def not_smaller(path: Path, float_file: Path, settings: ExportSettings) -> list[
 
 
 def keep_notes(float_file: Path, notes: Sequence[str]) -> None:
-    """Note beside a float file in the work folder what became of the network on the way to it."""
+    """Store, beside a float file in the work folder, sentences on how the network was changed on the way to it."""
     float_file.with_suffix(NOTES).write_text(json.dumps(list(notes)), encoding="utf-8")
 
 
 def kept_notes(float_file: Path) -> list[str]:
-    """What `keep_notes` has noted of a float file; [] where nothing is, or something that isn't sentences."""
+    """The sentences that `keep_notes` stored; [] where there are none, or where the file is damaged."""
     path = float_file.with_suffix(NOTES)
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []

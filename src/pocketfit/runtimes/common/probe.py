@@ -1,4 +1,4 @@
-"""The doctor's question to a runtime: does a tiny network come through whole?"""
+"""The test of `pocketfit doctor`: does a tiny network, exported to a runtime, have the right outputs there?"""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def tiny_model() -> Model:
 def probe_by_export(
     name: str, version: Callable[[], str], *, delegates: Callable[[], tuple[str, ...]] = tuple
 ) -> RuntimeInfo:
-    """Export, load and run the tiny network in the runtime called `name`, and compare its answer with torch's."""
+    """Export, load and run the tiny network in the runtime called `name`, and compare its outputs with torch's."""
     import torch
 
     found: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ def probe_by_export(
     except PocketfitError as error:
         return RuntimeInfo(name, False, stated, str(error), found, _environment())
     ok = worst <= TOLERANCE
-    detail = "a tiny network was exported, loaded and run" + ("" if ok else f", and its answer is off by {worst:.2g}")
+    detail = "a tiny network was exported, loaded and run" + ("" if ok else f", and its output is off by {worst:.2g}")
     return RuntimeInfo(name, ok, stated, detail, found, _environment())
 
 

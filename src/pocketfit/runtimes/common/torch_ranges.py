@@ -1,7 +1,7 @@
-"""Ranges that were found in torch (by training, or from batch norms), for the tensors of a runtime's float file.
+"""Ranges that were computed in torch (by training, or from batch norms), for the tensors of a runtime's float file.
 
-The file calls its tensors as it likes, and has fused some away. A tensor is known again by its values: on the same few
-samples, torch's and the file's have the same size, mean, deviation and ends.
+The file has other names for its tensors, and has fused some away. Tensors are matched by their values: on the same few
+samples, torch's tensor and the file's have the same size, mean, deviation, minimum and maximum.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pocketfit.processes import child_process
 from pocketfit.runtimes.common.calibration import Ranges, fitting
 
 SAMPLES = 4
-ALIKE = 1e-3  # of a tensor's range, by which the means, deviations and ends of two may differ and be the same tensor
+ALIKE = 1e-3  # of a tensor's range: by how much mean, deviation and ends of torch's and the file's tensor may differ
 
 
 def ranges_for(
@@ -35,11 +35,11 @@ def ranges_for(
     environment: Mapping[str, str] | None = None,
     server: str = "",
 ) -> Ranges:
-    """`model.learned.ranges`, or those that batch norms remember where the settings want them, by tensor of the
-    float file `source`; {} where nothing was learned.
+    """The ranges of the float file's tensors by their names: `model.learned.ranges`, or those from batch norms where
+    the settings want them; {} where nothing was learned. Tensors that match none of torch's get no range here, and are
+    calibrated.
 
     fingerprints  "module:function" of the runtime's child, called as fingerprints(source, samples, target)
-    Tensors that torch's network has no like of are left to calibration.
     """
     learned, grid = model.learned.ranges, settings.grid
     if grid is None or settings.precision != "int8":
@@ -75,7 +75,7 @@ def ranges_for(
 
 
 def alike(a: list[float], b: list[float]) -> bool:
-    """Whether two of numerics.ranges.fingerprint speak of one tensor.
+    """Whether two results of quantization_ranges.fingerprint are of the same tensor.
 
     >>> alike([10, 0.5, 1.0, -1.0, 2.0], [10, 0.501, 1.0, -1.0, 2.0]), alike([10, 0, 1, -1, 2], [10, 0.1, 1, -1, 2])
     (True, False)

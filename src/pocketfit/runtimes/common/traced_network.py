@@ -1,4 +1,4 @@
-"""The network as torch.export's file: where every runtime's export starts from, in the parent process."""
+"""The network as torch.export's file, made in the parent process: every runtime's export starts from it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ SIGNATURE = "signature.json"  # the file's own record of model.signature
 _ours: set[Path] = set()  # written by this process
 NOTES = "notes.json"
 TINY = 1e-30
-EXAMPLE_BATCH = 2  # torch.export takes 0 and 1 for constants
+EXAMPLE_BATCH = 2  # torch.export treats sizes of 0 and 1 as constants
 
 
 def traced(model: Model, work: Path) -> Path:
     """`<work>/<model.key>.pt2`: the network in eval mode, batch norms folded, any batch size; written once a process.
-    What became of it on the way is in `notes_of`.
+    `notes_of` says how the network was changed.
 
-    What another process has left there is not trusted: such a file may hold code, and an output folder be anybody's.
-    Inputs have the shapes of `model.signature` (pictures: NCHW). Raises ExportFailed, naming the layer and the line
-    where the network could not be traced.
+    A file of another process is not trusted: it may hold code, and anybody may have written to the output folder.
+    Inputs have the shapes of `model.signature` (images: NCHW). Raises ExportFailed, naming the layer and the line where
+    the network could not be traced.
     """
     import torch
 
@@ -40,7 +40,7 @@ def traced(model: Model, work: Path) -> Path:
         program = program_of(model)
         program._example_inputs = None  # they would make the file as large as their batch
         signature = canonical_json(model.signature.to_json())
-        archive = BytesIO()  # saved by name, the file would hold that name
+        archive = BytesIO()  # saved under a name, the file would contain that name
         notes = json.dumps(program.graph_module.meta.get(NOTES, []))
         torch.export.save(program, archive, extra_files={SIGNATURE: signature, NOTES: notes})
         with whole_or_not(path) as partial:
@@ -50,7 +50,7 @@ def traced(model: Model, work: Path) -> Path:
 
 
 def notes_of(path: Path) -> list[str]:
-    """Sentences on what became of the network when the file `path` was traced."""
+    """Sentences on how the network was changed when the file `path` was traced."""
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if name.endswith(f"/{NOTES}"):
@@ -76,12 +76,12 @@ def program_of(model: Model) -> ExportedProgram:
     network = fold_batch_norm(model.network, model.signature).eval()
     flushed = flush_denormals(network)
     for tensor in (*network.parameters(), *network.buffers()):
-        # litert-torch 0.10 tells constants apart by their address, after a copy of those that do not lie in one piece:
-        # of two such weights with the same shape, one was taken for the other.
+        # litert-torch 0.10 tells constants apart by their address in memory, after a temporary copy of those that are
+        # not contiguous: of two such weights with the same shape, one was taken for the other.
         tensor.data = tensor.data.contiguous()
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            # recurrent layers keep their weights in a list as well, which torch warns of and takes in as it should
+            # torch warns of the list in which recurrent layers keep their weights, though it exports them correctly
             warnings.filterwarnings("ignore", message=r"The tensor attributes? self\.[\s\S]* assigned during export")
             program = torch.export.export(network, examples, dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises whatever the network's own code raises
@@ -92,11 +92,10 @@ def program_of(model: Model) -> ExportedProgram:
 
 
 def flush_denormals(network: nn.Module) -> str:
-    """Set weights to 0, in place, that are too small to count: below float32's smallest normal number, or below TINY
-    where the largest of their tensor is 1e10 times as large. -> a sentence on how many, "" where there are none.
+    """Set tiny weights to 0, in place: those below float32's smallest normal number, and those below TINY where the
+    largest of their tensor is 1e10 times as large. -> a sentence on how many, "" where there are none.
 
-    Processors take a hundred times as long for a product with such a number; what it adds to a sum is beyond the last
-    bit of what the others do.
+    A product with a denormal number takes processors a hundred times as long, and adds less than the last bit to a sum.
     """
     import torch
 
@@ -113,7 +112,7 @@ def flush_denormals(network: nn.Module) -> str:
     if not count:
         return ""
     return (
-        f"{count:,} weights in {tensors} tensors are so small (below {TINY:g}) that they change no answer, and would "
+        f"{count:,} weights in {tensors} tensors are so small (below {TINY:g}) that they change no output, and would "
         "make processors a hundred times slower: they are 0 in the file"
     )
 

@@ -1,6 +1,6 @@
-"""Which layer does litert-torch fail at? Its errors speak of its own intermediate code, or it dies without a word.
+"""Find the layer at which litert-torch fails: its errors are about its own intermediate code, or it crashes silently.
 
-Every kind of operator that the network has is converted alone, in a child process that notes what it is at.
+Every kind of operator in the network is converted alone, in a child process that notes which one it is trying.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pocketfit.runtimes.litert.session import LiteRTSession
 if TYPE_CHECKING:
     from torch import fx
 
-TIME_LIMIT_S = 300.0  # a second or two for each kind of operator
+TIME_LIMIT_S = 300.0  # each kind of operator takes a second or two
 NOT_CONVERTED = "litert-torch could not convert the network"
 RANDOM = (
     "rand",
@@ -34,7 +34,7 @@ RANDOM = (
 
 
 def unexplained(error: ExportFailed) -> bool:
-    """Whether a failed conversion has not named a layer: an error of the converter's own, or its death."""
+    """Whether a failed conversion has not named a layer: the converter raised its own error, or crashed."""
     return NOT_CONVERTED in str(error) or "died with exit status" in str(error)
 
 
@@ -79,7 +79,7 @@ def sentence(operator: str, layer: str, cause: str) -> str:
 def first_that_fails(source: str, note: str, layout: str) -> dict[str, str] | None:
     """In the child: the first operator, in the order of the network, that cannot be converted alone; None: all can.
 
-    note  a JSON file that says which one is being tried: the converter may take the process with it
+    note  a JSON file that says which operator is being tried, because the converter may crash the process
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What runs in the child process that converts a traced network to the float .tflite.
+"""The child process that converts a traced network to the float .tflite.
 
 The converter's tensor names say nothing ("ChannelLastIOWrapper;;...;11"), so the float file is rewritten with names
 from the network: the output of layer "features.0.0" is called that, its weight "features.0.0.weight". An operator's
@@ -32,7 +32,7 @@ ROW_BY_ROW = (
 
 
 def preload() -> None:
-    """What the children of a fork server find loaded (forkserver.py): nothing that starts a thread."""
+    """Load what the children of a fork server share (processes/fork_server.py); nothing that starts a thread."""
     for name in ("litert_torch", "ai_edge_quantizer.quantizer", "ai_edge_litert.interpreter"):
         importlib.import_module(name)
     import torch
@@ -45,11 +45,11 @@ def preload() -> None:
 def convert(
     source: str, target: str, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], layout: str
 ) -> list[str]:
-    """A traced network (.pt2) -> the float32 .tflite at batch 1, tensors and signature named as in the network;
-    -> sentences on what became of it.
+    """Convert a traced network (.pt2) to the float32 .tflite at batch 1, with the network's names for tensors and
+    signature; -> sentences on how the network was changed.
 
-    inputs, outputs: TensorSpec.to_json() of the network's signature. `layout` "NHWC" turns the picture inputs and
-    outputs to channels-last, which spares the runtime a transpose; "NCHW" leaves them.
+    inputs, outputs: TensorSpec.to_json() of the network's signature. `layout` "NHWC" turns image inputs and outputs to
+    channels-last, which spares the runtime a transpose; "NCHW" leaves them.
     """
     import litert_torch
     import torch
@@ -86,7 +86,7 @@ def convert(
 def _right_for_any_batch(
     network: Any, target: Path, inputs: list[TensorSpec], outputs: list[TensorSpec], layout: str
 ) -> bool:
-    """See agreement.any_batch: litert-torch has been seen to mix weights up silently, and to write batch sizes down."""
+    """agreement.any_batch for this file: litert-torch may silently mix weights up, or write a fixed batch size."""
     session = LiteRTSession(target, 1)
 
     def run(arrays: agreement.Arrays) -> agreement.Arrays:
@@ -177,7 +177,7 @@ def match_layers(file: TfliteFile, weights: Weights, order: list[str]) -> dict[i
         groups[found].append(index)
     matched = {}
     for found, indices in groups.items():
-        if len(found) == 1:  # one layer, perhaps used several times
+        if len(found) == 1:  # one layer, maybe used several times
             matched.update(dict.fromkeys(indices, found[0]))
         elif len(found) == len(indices):
             matched.update(zip(indices, found, strict=True))
@@ -185,9 +185,9 @@ def match_layers(file: TfliteFile, weights: Weights, order: list[str]) -> dict[i
 
 
 def _torch_matrices(weight: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """The matrices [outputs, taps x inputs] that a torch weight may have become, inputs last.
+    """The matrices [outputs, taps x inputs] that a torch weight may have become in the file, inputs last.
 
-    [O, I, kh, kw] -> [O, kh*kw*I]; a transposed convolution's [I, O, kh, kw] -> the same; [O, I] -> itself, and [I, O].
+    [O, I, kh, kw] -> [O, kh*kw*I]; a transposed convolution's [I, O, kh, kw] -> the same; [O, I] -> itself and [I, O].
     """
     if weight.ndim == 2:
         return [weight, weight.T]
@@ -197,7 +197,7 @@ def _torch_matrices(weight: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 
 
 def _blocks(weight: NDArray[np.float32], inputs: int) -> list[NDArray[np.float32]]:
-    """Those of each group of a transposed convolution [I, O / groups, kh, kw], which has become an operator."""
+    """The matrices of each group of a transposed convolution [I, O / groups, kh, kw]; each group is an operator."""
     if weight.ndim != 4 or len(weight) <= inputs or len(weight) % inputs:
         return []
     parts = np.split(weight, len(weight) // inputs)
@@ -205,7 +205,7 @@ def _blocks(weight: NDArray[np.float32], inputs: int) -> list[NDArray[np.float32
 
 
 def _file_matrix(file: TfliteFile, op: Any, weight: int) -> NDArray[np.float32]:
-    """The same of a file's weight: conv [O, kh, kw, I], depthwise [1, kh, kw, C], CONV_3D [kd, kh, kw, I, O]."""
+    """A file's weight as such a matrix: conv [O, kh, kw, I], depthwise [1, kh, kw, C], CONV_3D [kd, kh, kw, I, O]."""
     values = np.asarray(file.constant(weight), np.float32)
     if file.op_type(op) == "DEPTHWISE_CONV_2D":
         values = np.moveaxis(values, 3, 0)
@@ -219,7 +219,8 @@ def _close(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
 
 
 def _proportional(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
-    """Equal up to a positive factor for each output: the converter folded a multiplication into the weight."""
+    """Whether a and b are equal up to a positive factor for each output: the converter may fold a multiplication into
+    the weight."""
     if a.shape != b.shape or a.size == 0:
         return False
     lengths = np.linalg.norm(a, axis=1, keepdims=True), np.linalg.norm(b, axis=1, keepdims=True)
@@ -229,8 +230,8 @@ def _proportional(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
 
 
 def rename(path: Path, weights: Weights, order: list[str], inputs: list[str], outputs: list[str]) -> None:
-    """Rewrite a float file in place: tensors named after the network's layers, inputs and outputs after its signature,
-    the converter's own metadata left out, constants aligned to 16 bytes as the schema asks."""
+    """Rewrite a float file in place: name tensors after the network's layers, inputs and outputs after its signature,
+    drop the converter's own metadata, and align constants to 16 bytes as the schema requires."""
     file = read(path)
     graph, matched = file.graph, match_layers(file, weights, order)
     names: dict[int, str] = {}

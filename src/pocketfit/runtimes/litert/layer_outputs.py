@@ -1,4 +1,4 @@
-"""LiteRT with its layers laid open: CONV_2D has its activation in it, so its output is read, dequantized."""
+"""The outputs of the layers of a .tflite, dequantized; LiteRT's operators contain their activation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def opened(path: Path, operators: Sequence[OpInfo], threads: int) -> _Opened:
 
 @dataclass
 class _Opened:
-    """LiteRT's reference to itself: all tensors kept, no delegate, as XNNPACK keeps none of its inner tensors."""
+    """A .tflite run by the builtin kernels with all tensors kept; the XNNPACK delegate keeps none of its inner ones."""
 
     interpreter: Any
     layers: Mapping[str, str]

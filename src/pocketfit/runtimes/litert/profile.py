@@ -34,8 +34,8 @@ from pocketfit.processes import child_process
 CHECKED_VERSION = "2.3.0"
 EVENT_BYTES = 104
 WARMUP_RUNS = 5
-START_US = 20  # of a run, outside its operators
-SHARE_OF_INVOKE = (0.6, 1.05)  # the operators together, of the run that they are part of
+START_US = 20  # time of a run outside its operators
+SHARE_OF_INVOKE = (0.6, 1.05)  # bounds of the operators' summed time, as shares of the whole run's
 BUILTIN, DELEGATE_WHOLE, DELEGATED = 2, 4, 8  # event types: a node outside delegates, a delegate's node, an operator
 CPU, WRITE, LOG_LEVEL_OPTION, LOG_ERRORS_ONLY, INT_VALUE = 1, 1, 25, 3, 2  # constants of LiteRT's C headers
 
@@ -155,7 +155,7 @@ def measure(path: str, data: str, threads: int, runs: int) -> dict[str, Any]:
 
 
 def costs(contents: Contents, events: Sequence[Timed], times_us: Sequence[Sequence[float]]) -> list[OpCost]:
-    """Give each event's median time to an operator of the file; see `profile`."""
+    """Assign each event's median time to an operator of the file; see `profile`."""
     medians = [statistics.median(times) for times in times_us]
     builtin = {e.node: i for i, e in enumerate(events) if not e.delegated}
     taken = [(op.index, op.type) for op in contents.ops if op.index not in builtin]
@@ -220,7 +220,7 @@ def align(nodes: Sequence[tuple[int, str]], tags: Sequence[str]) -> dict[int, in
 
 
 def _with_helpers(owner: dict[int, int], tags: Sequence[str]) -> dict[int, int]:
-    """Operators without a node belong to the next one if they convert its input, else to the one before."""
+    """Assign operators without a node: to the next node if they convert its input, else to the one before."""
     complete = dict(owner)
     for j, tag in enumerate(tags):
         if j in owner:

@@ -1,6 +1,6 @@
-"""What runs in the child processes between the float .tflite and the deployed one: look at its tensors, quantize it.
+"""The child processes between the float .tflite and the deployed one: sum up its tensors, quantize it.
 
-ai-edge-quantizer gets the ranges of the activations from us and quantizes weights per channel, symmetric: scale
+ai-edge-quantizer gets the ranges of the activations from us. It quantizes weights per channel and symmetrically: scale
 max|w| / (2^(bits - 1) - 1), zero point 0, for 8 and for 4 bits.
 """
 
@@ -29,14 +29,14 @@ Limits = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]  # by tensor
 MOVING = ("PADV2", "PAD", "TRANSPOSE", "RESHAPE", "SLICE", "STRIDED_SLICE")
 # Operators with a bias: which inputs are the data and the bias; the weight is input 1.
 WITH_BIAS = {"CONV_2D": (0, 2), "DEPTHWISE_CONV_2D": (0, 2), "FULLY_CONNECTED": (0, 2), "TRANSPOSE_CONV": (2, 3)}
-# How large a bias may be: its channel's sum of products comes on top, in 32 bits; XNNPACK's kernels for 4-bit weights
-# sum up 16 times both.
+# How large a bias may be, in steps: its channel's sum of products is added to it in 32 bits. XNNPACK's kernels for
+# 4-bit weights add 16 times both.
 LARGEST_BIAS = {"int8": 2**30, "int4": 2**26}
-FLOAT16_SQNR_DB = 20.0  # the pretrained MobileNetV2 at 64 pixels has 39 dB; a wrongly converted file about none
+FLOAT16_SQNR_DB = 20.0  # least SQNR of a float16 file; MobileNetV2 at 64 pixels has 39 dB, a wrong file about 0
 
 
 def gather(source: str, samples: str, target: str, histograms: bool) -> None:
-    """Run the float file on samples and write what each computed tensor showed (numerics.ranges.save).
+    """Run the float file on samples and write a Summary of each computed tensor, with quantization_ranges.save.
 
     samples: an .npz file, by input name float32 [n, ...] in the file's layout.
     """
@@ -55,8 +55,8 @@ def gather(source: str, samples: str, target: str, histograms: bool) -> None:
 
 
 def fingerprints(source: str, samples: str, target: str) -> None:
-    """Write, as JSON by name, numerics.ranges.fingerprint of each float tensor that the float file computes, over all
-    of a few samples (as for `gather`), its inputs included."""
+    """Write, as JSON by name, quantization_ranges.fingerprint of each float tensor of the float file, its inputs
+    included, over a few samples (as for `gather`)."""
     file = read(Path(source))
     seen: dict[str, list[NDArray[np.float32]]] = {}
     for tensors in _tensors(file, _rows(samples)):
@@ -78,7 +78,7 @@ def _limits(file: TfliteFile, rows: list[dict[str, NDArray[np.float32]]]) -> Lim
     """Minimum and maximum of every tensor, [n] each.
 
     ai-edge-quantizer's profiler-based calibration reads them inside the C++ interpreter, 3 to 5 times as fast as
-    keeping all tensors for Python. Its own way to sum them up is a moving average, which cuts off what is rare.
+    keeping all tensors for Python. It would sum them up as a moving average, which cuts off rare values.
     """
     from ai_edge_quantizer import calibrator, recipe_manager
 
@@ -99,7 +99,7 @@ def _limits(file: TfliteFile, rows: list[dict[str, NDArray[np.float32]]]) -> Lim
 
 
 def _tensors(file: TfliteFile, rows: list[dict[str, NDArray[np.float32]]]) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """For each sample, all float tensors that the file computes, by name. A delegate would keep its own to itself."""
+    """For each sample, all float tensors that the file computes, by name. A delegate would hide its own ones."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     session = Interpreter(
@@ -120,8 +120,9 @@ def _tensors(file: TfliteFile, rows: list[dict[str, NDArray[np.float32]]]) -> It
 
 
 def padded_with_infinity(file: TfliteFile, found: dict[str, numerics.Summary]) -> dict[str, numerics.Summary]:
-    """Padding with minus infinity, for max pooling, makes a range that has no scale: such a padding keeps the range of
-    what it pads, in which its constant becomes the lowest integer; so does what only moves it (a transpose)."""
+    """The summaries, with a finite range for padding with minus infinity (before max pooling), whose own range has no
+    scale. It gets the range of the tensor that it pads; its constant becomes the lowest integer. Operators that only
+    move the padded tensor (a transpose) get the same range."""
     repaired = dict(found)
     for op in file.graph.operators:
         name, source = file.name(int(op.outputs[0])), file.name(int(op.inputs[0]))
@@ -191,8 +192,8 @@ def _same_rows(target: str, precision: str) -> bool:
 
 
 def _statistics(file: TfliteFile, ranges: dict[str, list[float]]) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """Ranges as ai-edge-quantizer takes them: with as many dimensions as the tensor, by which it tells what a constant
-    beside it in a concatenation is divided by."""
+    """The ranges in ai-edge-quantizer's form, with as many dimensions as the tensor: it computes the scale of a
+    constant in a concatenation from them."""
     ranks = {file.name(index): len(file.shape(index)) for index in range(len(file.graph.tensors))}
     return {
         name: {"min": np.full((1,) * ranks.get(name, 1), low), "max": np.full((1,) * ranks.get(name, 1), high)}
@@ -201,8 +202,8 @@ def _statistics(file: TfliteFile, ranges: dict[str, list[float]]) -> dict[str, d
 
 
 def _set_recipe(tool: Any, precision: str, activation_bits: int | None, kept: list[str], narrow: list[str]) -> None:
-    """Later rules win where they match and the tool supports what they ask for; an operator's scope is its output
-    tensors' names, each with a semicolon behind it."""
+    """Give the tool its rules. A later rule wins where it matches and the tool supports it. An operator is matched by
+    its scope: the names of its output tensors, each with a semicolon behind it."""
     from ai_edge_quantizer import algorithm_manager, qtyping
 
     every, algorithms = qtyping.TFLOperationName.ALL_SUPPORTED, algorithm_manager.AlgorithmName
@@ -234,10 +235,10 @@ def _scope(name: str) -> str:
 
 
 def _set_ends(tool: Any, io: str) -> None:
-    """The dtype of the file's inputs and outputs.
+    """Set the dtype of the file's inputs and outputs.
 
-    Rules are ordered by their regex: this one must not be ".*" again, or the rule for a kept last layer, whose scope is
-    that of the graph's output, would decide the output's dtype.
+    Rules with the same regular expression share a place in the order. This one must not be ".*" again: otherwise the
+    rule for a kept last layer, which matches the graph's output too, would come later and decide its dtype.
     """
     from ai_edge_quantizer import algorithm_manager, qtyping
 
@@ -258,14 +259,14 @@ def _set_ends(tool: Any, io: str) -> None:
 
 
 def keep_biases(source: TfliteFile, file: TfliteFile) -> int:
-    """Make room for biases that do not fit into 32 bits; returns how many channels that were.
+    """Make room for biases that do not fit into 32 bits; returns for how many channels that was needed.
 
     A bias counts in steps of (input scale x weight scale). Where a channel's weights are all but zero (a channel that
     training has switched off), ai-edge-quantizer's scale is so small that the bias saturates and is lost. The scale of
     such a channel becomes the smallest one that its bias fits into; its weights round to zero or near it.
     """
     originals = {source.name(int(op.outputs[0])): op for op in source.graph.operators}
-    users: dict[int, list[tuple[Any, Any]]] = {}  # by weight: operators here and in the float file
+    users: dict[int, list[tuple[Any, Any]]] = {}  # weight -> its operators, in this file and in the float file
     for op in file.graph.operators:
         third = _bias(file, op)
         if third in file.stored and file.dtype(third) in ("int32", "int64"):
@@ -310,18 +311,18 @@ def _input_scale(file: TfliteFile, op: Any) -> float:
 
 
 def _store(file: TfliteFile, index: int, integers: NDArray[np.generic], scales: NDArray[np.float32]) -> None:
-    """Another value for a constant tensor, in a buffer of its own."""
+    """Give a constant tensor another value, in a buffer of its own."""
     tensor, buffers = file.graph.tensors[index], file.model.buffers
     buffers.append(type(buffers[0])(data=np.frombuffer(integers.tobytes(), np.uint8)))
     tensor.buffer, tensor.quantization.scale = len(buffers) - 1, scales
 
 
 def _check_runs(source: str, target: str, least_sqnr_db: float | None) -> None:
-    """Run a new file once, on noise: ExportFailed where its answers are not finite, or further than that from the
-    float file's. (Interpreter raises by itself where a file does not load.)"""
+    """Run a new file once, on noise. Raises ExportFailed where its outputs are not finite, or their SQNR against the
+    float file's is below `least_sqnr_db`. (Interpreter raises by itself where a file does not load.)"""
     expected, got = _on_noise(source), _on_noise(target)
     if not all(np.isfinite(values).all() for values in got):
-        raise ExportFailed("The quantized file answers noise with numbers that are not finite")
+        raise ExportFailed("The quantized file has outputs for noise that are not finite")
     for a, b in zip(expected, got, strict=True):
         if least_sqnr_db is not None and np.sum((a - b) ** 2) > np.sum(a**2) * 10 ** (-least_sqnr_db / 10):
             raise ExportFailed("The float16 file does not compute what the float32 file computes")

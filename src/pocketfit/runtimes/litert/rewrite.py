@@ -1,8 +1,8 @@
-"""Operators that litert-torch converts wrongly or not at all, said in others before it sees them.
+"""Operators that litert-torch converts wrongly or not at all, replaced by others before the conversion.
 
 Each function takes the arguments of its ATen operator and computes the same, for any batch:
 
-    view                          -> reshape: channels-last pictures lie otherwise in memory
+    view                          -> reshape: channels-last images lie differently in memory
     instance_norm                 -> (x - mean) / deviation: the converter writes the batch size into the file, which
                                      answers wrongly for any other
     pools with ceil_mode          -> padding, then the pool: the converter counts the wrong elements at the far edge
@@ -11,7 +11,7 @@ Each function takes the arguments of its ATen operator and computes the same, fo
     conv3d with padding           -> padding, then conv3d: the converter crashes on some
     topk without indices, sort    -> topk with indices, and gather: LiteRT has no sort
 
-Where a network's operator becomes many, `apply` says so.
+Where one operator becomes many, `apply` returns a sentence about it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Ints = int | list[int] | tuple[int, ...]
 
 
 def apply(network: fx.GraphModule) -> list[str]:
-    """Rewrite in place; -> sentences on what became of layers."""
+    """Rewrite the graph in place; -> sentences on layers that were replaced by several operators."""
     notes = []
     for node in network.graph.nodes:
         if node.target in RECURRENT:
@@ -40,7 +40,7 @@ def apply(network: fx.GraphModule) -> list[str]:
         if node.op != "call_function" or node.target not in REWRITES:
             continue
         if node.target == _aten.topk.default and any(user.args[1] == 1 and user.users for user in node.users):
-            continue  # with its indices asked for, it is LiteRT's own
+            continue  # where its indices are read, LiteRT has this operator itself
         if node.target in TRANSPOSED and (groups := _argument(node, "groups")) > 1:
             notes.append(
                 f"LiteRT has no grouped transposed convolution: layer '{layer_of(node)}' became {groups} operators, "
@@ -80,7 +80,7 @@ def _instance_norm(
     eps: float,
     cudnn_enabled: bool = False,
 ) -> Tensor:
-    """[N, C, ...]; own statistics of each sample and channel, or the running ones."""
+    """[N, C, ...]; with the statistics of each sample and channel, or with the running ones."""
     shape = (1, -1, *[1] * (x.ndim - 2))
     if use_input_stats or mean is None or variance is None:
         around = tuple(range(2, x.ndim))
@@ -157,7 +157,7 @@ class _Windows:
         self.length, self.size, self.stride, self.padding = length, size, stride, padding
         reach = dilation * (size - 1) + 1
         self.number = -(-(length + 2 * padding - reach) // stride) + 1
-        if (self.number - 1) * stride >= length + padding:  # it would begin in the padding behind
+        if (self.number - 1) * stride >= length + padding:  # the last window would begin in the padding behind
             self.number -= 1
         self.beyond = max((self.number - 1) * stride + reach - (length + 2 * padding), 0)
 
@@ -189,7 +189,7 @@ def _conv_transpose2d(
         return F.conv_transpose2d(x, weight, bias, strides, paddings, extras)
     for axis, step in enumerate(dilations):
         weight = _spread(weight, 2 + axis, step)
-    late = any(extra > pad for extra, pad in zip(extras, paddings, strict=True))  # the bias reaches what is padded
+    late = any(extra > pad for extra, pad in zip(extras, paddings, strict=True))  # the bias is added after the padding
     pieces = []
     for number in range(groups):
         own = slice(number * weight.shape[0] // groups, (number + 1) * weight.shape[0] // groups)
@@ -208,7 +208,7 @@ def _conv_transpose2d(
 
 
 def _native(sizes: Sequence[int], strides: Sequence[int], paddings: Sequence[int], extras: Sequence[int]) -> bool:
-    """Whether it is LiteRT's "VALID" (no padding) or its "SAME" (inputs x stride outputs, both ends alike)."""
+    """Whether the padding is LiteRT's "VALID" (none) or its "SAME" (outputs = inputs x stride, equal at both ends)."""
     valid = not any(paddings) and not any(extras)
     return valid or (not any(extras) and all(k - s == 2 * p for k, s, p in zip(sizes, strides, paddings, strict=True)))
 

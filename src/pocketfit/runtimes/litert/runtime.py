@@ -43,7 +43,7 @@ LAYER_OUTPUTS = "pocketfit.runtimes.litert.layer_outputs:opened"
 LAYER_OUTPUTS_DIFFER = ", in LiteRT's builtin kernels (XNNPACK, which ships, keeps no inner tensors)"
 
 SERVER = "pocketfit.runtimes.litert.convert:preload"
-CHILD_ENVIRONMENT = {  # the same file each time: no order of sets by hash, one thread
+CHILD_ENVIRONMENT = {  # so that every run makes the same file: a fixed order of sets, one thread
     "PYTHONHASHSEED": "0",
     "OMP_NUM_THREADS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -51,7 +51,7 @@ CHILD_ENVIRONMENT = {  # the same file each time: no order of sets by hash, one 
 
 
 def why_not(plan: Plan, signature: Signature) -> list[str]:
-    """What LiteRT's exporter and quantizer cannot do of this plan."""
+    """Reasons why LiteRT's exporter and quantizer cannot make the plan's file."""
     settings, reasons = plan.export, []
     if settings.activations not in ("int8", "int16"):
         reasons.append(f"LiteRT's kernels take int8 activations, not {settings.activations}: use activations int8")
@@ -74,20 +74,20 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
 
 
 def recipes() -> tuple[ExportSettings, ...]:
-    """Static int8 first."""
+    """The exports worth trying, static int8 first."""
     precisions: tuple[Precision, ...] = ("int8", "float16", "dynamic-int8")
     return tuple(ExportSettings(NAME, precision) for precision in precisions)
 
 
 def prelude(model: Model) -> tuple[PassSettings, ...]:
-    """LiteRT has no fast int8 kernel for hard-swish; its parts have."""
+    """The passes before a static int8 file: hard-swish as a product, as LiteRT has no fast int8 kernel for it."""
     from pocketfit.passes.rewrite.hardswish import replaceable
 
     return (Piecewise(),) if replaceable(model.network, model.signature) else ()
 
 
 def tensors_behind(path: Path, contents: Contents) -> dict[str, str]:
-    """The output of an operator, whose activation is part of it."""
+    """The output tensor of each layer's operator, which contains the activation."""
     return {op.layer: op.name for op in contents.ops if op.weight_dtype and op.macs and op.layer}
 
 
@@ -123,7 +123,7 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
 
 
 def inspect(path: Path) -> Contents:
-    """What a .tflite file states; see `litert_file.inspect`."""
+    """The contents of a .tflite file; see `tflite_read.inspect`."""
     require("ai_edge_litert", EXTRA)
     return tflite_read.inspect(Path(path))
 
@@ -135,7 +135,7 @@ def load(path: Path, *, threads: int = 1) -> LiteRTSession:
 
 
 def profile(path: Path, inputs: Arrays, *, threads: int = 1, runs: int = 30) -> list[OpCost]:
-    """Median time of each operator of `inspect(path)`, in a child process; see `litert_profile`."""
+    """Median time of each operator of `inspect(path)`, in a child process; see profile.py."""
     from pocketfit.runtimes.litert import profile as litert_profile
 
     require("ai_edge_litert", EXTRA)
@@ -159,7 +159,7 @@ def probe() -> RuntimeInfo:
 
 
 def _float_file(model: Model, layout: str, work: Path) -> tuple[Path, list[str]]:
-    """`<work>/<model.key>-<layout>.tflite`, made if it is not there, and sentences on what became of the network."""
+    """(`<work>/<model.key>-<layout>.tflite`, made if it is not there; sentences on how the network was changed)."""
     from pocketfit.runtimes.common.traced_network import notes_of, traced
 
     base = work / f"{model.key}-{layout.lower()}{EXTENSION}"

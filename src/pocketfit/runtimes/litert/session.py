@@ -23,8 +23,8 @@ from pocketfit.formats import tflite_read
 class LiteRTSession:
     """A loaded .tflite; see core.runtime.Session.
 
-    Files are written for one sample. A batch resizes the inputs; where the file fixes the batch inside (a reshape to a
-    constant shape), or is noted to be right for one row only, the rows are run one after the other.
+    Files are written for one sample, and the inputs are resized for a batch. Where the file has a fixed batch inside (a
+    reshape to a constant shape), or notes that it is right for single rows only, the rows are run one after the other.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -84,7 +84,7 @@ class LiteRTSession:
         return [d["shape"].tolist() for d in self._interpreter.get_input_details()]
 
     def _resize(self, rows: int) -> bool:
-        """Make the interpreter take this many rows; False, with the interpreter as it was opened, if it cannot."""
+        """Resize the interpreter's inputs to this many rows; False, with the interpreter as it was, if it cannot."""
         before = [d["shape"].tolist() for d in self._interpreter.get_output_details()]
         try:
             with _without_chatter():
@@ -130,7 +130,7 @@ def _quantization_of_integers(dtype: str, quantization: Quantization | None) -> 
 
 @contextlib.contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Keep LiteRT's C++ "INFO:" lines off the terminal; everything else that it writes to stderr is passed on."""
+    """Drop LiteRT's C++ "INFO:" lines; everything else that it writes to stderr is passed on."""
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as said:

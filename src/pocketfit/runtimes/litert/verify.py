@@ -1,4 +1,4 @@
-"""Does the .tflite say what the plan asked for? Read back from the file, as a recipe that matches nothing is silent."""
+"""Check by reading the .tflite that it is what the plan asked for: quantizer rules that match nothing are silent."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ NARROW = ("CONV_2D", "FULLY_CONNECTED")  # the operators that ai-edge-quantizer 
 
 
 def weight_bits(op: OpInfo, settings: ExportSettings) -> int | None:
-    """How many bits the plan gives the weights of this operator of a file; None: float.
+    """How many bits the plan gives the weights of an operator; None: float.
 
-    The same of the float file as of the quantized one, where a 1x1 convolution may be a FULLY_CONNECTED.
+    The operator may be of the float file or of the quantized one, where a 1x1 convolution may be a FULLY_CONNECTED.
     """
     grid = settings.grid
     return None if grid is None else grid.bits(op.layer, depthwise=op.type == "DEPTHWISE_CONV_2D")
 
 
 def is_narrow(op: OpInfo, settings: ExportSettings) -> bool:
-    """Whether an operator of the float file is asked to have 4-bit weights, and can."""
+    """Whether the plan gives an operator of the float file 4-bit weights, and the quantizer can do that."""
     return op.type in NARROW and weight_bits(op, settings) == 4
 
 
 def check_names(contents: Contents, settings: ExportSettings) -> None:
-    """UserError for a name in keep_float or keep_int8 that is no layer of the float file."""
+    """Raise UserError for a name in keep_float or keep_int8 that is no layer of the float file."""
     layers = {op.layer: None for op in contents.ops if op.layer}
     for setting, names in (("keep_float", settings.keep_float), ("keep_int8", settings.keep_int8)):
         if unknown := [name for name in names if name not in layers]:
@@ -44,7 +44,8 @@ def check_names(contents: Contents, settings: ExportSettings) -> None:
 
 def kept_operators(file: TfliteFile, settings: ExportSettings) -> list[str]:
     """Output tensors of the operators of the float file that stay in float32: the layers that keep_float names, and the
-    paddings before them, without which a first layer's input would be rounded to integers all the same."""
+    paddings before them. If the padding were quantized, a first layer's input would be rounded to integers all the
+    same."""
     graph = file.graph
     readers: dict[int, list[int]] = defaultdict(list)
     for index, op in enumerate(graph.operators):
@@ -62,7 +63,7 @@ def kept_operators(file: TfliteFile, settings: ExportSettings) -> list[str]:
 
 
 def verify(contents: Contents, settings: ExportSettings) -> list[str]:
-    """Compare what was asked for with what the file states: sentences on what is otherwise.
+    """Compare the file with the settings: sentences on what differs.
 
     Raises ExportFailed where a named layer is not in float, nothing is quantized, or inputs have another dtype.
     """
@@ -107,7 +108,7 @@ def verify(contents: Contents, settings: ExportSettings) -> list[str]:
 
 
 def slow_kernels(contents: Contents, settings: ExportSettings) -> list[str]:
-    """Sentences on what XNNPACK has no kernel for, seen in profiles of ai-edge-litert 2.3.0."""
+    """Sentences on operators without an XNNPACK kernel; the list comes from profiles of ai-edge-litert 2.3.0."""
     if settings.precision == "int8" and settings.activations == "int16":
         return [
             "Not accelerated: XNNPACK has no kernels for 16-bit activations, and LiteRT's builtin ones, which run the "
@@ -141,7 +142,7 @@ def _without_kernel(op: OpInfo, settings: ExportSettings) -> str:
 
 
 def conversions(file: TfliteFile, settings: ExportSettings) -> list[str]:
-    """A sentence on how often a file with float layers goes from float to integers and back on the way."""
+    """A sentence on how often a file with float layers converts from float to integers and back inside."""
     if settings.precision != "int8" or not (settings.keep_float or _has_float(file)):
         return []
     ends = {*ints(file.graph.inputs), *ints(file.graph.outputs)}

@@ -1,4 +1,4 @@
-"""What ONNX Runtime's calibration runs in its child process: prepare the float file, see what its tensors hold."""
+"""The child process of ONNX Runtime's calibration: prepare the float file, and sum up what its tensors hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pocketfit.core.support.cpus import usable
 from pocketfit.numerics import quantization_ranges
 from pocketfit.runtimes.onnxruntime.convert import open_session
 
-BATCH = 8  # samples at a time: all tensors of MobileNetV2 take 27 MB a sample
+BATCH = 8  # samples at a time: all tensors of MobileNetV2 together take 27 MB a sample
 
 
 def prepare(source: str, path: str) -> None:
@@ -26,7 +26,7 @@ def prepare(source: str, path: str) -> None:
 
 
 def gather(source: str, samples: str, target: str, histograms: bool) -> None:
-    """Run a prepared file on samples and write what every float tensor showed: numerics.ranges.save's file.
+    """Run a prepared file on samples and write a Summary of every float tensor, with quantization_ranges.save.
 
     samples: an .npz file, by input name float32 [n, ...].
     """

@@ -1,6 +1,6 @@
-"""What the ONNX Runtime export runs in child processes: convert to the float32 file, look at kernels and their times.
+"""Child processes of the ONNX Runtime export: convert to the float32 file, list kernels and their times.
 
-Calibration is in onnxruntime_calibrate.py, quantization in onnxruntime_quantize.py. Only `to_onnx` imports torch.
+Calibration is in calibrate.py, quantization in quantize.py. Only `to_onnx` imports torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import fx
     from torch.export import ExportedProgram
 
-LAYOUT, BATCH = "pocketfit.layout", "pocketfit.batch"  # of a picture input; "1": right for one row at a time only
+LAYOUT, BATCH = "pocketfit.layout", "pocketfit.batch"  # layout of an image input; batch "1": right for single rows only
 ROW_BY_ROW = (
     "The file is right for one sample at a time only: pocketfit runs the samples of a batch one after the other"
 )
@@ -36,15 +36,15 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 def preload() -> None:
-    """What the children of a fork server find loaded (forkserver.py): not onnxruntime, which starts a thread.
+    """Load what the children of a fork server share (processes/fork_server.py); not onnxruntime, which starts a thread.
 
-    The exporter's table of operators, 60 % of the conversion of a small network, is made once instead of in every
-    export (torch 2.13 makes it anew, from the source text of 500 functions).
+    The exporter's table of operators takes 60 % of the conversion of a small network: torch 2.13 builds it from the
+    source text of 500 functions. Here it is built once, instead of in every export.
     """
     import torch
     from torch.onnx._internal.exporter import _registration
 
-    with contextlib.suppress(ImportError):  # torch's exporter shows its progress where tqdm is there
+    with contextlib.suppress(ImportError):  # torch's exporter shows its progress where tqdm is installed
         import tqdm
 
         tqdm.tqdm.monitor_interval = 0  # it would start a thread
@@ -58,7 +58,7 @@ def preload() -> None:
 
 def to_onnx(traced: str, path: str, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> list[str]:
     """Convert torch.export's file to one ONNX file with dynamic batch, and check it against the torch network;
-    -> sentences on what became of it.
+    -> sentences on how the network was changed.
 
     inputs, outputs: TensorSpec.to_json() of the network's signature.
     Initializers keep their dotted torch names, nodes are called "<layer>/<operator>"; where a weight was folded into
@@ -98,7 +98,7 @@ def to_onnx(traced: str, path: str, inputs: list[dict[str, Any]], outputs: list[
 
 
 def runner(path: str) -> agreement.Run:
-    """Calls an .onnx file: arrays in the order of its inputs -> arrays in the order of its outputs."""
+    """A function that runs an .onnx file: arrays in the order of its inputs -> arrays in the order of its outputs."""
     session = open_session(path)
 
     def run(arrays: agreement.Arrays) -> agreement.Arrays:
@@ -147,9 +147,9 @@ def _folded_into(program: ExportedProgram) -> dict[str, str]:
 
 
 def name_by_layer(model: ModelProto, folded_into: Mapping[str, str] = types.MappingProxyType({})) -> None:
-    """Call nodes "<layer>/<operator>", with "_2", "_3" where that is taken, from what the exporter noted of them.
+    """Rename nodes to "<layer>/<operator>", with "_2", "_3" where that is taken, by the exporter's notes on them.
 
-    folded_into  layers that are others in the file, where an operator has weights
+    folded_into  batch norm -> the layer that it was folded into, whose name its nodes get where they have weights
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     taken: Counter[str] = Counter()

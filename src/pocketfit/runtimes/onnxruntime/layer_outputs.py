@@ -1,4 +1,4 @@
-"""ONNX Runtime with its layers laid open: their tensors are further outputs of a copy in memory.
+"""The outputs of the layers of an .onnx file: a copy in memory has their tensors as further outputs.
 
 Conv -> Clip -> QuantizeLinear -> DequantizeLinear: read behind the last of these
 ConvInteger -> Cast -> Mul (scale) -> Add (bias) -> Clip: read behind the last of these
@@ -22,7 +22,7 @@ INTEGER = ("ConvInteger", "MatMulInteger")
 
 
 def opened(path: Path, operators: Sequence[OpInfo], threads: int) -> _Opened:
-    """The file with the tensors behind these operators as outputs."""
+    """The file with the tensors behind these operators as outputs, too."""
     return _Opened.of(path, operators, threads)
 
 
@@ -41,7 +41,7 @@ def tensors_behind(path: Path, operators: Sequence[OpInfo]) -> dict[str, str]:
 
 
 def behind_activation(node: Any, readers: Mapping[str, list[Any]], constants: Container[str]) -> str:
-    """The float tensor behind a layer's scale, bias, activation and quantize pair, as long as only they read it.
+    """The float tensor behind a layer's scale, bias, activation and quantize pair, followed while each has one reader.
 
     constants: names of tensors that do not depend on the input (a sum with one is a bias, with another a shortcut)
     """

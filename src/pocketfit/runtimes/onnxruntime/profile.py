@@ -1,4 +1,4 @@
-"""What each kernel of an .onnx file takes."""
+"""The time that each kernel of an .onnx file takes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONVERT = "pocketfit.runtimes.onnxruntime.convert"
 def profile(path: Path, inputs: Arrays, *, threads: int = 1, runs: int = 30) -> list[OpCost]:
     """Median time of every kernel over `runs` runs, by ONNX Runtime's own profiler, in a child process.
 
-    `index` is that of the operator in `inspect(path).ops`, -1 for kernels that ONNX Runtime put in (layout changes).
+    `index` is the operator's in `inspect(path).ops`, or -1 for kernels that ONNX Runtime inserted (layout changes).
     """
     require("onnxruntime", EXTRA)
     contents, kernels = onnx_read.contents(path), onnx_read.op_of_kernel(path)

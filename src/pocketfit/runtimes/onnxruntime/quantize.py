@@ -1,4 +1,4 @@
-"""What ONNX Runtime's quantization runs in its child process: the float32 file to another precision, and its ends."""
+"""The child process of ONNX Runtime's quantization: from the float32 file to another precision, ends included."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def make(
 ) -> list[str]:
     """Turn the float32 file `source` into the file that the plan's export settings ask for; -> sentences on it.
 
-    source   static int8: the prepared file (onnxruntime_calibrate.prepare)
-    about    what the float32 file notes of itself (LAYOUT, BATCH)
-    ranges   static int8: of each float tensor of `source`
+    source   static int8: the prepared file (calibrate.prepare)
+    about    the float32 file's notes on itself (LAYOUT, BATCH)
+    ranges   static int8: the range of each float tensor of `source`
     """
     import onnx
 
@@ -96,7 +96,7 @@ def check_scales(model: ModelProto) -> None:
 
 
 def nodes_of_layers(model: ModelProto, layers: Sequence[str], wish: str = "stay in float32") -> list[str]:
-    """Names of the nodes whose weight is "<layer>.weight"; a layer without one is UserError: it cannot `wish`."""
+    """Names of the nodes whose weight is "<layer>.weight". Raises UserError for a layer without one (cannot `wish`)."""
     users: dict[str, list[str]] = {}
     for node in model.graph.node:
         for layer in dict.fromkeys(filter(None, map(layer_of, node.input))):
@@ -135,7 +135,7 @@ def float16_weights(model: ModelProto, float_nodes: Sequence[str]) -> None:
 
 
 def _put_in_front(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
-    """Nodes that read constants only, before all others. (Extending with a message's own nodes would clear them.)"""
+    """Put nodes that read constants only in front of all others. (A message extended by its own nodes loses them.)"""
     whole = [*nodes, *(type(node).FromString(node.SerializeToString()) for node in model.graph.node)]
     del model.graph.node[:]
     model.graph.node.extend(whole)
@@ -145,8 +145,9 @@ def integer_weights(model: ModelProto, settings: ExportSettings, weights: Mappin
     """Store these weights (as `weights_of` gives them) as integers: weight [int8 or int4] -> Cast -> Mul(scale) ->
     Conv [float32]; those that the settings leave in float stay as they are.
 
-    ONNX Runtime carries out Cast and Mul while loading. A DequantizeLinear in their place it would keep, as half of a
-    pair: on the pretrained MobileNetV2 that took twice the time of the float32 file, this takes the same.
+    ONNX Runtime computes Cast and Mul once, while loading, so that the file is as fast as the float32 one. It would
+    keep a DequantizeLinear in their place, as half of a QDQ pair, and run it every time (docs/results/notes.md,
+    "Kernels").
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -245,7 +246,7 @@ def _static(
     float_nodes: Sequence[str],
     ranges: Mapping[str, tuple[float, float]],
 ) -> ModelProto:
-    """What quantize_static does after its calibration, with ranges of our own."""
+    """The part of quantize_static after its calibration, with ranges of our own."""
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
@@ -277,8 +278,8 @@ def _static(
 
 
 def _without_grouped_biases(model: ModelProto) -> dict[str, TensorProto]:
-    """Take the biases of grouped transposed convolutions away, by the node's name: with a scale for each of O / groups
-    weights, ONNX Runtime's quantizer has none for each of O biases. The kernel computes in float32 anyway."""
+    """Remove the biases of grouped transposed convolutions and return them by the node's name. ONNX Runtime's quantizer
+    has a scale for each of O / groups weights there, and fails on O biases. The kernel computes in float32 anyway."""
     stored, found = {tensor.name: tensor for tensor in model.graph.initializer}, {}
     for node in model.graph.node:
         groups = next((a.i for a in node.attribute if a.name == "group"), 1)
@@ -302,7 +303,7 @@ def _narrow_weights(model: ModelProto, settings: ExportSettings) -> dict[str, li
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     recurrent = onnxruntime_recurrent.weights_of(model)
     for weight, (axis, depthwise) in weights_of(model).items():
-        if weight in recurrent:  # which the quantizer leaves alone
+        if weight in recurrent:  # the quantizer leaves recurrent operators alone
             continue
         bits = grid.bits(layer_of(weight), depthwise=depthwise)
         if bits is not None and bits < 8:
@@ -315,9 +316,9 @@ def _narrow_weights(model: ModelProto, settings: ExportSettings) -> dict[str, li
 def shield(model: ModelProto, float_nodes: Sequence[str]) -> None:
     """Conv -> QuantizeLinear  becomes  Conv -> LeakyRelu(alpha=1) -> QuantizeLinear  for layers that stay in float.
 
-    ONNX Runtime (its WeightBiasQuantization step) quantizes the float weights of a layer that stands between
-    DequantizeLinear and QuantizeLinear while it loads the file, per tensor. A leaky ReLU of slope 1 changes no value,
-    stands in the way, and is fused into the float kernel.
+    While it loads a file, ONNX Runtime (its WeightBiasQuantization step) quantizes the float weights of any layer
+    between DequantizeLinear and QuantizeLinear, per tensor. A leaky ReLU of slope 1 prevents that: it changes no value
+    and is fused into the float kernel.
     """
     from onnx import helper
 

@@ -1,7 +1,7 @@
-"""LSTM, GRU and RNN in .onnx files: their weights are found, named after the layer, and stored as integers.
+"""LSTM, GRU and RNN in .onnx files: find their weights, name them after the layer, and store them as integers.
 
-torch's exporter writes their weights as slices of torch's own, put together in ONNX's order of gates. ONNX Runtime's
-quantizers leave such operators in float, weights and all.
+torch's exporter writes these weights as slices of torch's own, concatenated in ONNX's order of gates. ONNX Runtime's
+quantizers leave such operators in float, with their weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CONSTANTS = {1: "weight_ih_l{number}", 2: "weight_hh_l{number}", 3: "bias_l{numb
 
 
 def name_weights(model: ModelProto) -> None:
-    """W, R and B of every recurrent operator become initializers "<layer>.weight_ih_l0", "<layer>.weight_hh_l0",
+    """Turn W, R and B of every recurrent operator into initializers "<layer>.weight_ih_l0", "<layer>.weight_hh_l0",
     "<layer>.bias_l0" (both directions in one, gates in ONNX's order; l1, l2 … where a layer has several)."""
     from onnx import numpy_helper
 
@@ -35,7 +35,7 @@ def name_weights(model: ModelProto) -> None:
             values = _value(model, node.input[place])
             if values is None:
                 continue
-            node.input[place] = f"{layer}.{name.format(number=number)}#"  # torch's own may still have the name
+            node.input[place] = f"{layer}.{name.format(number=number)}#"  # torch's own tensor may still have the name
             graph.initializer.append(numpy_helper.from_array(values, node.input[place]))
     if seen:
         _drop_unused(model)
@@ -47,7 +47,7 @@ def name_weights(model: ModelProto) -> None:
 
 
 def _value(model: ModelProto, name: str) -> NDArray[np.generic] | None:
-    """What a tensor is that only constants decide; None where an input of the network does."""
+    """The value of a tensor that depends on constants only; None where it depends on the network's input."""
     from onnx import helper, numpy_helper
     from onnx.reference import ReferenceEvaluator
 
@@ -81,7 +81,7 @@ def _value(model: ModelProto, name: str) -> NDArray[np.generic] | None:
 
 
 def _drop_unused(model: ModelProto) -> None:
-    """Nodes and initializers that nothing reads any more."""
+    """Remove nodes and initializers that nothing reads any more."""
     graph, outputs = model.graph, {value.name for value in model.graph.output}
     while True:
         read = {name for node in graph.node for name in node.input} | outputs
@@ -95,7 +95,7 @@ def _drop_unused(model: ModelProto) -> None:
 
 
 def weights_of(model: ModelProto) -> dict[str, tuple[int, bool]]:
-    """As onnxruntime_quantize.weights_of: of [directions, gates x hidden, in], one scale for each row."""
+    """The weights [directions, gates x hidden, in], one scale for each row; in the form of quantize.weights_of."""
     stored = {tensor.name for tensor in model.graph.initializer}
     return {
         node.input[place]: (1, False)

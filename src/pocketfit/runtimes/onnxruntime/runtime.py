@@ -1,7 +1,7 @@
-"""ONNX Runtime: the seam of core.runtime.Runtime. What runs in its child processes is in convert.py,
+"""ONNX Runtime, by the functions of core.runtime.Runtime. The code of its child processes is in convert.py,
 calibrate.py and quantize.py.
 
-"int8" activations make ONNX Runtime's S8S8 files, "uint8" its U8S8 files; their speed differs by the machine.
+"int8" activations make ONNX Runtime's S8S8 files, "uint8" its U8S8 files; which is faster depends on the machine.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ CONVERT = "pocketfit.runtimes.onnxruntime.convert"
 CALIBRATE = "pocketfit.runtimes.onnxruntime.calibrate"
 QUANTIZE = "pocketfit.runtimes.onnxruntime.quantize"
 SERVER = f"{CONVERT}:preload"
-CHILD_ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}  # the same file each time
+CHILD_ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}  # so that every run makes the same file
 WEIGHTED = (
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger"),
     *(*RECURRENT, "DynamicQuantizeLSTM"),
 )
-# What moves or converts values computes nothing; a leaky ReLU is put in by onnxruntime_quantize.shield as well.
+# Operators that move or convert values, and compute nothing; quantize.shield inserts leaky ReLUs, too.
 UNCOUNTED = (
     *("QuantizeLinear", "DequantizeLinear", "Cast", "Shape", "Concat", "Expand", "Slice", "Gather", "Reshape"),
     *("Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "LeakyRelu"),
@@ -78,7 +78,7 @@ def _providers() -> tuple[str, ...]:
 
 
 def why_not(plan: Plan, signature: Signature) -> list[str]:
-    """Integer ends must be of the activations' dtype, NHWC needs a picture input; what has no kernel is refused."""
+    """Reasons why this runtime cannot make the plan's file: ends of another dtype, settings without a kernel, ..."""
     settings, reasons = plan.export, []
     if settings.runtime != NAME:
         reasons.append(f"This plan is for the runtime '{settings.runtime}', not for ONNX Runtime")
@@ -90,7 +90,7 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
             f"ask for activations of {settings.io} or io of {settings.activations}"
         )
     if settings.layout == "NHWC" and not any(spec.layout == "NCHW" for spec in signature.inputs):
-        reasons.append("The layout NHWC is for pictures, and this network's input is none")
+        reasons.append("The layout NHWC is for images, and this network's input is none")
     if settings.precision == "int8" and settings.calibration < 1:
         reasons.append("Static int8 needs at least one calibration sample to set the ranges of the activations")
     if settings.keep_float and settings.precision == "float32":
@@ -99,10 +99,9 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
 
 
 def _without_kernel(settings: ExportSettings) -> list[str]:
-    """What ONNX Runtime's CPU provider computes in float32, between conversions, though the file says integers.
+    """Settings that ONNX Runtime's CPU provider computes in float32, between conversions, though the file has integers.
 
-    Of float32's time the pretrained MobileNetV2 took 2.5 with int16 activations, 2.6 with int4 weights, and 0.38 with
-    int8 throughout (one thread, with VNNI).
+    Such files are slower than float32 ones; figures: docs/results/notes.md, "Kernels".
     """
     reasons = []
     if settings.activations == "int16":
@@ -118,8 +117,8 @@ def _without_kernel(settings: ExportSettings) -> list[str]:
 
 
 def recipes() -> tuple[ExportSettings, ...]:
-    """Static int8 first. ONNX Runtime's uint8 x int8 kernels add two products in 16 bits where the processor has no dot
-    product (x86 without VNNI): there such files have weights of 7 bits, whose products fit."""
+    """The exports worth trying, static int8 first. On processors without a dot product (x86 without VNNI), ONNX
+    Runtime's uint8 x int8 kernels add two products in 16 bits: there the weights have 7 bits, whose products fit."""
     narrow: Weights = "int7" if saturates() else "int8"
     return (
         ExportSettings(NAME, "int8", activations="uint8", weights=narrow),
@@ -130,12 +129,12 @@ def recipes() -> tuple[ExportSettings, ...]:
 
 
 def prelude(model: Model) -> tuple[PassSettings, ...]:
-    """Nothing."""
+    """The passes before a static int8 file: none."""
     return ()
 
 
 def tensors_behind(path: Path, contents: Contents) -> dict[str, str]:
-    """Behind scale, bias and activation, which are nodes of their own."""
+    """The tensor behind each layer, after its scale, bias and activation, which are nodes of their own."""
     return layer_outputs.tensors_behind(path, [op for op in contents.ops if op.weight_dtype and op.macs and op.layer])
 
 
@@ -150,7 +149,7 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
     if settings.precision == "int8":
         if calibration is None:
             raise UserError("Static int8 needs calibration samples to set its ranges, and none were given")
-        if settings.ranges != "batch-norm":  # which have no samples to be looked at
+        if settings.ranges != "batch-norm":  # ranges from batch norms need no samples
             notes += check_samples(calibration, model.signature, settings)
         if settings.ranges != "batch-norm" and len(calibration) < settings.calibration:
             notes.append(f"Calibrated on {len(calibration)} samples, as there are no {settings.calibration}")
@@ -181,7 +180,7 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
 
 
 def _float_file(model: Model, work: Path) -> tuple[Path, list[str]]:
-    """`<work>/<model.key>.onnx`, converted once, and sentences on what became of the network."""
+    """(`<work>/<model.key>.onnx`, converted once; sentences on how the network was changed)."""
     path = work / f"{model.key}.onnx"
     if not path.exists():
         child_process.prepare(SERVER, CHILD_ENVIRONMENT)  # it loads while we trace
@@ -233,12 +232,12 @@ def _ranges(model: Model, source: Path, samples: Samples, settings: ExportSettin
 
 
 def _call(target: str, payload: Mapping[str, Any]) -> Any:
-    """A job that is quick in itself: in a fork of the converter's server where that runs."""
+    """Run a short job in a child: a fork of the converter's server if that runs already, else a fresh process."""
     return child_process.call(target, payload, environment=CHILD_ENVIRONMENT, server=SERVER, start_server=False)
 
 
 def _saturation_notes(path: Path, settings: ExportSettings) -> list[str]:
-    """A sentence where 8-bit weights of a U8S8 file can overflow, on whatever machine it is made: it goes to others."""
+    """A sentence where 8-bit weights of a U8S8 file can overflow on some machine; the file is shipped to others."""
     if settings.activations != "uint8":
         return []
     pairs = onnx_read.saturating_pairs(path)
@@ -247,13 +246,13 @@ def _saturation_notes(path: Path, settings: ExportSettings) -> list[str]:
         return []
     return [
         f"{some:,} of {of:,} pairs of weights ({some / of:.1%}) can overflow 16 bits on x86 processors without VNNI, "
-        f'which then answer wrongly ({_own_vnni()}): weights of 7 bits ("weights": "int7" in the plan\'s export, then '
-        "pocketfit apply) or activations of int8 avoid that"
+        f'which then give wrong outputs ({_own_vnni()}): weights of 7 bits ("weights": "int7" in the plan\'s export, '
+        "then pocketfit apply) or activations of int8 avoid that"
     ]
 
 
 def _own_vnni() -> str:
-    """What this processor is in that respect."""
+    """Whether this processor has VNNI, in words."""
     if platform.machine().lower() not in X86:
         return "this one is no x86"
     text = cpuinfo()
@@ -263,7 +262,7 @@ def _own_vnni() -> str:
 
 
 def read_back(contents: Contents, settings: ExportSettings) -> list[str]:
-    """Compare the weights' dtypes with what was asked for; -> notes. Raises ExportFailed where nothing was done."""
+    """Compare the weights' dtypes with the settings; -> notes. Raises ExportFailed where none is right."""
     layers = [op for op in contents.ops if op.type in WEIGHTED and op.weight_dtype]
     expected = {
         "float32": ("float32",),
@@ -282,7 +281,7 @@ def read_back(contents: Contents, settings: ExportSettings) -> list[str]:
 
 
 def float_operators(contents: Contents, settings: ExportSettings) -> list[str]:
-    """A sentence on the operators of a static int8 file that compute in float32, layers that were to do so apart."""
+    """Sentences on the operators of a static int8 file that compute in float32 though nobody asked for that."""
     left = [op for op in contents.ops if op.compute_dtype == "float32" and op.type not in UNCOUNTED]
     left = [op for op in left if op.layer not in settings.keep_float or not op.layer]
     weighted = [op for op in left if op.type in WEIGHTED and op.weight_dtype not in ("", "float32")]
@@ -331,5 +330,5 @@ def _listed(ops: list[OpInfo]) -> str:
 
 
 def inspect(path: Path) -> Contents:
-    """What the file states; see onnx_file.contents."""
+    """The contents of a file; see onnx_read.contents."""
     return onnx_read.contents(path)

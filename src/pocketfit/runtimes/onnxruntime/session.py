@@ -22,8 +22,8 @@ _DTYPES = {"float": "float32", "double": "float64"}
 
 
 class OnnxSession:
-    """A loaded .onnx file on the CPU provider. A file that is noted to be right for one row only gets the rows of a
-    batch one after the other."""
+    """A loaded .onnx file on the CPU provider. Where the file's notes say that it is right for single rows only, the
+    rows of a batch are run one after the other."""
 
     def __init__(self, session: Any) -> None:
         self._session: Any = session

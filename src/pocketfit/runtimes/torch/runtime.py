@@ -1,4 +1,4 @@
-"""Eager PyTorch behind the runtime seam: quick, float32 only, for analysis. Its figures are estimates.
+"""Eager PyTorch as a runtime: quick, float32 only, for analysis. Its figures are estimates.
 
 Its file is torch.export's .pt2. Reading one runs parts of it as code, so files are refused that hold anything which
 torch.export would unpickle or evaluate beyond plain arithmetic on sizes.
@@ -53,7 +53,7 @@ LIBRARY = "torch"
 APP_PACKAGE = GATHER = LAYER_OUTPUTS = LAYER_OUTPUTS_DIFFER = ""
 
 MAX_BYTES = 4 * 2**30
-# What torch.export hands to Python's evaluation: expressions and guards over sizes. Known words and nothing else.
+# torch.export evaluates expressions and guards over sizes with Python: only these words may stand in them.
 _WORDS = re.compile(r"[A-Za-z_]\w*")
 _KNOWN_WORDS = {
     *("Symbol", "Integer", "positive", "integer", "nonnegative", "evaluate", "True", "False", "int_oo"),
@@ -69,14 +69,14 @@ def probe() -> RuntimeInfo:
 
 
 def why_not(plan: Plan, signature: Signature) -> list[str]:
-    """float32 in the network's own layout is all that this runtime takes."""
+    """Reasons against a plan: this runtime takes float32 in the network's own layout only."""
     settings, reasons = plan.export, []
     if settings.runtime != NAME:
         reasons.append(f"This plan is for the runtime '{settings.runtime}', not for torch")
     if settings.precision != "float32":
         reasons.append(f"The torch runtime is for analysis and runs float32 only, not {settings.precision}")
     if settings.layout == "NHWC":
-        reasons.append("The torch runtime takes pictures as NCHW, as the network does")
+        reasons.append("The torch runtime takes images as NCHW, as the network does")
     if settings.keep_float and settings.precision == "float32":
         reasons.append("A float32 file keeps every layer in float32: leave keep_float empty")
     if len(signature.inputs) != 1:
@@ -85,17 +85,17 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
 
 
 def recipes() -> tuple[ExportSettings, ...]:
-    """Nothing but float32, for analysis."""
+    """The exports worth trying: float32 only."""
     return ()
 
 
 def prelude(model: Model) -> tuple[PassSettings, ...]:
-    """Nothing."""
+    """The passes before a static int8 file: none, as there is no such file."""
     return ()
 
 
 def tensors_behind(path: Path, contents: Contents) -> dict[str, str]:
-    """Not asked for: it has no static int8."""
+    """The tensors behind layers: none, as nothing is quantized here."""
     return {}
 
 
@@ -150,7 +150,7 @@ class TorchSession:
 
 
 def load(path: Path, *, threads: int = 1) -> TorchSession:
-    """Raises UserError for a missing or foreign file, CannotRunHere where this torch cannot read it."""
+    """Load a .pt2. Raises UserError for a missing or foreign file, CannotRunHere where this torch cannot read it."""
     program, signature = _read(Path(path))
     return TorchSession(program.module(), signature, threads)
 
@@ -175,7 +175,7 @@ def _read(path: Path) -> tuple[ExportedProgram, Signature]:
 
 
 def _refuse_code(path: Path) -> None:
-    """UserError for a file that is no whole .pt2 archive, or holds pickles or expressions that are not plain sizes."""
+    """Raise UserError for a file that is no whole .pt2 archive, or holds pickles or expressions beyond plain sizes."""
     import torch
 
     if not path.is_file():

@@ -23,11 +23,11 @@ class Check:
     value: float | None
     worst: float | None
     reason: str = ""
-    measured: Measurement | None = None  # where sessions are timed: what the check stands on
+    measured: Measurement | None = None  # the measurement itself, where its interval and disturbances count (latency)
 
     @property
     def disturbed(self) -> str:
-        """Why the value is not to be believed, "": nothing speaks against it."""
+        """Why the value is unreliable; "" where nothing speaks against it."""
         return "" if self.measured is None else "; ".join(self.measured.disturbed)
 
     @property
@@ -46,8 +46,8 @@ class Check:
 
     @property
     def sure(self) -> bool:
-        """Whether the limit would be met with twice the distance from the value to its bound; latency is measured with
-        more care for the verdict than while searching, so its bound is enough."""
+        """Whether the limit would be met with twice the distance from the value to its bound. For latency the bound is
+        enough, because the verdict measures it with more care than the search does."""
         if self.value is None or self.worst is None:
             return False
         if not self.limit.about.of_answers:
@@ -79,12 +79,12 @@ class Check:
 
 
 def check(trial: Trial, baseline: Trial, budget: Budget) -> tuple[Check, ...]:
-    """Every limit of the budget against one trial; relative limits against the baseline of the same runtime."""
+    """Every limit of the budget, checked for one trial; relative limits against the baseline of the same runtime."""
     return tuple(_check(limit, trial, baseline) for limit in budget.limits)
 
 
 def cost_excess(trial: Trial, baseline: Trial, budget: Budget) -> float:
-    """How far size, download, memory and latency are beyond their limits, latency by the good end of its interval."""
+    """How far size, download, memory and latency exceed their limits, latency by the good end of its interval."""
     worst = 0.0
     for stand in check(trial, baseline, budget):
         if stand.limit.about.of_answers:
@@ -115,8 +115,8 @@ def _check(limit: Limit, trial: Trial, baseline: Trial) -> Check:
 
 
 def _worst(measurement: Measurement, row: Quantity) -> float | None:
-    """The bound on the bad side: the one-sided 95 % bound where one was taken, else the bad end of the two-sided 95 %
-    interval, which is a 97.5 % bound and on the safe side."""
+    """The bound on the bad side: the one-sided 95 % bound where one was computed, else the bad end of the two-sided
+    95 % interval, which is a 97.5 % bound and on the safe side."""
     if row.exact:
         return measurement.value
     if measurement.one_sided is not None:

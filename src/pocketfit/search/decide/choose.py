@@ -68,7 +68,7 @@ def choose(trials: Sequence[Trial], budget: Budget) -> Choice | None:
 
 
 def latency_ms(choice: Choice) -> tuple[float, float, float]:
-    """(value, low, high) by way of the interleaved ratio, so that trials of different minutes can be compared."""
+    """(value, low, high), computed from the interleaved ratio, so that trials of different minutes can be compared."""
     ratio, base = choice.trial.measurements.get("latency_ratio"), choice.baseline.value("latency_ms")
     if choice.trial.number == choice.baseline.number and base is not None:
         return base, base, base
@@ -80,10 +80,10 @@ def latency_ms(choice: Choice) -> tuple[float, float, float]:
 
 
 def _outgrown(trials: Sequence[Trial]) -> set[int]:
-    """Numbers of the trials of which another one is the same trained on, with no more lost.
+    """Numbers of the trials whose plan another trial continues by training, without losing more.
 
-    A plan goes on from each beginning of its two halves. Whoever looks up its own plan finds the least that any plan
-    that goes on from it has lost: time grows with the trials, not with their square.
+    A plan continues every plan that has a beginning of each of its two halves. The smallest loss of all continuations
+    is kept by the plan that they continue, so that the time grows with the trials and not with their square.
     """
     settings: dict[PassSettings, int] = {}  # a number for each, as these are hashed often
     least: dict[Beginning, float] = {}
@@ -105,7 +105,7 @@ def _outgrown(trials: Sequence[Trial]) -> set[int]:
 
 
 def _beginnings(before: Numbers, behind: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
-    """The halves of the plans from which one with these halves goes on: in float, for the quantized file, or both.
+    """The halves of all plans that a plan with these halves continues: in float, for the quantized file, or both.
 
     >>> list(_beginnings((1, 2), (3,)))
     [((1, 2), ()), ((1,), (3,)), ((1,), ())]
@@ -139,13 +139,13 @@ def _tier(choice: Choice) -> int:
 
 
 def _preferred(choices: Sequence[Choice], budget: Budget) -> Choice:
-    """The first in plan order among those that the best one does not clearly beat."""
+    """The first in plan order among the choices that the best one does not clearly beat."""
     best = min(choices, key=lambda c: (_cost(c, budget)[0], c.trial.number))
     return next(c for c in choices if _cost(c, budget)[1] <= _cost(best, budget)[2])
 
 
 def _cost(choice: Choice, budget: Budget) -> tuple[float, float, float]:
-    """(value, low, high) of what `prefer` minimises; "balanced" is bytes times milliseconds, in logarithms."""
+    """(value, low, high) of the cost that `prefer` minimises; "balanced" is bytes times milliseconds, in logarithms."""
     size = float(choice.trial.value("size_bytes") or math.inf)
     value, low, high = latency_ms(choice)
     match budget.prefer:

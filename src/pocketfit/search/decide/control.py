@@ -1,7 +1,7 @@
 """The control: the network trained for as many steps as the chosen one, and not pruned.
 
-A network that was not trained to its end gains by any further training, pruned or not. What pruning costs is the
-distance to a network that had the same training without it.
+A network whose training had not converged gains by any further training, pruned or not. So the cost of pruning is the
+distance to a network that had the same training without pruning.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pocketfit.search.decide.choose import baselines, halves
 
 
 def control_plan(trial: Trial, trials: Sequence[Trial]) -> Plan | None:
-    """The plan of a trial's control, as the float file of its runtime; None where the trial was not trained, or has
-    nothing but training."""
+    """The plan of a trial's control, as the float file of its runtime; None where the trial has no training, or
+    nothing else."""
     before, _ = halves(trial.plan.passes)
     training = tuple(settings for settings in before if isinstance(settings, Train))
     base = baselines(trials).get(trial.runtime)
@@ -32,5 +32,5 @@ def control_of(trial: Trial, trials: Sequence[Trial]) -> Trial | None:
 
 
 def steps(plan: Plan) -> int:
-    """Of training in float."""
+    """How many steps the plan trains in float."""
     return sum(settings.steps for settings in plan.passes if isinstance(settings, Train))

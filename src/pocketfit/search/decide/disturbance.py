@@ -1,4 +1,4 @@
-"""Sentences on latencies that are not to be believed: what ran beside them, and figures that don't agree."""
+"""Sentences on latencies that are unreliable: because of what ran beside them, or because figures don't agree."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pocketfit.core.trial import Trial
 from pocketfit.measurement.quiet import BASELINE
 from pocketfit.search.decide.choose import Choice
 
-BASELINE_WORTH_A_WORD = 1.1  # times its best of the run
+BASELINE_WORTH_A_WORD = 1.1  # times the baseline's best latency in this run: slower than that is said
 
 
 def doubts(final: Choice, searched: Trial | None) -> list[str]:
-    """What speaks against the latency of a choice.
+    """Sentences that speak against the latency of a choice.
 
     final     with the verdict's measurements, where there are any
     searched  the same trial as the search measured it, where `final` has a verdict
@@ -32,7 +32,7 @@ def _disturbed(final: Choice) -> list[str]:
 
 
 def _two_ratios(final: Choice, searched: Trial | None) -> list[str]:
-    """Where the search's ratio lies outside of the verdict's interval."""
+    """A sentence where the search's ratio lies outside of the verdict's interval."""
     now = final.trial.measurements.get("latency_ratio")
     before = None if searched is None else searched.measurements.get("latency_ratio")
     if before is None or before.value is None or now is None or now.low is None or now.high is None:
@@ -43,7 +43,7 @@ def _two_ratios(final: Choice, searched: Trial | None) -> list[str]:
 
 
 def _slow_baseline(final: Choice) -> list[str]:
-    """Where the baseline took longer than at its best in this run, by more than its interval."""
+    """A sentence where the baseline took longer than at its best in this run, by more than its interval."""
     now = final.baseline.measurements.get("latency_ms")
     best = None if now is None else now.environment.get("best_ms", {}).get(BASELINE)
     if now is None or now.value is None or not best:

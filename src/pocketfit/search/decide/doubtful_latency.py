@@ -1,4 +1,4 @@
-"""Which latency has to be measured again before anything is decided by it: one whose interval holds the limit."""
+"""Which latency has to be measured again before anything is decided by it: one whose interval contains the limit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from pocketfit.search.decide.choose import baselines, choose
 
 
 def doubtful(trials: Sequence[Trial], budget: Budget, measured_again: Collection[int] = ()) -> Trial | None:
-    """The first trial whose latency decides on what is handed over, and whose interval holds a limit; None without one.
+    """The first trial whose latency decides which file is handed over, and is uncertain; None without one.
 
-    It decides where the trial is chosen and would miss the limit at the bad end of its interval, or is not chosen and
-    would be at the good end. measured_again: numbers of trials that were measured with care already.
+    It is uncertain where its interval contains the limit. It decides where the trial is chosen and would miss the limit
+    at the bad end of the interval, or is not chosen and would be chosen at the good end.
+
+    measured_again  numbers of trials that have been measured with care already
     """
     picked = choose(trials, budget)
     base = baselines(trials)
@@ -46,7 +48,7 @@ def _at_low_end(measured: Measurement) -> Measurement:
 
 
 def _limit_inside(trial: Trial, baseline: Trial, budget: Budget) -> bool:
-    """Whether the interval of a limited latency holds its limit."""
+    """Whether the interval of a limited latency contains its limit."""
     for stand in check(trial, baseline, budget):
         if stand.limit.quantity == "latency" and stand.measured is not None:
             low, high = stand.measured.low, stand.measured.high

@@ -1,8 +1,8 @@
 """One training, many exports: a trained network gets a file in every form that could win.
 
-A training takes minutes, an export seconds. The form in which the unpruned network does best need not be the best one
-for a pruned network: what int8 gains in time, and what it loses, changes with the widths. So each trained network is
-also exported in those forms in which it would be chosen, if all went as well as can be expected of it.
+A training takes minutes, an export seconds. The best form for the unpruned network need not be the best one for a
+pruned network, because what int8 gains in time and loses in accuracy changes with the widths. So each trained network
+is also exported in those forms in which it would be chosen if it did as well as can be hoped for.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Stage, Trial
 from pocketfit.search.decide.choose import baselines, choose, halves
 
-# A pruned network may gain more time in another form than the unpruned one does: of 0.8x of what is expected, a form
-# that measures 1.25x as slow as the one in hand is still tried.
+# Share of the expected latency that is hoped for: a pruned network may gain more time in another form than the unpruned
+# one does. So a form that is expected to take 1 / 0.8 = 1.25 times as long as the form at hand is still tried.
 HOPE = 0.8
 
 
@@ -30,8 +30,8 @@ def forms(trials: Sequence[Trial], budget: Budget, stage: Stage) -> Iterator[Pla
 
 
 def forms_of_the_chosen(trials: Sequence[Trial], budget: Budget) -> Iterator[Plan]:
-    """Untried plans of the chosen network, where it is a trained one, in forms that could win by any preference: what
-    the explanation and another `--prefer` compare."""
+    """Untried plans of the chosen network, if it is a trained one, in all forms that could win by any preference. The
+    result compares these forms, and another `--prefer` may choose one."""
     choice = choose(trials, budget)
     if choice is not None and choice.trial.stage in ("pruned", "finalist"):
         preferences = tuple(replace(budget, prefer=prefer) for prefer in get_args(Prefer))
@@ -39,13 +39,13 @@ def forms_of_the_chosen(trials: Sequence[Trial], budget: Budget) -> Iterator[Pla
 
 
 def same_network(trial: Trial, trials: Sequence[Trial]) -> list[Trial]:
-    """All trials that went well of the network that this trial exports, itself among them."""
+    """All successful trials with the network that this trial exports, itself among them."""
     network = halves(trial.plan.passes)[0]
     return [t for t in trials if t.status == "ok" and t.stage != "control" and halves(t.plan.passes)[0] == network]
 
 
 def _networks(trials: Sequence[Trial], stage: Stage) -> list[Trial]:
-    """The first trial that went well of each network trained in this stage."""
+    """The first successful trial of each network trained in this stage."""
     first: dict[object, Trial] = {}
     for trial in sorted(trials, key=lambda t: t.number):
         network = halves(trial.plan.passes)[0]
@@ -72,8 +72,8 @@ def _that_could_win(known: Trial, trials: Sequence[Trial], budgets: Sequence[Bud
 
 
 def _hoped_for(plan: Plan, known: Trial, unpruned: Trial, form: Trial, number: int) -> Trial:
-    """What the network of `known` may measure in another form, at best: pruning has saved the share that it saved in
-    the form of `known`, latency is HOPE of that, and the drop at the good end of its interval.
+    """A made-up trial: what the network of `known` may measure in another form, at best. Pruning saves the same share
+    of every cost as in the form of `known`, latency is HOPE times that, the drop is at the good end of its interval.
 
     known     the trained network in the form that was measured
     unpruned  the unpruned network in that form

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 def pareto_front(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Costs [n, k], smaller is better -> mask [n] of the points that are not dominated.
 
-    Of equal points all stay.
+    Equal points do not dominate each other: all of them stay.
 
     >>> pareto_front(np.array([[1.0, 3.0], [2.0, 2.0], [2.0, 3.0]]))
     array([ True,  True, False])

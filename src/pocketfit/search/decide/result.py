@@ -1,4 +1,4 @@
-"""result.json: what was asked, what was chosen, how it compares. A pure function of the journal and the limits."""
+"""result.json: the request, the choice, and how it compares. A pure function of the journal and the limits."""
 
 from __future__ import annotations
 
@@ -155,14 +155,13 @@ def _explanation(
         missed = "; ".join(f"{c.limit.quantity} {say(c)} against {c.limit.text}" for c in choice.checks if not c.met)
         sentences.append(
             f"The plan met every limit while searching and misses on the final measurement ({missed}). No second"
-            f" plan was"
-            " tried on the verdict split, because picking the winner there would flatter it."
+            " plan was tried on the test split, because picking the winner there would flatter it."
         )
     sentences += [f"{c.limit.quantity} could not be checked: {c.reason}." for c in choice.checks if c.value is None]
     sentences += _more_training(record, choice, verdict_read)
     sentences += _other_forms(record.trials, choice, budget)
     if record.readings > 1:
-        sentences.append(f"The verdict split was read {record.readings} times, because a reading was interrupted.")
+        sentences.append(f"The test split was read {record.readings} times, because a reading was interrupted.")
     sentences += doubts(choice, record.trial(choice.trial.number) if verdict_read else None)
     sentences += _not_faster(record.trials, choice)
     sentences += _zeros(record.trials, choice.trial)
@@ -184,17 +183,15 @@ def choose_was_feasible(record: Record, budget: Budget) -> bool:
 
 def _verdict_sentence(choice: Choice, status: str, verdict_read: bool, certified: bool) -> str:
     name = f"{choice.trial.plan.code} in {choice.trial.runtime}"
-    where = (
-        "on the verdict split" if verdict_read else "on the search split (the verdict split has not been read for it)"
-    )
+    where = "on the test split" if verdict_read else "on the validation split (the test split has not been read for it)"
     if status == "stopped":
-        return f"Best so far is {name}; the search is not over, its accuracy was measured on the search split."
+        return f"Best so far is {name}; the search is not over, its accuracy was measured on the validation split."
     if status == "met" and not choice.checks:
         return f"{name} was chosen, its accuracy measured {where}; no limits were given."
     if status == "met" and not verdict_read:
-        return f"{name} meets every limit on the search split; the verdict split has not been read for it."
+        return f"{name} meets every limit on the validation split; the test split has not been read for it."
     if status == "met" and certified:
-        return f"{name} meets every limit on the verdict split, and the 95 % bounds are inside them too."
+        return f"{name} meets every limit on the test split, and the 95 % bounds are inside them too."
     if status == "met":
         only_doubted = all(c.bounded for c in choice.checks)
         why = (
@@ -202,12 +199,12 @@ def _verdict_sentence(choice: Choice, status: str, verdict_read: bool, certified
             if only_doubted
             else "the 95 % bound of at least one is outside or unknown"
         )
-        return f"{name} meets every limit on the verdict split by its value, which is not certified: {why}."
+        return f"{name} meets every limit on the test split by its value, which is not certified: {why}."
     return f"No plan meets every limit; {name} comes nearest, its accuracy measured {where}."
 
 
 def _more_training(record: Record, choice: Choice, verdict_read: bool) -> list[str]:
-    """What training alone has brought, where the chosen network was trained on after it was pruned."""
+    """What training alone has gained, where the chosen network was trained further after it was pruned."""
     if not verdict_read or control_plan(choice.trial, record.trials) is None:
         return []
     control = (record.verdict or {}).get("control")
@@ -230,7 +227,8 @@ def _moved(points: float) -> str:
 
 
 def _other_forms(trials: Sequence[Trial], choice: Choice, budget: Budget) -> list[str]:
-    """What the chosen network costs in each of the other forms that were measured, and which preference takes them."""
+    """Sentences on what the chosen network costs in the other forms that were measured, and which preference picks
+    them."""
     if choice.trial.stage not in ("pruned", "finalist"):
         return []
     base = baselines(trials)
@@ -247,7 +245,7 @@ def _other_forms(trials: Sequence[Trial], choice: Choice, budget: Budget) -> lis
         liked = [p for p in get_args(Prefer) if p != budget.prefer and _picks(trial, trials, replace(budget, prefer=p))]
         why = why or (f"--prefer {liked[0]} would take it" if liked else "the chosen form is preferred")
         sentences.append(
-            f"The chosen network as {trial.plan.export.code} in {trial.runtime}: {', '.join(costs)} (search split);"
+            f"The chosen network as {trial.plan.export.code} in {trial.runtime}: {', '.join(costs)} (validation split);"
             f" it was left, as {why}."
         )
     return sentences
@@ -259,7 +257,7 @@ def _picks(trial: Trial, trials: Sequence[Trial], budget: Budget) -> bool:
 
 
 def _not_faster(trials: Sequence[Trial], choice: Choice) -> list[str]:
-    """A sentence where static int8 gains no time on this device, in the runtime of the choice."""
+    """A sentence where static int8 is no faster on this device, in the runtime of the choice."""
     static = [
         t
         for t in trials
@@ -281,7 +279,7 @@ def _not_faster(trials: Sequence[Trial], choice: Choice) -> list[str]:
 
 
 def _zeros(trials: Sequence[Trial], sparse: Trial) -> list[str]:
-    """What single weights of zero gain, beside the same plan without them where that was tried too."""
+    """Sentences on what sparse weights gain, beside the same plan without them where that was tried too."""
     passes = tuple(p for p in sparse.plan.passes if not isinstance(p, Sparsify))
     if passes == sparse.plan.passes or sparse.artifact is None:
         return []
@@ -305,7 +303,7 @@ def _zeros(trials: Sequence[Trial], sparse: Trial) -> list[str]:
 
 
 def _left_out(trials: Sequence[Trial], choice: Choice, budget: Budget) -> list[str]:
-    """Why the plans without pruning were left."""
+    """Sentences on why no plan without pruning was chosen."""
     base = baselines(trials)
     sentences = []
     for trial in trials:

@@ -22,7 +22,7 @@ Number = Annotated[float, Between(-1e15, 1e15)]
 
 @dataclass(frozen=True)
 class File:
-    """The file of a plan; `path` is that inside the output folder."""
+    """The file of a plan; `path` is relative to the output folder."""
 
     path: RelativePath
     sha256: Sha256

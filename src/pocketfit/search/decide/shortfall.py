@@ -24,7 +24,7 @@ class Shortfall:
 
 
 def explain_shortfall(trials: Sequence[Trial], budget: Budget) -> Shortfall | None:
-    """None when some trial meets every limit, or when there is nothing to say it of."""
+    """Why no trial meets every limit; None when one does, or when no trial has succeeded."""
     base = baselines(trials)
     choices = [
         Choice(t, base[t.runtime], check(t, base[t.runtime], budget))

@@ -21,8 +21,8 @@ from pocketfit.numerics.channel_shapes import Term
 
 Widths = dict[str, int]
 Method = Callable[[float], Widths]
-HALVINGS = 40  # of the interval of strengths
-PASSES = 8  # over all pairs of groups, in search of a better exchange; the first without a find ends it
+HALVINGS = 40  # how often bisection halves the interval of strengths
+PASSES = 8  # over all pairs of groups, to find a better exchange; the first pass that finds none is the last
 SLACK = 1e-9  # relative; sums of costs in another order differ in the last digits
 
 
@@ -31,8 +31,8 @@ class Choice:
     """The widths that a group may have, ascending, the last one whole, and what is lost at each of them.
 
     layer   the name of the group: the layer whose channels `widths` counts
-    losses  as long as `widths`, in any unit that adds up over groups: sums of the scores of the channels that go, or
-            loss measured with this group alone narrowed; 0 for the last, never less for a smaller width
+    losses  one for each width, in any unit that adds up over groups: the sum of the scores of the removed channels, or
+            the loss measured with only this group narrowed; 0 for the last, and never less for a smaller width
     """
 
     layer: str
@@ -56,8 +56,8 @@ class Choice:
 
 
 def from_scores(layer: str, widths: Sequence[int], scores: NDArray[np.float64]) -> Choice:
-    """The Choice of a group from its channels' scores [n]: the lowest go first, and their sum is what is lost. Where
-    several channels go together, the widths count channels and the scores stand for one set each.
+    """The Choice of a group from its channels' scores [n]: the lowest go first, and the loss is their sum. Where
+    several channels go together, the widths count channels, and each score is that of one such set.
 
     >>> from_scores("conv", (1, 2, 4), np.array([3.0, 1.0, 5.0, 2.0])).losses
     (6.0, 3.0, 0.0)
@@ -68,8 +68,8 @@ def from_scores(layer: str, widths: Sequence[int], scores: NDArray[np.float64]) 
 
 
 def from_curve(layer: str, widths: Sequence[int], curve: Sequence[tuple[float, float]]) -> Choice:
-    """The Choice of a group from its sensitivity: (share pruned, loss) pairs, between which lines are drawn. What noise
-    made fall is lifted: pruning more never counts as losing less.
+    """The Choice of a group from its sensitivity: (share pruned, loss) pairs, interpolated linearly. A loss that is
+    lower than at a smaller share is noise, and is replaced by the higher one.
 
     >>> from_curve("conv", (2, 4, 8), [(0.5, 0.1), (0.75, 0.4)]).losses
     (0.4, 0.1, 0.0)
@@ -81,10 +81,11 @@ def from_curve(layer: str, widths: Sequence[int], curve: Sequence[tuple[float, f
 
 
 def on_edges(choice: Choice, terms: Sequence[Term], others: Mapping[str, int], gain: float = 0.002) -> Choice:
-    """Only widths at the edges of the kernels' steps: one from which the next wider one costs hardly more is left out.
+    """The Choice with only the widths at the edges of the kernels' steps: a width is left out where the next wider one
+    costs hardly more.
 
     others  widths of all groups, for the terms that depend on more than this one
-    gain    share of the cost that the whole group could save, by which two neighbours must differ
+    gain    how much two neighbours must differ in cost, as a share of what the whole group could save
     """
     mine = [term for term in terms if choice.layer in term.groups]
 
@@ -103,12 +104,12 @@ def on_edges(choice: Choice, terms: Sequence[Term], others: Mapping[str, int], g
 
 
 def cost_of(terms: Sequence[Term], widths: Mapping[str, int]) -> float:
-    """Of a network at these widths; all groups of the terms are to be named."""
+    """The cost of a network at these widths, which must name all groups of the terms."""
     return math.fsum(term.of(tuple(widths[name] for name in term.groups)) for term in terms)
 
 
 def lost(choices: Sequence[Choice], widths: Mapping[str, int]) -> float:
-    """Importance that goes with these widths."""
+    """The sum of all groups' losses at these widths."""
     return math.fsum(choice.loss(widths[choice.layer]) for choice in choices)
 
 
@@ -118,13 +119,13 @@ def keep(choices: Sequence[Choice], widths: Mapping[str, int]) -> tuple[tuple[st
 
 
 def uniform(choices: Sequence[Choice], ratio: float) -> Widths:
-    """Every group loses the same share, as nearly as its widths allow."""
+    """The widths at which every group loses the same share of its channels, as nearly as its widths allow."""
     return {c.layer: _nearest(c.widths, (1 - ratio) * c.whole) for c in choices}
 
 
 def by_sensitivity(choices: Sequence[Choice], strength: float) -> Widths:
-    """Every group becomes as narrow as it can without losing more than a limit, the same for all (Li et al. 2017,
-    section 3.2, prune sensitive layers less); the limit is the quantile `strength` of all groups' losses."""
+    """The widths at which every group is as narrow as one limit on its loss allows (Li et al. 2017, section 3.2: prune
+    sensitive layers less). The limit is the quantile `strength` of all groups' losses."""
     if strength <= 0:
         return {c.layer: c.whole for c in choices}
     limit = float(np.quantile([loss for c in choices for loss in c.losses[:-1]] or [0.0], min(strength, 1.0)))
@@ -135,8 +136,8 @@ def by_sensitivity(choices: Sequence[Choice], strength: float) -> Widths:
 
 
 def global_ranking(choices: Sequence[Choice], scores: Mapping[str, NDArray[np.float64]], strength: float) -> Widths:
-    """All channels of the network in one ranking: the share `strength` with the lowest scores goes, whatever groups
-    they belong to (Liu et al. 2017, section 3). Each group then takes its width that is nearest."""
+    """The widths after all channels of the network are ranked together and the share `strength` with the lowest scores
+    is removed, whatever their groups (Liu et al. 2017, section 3). Each group takes the nearest of its widths."""
     everything = np.concatenate([np.asarray(scores[c.layer], np.float64) for c in choices])
     order = np.argsort(everything, kind="stable")
     gone = np.zeros(len(everything), bool)
@@ -150,7 +151,8 @@ def global_ranking(choices: Sequence[Choice], scores: Mapping[str, NDArray[np.fl
 
 
 def to_target(method: Method, terms: Sequence[Term], target: float) -> tuple[float, Widths]:
-    """(strength, widths) of the weakest strength found by bisection at which a method's network costs at most `target`.
+    """(strength, widths): the smallest strength, found by bisection, at which a method's network costs at most
+    `target`.
 
     Raises UserError where even strength 1 costs more.
     """
@@ -172,10 +174,13 @@ def to_target(method: Method, terms: Sequence[Term], target: float) -> tuple[flo
 def cost_aware(choices: Sequence[Choice], terms: Sequence[Term], target: float) -> Widths:
     """The widths that lose least importance at a cost of at most `target`, as nearly as a greedy search finds them.
 
-    From the whole network, again and again the change of one group goes first that loses least for what it saves; then
-    pairs of groups exchange width as long as that lowers what is lost at no more than the target. The same search
-    starts from every group at its smallest as well (width is given back where it is worth most); the better end is
-    taken. Every group that a term names needs a Choice. Raises UserError where even the smallest widths cost more.
+    1. From the whole network on, the change of one group that loses least for what it saves is made, until the target
+       is met.
+    2. Pairs of groups exchange width as long as that lowers the loss and keeps the target.
+    3. The same from the other end: from every group at its smallest width on, width is given back where it is worth
+       most; then 2. The result with the smaller loss is taken.
+
+    Every group that a term names needs a Choice. Raises UserError where even the smallest widths cost more.
     """
     smallest = {c.layer: c.widths[0] for c in choices}
     if cost_of(terms, smallest) > target * (1 + SLACK):
@@ -191,8 +196,8 @@ def cost_aware(choices: Sequence[Choice], terms: Sequence[Term], target: float) 
 
 
 def cubic(steps: int, ratio: float) -> tuple[float, ...]:
-    """Shares of the channels that are gone after each of `steps` rounds of prune and recover: much at first, when there
-    is much to spare, little in the end (Zhu and Gupta 2017, equation 1, from 0).
+    """Shares of the channels that are removed after each of `steps` rounds of prune and recover: large steps at first,
+    small ones in the end (Zhu and Gupta 2017, equation 1, from 0).
 
     >>> [round(share, 3) for share in cubic(3, 0.5)]
     [0.352, 0.481, 0.5]
@@ -203,8 +208,8 @@ def cubic(steps: int, ratio: float) -> tuple[float, ...]:
 
 
 class _State:
-    """Widths and what they cost. Each term is worked out once for each of its widths; what the single changes of a
-    group would cost is kept until a group changes that shares a term with it."""
+    """Widths and their cost. Each term is computed once for each of its widths. The costs of a group's single changes
+    are kept until the group, or one that shares a term with it, changes."""
 
     def __init__(self, choices: Sequence[Choice], terms: Sequence[Term], widths: Mapping[str, int]) -> None:
         self.choices, self.widths = choices, dict(widths)
@@ -229,7 +234,7 @@ class _State:
         self.cost = math.fsum(self._of(number, self.widths) for number in range(len(self._terms)))
 
     def singles(self, choice: Choice) -> tuple[float, ...]:
-        """By how much the cost would rise at each of the group's widths, the others as they are."""
+        """How much the cost would rise at each of the group's widths, with the other groups as they are."""
         if choice.layer not in self._singles:
             numbers = self._terms_of[choice.layer]
             now, trial = sum(self._of(number, self.widths) for number in numbers), dict(self.widths)
@@ -241,7 +246,7 @@ class _State:
         return self._singles[choice.layer]
 
     def pair(self, a: Choice, at_a: int, b: Choice, at_b: int) -> float:
-        """By how much the cost would rise with both groups at these places of their widths."""
+        """How much the cost would rise with both groups at these places of their widths."""
         if b.layer not in self._near[a.layer]:
             return self.singles(a)[at_a] + self.singles(b)[at_b]
         trial = {**self.widths, a.layer: a.widths[at_a], b.layer: b.widths[at_b]}
@@ -258,7 +263,7 @@ class _State:
 
 
 def _shrink(state: _State, target: float) -> None:
-    """Take the change that loses least for what it saves until the target is met."""
+    """Repeat the change that loses least for what it saves, until the target is met."""
     while state.cost > target * (1 + SLACK):
         best: tuple[float, float, str, int] | None = None
         for choice in state.choices:
@@ -266,7 +271,7 @@ def _shrink(state: _State, target: float) -> None:
             for place in range(now):
                 saved = -singles[place]
                 if saved > SLACK * target:
-                    # what is saved beyond the target counts for nothing: the last change is the cheapest that will do
+                    # savings beyond the target do not count: the last change is the cheapest one that reaches it
                     rate = (choice.losses[place] - choice.losses[now]) / min(saved, state.cost - target)
                     if best is None or (rate, -saved) < best[:2]:
                         best = (rate, -saved, choice.layer, choice.widths[place])
@@ -277,7 +282,7 @@ def _shrink(state: _State, target: float) -> None:
 
 
 def _grow(state: _State, target: float) -> None:
-    """Give width back where it wins most for what it costs, as long as the target allows."""
+    """Give width back where that gains most for its cost, as long as the target allows."""
     while True:
         room = target * (1 + SLACK) - state.cost
         best: tuple[float, str, int] | None = None
@@ -308,7 +313,7 @@ def _exchange(state: _State, target: float) -> None:
 
 
 def _best_exchange(state: _State, taker: Choice, giver: Choice, target: float) -> tuple[int, int] | None:
-    """The places of the pair of new widths, one larger and one smaller, that loses least at no more than the target."""
+    """The places of the new widths, one larger and one smaller, with the smallest loss that keep the target."""
     have, spare = taker.widths.index(state.widths[taker.layer]), giver.widths.index(state.widths[giver.layer])
     room = target * (1 + SLACK) - state.cost
     least, best = -SLACK * (1 + abs(taker.losses[have]) + abs(giver.losses[spare])), None

@@ -3,11 +3,11 @@
     baselines   the float32 file in every runtime
     recipes     exports without training: static int8 variants, float16, dynamic int8, and static int8 with the first
                 and last layer in float where plain static int8 loses more than is allowed
-    ladder      what makes up for quantization, where static int8 loses too much (see ladder.py)
+    ladder      what makes up for quantization, where static int8 loses too much (see quantization_ladder.py)
     pruned      a ladder of pruning ratios, each trained briefly, exported with the best recipe of each runtime, which
                 may have passes of its own
     finalists   the best pruned ones, trained longer from where they stopped
-    forms       behind each of the two: what was trained, in every other form that could win (see forms.py)
+    forms       after each of these two: the trained networks, in every other form that could win (see file_forms.py)
     extension   while nothing meets the limits, the best finalist trained longer still
     control     as much training without pruning: what the chosen network is compared with (see control.py)
 
@@ -62,7 +62,7 @@ def propose(space: Space, trials: Sequence[Trial], budget: Budget, *, without: C
 
 @dataclass(frozen=True)
 class Row:
-    """Plans of one kind, in order, those that have been tried included. steps: of training that each asks for."""
+    """Plans of one kind, in order, tried or not. steps: how many training steps in float each of them asks for."""
 
     name: str
     stage: Stage
@@ -155,8 +155,8 @@ def _mixed(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) 
 
 
 def best_recipe(space: Space, trials: Sequence[Trial], budget: Budget, runtime: str) -> Plan:
-    """The plan without pruning whose export, and passes for it, pruned networks of this runtime get: what `prefer`
-    likes among those that keep the accuracy; float32 where none does."""
+    """The plan without pruning whose export, with the passes for it, pruned networks of this runtime get: the one that
+    `prefer` picks among those that keep the accuracy; float32 where none does."""
     accuracy_only = replace(budget, limits=tuple(limit for limit in budget.limits if limit.about.of_answers))
     whole = [t for t in trials if t.stage in ("baseline", "recipe", "ladder") and t.runtime == runtime]
     chosen = choose(whole, accuracy_only)
@@ -164,8 +164,11 @@ def best_recipe(space: Space, trials: Sequence[Trial], budget: Budget, runtime: 
 
 
 def ratios(trials: Sequence[Trial], budget: Budget, best: Collection[Plan] = ()) -> list[float]:
-    """Pruning ratios, the first being the gentlest that is expected to meet the size limits (sizes do not jitter, so
-    this order is the same in every run). `best`: the best recipes, which may be smaller than exports alone."""
+    """Pruning ratios in the order in which they are tried. The first is the smallest one that is expected to meet the
+    size limits. Sizes have no noise, so the order is the same in every run.
+
+    best  the best recipes; those of the ladder may have smaller files than exports alone
+    """
     first = None
     sizes = [limit for limit in budget.limits if limit.about.exact]
     base, small = (
@@ -173,11 +176,12 @@ def ratios(trials: Sequence[Trial], budget: Budget, best: Collection[Plan] = ())
         [t for t in trials if t.status == "ok" and (t.stage == "recipe" or (t.stage == "ladder" and t.plan in best))],
     )
     if sizes and small:
-        wanted = [
-            next((r for r in RATIO_LADDER if value * (1 - r) ** SIZE_EXPONENT <= limit.value), RATIO_LADDER[-1])
-            for limit in sizes
-            if (value := min(_in_unit_of(limit.relative, t, base[t.runtime], limit.measurement) for t in small)) > 0
-        ]
+        wanted = []
+        for limit in sizes:
+            smallest = min(_in_unit_of(limit.relative, t, base[t.runtime], limit.measurement) for t in small)
+            if smallest > 0:
+                enough = (r for r in RATIO_LADDER if smallest * (1 - r) ** SIZE_EXPONENT <= limit.value)
+                wanted.append(next(enough, RATIO_LADDER[-1]))
         first = max(wanted, default=None)
     first = FIRST_RATIO if first is None else first
     found: list[float] = []
@@ -243,8 +247,8 @@ def _smaller(space: Space) -> Resolution | None:
 
 
 def _finalists(space: Space, trials: Sequence[Trial], budget: Budget) -> Iterator[Plan]:
-    """A safe one (least lost) and an ambitious one (cheapest that is expected to recover), then the next by loss; each
-    of another network."""
+    """A safe finalist (least lost) and an ambitious one (the cheapest that is expected to recover), then the next by
+    loss; each of another network."""
     base = baselines(trials)
     pruned = [t for t in trials if t.stage == "pruned" and t.status == "ok" and t.value("drop_points") is not None]
     ranked = sorted(pruned, key=lambda t: (cost_excess(t, base[t.runtime], budget), t.value("drop_points"), t.number))
@@ -285,7 +289,7 @@ def _extension(space: Space, trials: Sequence[Trial], budget: Budget) -> Iterato
 
 
 def _longer(space: Space, trial: Trial) -> Plan:
-    """The trial's plan, trained on in float; every stretch draws its own order of the samples."""
+    """The trial's plan, trained further in float; every further training draws its own order of the samples."""
     before, behind = halves(trial.plan.passes)
     stretches = sum(isinstance(p, Train) for p in before)
     longer = replace(space.train, steps=space.long_steps, seed=space.train.seed + stretches)
@@ -293,7 +297,7 @@ def _longer(space: Space, trial: Trial) -> Plan:
 
 
 def _expense(trial: Trial, base: Mapping[str, Trial], budget: Budget) -> float:
-    """Bytes, milliseconds, or their product, as `prefer` weighs them."""
+    """The cost that `prefer` looks at: bytes, milliseconds, or their product."""
     size = trial.value("size_bytes") or 1.0
     speed = latency_ms(Choice(trial, base[trial.runtime], ()))[0]
     return {"size": size, "speed": speed}.get(budget.prefer, size * speed)

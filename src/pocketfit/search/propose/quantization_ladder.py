@@ -2,19 +2,20 @@
 
     with 8-bit weights, where no static int8 file of a runtime keeps the accuracy
         a  ranges of the activations by least squared error
-        b  channels equalized, weights rounded by learning
-        c  b, and in float the layers that make half of the noise, then two thirds, then five sixths of it; a in the
-           place of b from here on, where b lost more: a few calibration samples can mislead it
+        b  a, channels equalized, and weights rounded by learning
+        c  b, and some layers in float: those that make half of the noise, then two thirds, then five sixths of it
         d  b, then training on the grid
-        e  d, and in float the most layers of c whose file cost no more than it may
+        e  d, and in float the largest set of layers of c whose file costs no more than it may
+        Where b lost more than a (a few calibration samples can mislead it), c, d and e build on a instead.
     with 4-bit weights, where every export is larger than allowed and half of the weights' bytes would be enough
-        b  and d, the channels rescaled for coarse weights and not shifted
-        c  between them: 8 bits for the layers that make half of the noise, or as many as the size allows
+        b  as above; channels are rescaled for coarse weights and not shifted
+        c  b, and 8 bits for the layers that make half of the noise, or for as many as the size allows
+        d  c, or b where c is too large, then training on the grid
 
 Each runtime climbs for itself, one rung at a time, and stops at the first that meets the limits. The layers of c are
-those that spare most noise for what they cost. Noise does not add up, so every set is measured as a whole; a file that
-costs too much is the last of its kind, as wider sets cost more. Wider activations (int16) are no rung: they have no
-kernels worth their name.
+those that remove most noise for what they cost. The noise of layers does not add up, so every set is measured as a
+whole. A set whose file costs too much is the last one tried, as larger sets cost more. Wider activations (int16) are no
+rung, because runtimes have no fast kernels for them.
 """
 
 from __future__ import annotations
@@ -30,19 +31,20 @@ from pocketfit.search.decide.check_limits import accurate, check, cost_excess
 from pocketfit.search.decide.choose import baselines
 from pocketfit.search.propose.space import Space
 
-OF_THE_NOISE = (1 / 2, 2 / 3, 5 / 6)  # what the layers in float have made, one rung after the other
-FREE = 0.05  # share of the cost below which what a layer costs does not count
-SAME_DB = 0.5  # by which two files' noise may differ without one of them being called better
-NEAR = 0.05  # a file that is this much beyond the cost of the cheapest is as cheap
+NOISE_SHARES = (1 / 2, 2 / 3, 5 / 6)  # share of the noise that the layers left in float make, for each rung c
+LEAST_COST_SHARE = 0.05  # share of the whole cost that each layer counts as at least, so that none looks free
+SAME_DB = 0.5  # dB by which the noise of two files may differ while neither counts as better
+EXCESS_TOLERANCE = 0.05  # share of a limit: a file this much further beyond it than the cheapest counts as cheap, too
 REPAIRS = (Equalize(), Round())
-# Behind shifted channels training did worse than without equalization: MobileNetV2 11.7 and 11.5 dB against 12.1 twice.
+# Without shifts: with 4-bit weights they make training worse (docs/results/notes.md, "Equalization").
 REPAIRS_4 = (Equalize(absorb=False), Round())
 
 
 def climb(space: Space, trials: Sequence[Trial], budget: Budget, most: int | None) -> Iterator[Plan]:
-    """The rungs that are left, round by round over the runtimes; `most`: rungs in all, None: as many as it takes.
+    """The rungs that are left, round by round over the runtimes.
 
-    With few rungs to climb the first, and weakest, is left out, and c is one rung.
+    most  how many rungs may be tried in all; None: as many as there are. If there are few, rung a, the weakest, is left
+          out, and c is one rung
     """
     if most is not None and sum(t.stage == "ladder" for t in trials) >= most:
         return
@@ -54,10 +56,12 @@ def climb(space: Space, trials: Sequence[Trial], budget: Budget, most: int | Non
 
 
 def rungs(
-    space: Space, trials: Sequence[Trial], budget: Budget, runtime: str, *, sets: int = len(OF_THE_NOISE)
+    space: Space, trials: Sequence[Trial], budget: Budget, runtime: str, *, sets: int = len(NOISE_SHARES)
 ) -> list[Plan]:
-    """The ladder of one runtime, in order, those tried included, as far as it is known; [] where it is not needed or
-    the limits are met. sets: rungs of c, at most"""
+    """The rungs of one runtime in order, tried or not, as far as they follow from the trials so far.
+
+    [] where no rung is needed, or where the limits are met. sets: how many rungs c there may be
+    """
     start, base = _start(space, trials, runtime), baselines(trials).get(runtime)
     if start is None or base is None:
         return []
@@ -94,18 +98,18 @@ def awaiting(space: Space, trials: Sequence[Trial], budget: Budget, most: int | 
 
 
 def layers_in_float(shares: Mapping[str, float], costs: Mapping[str, float]) -> tuple[tuple[str, ...], ...]:
-    """Ever wider sets of layers: as few as make half, two thirds and five sixths of the noise, the most noise for its
-    cost first. A set that is no wider than the one before is left out, and so is one of all layers.
+    """Ever larger sets of layers: as few as make half, two thirds and five sixths of the noise, those with the most
+    noise for their cost first. A set no larger than the one before is left out, and so is the set of all layers.
 
     shares  of the noise, by layer
-    costs   what each layer takes more in float: its time, or else its multiply-accumulates
+    costs   what each layer takes more in float than in int8: its time, or else its multiply-accumulates
 
     >>> layers_in_float({"a": 0.3, "b": 0.3, "c": 0.1, "d": 0.3}, {"a": 10, "b": 970, "c": 10, "d": 10})
     (('a', 'd'), ('a', 'd', 'c'))
     """
     order, whole = by_worth(shares, costs), sum(shares.values())
     sets: list[tuple[str, ...]] = []
-    for wanted in OF_THE_NOISE:
+    for wanted in NOISE_SHARES:
         chosen = _first_of(order, shares, wanted * whole)
         if chosen and len(chosen) < len(shares) and chosen not in sets:
             sets.append(chosen)
@@ -113,17 +117,17 @@ def layers_in_float(shares: Mapping[str, float], costs: Mapping[str, float]) -> 
 
 
 def by_worth(shares: Mapping[str, float], costs: Mapping[str, float]) -> tuple[str, ...]:
-    """The layers with any noise, the most noise for its cost first; small costs are not told apart."""
+    """The layers with any noise, those with the most noise for their cost first; small costs count alike."""
     total = sum(costs.values()) or 1.0
 
     def worth(layer: str) -> float:
-        return shares[layer] / max(FREE, costs.get(layer, 0) / total)
+        return shares[layer] / max(LEAST_COST_SHARE, costs.get(layer, 0) / total)
 
     return tuple(sorted((layer for layer in shares if shares[layer] > 0), key=lambda layer: (-worth(layer), layer)))
 
 
 def _first_of(order: Sequence[str], shares: Mapping[str, float], wanted: float) -> tuple[str, ...]:
-    """As few of the first as have so much of the noise."""
+    """The shortest beginning of `order` whose layers make `wanted` of the noise."""
     chosen: list[str] = []
     for layer in order:
         if sum(shares[c] for c in chosen) >= wanted:
@@ -133,11 +137,12 @@ def _first_of(order: Sequence[str], shares: Mapping[str, float], wanted: float) 
 
 
 def _sets(space: Space, most: int | None) -> int:
-    """How many rungs of c there are: one where not all rungs can be climbed."""
-    return len(OF_THE_NOISE) if most is None or most >= (4 + len(OF_THE_NOISE)) * len(space.runtimes) else 1
+    """How many rungs c there are: one where not all rungs can be climbed."""
+    return len(NOISE_SHARES) if most is None or most >= (4 + len(NOISE_SHARES)) * len(space.runtimes) else 1
 
 
 def _repaired(space: Space, start: Trial) -> Plan:
+    """Rung b."""
     export = replace(start.plan.export, ranges="mse")
     return Plan((*space.plain(export).passes, *REPAIRS), export)
 
@@ -147,8 +152,8 @@ def _ladder(space: Space, trials: Sequence[Trial], budget: Budget, start: Trial,
     repaired = _repaired(space, start)
     plain = space.plain(repaired.export)
     before = _better(space, start, trials).passes
-    found, widest = [plain, repaired], None
-    for layers in space.sensitive.get(start.runtime, ())[:sets]:
+    found, widest = [plain, repaired], None  # a, b
+    for layers in space.sensitive.get(start.runtime, ())[:sets]:  # c
         mixed = Plan(before, space.mixed(repaired.export, layers))
         if mixed.export == repaired.export:  # the user wants these in float in any case
             continue
@@ -157,14 +162,14 @@ def _ladder(space: Space, trials: Sequence[Trial], budget: Budget, start: Trial,
         if done is None or done.status == "failed" or not _affordable(done, trials, budget, base):
             break
         widest = mixed.export
-    found.append(Plan((*before, space.quant_train), repaired.export))
+    found.append(Plan((*before, space.quant_train), repaired.export))  # d
     if widest is not None:
-        found.append(Plan((*before, space.quant_train), widest))
+        found.append(Plan((*before, space.quant_train), widest))  # e
     return found
 
 
 def _better(space: Space, start: Trial, trials: Sequence[Trial]) -> Plan:
-    """Rung a or b: the one that the later ones build on."""
+    """Rung a or b: the one on which c, d and e build."""
     repaired = _repaired(space, start)
     plain = space.plain(repaired.export)
     done, before = _trial_of(repaired, trials), _trial_of(plain, trials)
@@ -174,7 +179,8 @@ def _better(space: Space, start: Trial, trials: Sequence[Trial]) -> Plan:
 
 
 def _loses_more(trial: Trial, other: Trial) -> bool:
-    """By the noise in the outputs, which tells files apart where their accuracy can't; else by the drop."""
+    """Whether `trial` is worse than `other`: by the noise in the outputs, which is finer than accuracy; else by the
+    drop."""
     ours, theirs = trial.value("sqnr_db"), other.value("sqnr_db")
     if ours is not None and theirs is not None:
         return ours < theirs - SAME_DB
@@ -183,13 +189,13 @@ def _loses_more(trial: Trial, other: Trial) -> bool:
 
 
 def _rounded(space: Space, start: Trial) -> Plan:
-    """With 4-bit weights. The first layer has few of them and a wide window, for which LiteRT has no 4-bit kernel."""
+    """Rung b with 4-bit weights. The first layer has 8 bits: few weights, and LiteRT has no 4-bit kernel for it."""
     export = replace(start.plan.export, weights="int4", ranges="mse", keep_int8=space.ends[:1])
     return Plan((*space.plain(export).passes, *REPAIRS_4), export)
 
 
 def _four_bits(space: Space, trials: Sequence[Trial], budget: Budget, start: Trial, base: Trial) -> list[Plan]:
-    """The rungs with 4-bit weights: only where nothing else is small enough, and they may be."""
+    """The rungs with 4-bit weights: only where nothing else is small enough, and they could be."""
     runtime = start.runtime
     exports = [t for t in trials if t.stage == "recipe" and t.status == "ok" and t.runtime == runtime]
     if runtime not in space.four_bit or any(_small(t, base, budget) for t in exports):
@@ -200,20 +206,22 @@ def _four_bits(space: Space, trials: Sequence[Trial], budget: Budget, start: Tri
     done = _trial_of(rounded, trials)
     if done is None or (done.status == "ok" and not _small(done, base, budget)) or done.status == "failed":
         return [rounded]
-    found, export = [rounded], rounded.export
+    found, export = [rounded], rounded.export  # b
     layers = _as_room_allows(space.sensitive_4.get(runtime, {}), _room(done, base, budget))
     if layers:
         wider = replace(export, keep_int8=tuple(dict.fromkeys((*export.keep_int8, *layers))))
-        found.append(Plan(rounded.passes, wider))
+        found.append(Plan(rounded.passes, wider))  # c
         done = _trial_of(found[-1], trials)
         if done is None or (done.status == "ok" and _small(done, base, budget)):
             export = wider
-    return [*found, Plan((*rounded.passes, space.quant_train), export)]
+    return [*found, Plan((*rounded.passes, space.quant_train), export)]  # d
 
 
 def _as_room_allows(layers: Mapping[str, tuple[float, float]], room: float) -> tuple[str, ...]:
-    """The layers, as (share of the noise, bytes that 8 bits take more), that make half of the noise, the most noise for
-    its bytes first, as far as `room` bytes go.
+    """The layers that get 8 bits: those with the most noise for their bytes, until they make half of the noise or fill
+    `room` bytes.
+
+    layers  (share of the noise, bytes that 8 bits take more than 4), by layer
 
     >>> _as_room_allows({"a": (0.3, 100), "b": (0.4, 1000), "c": (0.2, 50)}, 160)
     ('c', 'a')
@@ -222,7 +230,7 @@ def _as_room_allows(layers: Mapping[str, tuple[float, float]], room: float) -> t
     order = by_worth(shares, {layer: size for layer, (_, size) in layers.items()})
     chosen: list[str] = []
     for layer in order:
-        if sum(shares[c] for c in chosen) >= OF_THE_NOISE[0] * sum(shares.values()):
+        if sum(shares[c] for c in chosen) >= NOISE_SHARES[0] * sum(shares.values()):
             break
         if layers[layer][1] <= room:
             chosen.append(layer)
@@ -231,7 +239,7 @@ def _as_room_allows(layers: Mapping[str, tuple[float, float]], room: float) -> t
 
 
 def _room(trial: Trial, base: Trial, budget: Budget) -> float:
-    """Bytes by which a file may grow until it meets a limit on its size; below zero where it is too large."""
+    """Bytes by which a file may grow before it reaches a limit on its size; below zero where it is too large."""
     room = float("inf")
     for stand in check(trial, base, budget):
         if stand.limit.about.exact:
@@ -241,13 +249,13 @@ def _room(trial: Trial, base: Trial, budget: Budget) -> float:
 
 
 def _affordable(trial: Trial, trials: Sequence[Trial], budget: Budget, base: Trial) -> bool:
-    """Whether a static file costs no more than it may, or than such files must."""
+    """Whether a static file costs no more than the limits allow, or hardly more than the cheapest static file."""
     least = min(cost_excess(t, base, budget) for t in _static(trials, base.runtime, four_bits=False))
-    return cost_excess(trial, base, budget) <= least + NEAR
+    return cost_excess(trial, base, budget) <= least + EXCESS_TOLERANCE
 
 
 def _start(space: Space, trials: Sequence[Trial], runtime: str) -> Trial | None:
-    """The plain static int8 file that loses least."""
+    """The plain static int8 trial that loses least."""
     plain = [
         t
         for t in trials
@@ -267,7 +275,7 @@ def _static(trials: Sequence[Trial], runtime: str, *, four_bits: bool) -> list[T
 
 
 def _keeps_accuracy(trials: Sequence[Trial], budget: Budget, base: Trial) -> bool:
-    """Whether a static file with 8-bit weights keeps the accuracy and costs no more than such files must."""
+    """Whether an affordable static file with 8-bit weights keeps the accuracy."""
     static = _static(trials, base.runtime, four_bits=False)
     return any(accurate(t, base, budget) and _affordable(t, trials, budget, base) for t in static)
 

@@ -20,16 +20,17 @@ class Space:
 
     keep_float: layers that the user wants in float
     ends: dotted names of the first and last weight-bearing layers, which lose most when quantized
-    macs: of each layer with weights, by its dotted name
+    macs: multiply-accumulates of each layer with weights, by its dotted name
     params: how many numbers each of these layers holds
     four_bit: runtimes that have kernels for 4-bit weights in static int8 files
     quant_train: settings of training on the grid
     prelude: by runtime, what is done to the network before a static int8 file is made of it
     prune: how channels are scored, rounded and limited, for pruned networks
-    rounds: of pruning and recovery, one behind the other
-    widths: by ratio, what `Prune.keep` is given; a ratio that is not there is cut uniformly
-    sensitive: by runtime, where it was asked for, ever wider sets of layers whose noise is worth their cost in float
-    sensitive_4: by runtime, for 4-bit weights: by layer its share of the noise, and the bytes that 8 bits take more
+    rounds: how many rounds of pruning and recovery follow each other
+    widths: by ratio, the value of `Prune.keep`; a ratio that is not in it is cut uniformly
+    sensitive: by runtime, where it has been computed: ever larger sets of layers whose noise is worth their cost in
+        float
+    sensitive_4: by runtime, for 4-bit weights: each layer's share of the noise, and the bytes that 8 bits take more
     """
 
     runtimes: tuple[str, ...]
@@ -55,11 +56,11 @@ class Space:
     sensitive_4: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
     def mixed(self, export: ExportSettings, layers: Collection[str]) -> ExportSettings:
-        """With these layers in float, beside those that the user wants there."""
+        """The export with these layers in float, beside those that the user wants in float."""
         return replace(export, keep_float=tuple(dict.fromkeys((*self.keep_float, *layers))))
 
     def plain(self, export: ExportSettings) -> Plan:
-        """The plan that only exports; what the runtime has no int8 kernel for is written in another form first."""
+        """The plan that only exports; operators without an int8 kernel in the runtime are first replaced by others."""
         return Plan(self.prelude.get(export.runtime, ()) if export.precision == "int8" else (), export)
 
 
@@ -67,9 +68,9 @@ class Space:
 class Proposal:
     """The next plan.
 
-    stage  that its trial belongs to
-    row    of the list of what there is to try (propose.py), by which it is skipped when time runs out
-    steps  of training in float that it asks for beyond what has been done
+    stage  the stage that its trial belongs to
+    row    name of its Row (propose.py), by which it is skipped when time runs out
+    steps  how many training steps in float it asks for beyond those that have been done
     """
 
     plan: Plan

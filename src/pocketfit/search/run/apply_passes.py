@@ -1,4 +1,4 @@
-"""Carry out a plan's passes; what took samples to find is kept by hash and never done again."""
+"""Carry out a plan's passes; results of passes that look at samples are kept by hash and never computed again."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
 
     The weights after each pass that looks at samples are kept in `cache/`, with what it learned, under a hash of the
     model, its contract, the data, the number of threads, all passes so far, and the grid that they were for; the
-    other passes are quick and are done again. Of several processes (core/support/processes.py) all train together; what
-    else looks at samples is done by the first one, which hands the weights to the others.
+    other passes are quick and are done again. Where there are several processes (core/support/processes.py), all of
+    them train together; other passes that look at samples are done by the first one, which hands on the weights.
     """
     from pocketfit.passes.prune import sparsify
     from pocketfit.passes.train import data_parallel
@@ -64,7 +64,7 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
 
 
 def _carry_out(settings: PassSettings, given: Given, stored: Path) -> None:
-    """The pass, by the processes that take part in it; the first one keeps what comes of it."""
+    """Carry out the pass in the processes that take part in it; the first process keeps the result."""
     first = rank().first
     if first or settings.FACTS.by_all:
         made = PASSES[type(settings)].apply(settings, given)
@@ -73,10 +73,10 @@ def _carry_out(settings: PassSettings, given: Given, stored: Path) -> None:
 
 
 def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -> str:
-    """16 hex digits for what the network is after these passes: of everything that they look at.
+    """16 hex digits that identify the network after these passes: a hash of everything that they look at.
 
-    The grid counts from the first pass on that works for it, so that all exports share what comes before: equalization
-    does where weights are coarse.
+    The grid is part of it from the first pass on that works for the grid, so that all exports share what comes before.
+    Equalization works for the grid where weights are coarse.
     """
     import torch
 
@@ -100,7 +100,7 @@ def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -
 
 
 def _keep(model: Model, stored: Path) -> None:
-    """Whole or not at all; JSON keeps floats to the last bit."""
+    """Store the model's weights, and what it learned, whole or not at all; JSON keeps floats to the last bit."""
     from pocketfit.sources.models.weights_file import save_tensors
 
     tensors = {name: value.detach().contiguous() for name, value in model.network.state_dict().items()}
@@ -110,7 +110,7 @@ def _keep(model: Model, stored: Path) -> None:
 
 
 def _restored(model: Model, stored: Path, *, folded: bool) -> Model:
-    """The model with the kept weights, and what was learned and found on the way to them."""
+    """The model with the stored weights, and with what was learned and found on the way to them."""
     import torch
     from safetensors import SafetensorError, safe_open
 

@@ -45,7 +45,7 @@ def check_out(out: Path) -> None:
     A run that was killed before its first whole line may have left a lock, a cache and a torn line.
     """
     path = out / "journal.jsonl"
-    begun = os.path.lexists(path) and path.is_file()  # False, and no error, for a name that can't be
+    begun = os.path.lexists(path) and path.is_file()  # False, and no error, for an impossible name
     if begun and journal.read_lines(path):
         check_writable(out)
     else:
@@ -80,14 +80,14 @@ def _too_few(task: Task) -> Iterator[str]:
     if need is None or have < need:
         wanted = f"more than {MAX_NEEDED:,}" if need is None else f"about {need:,}"
         yield (
-            f"The verdict split has {have} samples; to certify a drop of at most {allowed:g} points {wanted} are needed"
-            f" (if one answer in {round(1 / EXPECTED_DISAGREEMENT)} changes and nothing is lost), so the result will"
-            f" hardly be certified."
+            f"The test split has {have} samples; to certify a drop of at most {allowed:g} points {wanted} are needed"
+            f" (if one prediction in {round(1 / EXPECTED_DISAGREEMENT)} changes and nothing is lost), so the result"
+            " will hardly be certified."
         )
 
 
 def is_fruitless(task: Task, record: journal.Record) -> bool:
-    """Whether a run of other inputs, in which nothing has worked, may make room: with a metric that failed, say."""
+    """Whether a run of other inputs may be replaced, as nothing in it has worked: with a metric that failed, say."""
     assert record.start is not None
     return bool(differences(record.start["inputs"], task.identity())) and all(t.status != "ok" for t in record.trials)
 

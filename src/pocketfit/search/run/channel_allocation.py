@@ -1,9 +1,9 @@
 """Where pruning takes its channels from: decided once a run, for this network and, by latency, for this device.
 
-A ratio of the ladder, cut uniformly, has a cost; the allocation keeps the channels that count most at the same cost
-(allocate.py). Cost is multiply-accumulates, or milliseconds predicted from a table measured in the runtime; where the
-limits ask for small files it is the parameters too. Multiply-accumulates give the same widths on every machine and in
-every run, milliseconds do not.
+A ratio of the search, cut uniformly, has a cost; the allocation keeps the most important channels at the same cost
+(allocate_widths.py). Cost is multiply-accumulates, or milliseconds predicted from a table measured in the runtime; with
+a limit on size it is the parameters too. Multiply-accumulates give the same widths on every machine and in every run,
+milliseconds do not.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pocketfit.search.propose import allocate_widths
 from pocketfit.search.propose.allocate_widths import Choice, Widths
 from pocketfit.search.run.job import Task
 
-WIDTHS = 40  # that a group may choose from: ResNet-50 with all multiples of 8 took 15 s a ratio
-NETWORKS = 24  # sub-networks of a table of costs
-TIGHTENINGS = 6  # of the joint cost, until neither part of it is above what a uniform cut has
-EXCESS = 0.02  # by which one of the two may be
+WIDTHS = 40  # widths that a group may choose from, at most: with all multiples of 8, ResNet-50 takes long (notes.md)
+NETWORKS = 24  # sub-networks in a table of costs
+TIGHTENINGS = 6  # how often the target of a joint cost is lowered, until no part is above that of a uniform cut
+EXCESS = 0.02  # by which a part may be above it
 
 
 def allocation_line(
@@ -36,8 +36,9 @@ def allocation_line(
 ) -> dict[str, Any]:
     """The journal's "allocation" line: for each ratio the widths, as `Prune.keep` takes them.
 
-    settings  of the files whose latency counts, where the task asks for allocation by latency
-    Where it cannot be done the line has no widths, and says why; pruning is uniform then.
+    settings  export settings of the files whose latency counts, where the task asks for allocation by latency
+
+    Where it cannot be done the line has no widths and says why; pruning is then uniform.
     """
     from pocketfit.analysis import latency_predictor
     from pocketfit.measurement import channel_cost_table
@@ -94,15 +95,16 @@ def allocation_line(
 
 
 def allocations(record: Record) -> dict[float, tuple[tuple[str, int], ...]]:
-    """By ratio, what `Prune.keep` is given; {} where channels are cut uniformly."""
+    """The value of `Prune.keep` for each ratio; {} where channels are cut uniformly."""
     line = record.allocation or {}
     return {ratio: tuple((layer, width) for layer, width in keep) for ratio, keep in line.get("keep", ())}
 
 
 def allocated(choices: Sequence[Choice], parts: Sequence[Sequence[Term]], ratio: float) -> Widths:
-    """The widths that keep most of what counts, none of whose costs is above that of a uniform cut at this ratio.
+    """The widths that keep most importance while no part of the cost is above that of a uniform cut at this ratio.
 
-    parts  one cost, or two: then their sum is brought down, each as a share of the whole network's, until both fit
+    parts  one cost or two. Two are summed, each as a share of the whole network's, and the target of the sum is lowered
+           until both fit
     """
     whole = {choice.layer: choice.whole for choice in choices}
     uniform = allocate_widths.uniform(choices, ratio)
@@ -131,7 +133,7 @@ def scaled(terms: Iterable[Term], factor: float) -> tuple[Term, ...]:
 
 
 def _parts(known: Skeleton, terms: Sequence[Term], budget: Budget) -> list[Sequence[Term]]:
-    """What must not cost more than a uniform cut: time, bytes, or both, as the limits and `prefer` have it."""
+    """The costs that must not be above those of a uniform cut: time, bytes, or both, by the limits and `prefer`."""
     limited = {limit.quantity for limit in budget.limits}
     bytes_count = any(limit.about.exact for limit in budget.limits) or budget.prefer in ("size", "balanced")
     time_counts = "latency" in limited or budget.prefer in ("speed", "balanced")

@@ -1,8 +1,8 @@
-"""`fit --no-data`: the one file that can be made without a single picture, and what can be measured of it.
+"""`fit --no-data`: the one file that can be made without any image, and what can be measured of it.
 
-Activations get their ranges from what batch norms remember; channels are equalized, and biases corrected, by the same
-statistics (Nagel et al. 2019, "data-free quantization"). There is nothing to choose by, so nothing is searched; size,
-latency and memory are measured in the runtime, and the accuracy stays unknown.
+Activations get their ranges from the statistics of batch norms; channels are equalized, and biases corrected, by the
+same statistics (Nagel et al. 2019, "data-free quantization"). Without data no choice can be made, so nothing is
+searched; size, latency and memory are measured in the runtime, and the accuracy stays unknown.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def plan_without_data(task: Task, runtime: str) -> Plan:
 
 
 def _refuse(task: Task) -> None:
-    """Before anything is written."""
+    """Refuse, before anything is written, a task that data-free quantization cannot do."""
     for limit in task.budget.limits:
         if limit.about.of_answers:
             raise UserError(

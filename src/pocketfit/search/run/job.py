@@ -23,15 +23,15 @@ from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.prune import Prune
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.samples import Samples
+from pocketfit.core.samples import Samples, split_words
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.text import comparable, readable, some
 from pocketfit.sources.data.dataset import Dataset
 
 CALIBRATION_SAMPLES = 200
-UNEVEN = 10  # times as many samples of one class as of another
+UNEVEN = 10  # times as many samples of one class as of another: beyond that it is said
 NUMBER, WORDNET_ID = re.compile("[0-9]{1,9}"), re.compile("n[0-9]{8}")
-PROBED = 32  # samples, by a criterion that nobody knows yet
+PROBED = 32  # samples on which a user's own criterion is tried before the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +54,12 @@ class Task:
     metric: str = "accuracy"
     batch_size: int = 64
     allocation: Literal["uniform", "macs", "latency"] = (
-        "macs"  # by what channels are taken; see search/run/channel_allocation.py
+        "macs"  # the cost by which channels are removed; see search/run/channel_allocation.py
     )
     criterion: str = "taylor"
-    rounds: int = 1  # of pruning and recovery
+    rounds: int = 1  # how many rounds of pruning and recovery
     layer_ratios: tuple[tuple[str, float], ...] = ()  # (regular expression, ratio) that overrule the search's ratios
-    teacher: Model | None = None  # of trained students; None: the unpruned network
+    teacher: Model | None = None  # teacher of all trainings; None: the unpruned network
 
     @cached_property
     def layers(self) -> tuple[LayerRow, ...]:
@@ -71,7 +71,7 @@ class Task:
         return self.out / "cache"
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to go on in the same folder."""
+        """The inputs that must be the same for a run to go on in the same folder."""
         limits = replace(self.budget, max_time_s=None, max_trials=None).to_json()
         return {
             "model": readable(self.model_name),
@@ -100,7 +100,7 @@ class Task:
 
     def samples(self, split: str, preprocess: Preprocess, watch: Watch, *, limit: int | None = None) -> Samples:
         """One split with the labels counted as the model counts them."""
-        tick = watch.step(f"reading the {split} split")
+        tick = watch.step(f"reading the {split_words(split)} split")
         found = self.data.split(
             split, preprocess, split_seed=self.model.split_seed, limit=limit, cache=self.cache, progress=tick
         )
@@ -130,7 +130,7 @@ def prelude(task: Task, runtime: str) -> tuple[PassSettings, ...]:
 
 
 def why_these_weights(export: ExportSettings) -> list[str]:
-    """A sentence where the processor decided on the weights' bits."""
+    """A sentence where the number of bits of the weights follows from the processor."""
     if export.weights != "int7":
         return []
     return [
@@ -204,7 +204,7 @@ def check_teacher(task: Task) -> None:
 
 
 def check_data(task: Task) -> None:
-    """Refuse data that cannot carry a run; see Dataset.findings and `about_data` for what is only said."""
+    """Refuse data that is not enough for a run; see Dataset.findings and `about_data` for mere remarks."""
     try:
         task.data.check_splits(task.model.split_seed)
     except UserError as error:
@@ -214,7 +214,7 @@ def check_data(task: Task) -> None:
 
 
 def about_data(task: Task) -> list[str]:
-    """Sentences about how the data and the network belong together."""
+    """Remarks on the data, and on how it fits the network, in sentences."""
     shares = np.bincount(task.data.listing.labels, minlength=1)
     seen = shares[shares > 0]
     said = order_of_numbers(task.data.class_names, task.model.labels)
@@ -240,9 +240,10 @@ def aligned(samples: Samples, class_names: Sequence[str], labels: Sequence[str])
 
 
 def with_labels(model: Model, class_names: Sequence[str] = ()) -> Model:
-    """The model with labels, where nobody has said what its outputs are called.
+    """The model with labels, if it has none.
 
-    As many classes as outputs are taken for them in their own order, which is said; else outputs have their numbers.
+    Where there are as many classes as outputs, the labels are the classes in their order, and a finding says so; else
+    they are the outputs' numbers.
     """
     outputs = model.signature.outputs[0].shape[-1]
     if model.labels or outputs is None:
@@ -290,7 +291,8 @@ def label_mapping(class_names: Sequence[str], labels: Sequence[str]) -> list[int
 
 
 def order_of_numbers(class_names: Sequence[str], labels: Sequence[str]) -> list[str]:
-    """A sentence where classes are numbers that are taken for those of the outputs, and might mean something else."""
+    """A sentence where the names of classes are numbers: they are taken for output numbers, and might mean something
+    else."""
     if not _are_numbers(class_names, len(labels)):
         return []
     if not {comparable(name) for name in class_names} <= {comparable(name) for name in labels}:

@@ -1,4 +1,4 @@
-"""Which layers cost how much on the grid of a runtime's file: asked once a runtime, and kept in the journal."""
+"""How much noise each layer adds on the grid of a runtime's file: computed once a runtime, kept in the journal."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ if TYPE_CHECKING:
     from pocketfit.analysis.quantization.sensitivity import Sensitivity
 
 CAUSES = 5  # layers whose cause is put into words
-JUDGED_PLAIN = 4  # samples: nothing is decided on the plain network's table, the report shows it
+JUDGED_PLAIN = 4  # samples for the plain network's table: the report shows it, nothing is decided by it
 
 
 def sensitivity_line(task: Task, plan: Plan, watch: Watch, files: tuple[Trial, Trial] | None = None) -> dict[str, Any]:
     """The journal's "sensitivity" line, estimated in torch.
 
-    files  (float32, this plan's): the trials whose files are timed layer by layer
+    files    the trials (float32, this plan's) whose files are timed layer by layer
 
-    rows   of the plan's network: for each layer with weights its share of the noise in the answers, what its weights
-           and its tensor alone leave (dB, null: no noise), how far its widest channel stands out, and why it costs;
-           where all layers could be timed, how many microseconds it takes more in float
-    untimed  why they have no such times
-    plain  the same of the network without repairs, whose culprits the report names
-    Where that cannot be done there are no rows, and `error` says why.
+    The line has
+    rows     one for each layer with weights of the plan's network: its share of the noise in the logits, the SQNR with
+             only its weights and with only its tensor on the grid (dB, null: no noise), how far its widest channel
+             stands out, why it adds noise, and, where all layers could be timed, how many microseconds it takes more in
+             float
+    untimed  why the rows have no such times
+    plain    the same rows for the network without repairs, whose culprits the report names
+    error    why there are no rows
     """
     export = plan.export
     line: dict[str, Any] = {"kind": "sensitivity", "runtime": export.runtime, "weights": export.weights}
@@ -52,14 +54,14 @@ def sensitivity_line(task: Task, plan: Plan, watch: Watch, files: tuple[Trial, T
 
 
 def sensitive_layers(record: Record, macs: Mapping[str, int]) -> dict[str, tuple[tuple[str, ...], ...]]:
-    """By runtime, the sets of layers that mixed precision leaves in float; only runtimes that were asked about."""
+    """By runtime, the sets of layers that mixed precision leaves in float; only runtimes with a line in the record."""
     return {
         runtime: sets_in_float(line, macs) for (runtime, four_bits), line in record.sensitivity.items() if not four_bits
     }
 
 
 def sets_in_float(line: Mapping[str, Any], macs: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
-    """Ever wider sets of layers, by the times in the line, or else by multiply-accumulates."""
+    """Ever larger sets of layers, chosen by the times in the line, or else by multiply-accumulates."""
     rows = line["rows"]
     timed = all("more_us" in row for row in rows)
     costs = {row["layer"]: max(0.0, row["more_us"]) for row in rows} if timed else macs
@@ -76,7 +78,8 @@ def sensitive_to_four_bits(record: Record, params: Mapping[str, int]) -> dict[st
 
 
 def _more_us(task: Task, files: tuple[Trial, Trial], layers: list[str], watch: Watch) -> tuple[dict[str, float], str]:
-    """By layer, the microseconds that it takes more in the first file; {} and the reason where not all can be timed."""
+    """(the microseconds that each layer takes more in the first file than in the second, ""), or ({}, the reason) where
+    not all layers can be timed."""
     from pocketfit.search.run.verdict.layer_report import layer_times
 
     watch.step("timing the layers")

@@ -50,14 +50,14 @@ from pocketfit.search.run.verdict.disturbed_latencies import best_times, patient
 from pocketfit.search.run.verdict.scores_once import was_read
 from pocketfit.search.run.verdict.verdict import read_verdict
 
-GRID_RATE = 0.006  # of training on the grid, in its own steps; 80 at 0.002 left a 4-bit network's accuracy as it was
-ALMOST = 0.8  # of the time that a trial is expected to take is enough to begin it
-AGAIN_S = 45.0  # that a latency takes to be measured with care
-LESS_PATIENCE = 0.25  # of the verdict's: several trials can be measured so, one is handed over
+GRID_RATE = 0.006  # learning rate on the grid, in units of its step; 0.002 is too small (docs/results/notes.md)
+ALMOST = 0.8  # share of a trial's expected time that must be left to begin it
+AGAIN_S = 45.0  # expected time of a careful latency measurement
+LESS_PATIENCE = 0.25  # of the verdict's patience, as several trials may be measured again and one is handed over
 
 
 class Deliver(Protocol):
-    """Writes what stands beside the journal after every trial; bundle and report live above this floor."""
+    """Writes the files beside the journal after every trial; bundle and report live above this floor."""
 
     def __call__(self, task: Task, data: dict[str, Any], chosen: Trial | None, *, finished: bool) -> None: ...
 
@@ -229,7 +229,7 @@ def _next(task: Task, space: Space, record: journal.Record, clock: Clock) -> Pro
 
 
 def _measured_again(task: Task, trial: Trial, trials: Sequence[Trial], clock: Clock, watch: Watch) -> dict[str, Any]:
-    """The journal's "timing" line: the latency of a trial as the verdict measures it."""
+    """The journal's "timing" line: a trial's latency, measured with the care of the verdict."""
     baseline, best = baselines(trials)[trial.runtime], best_times(trials, trial.runtime)
     assert trial.artifact is not None and baseline.artifact is not None
     watch.step(f"timing {trial.plan.code} again: the limit lies inside its interval")
@@ -244,7 +244,7 @@ def _measured_again(task: Task, trial: Trial, trials: Sequence[Trial], clock: Cl
 
 
 def _time_to_climb(task: Task, record: journal.Record, left_s: float, needed_s: float) -> bool:
-    """Whether the ladder may take so many seconds more: pruning needs its share of the time too."""
+    """Whether the ladder may take `needed_s` seconds more: pruning needs its share of the time too."""
     if task.budget.max_time_s is None:
         return True
     used_s = sum(t.seconds for t in record.trials if t.stage == "ladder")
@@ -267,8 +267,8 @@ def _speak(trial: Trial, task: Task, watch: Watch) -> None:
 
 
 def _verdict(task: Task, path: Path, clock: Clock, watch: Watch) -> None:
-    """Read the verdict split for the chosen trial, once; a reading is written down before it begins, and what it gave
-    is kept as soon as it ends."""
+    """Read the verdict split for the chosen trial, once: the journal says so before the reading begins, and the scores
+    are kept as soon as it ends."""
     record = journal.read(path)
     choice = choose(record.trials, task.budget)
     if record.verdict is not None:

@@ -1,7 +1,6 @@
-"""How each pass of a plan is carried out: its settings and what it is given in, a new Model out. A new pass is a line
-here.
+"""How each pass of a plan is carried out: its settings and a Given in, a new Model out. A new pass is a line here.
 
-The passes themselves lie in `passes/`; each is imported when it is carried out, as torch comes with it.
+The passes themselves lie in `passes/`; each is imported when it is carried out, because it imports torch.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from pocketfit.search.run.job import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """What a pass is given.
+    """The inputs of a pass.
 
     model  the network after the passes before it
-    exact  the network before any weight was put on the grid, from the first pass on that works for a grid
-    grid   of the file that the plan makes; None for a file in float
+    exact  the network before any weight was put on the grid; set from the first pass on that works for a grid
+    grid   the grid of the plan's file; None for a file in float
     """
 
     task: Task
@@ -38,24 +37,26 @@ class Given:
     watch: Watch
 
     def samples(self, split: str, limit: int | None = None) -> Samples:
-        """Of this split, as the network wants them now."""
+        """The samples of a split, as the network takes them after the passes before."""
         return self.task.samples(split, self.model.preprocess, self.watch, limit=limit)
 
     def calibration(self, settings: Equalize | CorrectBias) -> Samples | None:
-        """Samples for a pass that may do without."""
+        """Calibration samples for a pass, None where its settings need none."""
         return self.samples("calibration", settings.samples) if settings.statistics == "data" else None
 
     @property
     def on_grid(self) -> Grid:
-        """The grid, of a pass that works for one."""
+        """The grid, for a pass that needs one."""
         assert self.grid is not None, "a plan with such a pass has a grid"
         return self.grid
 
 
 @dataclass(frozen=True)
 class Pass:
-    """apply  carries the pass out
-    quick  whether it is done again each time, and what comes of it is not kept on the disk
+    """How a pass is carried out.
+
+    apply  carries the pass out
+    quick  whether it is done again each time, so that its result is not stored on the disk
     """
 
     apply: Callable[[Any, Given], Model]

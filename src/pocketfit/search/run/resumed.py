@@ -1,4 +1,4 @@
-"""What the journal of an earlier session may make a run do: nothing that its own user has not asked for."""
+"""The journal of an earlier session may make a run do nothing that the run's own user has not asked for."""
 
 from __future__ import annotations
 

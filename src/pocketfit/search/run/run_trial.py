@@ -78,7 +78,7 @@ def export(task: Task, plan: Plan, watch: Watch, folder: Path | None = None) -> 
     """The file of a plan, in `models/` of the output folder unless another one is given."""
     runtime, model = runtimes.get(plan.export.runtime), prepared(task, plan, watch)
     calibration = None
-    if plan.export.ranges == "batch-norm":  # something has to run through the file, to tell its tensors apart
+    if plan.export.ranges == "batch-norm":  # the file has to be run on something, to match its tensors to the network's
         calibration = noise(model.signature.inputs[0], model.preprocess, NOISE_SAMPLES)
     elif plan.export.precision == "int8":
         calibration = task.samples(
@@ -91,7 +91,7 @@ def export(task: Task, plan: Plan, watch: Watch, folder: Path | None = None) -> 
 
 
 def prepared(task: Task, plan: Plan, watch: Watch) -> Model:
-    """The network behind the file of a plan; ExportFailed, before any work, where the runtime can't make that file."""
+    """The network after a plan's passes. Raises ExportFailed, before any work, where the runtime can't make a file."""
     refusals = runtimes.get(plan.export.runtime).why_not(plan, task.model.signature)
     if refusals:
         raise ExportFailed(refusals[0])
@@ -101,9 +101,9 @@ def prepared(task: Task, plan: Plan, watch: Watch) -> Model:
 def measure(
     task: Task, exported: Exported, baseline: Trial | None, watch: Watch, best: Mapping[str, float] | None = None
 ) -> tuple[dict[str, Measurement], list[str]]:
-    """Size, latency against the baseline, footprint, and accuracy on the search split; and what is odd about it.
+    """Size, latency against the baseline, memory, and accuracy on the search split; and sentences on what is odd.
 
-    best  see cost.compare_latency
+    best  see latency.compare_latency
     """
     artifact, name = exported.artifact, exported.artifact.runtime
     path = Path(artifact.path)
@@ -112,7 +112,7 @@ def measure(
     reference = path if baseline is None or baseline.artifact is None else task.out / baseline.artifact.path
     found |= timing(name, reference, path, task.threads, patient(latency.QUICK, task.budget), best)[0]
     samples = search_samples(task, exported.model, watch)
-    tick = watch.step(f"scoring {artifact.plan.code} on {len(samples)} pictures in {name}")
+    tick = watch.step(f"scoring {artifact.plan.code} on {len(samples)} images in {name}")
     scores = run_samples.score(
         name,
         path,
@@ -150,7 +150,7 @@ def _keep_scores(scores: run_samples.Scores, stored: Path, logits: Path) -> None
 
 
 def _fidelity(before: NDArray[np.float32], after: NDArray[np.float32] | None) -> dict[str, Measurement]:
-    """How much of the baseline's outputs is left; nothing where they are equal, or one holds a NaN."""
+    """The SQNR of the outputs against the baseline's; nothing where they are equal, or one holds a NaN."""
     if after is None or after.shape != before.shape or not math.isfinite(noise_db := sqnr_db(before, after)):
         return {}
     return {"sqnr_db": Measurement(quantity="sqnr_db", unit="dB", value=noise_db, n=len(after))}
@@ -177,7 +177,7 @@ def timing(
 
 
 def search_samples(task: Task, model: Model, watch: Watch) -> Samples:
-    """The search split, or so much of it as the unpruned network's MACs allow (no clock: the same in every run)."""
+    """The search split, or as much of it as the unpruned network's MACs allow (no clock: the same in every run)."""
     macs = sum(row.macs for row in task.layers)
     most = int(min(MOST_SEARCH_SAMPLES, max(FEWEST_SCORED, SEARCH_MACS / max(1, macs))))
     return task.samples("search", model.preprocess, watch, limit=most)

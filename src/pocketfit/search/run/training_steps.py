@@ -26,11 +26,11 @@ from pocketfit.search.propose.propose import FINALISTS, RATIOS_WITHOUT_LIMIT
 from pocketfit.search.run.job import Task
 
 PROBE_STEPS = 12
-SETUP_S_PER_RUNTIME = 60.0  # baselines and recipes
+SETUP_S_PER_RUNTIME = 60.0  # baselines and recipes, all together
 EXPORT_S = 25.0  # one pruned network: trace, convert, quantize, measure
 VERDICT_FIXED_S = 30.0
-LADDER_SHARE = 0.4  # of all the time, at most
-# Of the training time, for each pruned network and each finalist; the control takes as much as one of both.
+LADDER_SHARE = 0.4  # of the whole time limit, at most
+# Shares of the training time for each pruned network and for each finalist; the control takes as much as both together.
 SHORT_SHARE, LONG_SHARE = 0.1, 0.22
 SHORT_EPOCHS, LONG_EPOCHS = 0.3, 1.5
 SHORT_RANGE, LONG_RANGE = (30, 400), (100, 2500)
@@ -38,12 +38,12 @@ SHORT_RANGE, LONG_RANGE = (30, 400), (100, 2500)
 
 @dataclass(frozen=True)
 class Pace:
-    """How training goes here.
+    """How fast, and at which learning rate, this network trains on this machine.
 
-    steps_per_s    with a teacher
-    verdict_s      what reading the verdict split is expected to take
-    learning_rate  that the network stands (passes/train/guarded/find_learning_rate.py)
-    finding        a sentence about the rate, "" where it is the usual one
+    steps_per_s    training steps a second, with a teacher
+    verdict_s      seconds that reading the verdict split is expected to take
+    learning_rate  the highest one that does no harm (passes/train/guarded/find_learning_rate.py)
+    finding        a sentence about the learning rate, "" where it is the usual one
     """
 
     steps_per_s: float
@@ -72,9 +72,9 @@ def steps_for(budget: Budget, train_samples: int, batch_size: int, runtimes: int
 
 
 def pace_line(task: Task, watch: Watch) -> dict[str, Any]:
-    """The journal's line: steps of a brief and of a long training, their learning rate, a finding about it; with a time
-    limit also what depends on the machine. A network that cannot be trained is a finding: plans without training are
-    tried all the same.
+    """The journal's line: steps of a brief and of a long training, their learning rate and a finding about it; with a
+    time limit also the figures that depend on the machine. For a network that cannot be trained the finding says so:
+    plans without training are tried all the same.
     """
     line: dict[str, Any] = {"kind": "pace"}
     limited = task.budget.max_time_s is not None
@@ -96,10 +96,11 @@ def pace_line(task: Task, watch: Watch) -> dict[str, Any]:
 
 
 def grid_seconds(plan: Plan, trials: Sequence[Trial], per_sample_s: float) -> float:
-    """How long a plan's passes for the quantized file are expected to take, export included where that was measured.
+    """Seconds that a plan's passes for the quantized file are expected to take; with the export where it was measured.
 
-    per_sample_s  one sample of a training step (forward, backward and the teacher) of this network
-    What trials of the ladder with the same kinds of passes took counts first; they went on from one another.
+    Where trials of the ladder had passes of the same kinds, their time is taken; else it is computed from per_sample_s.
+
+    per_sample_s  seconds for one sample in a training step (forward, backward and the teacher) of this network
     """
     total = 0.0
     kinds: tuple[type, ...] = ()
@@ -119,8 +120,8 @@ def _looked_at(settings: PassSettings) -> int:
 
 
 def measured_pace(task: Task, watch: Watch) -> Pace:
-    """Train the unpruned network for a few steps, with itself as teacher: at which rate it stands that, and how fast it
-    goes with the teacher that the plans have. Raises UserError where it cannot be trained.
+    """Train the unpruned network for a few steps: with itself as teacher to find the learning rate, with the teacher of
+    the plans to measure the speed. Raises UserError where it cannot be trained.
     """
     from pocketfit.passes.train.guarded import find_learning_rate
 
@@ -138,7 +139,7 @@ def measured_pace(task: Task, watch: Watch) -> Pace:
 
 
 def _timed(task: Task, settings: Train, samples: Samples, watch: Watch) -> float:
-    """Seconds of a step with the teacher that the user gave."""
+    """Seconds that a step takes with the teacher that the user gave."""
     from pocketfit.passes.train import fine_tune
 
     watch.step("timing the training")

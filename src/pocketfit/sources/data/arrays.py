@@ -32,8 +32,8 @@ PARTS: dict[str, Part] = {"": "train", "_train": "train", "_val": "val", "_test"
 KEYS = "x and y, or x_train, y_train and optionally x_val, y_val, x_test, y_test, class_names"
 MAX_BYTES = 2**34  # of an .npz after decompression
 ROWS_PER_CHUNK = 256
-# Labels may leave classes out (ImageNet's thousand in a few hundred rows), but a number of a product or a person is no
-# class: more classes than this, and than so many times the different labels, are refused without class_names.
+# Labels may leave classes out (ImageNet's thousand in a few hundred rows), but product numbers are no classes. Without
+# class_names, more classes than this are refused where they are also more than so many times the different labels.
 MOST_UNSEEN, CLASSES_PER_LABEL = 1000, 10
 
 
@@ -99,7 +99,7 @@ def read_npz(path: Path) -> Listing:
 
 
 def _check_sizes(path: Path) -> None:
-    """Refuse, before anything is allocated, more than MAX_BYTES, and an array that says to be larger than it is."""
+    """Refuse, before anything is allocated, more than MAX_BYTES, and an array whose header says more than it holds."""
     with zipfile.ZipFile(path) as archive:
         size_bytes = sum(info.file_size for info in archive.infolist())
         if size_bytes > MAX_BYTES:
@@ -176,10 +176,10 @@ def _pictures(name: str, x: NDArray[Any]) -> NDArray[Any]:
     if x.dtype == np.uint8:
         turned = x.ndim == 4 and x.shape[1] in (1, 3, 4)
         mend = f"turn it with {name}.transpose(0, 2, 3, 1)" if turned else "channels are 1, 3 or 4"
-        raise UserError(f"{name} has the shape {list(x.shape)}; pictures are [N, H, W] or [N, H, W, channels]: {mend}")
+        raise UserError(f"{name} has the shape {list(x.shape)}; images are [N, H, W] or [N, H, W, channels]: {mend}")
     if not np.issubdtype(x.dtype, np.floating) or x.ndim < 2:
         raise UserError(f"{name} is {x.dtype} {list(x.shape)}; expected is uint8 [N, H, W, C] or float32 [N, ...]")
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused
+    with np.errstate(over="ignore"):  # numbers too large for float32 become infinite, and are refused
         values = x.astype(np.float32, copy=False)
     finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     if not finite.all():

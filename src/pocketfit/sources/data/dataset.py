@@ -1,4 +1,4 @@
-"""Labelled data -> Samples: a folder of pictures (`images.py`) or arrays (`arrays.py`), split by content (`splits.py`).
+"""Labelled data -> Samples: a folder of images (image_folder.py) or arrays (arrays.py), split by content (splits.py).
 
 open_data(path) ──▶ Dataset ──split(name, preprocess)──▶ Samples
 """
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.samples import SPLITS, Samples
+from pocketfit.core.samples import SPLITS, Samples, split_words
 from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support.array_file import stored_array
 from pocketfit.core.support.progress import Tick
@@ -30,7 +30,7 @@ from pocketfit.sources.data import arrays, image_folder, splits
 from pocketfit.sources.data.listing import Listing, counted, without_leaks
 
 GEOMETRY = ("height", "width", "resize", "resize_px", "filter", "colour", "background")
-MOST_COPIES = 2  # samples for each different one, beyond which an empty split is due to copies
+MOST_COPIES = 2  # samples for each different one; with more, an empty split is blamed on copies
 GEOMETRY_VERSION = 1  # to be raised when the pixels that preprocess.geometry gives change
 
 
@@ -63,7 +63,7 @@ class Dataset:
         cache: Path | None = None,
         progress: Tick | None = None,
     ) -> Samples:
-        """The samples of one split, geometry done, in an order in which every beginning has about the classes' shares.
+        """The samples of one split, geometry done, in an order in which any first n have about the classes' shares.
 
         limit     only that many, the first ones
         cache     a folder for the pixels; they come back as a memory map and are decoded once
@@ -74,7 +74,9 @@ class Dataset:
             raise ValueError(f"'{name}' is none of the splits {', '.join(SPLITS)}")
         members = np.array([row for row, split in enumerate(self._splits(split_seed)) if split == name], np.int64)
         if self.listing.reader is NOTHING:
-            raise UserError(f"This asks for the {name} split of the data, and no data were given: give --data")
+            raise UserError(
+                f"This asks for the {split_words(name)} split of the data, and no data were given: give --data"
+            )
         if not len(members):
             raise UserError(self.why_empty(name))
         contents = [self.listing.contents[row] for row in members]
@@ -97,23 +99,23 @@ class Dataset:
                 raise UserError(self.why_empty(name))
 
     def why_empty(self, split: str) -> str:
-        """Why a split has no sample, with the mend."""
+        """Why a split has no sample, and what to do."""
         parted = [c for c, part in zip(self.listing.contents, self.listing.parts, strict=True) if part == "train"]
         total, different = len(parted), len(set(parted))
         if different * MOST_COPIES < total:
             only = "only 1 is different from all others" if different == 1 else f"only {different:,} are different"
             return (
-                f"The {split} split is empty: of {counted(total, 'sample')} {only}, and copies always go to the same"
-                " split: give a hundred or more different samples"
+                f"The {split_words(split)} split is empty: of {counted(total, 'sample')} {only}, and copies always go"
+                " to the same split: give a hundred or more different samples"
             )
         number = f"{counted(total, 'sample')} {'is' if total == 1 else 'are'}"
-        return f"The {split} split is empty: {number} too few to be split, give a hundred or more"
+        return f"The {split_words(split)} split is empty: {number} too few to be split, give a hundred or more"
 
     def check_fits(self, spec: TensorSpec, preprocess: Preprocess) -> None:
-        """Raises UserError, with the mend, where a network or a file with this input can't take the samples.
+        """Raises UserError, with what to do, where a network or a file with this input can't take the samples.
 
-        Pictures take the shape that `preprocess` gives them. Float tensors are fed as they are: they need the input's
-        own shape, pictures channels first, whatever the layout of a file.
+        Images take the shape that `preprocess` gives them. Float tensors are fed as they are: they need the input's
+        own shape, images channels first, whatever the layout of a file.
         """
         reader = self.listing.reader
         if reader is NOTHING:
@@ -123,7 +125,7 @@ class Dataset:
         takes = f"the network takes {list(wanted)} a sample"
         if pictures and not _same((row[2], *row[:2]), wanted):
             raise UserError(
-                f"The data are pictures, which the preprocessing makes {[row[2], *row[:2]]} (channels, height, width),"
+                f"The data are images, which the preprocessing makes {[row[2], *row[:2]]} (channels, height, width),"
                 f" and {takes}: make the two agree (--preprocess, --input-shape), or give float arrays of its shape"
             )
         if not pictures and not _same(row, wanted) and not _same(row, own):
@@ -167,7 +169,7 @@ def _same(shape: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
 
 
 def _mend(row: tuple[int, ...], wanted: Sequence[int | None]) -> str:
-    """How arrays of one row shape become those of another, for a sentence."""
+    """What to do so that arrays of one row shape fit another, for the end of a sentence."""
     for order in permutations(range(len(row))) if len(row) == 3 else ():
         if _same([row[axis] for axis in order], wanted):
             return f"turn them with x.transpose(0, {', '.join(str(axis + 1) for axis in order)})"
@@ -181,22 +183,22 @@ def _mend(row: tuple[int, ...], wanted: Sequence[int | None]) -> str:
 
 
 def open_data(path: str | Path, *, cache: Path | None = None, progress: Tick | None = None) -> Dataset:
-    """A folder of pictures by class, with train/, val/ and test/ inside or not, or an .npz file of arrays.
+    """A folder of images by class, with train/, val/ and test/ inside or not, or an .npz file of arrays.
 
     cache     a folder for the hashes of the files: a second start does not read them again
     progress  is called with (done, total) files
-    Raises UserError; broken pictures are left out and said in `findings`.
+    Raises UserError; broken images are left out and said in `findings`.
     """
     path = Path(path)
     if path.is_dir():
         return _dataset(image_folder.read_folder(path, cache=cache, progress=progress), str(path))
     if not os.path.lexists(path):
-        raise UserError(f"The data {path} does not exist: give a folder of pictures by class, or an .npz file")
+        raise UserError(f"The data {path} does not exist: give a folder of images by class, or an .npz file")
     # Others, such as pipes, may wait for ever when they are opened.
     if path.is_file() and (path.suffix == ".npz" or zipfile.is_zipfile(path)):
         return _dataset(arrays.read_npz(path), str(path))
     mend = ": numpy.savez('data.npz', x=x, y=y) packs x with its labels" if path.suffix == ".npy" else ""
-    raise UserError(f"The data {path} is neither a folder of pictures by class nor an .npz file{mend}")
+    raise UserError(f"The data {path} is neither a folder of images by class nor an .npz file{mend}")
 
 
 def from_arrays(
@@ -219,7 +221,7 @@ def from_arrays(
 
 
 class _Nothing:
-    """The reader of no data at all."""
+    """The reader of a Dataset without samples."""
 
     def read(self, rows: NDArray[np.int64], preprocess: Preprocess) -> Iterator[NDArray[np.generic]]:
         return iter(())
@@ -235,7 +237,7 @@ NOTHING = _Nothing()
 
 
 def no_data(class_names: Sequence[str] = ()) -> Dataset:
-    """A Dataset where there is none; whoever asks it for samples is told so, by UserError."""
+    """A Dataset without samples; asking it for some raises UserError."""
     listing = Listing(
         class_names=tuple(class_names), names=(), contents=(), labels=np.zeros(0, np.int64), parts=(), reader=NOTHING
     )

@@ -1,9 +1,9 @@
-"""A folder of pictures -> Listing.
+"""A folder of images -> Listing.
 
     photos/cat/1.jpg                      classes are folders
     photos/train/cat/1.jpg                with parts: train/, and val/ (valid/, validation/) or test/ or both beside it
 
-Each file is read once: its content is hashed and checked for being a whole picture. Decoding happens in threads,
+Each file is read once: its content is hashed and checked for being a whole image. Decoding happens in threads,
 because hashlib, Pillow's decoders and numpy's products let go of the interpreter lock.
 """
 
@@ -44,7 +44,7 @@ ROWS_PER_CHUNK = 128
 
 @dataclass(frozen=True)
 class Pictures:
-    """Reader of picture files: `paths` are relative to `root`."""
+    """Reader of image files: `paths` are relative to `root`."""
 
     root: Path
     paths: tuple[str, ...]
@@ -69,7 +69,7 @@ class Pictures:
 
 
 def read_folder(root: Path, *, cache: Path | None = None, progress: Tick | None = None) -> Listing:
-    """All pictures below `root`, ordered by path. Broken ones are left out and said.
+    """All images below `root`, ordered by path. Broken ones are left out, and a finding says so.
 
     `cache` is a folder where the files' hashes are kept; `progress(done, total)` is called as files are read.
     Raises UserError where there is nothing to learn from.
@@ -80,7 +80,7 @@ def read_folder(root: Path, *, cache: Path | None = None, progress: Tick | None 
         for part, folder in _parts(root, walk):
             walk.classes(part, folder)
         if not walk.found:
-            raise UserError(f"The folder {root} holds no pictures in class folders{walk.hint()}: {LAYOUT}")
+            raise UserError(f"The folder {root} holds no images in class folders{walk.hint()}: {LAYOUT}")
         checked = _checked(root, sorted(walk.found), FileHashes(cache, root), progress)
     except OSError as error:
         raise UserError(f"{error.filename or root} cannot be read: {error.strerror or error}") from error
@@ -107,23 +107,23 @@ def read_folder(root: Path, *, cache: Path | None = None, progress: Tick | None 
 
 @dataclass
 class _Walk:
-    """What lies below the root, found without opening a file. A class is a folder with a picture somewhere in it."""
+    """The files below the root, found without opening any. A class is a folder with an image somewhere in it."""
 
     root: Path
     found: dict[str, tuple[Part, str]] = field(default_factory=dict)  # relative path -> part, class
-    inner: set[str] = field(default_factory=set)  # folders with pictures inside class folders
-    bare: list[str] = field(default_factory=list)  # where a class folder is expected, without a picture
+    inner: set[str] = field(default_factory=set)  # folders with images inside class folders
+    bare: list[str] = field(default_factory=list)  # where a class folder is expected, without an image
     no_pictures: list[str] = field(default_factory=list)
     outside_classes: list[str] = field(default_factory=list)
     linked: list[str] = field(default_factory=list)  # class folders that are links, with where they lead
-    outward: list[str] = field(default_factory=list)  # links to pictures that lie elsewhere
+    outward: list[str] = field(default_factory=list)  # links to images that lie elsewhere
     links: list[str] = field(default_factory=list)  # that aren't followed
 
     def entries(self, folder: Path, *, of_classes: bool = False) -> tuple[list[Path], list[str]]:
-        """The folders and the picture files in a folder, sorted; hidden ones and bad links are passed over.
+        """The folders and the image files in a folder, sorted; hidden ones and bad links are passed over.
 
-        Links to pictures count as pictures. Links to folders are followed where classes are expected, and only there:
-        so no walk can go in a circle.
+        Links to images count as images. Links to folders are followed only where classes are expected, so that no walk
+        can go in a circle.
         """
         folders, files = [], []
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
@@ -178,9 +178,9 @@ class _Walk:
 
     def hint(self) -> str:
         if self.outside_classes:
-            return f" (pictures outside of such folders have no class: {some(self.outside_classes)})"
+            return f" (images outside of such folders have no class: {some(self.outside_classes)})"
         if self.links:
-            return f" (these links lead to no picture, or to a folder inside a class: {some(self.links)})"
+            return f" (these links lead to no image, or to a folder inside a class: {some(self.links)})"
         return f" (found instead: {some(self.no_pictures)})" if self.no_pictures else " (it is empty)"
 
     def findings(self) -> Iterator[str]:
@@ -188,35 +188,35 @@ class _Walk:
             number = counted(len(self.linked), "folder is a link and is", "folders are links and are")
             yield f"{number} read where it leads: {some(self.linked)}"
         if self.outward:
-            number = counted(len(self.outward), "picture is a link", "pictures are links")
+            number = counted(len(self.outward), "image is a link", "images are links")
             yield f"{number} to a file elsewhere, which is read: {some(self.outward)}"
         if self.links:
             number = counted(len(self.links), "link is", "links are")
             yield (
-                f"{number} not followed ({some(self.links)}): links to pictures are, and links in the place of a class"
+                f"{number} not followed ({some(self.links)}): links to images are, and links in the place of a class"
                 " folder"
             )
         if self.no_pictures:
-            number = counted(len(self.no_pictures), "file is no picture", "files are no pictures")
+            number = counted(len(self.no_pictures), "file is no image", "files are no images")
             yield f"{number} and ignored: {some(self.no_pictures)}"
         if self.outside_classes:
-            number = counted(len(self.outside_classes), "picture lies", "pictures lie")
+            number = counted(len(self.outside_classes), "image lies", "images lie")
             yield f"{number} outside the class folders and cannot be used: {some(self.outside_classes)}"
         classes = self.class_names("train")
         if bare := [name for name in self.bare if class_name(name.rpartition("/")[2]) not in classes]:
             number = counted(
-                len(bare), "folder holds no picture and is no class", "folders hold no picture and are no classes"
+                len(bare), "folder holds no image and is no class", "folders hold no image and are no classes"
             )
             yield f"{number}: {some(bare)}"
 
 
 def is_hidden(name: str) -> bool:
-    """Whether an entry is a system's own and no part of the data: ".DS_Store", "._1.jpg", "__MACOSX", "Thumbs.db"."""
+    """Whether an entry is an operating system's own, as ".DS_Store", "._1.jpg", "__MACOSX", "Thumbs.db"."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def class_name(folder_name: str) -> str:
-    """What the class of a folder is called: its name in Unicode's composed form, printable."""
+    """The class's name, from its folder's: in Unicode's composed form, printable."""
     return comparable(readable(folder_name)) or repr(folder_name)
 
 
@@ -265,7 +265,7 @@ def _checked(
 
 
 def _check(path: Path, size_bytes: int) -> tuple[str, str]:
-    """The content hash of a file and why it is no whole picture ("": it is one)."""
+    """The content hash of a file and why it is no whole image ("": it is one)."""
     if size_bytes > MAX_FILE_BYTES:
         return "", f"it has {size_bytes / 1e6:.0f} MB, more than the {MAX_FILE_BYTES / 1e6:.0f} MB that are read"
     if size_bytes == 0:
@@ -283,7 +283,7 @@ def _check(path: Path, size_bytes: int) -> tuple[str, str]:
 
 def _about_broken(broken: dict[str, str], total: int) -> Iterator[str]:
     if broken:
-        number = counted(len(broken), "picture")
+        number = counted(len(broken), "image")
         verb = "is" if len(broken) == 1 else "are"
         yield (
             f"{number} of {total:,} cannot be read and {verb} left out: "
@@ -298,10 +298,10 @@ def _about_classes(walk: _Walk, listing: Listing) -> Iterator[str]:
         pictures = sum(part != "train" and label not in known for part, label in walk.found.values())
         yield (
             f"{counted(len(unknown), 'class is', 'classes are')} missing in train/ but not beside it: {some(unknown)};"
-            f" {counted(pictures, 'picture is', 'pictures are')} left out"
+            f" {counted(pictures, 'image is', 'images are')} left out"
         )
     for part in dict.fromkeys(listing.parts):
         rows = Counter(label for label, own in zip(listing.labels.tolist(), listing.parts, strict=True) if own == part)
         empty = [name for index, name in enumerate(listing.class_names) if not rows[index]]
         if empty and part != "train":
-            yield f"The {part} part has no pictures of {counted(len(empty), 'class', 'classes')}: {some(empty)}"
+            yield f"The {part} part has no images of {counted(len(empty), 'class', 'classes')}: {some(empty)}"

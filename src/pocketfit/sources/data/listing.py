@@ -1,4 +1,4 @@
-"""What a source of data holds, before anything is decoded: one row a sample, and what is remarkable about them."""
+"""The samples of a data source before anything is decoded: one row a sample, and remarks on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Part = Literal["train", "val", "test", "left out"]
 
 
 class Reader(Protocol):
-    """Where the rows of a listing come from."""
+    """Reads the rows of a Listing."""
 
     def read(self, rows: NDArray[np.int64], preprocess: Preprocess) -> Iterator[NDArray[np.generic]]:
         """These rows in order, some at a time: uint8 [n, H, W, C] after the geometry half, or float32 [n, ...]."""
@@ -33,7 +33,7 @@ class Listing:
     names     relative paths ("train/cat/1.jpg") or places in an array ("x_train[17]")
     contents  sha256 of each sample's content: the file's bytes, or the array row's bytes and shape
     labels    int64 [N], index into class_names
-    parts     the part of the data that each came in; "train" where the data is not parted
+    parts     the part of the data that each sample came in; "train" where the data has no parts
     findings  sentences for the user
     """
 
@@ -55,9 +55,9 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 
 def without_leaks(listing: Listing) -> Listing:
-    """The listing with copies said, and those between its parts left out of the part that trains.
+    """The listing without copies between its parts, and with findings about all copies.
 
-    What stands in test is left out of val and train, what stands in val is left out of train.
+    Samples of test are left out of val and train, samples of val are left out of train.
     """
     parts, findings = list(listing.parts), list(listing.findings)
     rows_of: dict[str, list[int]] = {}

@@ -1,4 +1,4 @@
-"""Stand-ins for pictures, where a file must be fed something and there are no data."""
+"""Random images, where a file must be run and there are no data."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ PATCHES = (2, 4, 8, 16, 32)  # sides, in numbers of patches: as in photographs, 
 
 
 def noise(spec: TensorSpec, preprocess: Preprocess, count: int, seed: int = 0) -> Samples:
-    """`count` pictures of patches of random colours, coarse ones over fine ones; normal numbers for other inputs.
+    """`count` images of patches of random colours, coarse ones over fine ones; normal numbers for other inputs.
 
-    The input says how large they are; `preprocess` only turns their pixels into its values.
+    Their size is the input's; `preprocess` only turns pixels into values.
 
     >>> noise(TensorSpec("x", (None, 3, 32, 48), layout="NCHW"), Preprocess(), 2).array.shape
     (2, 32, 48, 3)

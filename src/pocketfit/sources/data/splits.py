@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHARES = {"verdict": 0.15, "search": 0.10, "calibration": 0.05}  # "train" gets the rest
-GIVEN_AS = {"test": "verdict", "val": "search"}  # a part that the data brings along is this split
+GIVEN_AS = {"test": "verdict", "val": "search"}  # part of the data -> the split that it becomes
 
 
 def position(content_sha256: str, split_seed: int) -> float:
@@ -26,9 +26,10 @@ def position(content_sha256: str, split_seed: int) -> float:
 
 
 def assign(content_sha256: str, split_seed: int, given: Collection[str] = ()) -> str:
-    """The split of a sample that the data does not assign itself: "train", "calibration", "search" or "verdict".
+    """The split of a sample that the data does not assign itself: "train", "calibration", "search" (the field's
+    validation split) or "verdict" (its test split).
 
-    `given` names the splits that the data brings along: their shares go to "train".
+    given  the splits that are parts of the data already: their shares go to "train"
     """
     place, limit = position(content_sha256, split_seed), 0.0
     for split, share in SHARES.items():
@@ -40,7 +41,7 @@ def assign(content_sha256: str, split_seed: int, given: Collection[str] = ()) ->
 
 
 def order(contents: Sequence[str], labels: NDArray[np.int64], split_seed: int) -> NDArray[np.int64]:
-    """The rows so that every beginning of them is a draw in which each class has about its share.
+    """The rows in an order in which the first n are a random draw with about the classes' shares, for every n.
 
     Within a class the smallest positions come first; row k of a class with n rows stands at (k + 0.5) / n.
 

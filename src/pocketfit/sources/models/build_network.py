@@ -17,10 +17,10 @@ from pocketfit.core.support import user_code
 from pocketfit.sources.models.unwrap import eval_mode
 
 CLASS_ARGUMENTS = ("classes", "num_classes")
-# What a model folder may hand to a factory: it must not be able to call just anything with just any argument.
+# Types of the arguments that a model folder may pass to a factory; a folder may come from a stranger.
 SAFE_ARGUMENTS: Mapping[str, type[int] | type[float]] = {"classes": int, "num_classes": int, "width": float}
 MOST_CLASSES, MOST_WIDTH = 10**6, 16.0
-MOST_BYTES = 4 * 10**9  # of a network before it is pruned
+MOST_BYTES = 4 * 10**9  # limit for the weights of a network before it is pruned
 
 
 def build(origin: Origin) -> nn.Module:
@@ -62,7 +62,7 @@ def counts_classes(origin: Origin, classes: int) -> Origin:
 
 
 def class_argument(function: Callable[..., Any]) -> str | None:
-    """Under which name a factory takes the number of classes, None where it takes none."""
+    """The name of a factory's argument for the number of classes, None where it has none."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):  # some built-in callables have no signature
@@ -71,7 +71,7 @@ def class_argument(function: Callable[..., Any]) -> str | None:
 
 
 def factory(name: str) -> Callable[..., Any]:
-    """The function called "package.module:function"; see core/support/user_code.py for who may have it called."""
+    """The function called "package.module:function"; core/support/user_code.py says when it may be called."""
     return user_code.function(name, "factory")
 
 

@@ -1,5 +1,5 @@
-"""What is looked at before a network is taken: what it is wrapped in, whether it runs, what it gives, and whether its
-answers hold still. Everything that is wrong is one sentence, before any time is spent."""
+"""The checks of a network before any work: its weights, whether it runs, the shape of its outputs, and whether these
+are the same at each call. A failed check is one sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pocketfit.core.errors import UserError
 from pocketfit.core.signature import Signature, TensorSpec
 
-SAME = 1e-2  # of the largest answer: far above what other sums in another order change, far below what chance does
+SAME = 1e-2  # of the largest output: far above what sums in another order change, far below what random numbers do
 ABOUT_SIZES = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)  # what an input of another size raises
 
 
@@ -51,10 +51,10 @@ def check_weights(network: nn.Module) -> None:
 
 
 def signature_of(network: nn.Module, shape: tuple[int, ...]) -> Signature:
-    """One input of this shape, one output [batch, classes]; pictures are NCHW. `network` is in eval mode.
+    """One input of this shape, one output [batch, classes]; images are NCHW. `network` is in eval mode.
 
-    Raises UserError where the network takes or gives anything else, does not run at this shape, gives another answer to
-    the same input, or lets samples of a batch act on each other.
+    Raises UserError where the network takes or gives anything else, does not run at this shape, gives other outputs for
+    the same input, or lets the samples of a batch act on each other.
     """
     _check_inputs(network)
     words = "x".join(map(str, shape))
@@ -78,7 +78,7 @@ def signature_of(network: nn.Module, shape: tuple[int, ...]) -> Signature:
 
 
 def blamed(error: BaseException, network: nn.Module) -> tuple[str, str]:
-    """(dotted name of the innermost module that the error passed through, "" for the network itself; and where in its
+    """(dotted name of the innermost module that the error passed through, "" for the network itself; the place in its
     forward: "net.py, line 12")."""
     known = {id(module): name for name, module in network.named_modules()}
     layer, line, trace = "", "", error.__traceback__
@@ -127,7 +127,7 @@ def _run(network: nn.Module, inputs: Tensor, words: str) -> Any:
 
 
 def _check_answer(answer: Any) -> int:
-    """The number of classes of an answer to two samples."""
+    """The number of classes, from the network's output for two samples."""
     sound = isinstance(answer, Tensor) and answer.ndim == 2 and len(answer) == 2 and answer.is_floating_point()
     if not sound:
         raise UserError(
@@ -170,7 +170,7 @@ class _Chances(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's h
 
 
 def _why_differently(network: nn.Module, inputs: Tensor) -> str:
-    """One sentence about a network that answers differently to the same input."""
+    """One sentence about a network with other outputs for the same input."""
     running: list[str] = []
     with _watched(network, running, {}), _Chances(running) as chances:
         network(inputs)
@@ -181,14 +181,15 @@ def _why_differently(network: nn.Module, inputs: Tensor) -> str:
     elif drawn:
         cause = f"{where} draws random numbers ({drawn}): leave them out where self.training is false"
     else:
-        cause = "its forward keeps something from one call to the next: answers may depend on the input alone"
+        cause = "its forward keeps something from one call to the next: outputs may depend on the input alone"
     return (
-        f"{type(network).__name__} answers differently to the same input, so nothing can be compared with it: {cause}"
+        f"{type(network).__name__} gives different outputs for the same input, so nothing can be compared with it:"
+        f" {cause}"
     )
 
 
 def _why_mixed(network: nn.Module, inputs: Tensor) -> str:
-    """One sentence about a network whose answer to a sample depends on the others in the batch."""
+    """One sentence about a network whose output for a sample depends on the others in the batch."""
     both: dict[str, Tensor] = {}
     alone: dict[str, Tensor] = {}
     for found, given in ((both, inputs), (alone, inputs[:1])):
@@ -197,7 +198,7 @@ def _why_mixed(network: nn.Module, inputs: Tensor) -> str:
     mixed = [n for n, one in both.items() if n in alone and len(one) == 2 and not _alike(one[:1], alone[n])]
     where = f"layer '{mixed[0]}' ({type(network.get_submodule(mixed[0])).__name__})" if mixed and mixed[0] else ""
     return (
-        f"The answer of {type(network).__name__} to a sample depends on what else is in the batch"
+        f"The output of {type(network).__name__} for a sample depends on what else is in the batch"
         f"{f', from {where} on' if where else ''}: an app feeds one at a time; give batch norms running statistics"
         " (track_running_stats=True), and keep the batch's dimension out of softmax, mean and the like"
     )

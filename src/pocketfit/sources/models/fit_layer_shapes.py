@@ -1,6 +1,6 @@
 """Give the layers of a freshly built network the sizes of stored tensors: how a pruned network comes back from disk.
 
-No list of removed channels is stored: the shapes of the tensors say all there is to know.
+No list of removed channels is stored: the shapes of the tensors are enough.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def resize_to(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def fit_unweighted(network: nn.Module, *inputs: Tensor) -> None:
-    """In place: norms that hold no tensor, so that none says how wide they are, take the width of what they are fed.
+    """Give norms without tensors, whose width nothing stored shows, the width of their inputs, in place.
 
     Raises whatever the network's own forward raises on these inputs.
     """
@@ -69,7 +69,7 @@ def fit_unweighted(network: nn.Module, *inputs: Tensor) -> None:
 
 
 def set_width(norm: nn.Module, channels: int) -> None:
-    """In place, of a norm that holds no tensor; a layer norm over several dimensions keeps all but the last."""
+    """Set the width of a norm without tensors, in place; a layer norm keeps all its dimensions but the last."""
     if isinstance(norm, nn.LayerNorm):
         norm.normalized_shape = (*norm.normalized_shape[:-1], channels)
     elif isinstance(norm, nn.GroupNorm):
@@ -89,7 +89,7 @@ def _owner(network: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def _fit_sizes(layer: nn.Module) -> None:
-    """The integers that PyTorch keeps beside the tensors, read off the tensors' shapes."""
+    """Set the sizes that PyTorch keeps as integers beside a layer's tensors, from the tensors' shapes."""
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor):
         statistics = getattr(layer, "running_mean", None)

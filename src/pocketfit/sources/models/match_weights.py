@@ -16,11 +16,11 @@ from pocketfit.core.support.text import some
 from pocketfit.sources.models.build_network import build, class_argument, counts_classes, factory
 
 Shapes = Mapping[str, tuple[int, ...]]
-# Width multipliers under which weights are published; 1 first, as most are.
+# Width multipliers of published weights; 1 first, as most have it.
 WIDTHS = (1.0, 0.25, 0.35, 0.5, 0.75, 1.3, 1.4, 1.5, 2.0)
-# Names under which a network stands inside a larger one, such as a training harness.
+# Names that a network has inside a larger one, such as a training harness.
 PREFIXES = ("model.", "net.", "network.", "backbone.", "encoder.")
-# Counts training steps and is used by nothing here; files from before PyTorch 0.4.1 lack it.
+# A counter of training steps that is not used here; files from before PyTorch 0.4.1 lack it.
 COUNTER = "num_batches_tracked"
 
 
@@ -45,7 +45,7 @@ def match(origin: Origin, state: Mapping[str, Tensor], path: Path) -> tuple[nn.M
 
 
 def _zoo_candidates(origin: Origin, state: Mapping[str, Tensor]) -> Iterator[tuple[Origin, nn.Module]]:
-    """The architecture at each published width; at the first one only, where not even the tensors' names fit."""
+    """The architecture at each published width; only at the first one where the tensors' names do not fit."""
     for width in WIDTHS:
         network = _sketch(origin.name, width, 1000)
         classes = _classes(network, state) or 1000

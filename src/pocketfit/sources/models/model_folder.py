@@ -70,7 +70,7 @@ def load_model(
 ) -> Model:
     """The Model of a folder: the network is built from its origin and every layer resized to the stored tensors.
 
-    unpruned    stands in for an origin that can't be built from a name (kind "object"); it is not changed
+    unpruned    the unpruned network, for an origin that can't be built from a name (kind "object"); it is not changed
     allow_code  whether a factory that the folder names may be imported and called: True, or the names that may
 
     Raises UserError naming the file for anything that is missing, damaged or does not fit together, and for a factory
@@ -132,7 +132,7 @@ def _check_agreement(told: ModelFile) -> None:
     if math.prod(size or 1 for size in shape) > MOST_VALUES:
         raise Violation(f"is {shown(inputs[0].shape)}: no network is fed so much at once", "signature.inputs[0].shape")
     if inputs[0].layout == "NHWC":
-        raise Violation('is "NHWC": networks take pictures as NCHW', "signature.inputs[0].layout")
+        raise Violation('is "NHWC": networks take images as NCHW', "signature.inputs[0].layout")
     pixels = (contract.channels, contract.height, contract.width)
     if inputs[0].layout == "NCHW" and shape != pixels:
         raise Violation(f"is {shown(shape)}, and 'preprocess' makes {shown(pixels)}", "signature.inputs[0].shape")
@@ -142,9 +142,9 @@ def _check_agreement(told: ModelFile) -> None:
 
 
 def _check_answers(network: nn.Module, signature: Signature, weights: Path) -> None:
-    """Refuse weights with which the network does not do what the signature says, or answers with NaN."""
+    """Refuse weights with which the outputs do not fit the signature, or are NaN."""
     given, wanted = signature.inputs[0].with_batch(2), signature.outputs[0].with_batch(2)
-    some = torch.rand(given, generator=torch.Generator().manual_seed(0))  # 0 everywhere is 0 / 0 in odd networks
+    some = torch.rand(given, generator=torch.Generator().manual_seed(0))  # zeros would be 0 / 0 in some networks
     try:
         fit_unweighted(network, some)
         with torch.no_grad():
@@ -158,11 +158,11 @@ def _check_answers(network: nn.Module, signature: Signature, weights: Path) -> N
             f"With {weights} the network gives {found} for two samples, its description says {shown(wanted)}: {AGAIN}"
         )
     if not bool(torch.isfinite(answer).all()):
-        raise UserError(f"With {weights} the network answers with NaN or infinity: {AGAIN}")
+        raise UserError(f"With {weights} the outputs of the network are NaN or infinity: {AGAIN}")
 
 
 def _check_learned(network: nn.Module, learned: Learned) -> None:
-    """Raises Violation where what was learned is about layers that the network does not have."""
+    """Raises Violation where `learned` names layers that the network does not have."""
     layers = dict(network.named_modules())
     for key, names in (
         ("sparse", learned.sparse),

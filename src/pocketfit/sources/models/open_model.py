@@ -55,7 +55,7 @@ def open_model(
     weights      a .safetensors file or a state dict; the zoo's width and the class count are read off its shapes
     preprocess   a Preprocess, a JSON file, "imagenet", or None for what the architecture was published with
     labels       names in the order of the outputs, or a file with one a line (or a JSON list)
-    input_shape  of one sample: (3, 224, 224) or "3x224x224"
+    input_shape  shape of one sample: (3, 224, 224) or "3x224x224"
     classes      outputs of the classifier; where the weights have another number, the head starts anew
     allow_code   whether a factory that a model folder names may be called: True, or the names that may. A factory that
                  is given here, as `spec`, is called anyway
@@ -107,9 +107,9 @@ def model_from_module(
     The Model holds the module itself, taken out of its wrappers (nn.DataParallel, torch.compile); where layers compute
     their weights at every call (weight norms, spectral norms, masks), it holds a copy with the weights as they are.
 
-    `input_shape` of one sample is (channels, height, width) for pictures; left out, it follows from `preprocess`.
+    `input_shape` of one sample is (channels, height, width) for images; left out, it follows from `preprocess`.
     Raises UserError where the network does not run at this shape, gives anything but one tensor of [batch, classes],
-    does not hold still, or is not in float32.
+    gives other outputs for the same input, or is not in float32.
     """
     if not isinstance(module, nn.Module):
         raise UserError(f"A {type(module).__name__} is no network: hand over a torch.nn.Module")
@@ -140,7 +140,7 @@ def model_from_module(
 
 
 def _published(name: str) -> Preprocess | None:
-    """How the pictures were prepared that the zoo's published weights have seen."""
+    """The preprocessing with which the zoo's published weights were trained."""
     if name not in ARCHITECTURES:
         return None
     architecture = ARCHITECTURES[name]

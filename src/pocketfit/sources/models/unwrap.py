@@ -1,8 +1,8 @@
-"""The network itself: without what it is wrapped in, and with the weights that its layers compute with.
+"""The bare network: taken out of its wrappers, and with plain tensors as weights.
 
-Wrappers (nn.DataParallel, torch.compile) stand between a network and whoever looks at its layers. Weight norms,
-spectral norms and masks compute a layer's weight from other tensors at every call; a pass that changes weights would
-change the wrong ones. The weight as it is in eval mode is put in their place, on a copy.
+Wrappers (nn.DataParallel, torch.compile) hide a network's layers. Weight norms, spectral norms and masks compute a
+layer's weight from other tensors at every call, so that a pass would change the wrong tensors. On a copy, they are
+replaced by the weight as it is in eval mode.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pocketfit.core.errors import UserError
 
 
 def bare(module: nn.Module) -> nn.Module:
-    """The network in eval mode, itself where it needs no change, else a copy that computes the same.
+    """The bare network in eval mode: the module itself where it needs no change, else a copy that computes the same.
 
     Raises UserError where it can't be put into eval mode or can't be copied.
     """
@@ -49,7 +49,7 @@ def computing(module: nn.Module) -> tuple[str, ...]:
 
 
 def eval_mode(network: nn.Module) -> None:
-    """In place. An override of `train` need not return the network, though torch's own does."""
+    """Put the network into eval mode, in place. (Its own `train` may return nothing, though torch's returns it.)"""
     try:
         network.eval()
     except Exception as error:  # a stranger's train(), or a module of torch.export, which refuses
@@ -61,7 +61,7 @@ def eval_mode(network: nn.Module) -> None:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy; what is left over from a training (tensors that know how they were computed) is copied by value."""
+    """A copy; tensors with a gradient history, left over from a training, are copied by value."""
     values: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in _computed(module)}
     try:
         return copy.deepcopy(module, values)
@@ -77,7 +77,7 @@ def _unwrapped(module: nn.Module) -> nn.Module:
     while True:
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inside = module.module
-        else:  # torch.compile's; its class stands in a module of torch that takes seconds to import
+        else:  # torch.compile's wrapper; importing its class would take seconds
             inside = getattr(module, "_orig_mod", None) if type(module).__name__ == "OptimizedModule" else None
         if not isinstance(inside, nn.Module):
             return module
@@ -94,16 +94,16 @@ def _reasons_to_copy(module: nn.Module) -> Iterator[object]:
 
 
 def _computes_weight(hook: object) -> bool:
-    """Whether this is a hook of torch.nn.utils.weight_norm, spectral_norm or prune, by what all three have."""
+    """Whether this is a hook of torch.nn.utils.weight_norm, spectral_norm or prune, by the attributes of all three."""
     return isinstance(hook, prune.BasePruningMethod) or (
         type(hook).__module__ in ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
     )
 
 
 def _settle_weights(layer: nn.Module) -> None:
-    """In place: each weight that is computed at every call becomes a parameter of that value."""
+    """Replace each weight that is computed at every call by a parameter of that value, in place."""
     if parametrize.is_parametrized(layer):
-        # torch hangs the computed weight on a class that it makes for this layer, which a copy of the layer shares
+        # torch puts the computed weight on a class that it makes for this layer; a copy of the layer shares the class
         kind = type(layer)
         own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
         layer.__class__ = type(kind.__name__, kind.__bases__, own)
@@ -122,7 +122,7 @@ def _settle_weights(layer: nn.Module) -> None:
 
 
 def _computed(module: nn.Module) -> Iterator[Tensor]:
-    """Tensors held by modules that are results of a computation with gradients."""
+    """Tensors that modules hold and that are results of a computation with gradients."""
     for layer in module.modules():
         for value in vars(layer).values():
             held = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)

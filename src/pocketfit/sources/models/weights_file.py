@@ -1,4 +1,4 @@
-"""Weights from a file, without running anything that the file says."""
+"""Weights from a file, without running any code in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pocketfit.core.errors import UserError
 MAX_BYTES = 4 * 10**9
 PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
 EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "params_ema", "ema")
-# What wrappers for several devices and torch.compile put before every name.
+# Prefixes of every name from wrappers for several devices and from torch.compile.
 PREFIXES = ("module.", "_orig_mod.")
 ZIP_MAGIC = b"PK\x03\x04"
 
@@ -41,8 +41,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 def read_weights(path: str | Path) -> Weights:
     """The tensors of a .safetensors file, or of a state dict by torch.save, bare or in one of the usual wrappers.
 
-    Raises UserError, naming the file and the mend: missing, empty, over 4 GB, cut off, a text, a pickled network,
-    without tensors, or with NaN or infinity in a tensor.
+    Raises UserError, which names the file and says what to do, for a file that is missing, empty, over 4 GB, cut off, a
+    text or a pickled network, has no tensors, or has NaN or infinity in one.
     """
     path = Path(path)
     _check_file(path)
@@ -91,7 +91,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """A .safetensors file that those may read whom the umask lets; the library makes files for their owner alone."""
+    """Write a .safetensors file with the permissions of the umask; the library's files are for their owner alone."""
     from safetensors.torch import save_file
 
     path.touch()
@@ -101,11 +101,11 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 
 
 def _read_torch(path: Path) -> Any:
-    """What torch.save wrote, if that is tensors and plain containers; argparse's options are let through as data."""
+    """The content of a torch.save file, if it is tensors and plain containers; argparse's options count as data."""
     mapped = _is_zip(path) and _is_utf8(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")  # torch's words about a pickle's protocol, beside our own sentence
+            warnings.simplefilter("ignore")  # torch warns about the pickle's protocol, beside our own sentence
             return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         if named := re.search(r"GLOBAL ([\w.]+)|global ([\w.]+)", str(error)):
@@ -127,7 +127,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _is_utf8(path: Path) -> bool:
-    """Whether the name of the file is UTF-8: torch's and safetensors' own readers open no other."""
+    """Whether the name of the file is UTF-8: torch's and safetensors' own readers open no others."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -150,7 +150,7 @@ def _is_zip(path: Path) -> bool:
 
 
 def _find_state(content: Any, where: str, notes: list[str], depth: int = 3) -> dict[str, Tensor] | None:
-    """The dict of tensors inside the usual wrappers. The plain weights go before their moving average (EMA)."""
+    """The dict of tensors inside the usual wrappers. Plain weights are preferred to their moving average (EMA)."""
     if not isinstance(content, Mapping) or depth == 0:
         return None
     inner = {key: content[key] for key in (*PLAIN_KEYS, *EMA_KEYS) if isinstance(content.get(key), Mapping)}

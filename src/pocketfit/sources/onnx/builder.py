@@ -26,8 +26,8 @@ from torch.fx.experimental.symbolic_shapes import (
 from pocketfit.core.errors import UserError
 from pocketfit.sources.onnx.names import Names, identifier
 
-MOST_BYTES = 2**31  # of one tensor inside the network, at the sizes tried
-MOST_FOLDED_BYTES = 2**31  # of all constants that are computed
+MOST_BYTES = 2**31  # limit for one tensor inside the network, at the sizes tried
+MOST_FOLDED_BYTES = 2**31  # limit for all constants that are computed, together
 RESERVED = frozenset(dir(fx.GraphModule)) | frozenset(vars(nn.Module()))
 
 
@@ -42,14 +42,14 @@ class Constant:
 
 @dataclass(frozen=True, eq=False)
 class Sizes:
-    """Numbers made of the sizes of tensors, at least one of them a node: a list, or one number (`scalar`)."""
+    """Numbers computed from the sizes of tensors: a list, or one number (`scalar`). At least one of them is a node."""
 
     entries: tuple[Any, ...]
     scalar: bool = False
 
 
 class CannotConvert(Exception):
-    """This operator, as it is used here, has no form in torch; the message is the reason, as the end of a sentence."""
+    """An operator that, as it is used here, has no form in torch; the message is the reason, the end of a sentence."""
 
 
 Converted = fx.Node | Constant | Sizes
@@ -142,7 +142,8 @@ class Builder:
         return self._attributes[id(constant)][1]
 
     def truth(self, value: Any) -> bool:
-        """A condition on sizes as True or False: if need be, as it is at the sizes tried, which is then said."""
+        """A condition on sizes as True or False. Where it is not the same for all sizes, the value at the sizes tried
+        is taken, and a finding says so."""
         known = value.meta["val"] if isinstance(value, fx.Node) else value
         if isinstance(known, bool):
             return known
@@ -162,7 +163,7 @@ class Builder:
         return bool(statically_known_true(known(first) == known(second)))
 
     def finish(self, outputs: Sequence[fx.Node]) -> fx.GraphModule:
-        """The network; what nobody reads is left out."""
+        """The network, without nodes that nothing reads."""
         self.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
         module = fx.GraphModule(self.root, self.graph)
         module.graph.eliminate_dead_code()
@@ -203,7 +204,7 @@ class Builder:
         return value
 
     def _fold(self, target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Carried out now, after a look at how much memory it takes."""
+        """Call the function on constants now, after a check of how much memory that takes."""
         used = [c for c in _all((args, kwargs)) if isinstance(c, Constant)]
         args, kwargs = _replaced((args, kwargs), Constant, lambda constant: constant.tensor)
         imagined = self._imagine(lambda a, k: target(*a, **k), args, kwargs)
@@ -229,7 +230,7 @@ def known(value: Any) -> Any:
 
 
 def meta(value: fx.Node | Constant) -> Tensor:
-    """A tensor of the value's shape and kind; of a node, one without numbers."""
+    """A tensor with the value's shape and dtype; for a node it holds no numbers."""
     tensor: Tensor = value.tensor if isinstance(value, Constant) else value.meta["val"]
     return tensor
 
@@ -279,7 +280,7 @@ def example(size: Any) -> int | None:
 
 
 def _bytes(tensor: Tensor) -> int:
-    """At the sizes tried; 0 where a size depends on the numbers (how many are not zero, ...)."""
+    """Bytes of a tensor at the sizes tried; 0 where a size depends on values (how many are not zero, ...)."""
     sizes = [example(size) for size in tensor.shape]
     return math.prod(size if size is not None else 0 for size in sizes) * tensor.dtype.itemsize
 
@@ -290,7 +291,7 @@ def _short(error: Exception) -> str:
 
 
 class _silent:
-    """Torch's log lines about symbols that it can't follow say nothing to a user; the error does."""
+    """Silences torch's log lines about symbols that it can't follow: the error says the same to a user."""
 
     def __enter__(self) -> None:
         self.level = logging.root.manager.disable

@@ -1,4 +1,4 @@
-"""What a handler is given: one operator of the file, its inputs as they are known by now, and the graph to build on."""
+"""The argument of a handler: one operator of the file, its inputs as far as they are known, and the graph to extend."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Call:
         return self.spread(value) if isinstance(value, Sizes) else value
 
     def spread(self, sizes: Sizes) -> fx.Node:
-        """Sizes as a tensor, where nothing else will do."""
+        """Sizes as a tensor, where an operator needs one."""
         dtype = torch.int64
         if any(isinstance(known(entry), float | torch.SymFloat) for entry in sizes.entries):
             dtype = torch.float32
@@ -146,13 +146,14 @@ class Call:
         return tuple(value[:count])
 
     def layer(self, module: nn.Module, weight: Constant, *args: Any) -> Any:
-        """A layer with weights; the same numbers in the same layer at the same place are a further call of it.
+        """Call a layer with weights. Where the same weights were used in the same layer at the same place (by the torch
+        module's name), it is a further call of that layer.
 
-        Exporters store equal numbers once, so that layers of different places are no proof of shared weights.
+        Exporters store equal numbers once, so equal weights at different places do not mean that layers share them.
         """
         place = self.node.scope or names.from_path(self.node.name)
         stored = [value for value in self.values if isinstance(value, Constant)]
-        self.notes.setdefault("kept", []).append(stored)  # an id is one's own for as long as one lives
+        self.notes.setdefault("kept", []).append(stored)  # keeps the object alive, so that its id stays its own
         numbers = tuple(id(value) for value in stored)
         key = (numbers, repr(module), place)
         if key not in self.layers:

@@ -1,4 +1,4 @@
-"""A converted network beside its file in ONNX Runtime, on random inputs of several sizes."""
+"""Compare a converted network with its file in ONNX Runtime, on random inputs of several sizes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from pocketfit.core.support.text import some
 from pocketfit.sources.onnx.file.graph import Graph, Value
 from pocketfit.sources.onnx.file.read import first_line
 
-# Largest difference allowed, in parts of an output's largest number: both sum in different orders, which costs about
-# 1e-6 a layer in float32; in 16 bits a number itself is known to 1e-3 only.
+# Largest difference allowed, as a share of an output's largest number: both sum in different orders, which costs about
+# 1e-6 a layer in float32; in 16 bits the precision of a single number is 1e-3.
 TOLERANCE = 1e-3
 TOLERANCE_16_BITS = 3e-2
 # Sizes of (first axis, second axis, others) that dynamic axes are tried at, until two of them suit ONNX Runtime.
 SIZES = ((1, 16, 64), (3, 24, 96), (2, 32, 48), (2, 32, 224), (1, 64, 320), (1, 1, 64), (3, 3, 64), (1, 576, 128))
 RUNS = 2
-NUDGE = 1e-5  # of each input number: what an answer changes by then, no converter can promise
+NUDGE = 1e-5  # relative change of each input: the outputs' reaction to it is allowed as a difference on top
 TOKENS = (256, 10, 2, 1)  # integers are drawn below these, the first that ONNX Runtime takes
 
 
 @dataclass(frozen=True)
 class Checked:
-    """`difference`: the largest of all outputs, in parts of the output's largest number; None: nothing was compared."""
+    """The result of a comparison; `difference`: the largest of all outputs, as a share of the output's largest number;
+    None: nothing was compared."""
 
     difference: float | None
     tried: tuple[dict[str, list[int]], ...]
@@ -40,7 +41,7 @@ class Checked:
 def check(path: Path, graph: Graph, network: fx.GraphModule, fixed: Mapping[str, Any]) -> Checked:
     """Compare at two sizes of the dynamic axes, or twice at the fixed ones; see which parameters get a gradient.
 
-    Raises UserError where the network answers differently.
+    Raises UserError where the outputs differ.
     """
     try:
         opened = session(path)
@@ -57,7 +58,7 @@ def check(path: Path, graph: Graph, network: fx.GraphModule, fixed: Mapping[str,
         feed = {name: tensor.numpy() for name, tensor in inputs.items()} | _fed(graph, fixed, opened)
         try:
             wanted = opened.run(None, feed)
-        except Exception as error:  # these sizes or numbers don't suit the file
+        except Exception as error:  # the file does not run with these sizes or numbers
             why = reason_of(error)
             continue
         noise = noise_of(opened, feed, wanted)
@@ -90,13 +91,13 @@ def noise_of(opened: Any, feed: Mapping[str, NDArray[Any]], wanted: Sequence[Any
 
 
 def reason_of(error: BaseException) -> str:
-    """What ONNX Runtime says, without where in its code it says so."""
+    """ONNX Runtime's message, without the place in its code."""
     text = first_line(error) if "Status Message: " not in str(error) else str(error).partition("Status Message: ")[2]
     return text.splitlines()[0].strip()[:200]
 
 
 def _fed(graph: Graph, fixed: Mapping[str, Any], opened: Any) -> dict[str, NDArray[Any]]:
-    """ONNX Runtime still wants the inputs that are fixed here."""
+    """The inputs for ONNX Runtime: its file still has the inputs that are fixed in the graph."""
     return {value.name: graph.constants[value.name].numpy() for value in opened.get_inputs() if value.name in fixed}
 
 

@@ -44,7 +44,7 @@ def convert(graph: Graph) -> tuple[fx.GraphModule, tuple[str, ...]]:
             return _Conversion(graph, examples).run()
         except UserError as error:
             if isinstance(error.__cause__, CannotConvert) and "torch says" in str(error):
-                first = first or error  # other sizes may suit the network
+                first = first or error  # the network may run at other sizes
                 continue
             raise
     assert first is not None
@@ -126,7 +126,7 @@ class _Conversion:
                     env[name] = _named(value, name)
 
     def _count_alias(self, node: Node, env: Mapping[str, Value], name: str, value: Value) -> None:
-        """An operator that hands its input on: who reads the one reads the other."""
+        """Count the readers of an operator that only passes its input on as readers of that input."""
         for source in node.inputs:
             if isinstance(value, fx.Node) and source and env[source] is value:
                 self.readers[name] += self.readers[source] - 1
@@ -149,7 +149,7 @@ class _Conversion:
             result = handler(call)
         except CannotConvert as reason:
             raise UserError(f"the operator {node} can't be carried over: {reason}") from reason
-        except MALFORMED as error:  # too few inputs, an attribute of another kind: no file of a working exporter
+        except MALFORMED as error:  # too few inputs, an attribute of another kind: the file is malformed
             what = f"{type(error).__name__}: {first_line(error)}"
             raise UserError(f"the operator {node} has inputs or attributes that it can't have ({what})") from error
         results = result if isinstance(result, tuple) else (result,)
@@ -161,7 +161,7 @@ class _Conversion:
         return env[name]
 
     def _branch(self, branch: Graph, env: MutableMapping[str, Value]) -> list[Value]:
-        """The outputs of a branch that is taken whatever the inputs are."""
+        """The outputs of a branch that is taken for all inputs."""
         self.unreadable |= branch.unreadable
         inner: ChainMap[str, Value] = ChainMap({}, env)
         inner.update({name: Constant(tensor, name, stored=True) for name, tensor in branch.constants.items()})
@@ -174,13 +174,13 @@ def _no_branch(_: Graph) -> list[Value]:
 
 
 def _named(value: Value, name: str) -> Value:
-    """A constant that was computed has the name of what it is."""
+    """The value; a computed constant gets this name."""
     computed = isinstance(value, Constant) and value.name == "constant"
     return Constant(value.tensor, name, value.stored) if computed and isinstance(value, Constant) else value
 
 
 def _as_value(value: Any) -> Any:
-    """Python numbers that a handler computed are constants."""
+    """The value; Python numbers that a handler computed become constants."""
     if isinstance(value, bool | int | float):
         kind = torch.bool if isinstance(value, bool) else torch.int64 if isinstance(value, int) else torch.float32
         return Constant(torch.tensor(value, dtype=kind), "constant")

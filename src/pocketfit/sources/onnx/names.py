@@ -14,7 +14,7 @@ TOP = 8  # at most this many scopes of a path in a name
 
 
 def from_weight(name: str) -> str:
-    """The layer that a weight belongs to, dotted; "" for a name that doesn't say, or that an exporter has made up.
+    """The dotted name of the layer that a weight belongs to; "" where its name was made up by an exporter.
 
     >>> from_weight("layers.0.conv.weight"), from_weight("conv2d_18.w_0"), from_weight("onnx::Conv_345")
     ('layers.0.conv', 'conv2d_18', '')
@@ -44,7 +44,7 @@ def from_path(name: str) -> str:
 
 
 def dotted(name: str) -> str:
-    """Only letters, digits and "_" between dots: what an attribute of a module can be called.
+    """The name as that of a module's attribute: only letters, digits and "_" between dots.
 
     >>> dotted("model/block 1/conv"), dotted("a..b:0")
     ('model.block_1.conv', 'a.b_0')
@@ -65,10 +65,10 @@ def identifier(name: str) -> str:
 
 
 class Names:
-    """The names given so far: no name twice, and no module within one that is a leaf."""
+    """The names given so far: no name is given twice, and a leaf module contains no other."""
 
     def __init__(self, reserved: frozenset[str]) -> None:
-        """`reserved`: what no part of a name may be, as it is a module's own ("train", "forward")."""
+        """`reserved`: words that no part of a name may be, as modules have attributes of these names ("train")."""
         self._reserved = reserved
         self._leaves: set[str] = set()
         self._containers: set[str] = set()

@@ -54,12 +54,12 @@ def open_onnx(
     timeout_s: float = TIMEOUT_S,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Converted:
-    """The network of an .onnx file, compared with ONNX Runtime at two sizes of its dynamic axes (`check`).
+    """The network of an .onnx file; with `check`, compared with ONNX Runtime at two sizes of its dynamic axes.
 
-    sizes   fixes dynamic axes: axis name, or "input:dimension", -> size
-    fixed   fixes inputs: name -> its only value (a number or nested lists), so that branches can be taken for good
+    sizes   dynamic axes to fix: axis name, or "input:dimension", -> size
+    fixed   inputs to fix: name -> its only value (a number or nested lists), so that branches can be resolved
 
-    Raises UserError: one sentence that names the file, and the operator or value that is in the way.
+    Raises UserError: one sentence that names the file, and the operator or value that cannot be converted.
     """
     path = Path(path)
     sizes, fixed = dict(sizes or {}), {name: _plain(value) for name, value in (fixed or {}).items()}

@@ -1,9 +1,9 @@
-"""Which numbers of a file are trained, which are fixed, and which are part of the code.
+"""Which numbers of a file become parameters, which buffers, and which are written into the code.
 
 - One number is a Python number.
-- Several numbers that a tensor is added to, multiplied by or divided by are a parameter where they were stored in the
-  file, a layer with weights stands before them, they are finite, and no grid (all multiples of 1/2).
-- So are learned tokens: what is stretched over the batch, or put beside a tensor.
+- Several numbers that are added to a tensor, or multiply or divide it, are a parameter if they are stored in the file,
+  behind a layer with weights, finite, and no grid of coordinates (all multiples of 1/2).
+- Learned tokens are parameters, too: constants that are stretched over the batch or concatenated with a tensor.
 - Everything else (masks, grids, position tables that are computed, the means of a preprocessing) is a buffer.
 """
 
@@ -31,7 +31,7 @@ def operand(call: Call, constant: Constant, other: Any, *, trained: bool) -> Any
 
 
 def token(call: Call, constant: Constant) -> fx.Node:
-    """A constant that is stretched over the batch or put beside a tensor, such as the token of the class."""
+    """A constant that is stretched over the batch or concatenated with a tensor, such as the class token."""
     return call.build.attribute(constant, trained=constant.stored and looks_learned(constant.tensor))
 
 
@@ -42,7 +42,7 @@ def looks_learned(tensor: Tensor) -> bool:
 
 
 def behind_a_layer(call: Call, node: Any) -> bool:
-    """Whether a layer with weights stands on some way from the inputs to this node."""
+    """Whether a layer with weights lies on some path from the inputs to this node."""
     known: dict[fx.Node, bool] = call.notes.setdefault("behind a layer", {})
     stack = [node]
     while stack:

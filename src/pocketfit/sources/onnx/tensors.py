@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MOST_NUMBERS = 2**40  # no machine that pocketfit knows holds as many
 MOST_DENSE = 2**28  # what a sparse tensor may become; 1 GiB of float32
 
-# TensorProto.DataType -> what holds it here; 4 and 2 bits become 8.
+# TensorProto.DataType -> the torch dtype that holds it; 4 and 2 bits become 8.
 DTYPES = {
     1: torch.float32,
     2: torch.uint8,
@@ -45,7 +45,7 @@ TEXT, UINT4, INT4 = 8, 21, 22
 
 
 class Unreadable(Exception):
-    """A constant that no tensor of torch can hold; the message says why. It matters only where it is used."""
+    """A constant that no torch tensor can hold; the message says why. It matters only where the constant is used."""
 
 
 def count(proto: TensorProto) -> int:
@@ -89,7 +89,7 @@ def to_torch(proto: TensorProto) -> Tensor:
 
 
 def _from_numpy(array: Any, dtype: torch.dtype) -> Tensor:
-    """float8 and bfloat16 are numpy's only by name; the same bytes are torch's own."""
+    """The array as a tensor; numpy has no float8 and bfloat16 of its own, so their bytes are read as torch's."""
     import numpy as np
 
     array = np.array(array, order="C")  # the file's bytes are read-only

@@ -151,7 +151,7 @@ def test_a_rule_that_changes_answers_is_left_out_and_said(monkeypatch: pytest.Mo
     monkeypatch.setitem(folding.RULES, "identities", wrong)
     done = fold(nn.Sequential(nn.Linear(4, 4)), [torch.randn(2, 4)])
     assert "identities" not in done.applied
-    assert done.findings[0].startswith("Folding identities would have changed the answers by 0.0")
+    assert done.findings[0].startswith("Folding identities would have changed the outputs by 0.0")
 
 
 class Branches(nn.Module):

@@ -1,13 +1,13 @@
 """Shift channels so that their ranges lie around zero, by biases alone; what the network computes stays the same.
 
-A number that is taken off a channel where it is made, and comes back by the bias of those who read it, changes nothing
-where all between them is linear: sums, means, views, and convolutions without padding (zeros at the border would have
-to be shifted, too). A channel that always lies above zero passes relu as it is, so what it never falls below may be
-taken off before it: high-bias absorption (Nagel et al. 2019, section 4.1.3).
+A number may be subtracted from a channel where it is made and added back by the biases of the layers that read it, as
+long as everything between them is linear: sums, means, views, and convolutions without padding (zeros at the border
+would have to be shifted, too). A channel that is always above zero passes relu unchanged, so its lowest value may be
+subtracted before the relu: high-bias absorption (Nagel et al. 2019, section 4.1.3).
 
-The tensor that all channels share then has a range as wide as the widest channel, no longer the span of all their
-offsets. Half of what a channel was never seen below is left to it before relu, for samples that were not seen. Shifts
-are carried out on the graph: each operator is run on them.
+The range of the tensor is then that of its widest channel, no longer the span of all their offsets. Before a relu only
+half of a channel's lowest value is subtracted: samples that were not seen may be lower. Shifts are carried through the
+graph by running each operator on them.
 """
 
 from __future__ import annotations
@@ -34,8 +34,13 @@ _LINEAR = names(
 
 @dataclass(frozen=True)
 class Centred:
-    """network: a copy, shifted; seen: its statistics; shifts: layer -> what came off its outputs, float32 [out];
-    absorbed: the layers before a relu among them."""
+    """A network with shifted channels.
+
+    network   the shifted copy
+    seen      its statistics
+    shifts    layer -> what was subtracted from its outputs, float32 [out]
+    absorbed  those of these layers that have a relu behind them
+    """
 
     network: nn.Module
     seen: dict[fx.Node, Channels]
@@ -46,8 +51,8 @@ class Centred:
 def centre(
     network: nn.Module, found: Streams, seen: Mapping[fx.Node, Channels], *, before_relu: bool = True
 ) -> Centred:
-    """Take the middle of its range off each channel that linear operators alone lead on; before a relu, what the
-    channel never falls below (`before_relu`)."""
+    """Subtract the middle of its range from each channel with linear operators only behind it, and with `before_relu`
+    half of its lowest value from each channel that is always above zero before a relu."""
     copied = copy.deepcopy(network)
     stored = {**dict(copied.named_parameters()), **dict(copied.named_buffers())}
     layers = {layer.node: layer for layer in found.layers}
@@ -78,7 +83,7 @@ def centre(
 
 
 def _takers(found: Streams, layers: Mapping[fx.Node, Weighted]) -> dict[fx.Node, bool]:
-    """Whether all who read a node's output can take a shift of its channels."""
+    """For each node, whether all that read its output can make up for a shift of its channels."""
     takes: dict[fx.Node, bool] = {}
 
     def takes_from(reader: fx.Node, node: fx.Node) -> bool:
@@ -103,7 +108,7 @@ def _unpadded(node: fx.Node) -> bool:
 def _own_shift(
     layer: Weighted, takes: Mapping[fx.Node, bool], seen: Mapping[fx.Node, Channels], before_relu: bool
 ) -> Tensor | None:
-    """float32 [out]: what comes off this layer's outputs; None where they can't be shifted."""
+    """float32 [out]: what is subtracted from this layer's outputs; None where they can't be shifted."""
     node = layer.node
     if not layer.bias or node not in seen:
         return None
@@ -116,7 +121,7 @@ def _own_shift(
 
 
 def _give_back(layer: Weighted, stored: Mapping[str, Tensor], shift: Tensor) -> None:
-    """The layer answers as if its input had not been shifted."""
+    """Change the layer's bias so that its outputs are what they were before its input was shifted."""
     if layer.norm:
         stored[f"{layer.name}.running_mean"].sub_(vector(shift, 1))
         return
@@ -131,7 +136,7 @@ def _give_back(layer: Weighted, stored: Mapping[str, Tensor], shift: Tensor) -> 
 
 
 def _carried(node: fx.Node, shifts: Mapping[fx.Node, Any]) -> Any:
-    """What an operator makes of shifts, a list where it has several outputs; those that were not shifted are zero."""
+    """The operator, run on the shifts of its inputs (zero where there is none); a list where it has several outputs."""
 
     def shift_of(source: fx.Node) -> Any:
         return shifts[source] if source in shifts else torch.zeros(()).expand(shape_of(source))

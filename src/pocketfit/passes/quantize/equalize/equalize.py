@@ -1,24 +1,23 @@
 """Rescale channels so that those that share a range use it alike; what the network computes stays the same.
 
-Runtimes round weights per output channel, and tensors as a whole. So a channel with a hundred times its neighbours'
-range takes the steps from them all, while the range of a layer's output channels costs nothing. Channel c is divided
-by s_c where it is made, and its column of the next weights multiplied by s_c. Rounding to steps of d adds noise of
-d² / 12, d is the range of the widest channel / 255, and each channel's noise comes back times s_c:
+Runtimes give the weights of each output channel a step of their own, and a tensor one step for all its channels. So the
+widest channel of a tensor sets the step for all: its neighbours with a hundredth of its range keep two or three values.
+Let r_c be the range of channel c. The layer that makes the channel divides it by s_c, the layers that read it multiply
+their column for it by s_c. The tensor's step is then d = max_c (r_c / s_c) / 255. Rounding adds noise of d² / 12 to
+each channel, and the next layer multiplies that by s_c²:
 
     (max_c r_c / s_c)² * sum_c s_c² |w_c|²     is least for s_c = r_c, whatever the weights
 
 That is SmoothQuant's formula (Xiao et al. 2023, equation 4) with exponent 1. Cross-layer equalization (Nagel et al.
-2019, section 4.1) balances the weights of two layers in its place, for weights that are rounded as a whole. Columns
-that shrink are rounded more coarsely: in MobileNetV2's logits the noise of 8-bit weights, without what bias correction
-takes off, rises from 27.9 dB below them to 27.0 dB, that of the tensors falls from 14.9 to 17.8 dB (both estimated from
-gradients). With 4-bit weights it is the weights that count: balance.py weighs their noise against that of the tensors.
+2019, section 4.1) balances the weights of two layers instead, for runtimes that give a weight one step as a whole.
+Columns that shrink are rounded more coarsely; with 8-bit weights that costs less than the tensors gain, with 4-bit
+weights more, so that weight_noise.py weighs both. Figures: docs/results/notes.md, "Equalization".
 
-relu6 lets a factor pass as long as the channel stays below its bound. Most of MobileNetV2's channels do, by far, so
-they can be made wider: a channel that reaches r is widened by sqrt(6 / (1.5 r k)). k is what r is of the highest value
-in a sample, by its median: a channel that few samples drive must be expected to be driven as much further by unseen
-ones. On photos that were not calibrated on, the logits of MobileNetV2 and EfficientNet-Lite0 keep at least 100 and
-80 dB. With twice the range that was seen in the place of 1.5 r k, EfficientNet-Lite0's kept 21 dB. The square root
-leaves as much room again, and spares the weights. The noise of MobileNetV2's tensors falls to 20.9 dB below its logits.
+relu6 lets a factor pass as long as the channel stays below its bound. Most of MobileNetV2's channels stay far below it,
+and can be made wider: a channel whose highest value is r is widened by sqrt(6 / (1.5 r k)), where k is r over the
+median, over the samples, of the highest value in a sample. Where k is large, few samples make the channel large, and an
+unseen sample may make it larger by the same factor. The square root leaves as much room again, and shrinks the columns
+behind less.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ from pocketfit.passes.quantize import batch_norm_moments
 from pocketfit.passes.quantize.equalize import bias_absorption, weight_noise
 from pocketfit.sources.models.fingerprint import fingerprint
 
-DEAD = 1e-6  # a channel that is this narrow beside its neighbours keeps its scale
-SPARE = 1.5  # times what is expected of unseen samples
-LEAST = 1 / 8  # of a channel below a bound: what unseen samples may reach is a guess
+DEAD = 1e-6  # of the widest channel's range: a channel that is narrower keeps its scale
+SPARE = 1.5  # how much higher than r k (see above) unseen samples may make a channel
+LEAST = 1 / 8  # the smallest factor of a channel below a bound, because r k is a guess
 SAME = 1e-4  # of the largest output: float32's rounding over a deep network stays below it
 CHECKED = 32  # samples on which the outputs are compared
 
@@ -55,7 +54,7 @@ def apply(model: Model, settings: Equalize, samples: Samples | None, grid: Grid 
     """A Model with batch norms folded and channels rescaled; the given one is left as it is.
 
     samples  of the calibration split; with statistics "batch-norm" they are not looked at and may be None
-    grid     of the plan's export settings; coarse weights have a say (None: they are not)
+    grid     the grid of the plan's export settings: with coarse weights the factors weigh their noise, too; None: not
     Raises UserError without samples where they are needed, without any batch norm where these are, and where
     torch.export can't follow the network. Where the outputs would change by more than rounding, the network comes back
     with its batch norms folded only, and a finding says so.
@@ -137,7 +136,7 @@ def _equalized(
 
 
 def _change(before: nn.Module, after: nn.Module, model: Model, samples: Samples | None) -> float:
-    """Largest change of an output, as a share of the largest output: on samples, or on noise where there are none."""
+    """The largest change of an output over the largest output: on samples, or on noise where there are none."""
     if samples is not None and len(samples):
         given: list[tuple[Tensor, ...]] = [
             (batch,) for batch in interpret.batches(samples, range(min(CHECKED, len(samples))))
@@ -160,7 +159,7 @@ def _outputs(given: Tensor | list[Tensor] | tuple[Tensor, ...]) -> list[Tensor]:
 
 
 def factors(found: Streams, seen: Mapping[fx.Node, Channels], *, bounded: bool) -> Tensor:
-    """By label: what the channel is divided by; float32 [found.count], 1 for label 0.
+    """The number that each label's channel is divided by; float32 [found.count], 1 for label 0.
 
     bounded  also rescale channels that stay below the bound of their relu6
     """
@@ -175,7 +174,8 @@ def factors(found: Streams, seen: Mapping[fx.Node, Channels], *, bounded: bool) 
 
 
 def least(found: Streams, seen: Mapping[fx.Node, Channels], *, bounded: bool) -> Tensor:
-    """By label: what a channel may be divided by and still stay below its bound, at most 1; 0 without a bound.
+    """For each label, the smallest number that its channel may be divided by without reaching its bound: at most 1; 0
+    without a bound.
 
     bounded  False: none may be rescaled that has a bound
     """
@@ -191,10 +191,10 @@ def least(found: Streams, seen: Mapping[fx.Node, Channels], *, bounded: bool) ->
 
 
 def _widths(found: Streams, seen: Mapping[fx.Node, Channels]) -> Tensor:
-    """By label: the width of the channel in that tensor where it is widest beside the others; 0 where nothing is known.
+    """For each label, the width of its channel in the tensor where it is widest beside the others; 0: nothing is known.
 
-    Beside the others once all are divided by their mean width (in logarithms) over the tensors that they are in: so it
-    follows a channel that is made wider in all of them by that very factor.
+    To compare them, each channel's widths are first divided by their geometric mean over the tensors that it is in. So
+    a channel that is wider in all of its tensors by one factor has a result that is larger by this factor.
     """
     tensors = []
     for tensor in found.tensors:

@@ -1,14 +1,15 @@
 """Factors of channels where weights are rounded so coarsely that they make most of the noise.
 
-A weight w that is rounded to steps of d_i, its output's own, adds noise of d_i² / 12 for each unit of its input's
-variance v_c, and what exceeds the end of the grid is lost. Channel c divided by s_c, and its column multiplied by s_c:
+The weights of output i are rounded to steps of d_i. A weight w_ic then adds noise of d_i² / 12 times the variance v_c
+of its input, and whatever of it exceeds the end of the grid is lost. With channel c divided by s_c, and its column
+multiplied by s_c, a layer's weights add
 
     e = sum_ic (d_i² / 12 + max(|w_ic| s_c - end d_i, 0)²) v_c / s_c²
 
-Columns that matter get more of the grid, and those that could stay small no longer set the step (Lin et al. 2023, AWQ,
-section 3.2, where one exponent is searched for each layer). A tensor rounded to steps of t as a whole adds
-sum_c t² / 12 s_c² |w_c|². Both as shares of the variance of what their layer gives, summed over all layers that read a
-channel, are brought down together by gradients: all is known from the channels' moments, and no network is run.
+So columns that matter get more of the grid, and others no longer set the step (Lin et al. 2023, AWQ, section 3.2, where
+one exponent is searched for each layer). The layer's input tensor, rounded to steps of t, adds
+sum_c t² / 12 s_c² |w_c|². Both are divided by the variance of the layer's output and summed over all layers; the sum is
+minimised by gradients. The channels' moments are all that it needs: no network is run.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from pocketfit.passes.graph.scale_graph import ONE, Streams
 from pocketfit.passes.quantize.simulate.fake_quantize import largest_integer
 
 STEPS = 100
-RATE = 0.1  # of Adam, for logarithms, falling to 0: a factor may come to e**5 and its inverse
+RATE = 0.1  # Adam's learning rate for logarithms, falling to 0: a factor may reach e**5 or its inverse
 TINY = 1e-30
 
 
 def factors(found: Streams, network: nn.Module, seen: Mapping[fx.Node, Channels], grid: Grid, least: Tensor) -> Tensor:
-    """By label: what the channel is divided by; float32 [found.count], 1 for label 0.
+    """The number that each label's channel is divided by; float32 [found.count], 1 for label 0.
 
-    least  float32 [found.count]: no factor may be below; a label whose least is 1 or more keeps its scale
+    least  float32 [found.count]: the lower bounds of these numbers; a label whose bound is 1 or more keeps its scale
     """
     held = least >= 1
     held[ONE] = True
-    layers = [layer for layer in _layers(found, network, seen, grid) if layer.step is not None or layer.levels]
+    layers = [layer for layer in _layers(found, network, seen, grid) if layer.log_step is not None or layer.levels]
     logs = torch.zeros(found.count, requires_grad=True)
-    optimizer = torch.optim.Adam([logs, *(layer.step for layer in layers if layer.step is not None)], lr=RATE)
+    optimizer = torch.optim.Adam([logs, *(layer.log_step for layer in layers if layer.log_step is not None)], lr=RATE)
     with torch.enable_grad():
         for taken in range(STEPS if layers else 0):
             optimizer.param_groups[0]["lr"] = RATE * (1 - taken / STEPS)
@@ -55,15 +56,17 @@ def factors(found: Streams, network: nn.Module, seen: Mapping[fx.Node, Channels]
 
 @dataclass(frozen=True, kw_only=True)
 class _Layer:
-    """What a layer reads and multiplies with.
+    """A layer's weights, and statistics of the channels that it reads.
 
-    labels    int64 [groups, in / groups]; the same shape: variance, and low and high, the ends of the range, of each
-              channel that it reads
-    weight    absolute values, [groups, out / groups, in / groups, taps]
-    step      logarithms of the weights' steps, [groups, out / groups, 1, 1]; None where each channel has its own
-    end       of the weights' grid, in steps
-    levels    steps in the range of the tensor that it reads; 0 where it stays in float
-    power     variance of what it gives, summed over its outputs
+    labels     int64 [groups, in / groups], the label of each channel that it reads
+    variance   float32 [groups, in / groups], of these channels
+    low, high  float32 [groups, in / groups], the ends of their ranges
+    weight     absolute values, [groups, out / groups, in / groups, taps]
+    log_step   logarithms of the weights' steps, [groups, out / groups, 1, 1]; None where each input channel has a step
+               of its own (depthwise), or the weights stay in float
+    end        end of the weights' grid, in steps
+    levels     how many steps the range of the layer's input tensor has; 0 where that stays in float
+    power      variance of the layer's outputs, summed over them
     """
 
     labels: Tensor
@@ -71,16 +74,16 @@ class _Layer:
     low: Tensor
     high: Tensor
     weight: Tensor
-    step: Tensor | None
+    log_step: Tensor | None
     end: float
     levels: int
     power: Tensor
 
     def noise(self, scale: Tensor) -> Tensor:
-        """As a share of what the layer gives, for factors [groups, in / groups]."""
+        """The layer's noise over the variance of its outputs, for factors [groups, in / groups]."""
         found = torch.zeros(())
-        if self.step is not None:
-            by, step = scale[:, None, :, None], self.step.exp()
+        if self.log_step is not None:
+            by, step = scale[:, None, :, None], self.log_step.exp()
             beyond = (self.weight * by - self.end * step).clamp(min=0)
             found = found + ((step.square() / 12 + beyond.square()) * (self.variance[:, None, :, None] / by**2)).sum()
         if self.levels:
@@ -93,15 +96,15 @@ def _layers(found: Streams, network: nn.Module, seen: Mapping[fx.Node, Channels]
     parameters, layers = dict(network.named_parameters()), []
     for layer in found.layers:
         if layer.norm or layer.source not in seen or len(seen[layer.source].power) != len(layer.inputs):
-            continue  # no channel of its own: all that it reads has one factor, or none
+            continue  # the channels that it reads have one factor in common, or none
         weight = parameters[layer.weight].detach().abs()
         weight = weight.reshape(layer.groups, len(weight) // layer.groups, len(layer.inputs) // layer.groups, -1)
         source, made = seen[layer.source], seen[layer.node]
         bits = grid.bits(layer.name, depthwise=layer.depthwise)
-        step = None
+        log_step = None
         if bits is not None and not layer.depthwise:  # a depthwise channel has a step of its own
             widest = weight.amax((2, 3), keepdim=True).clamp(min=TINY) / largest_integer(bits)
-            step = widest.log().requires_grad_()
+            log_step = widest.log().requires_grad_()
         low, high, variance = (
             part.view(layer.groups, -1) for part in (source.low, source.high, source.power - source.mean.square())
         )
@@ -112,7 +115,7 @@ def _layers(found: Streams, network: nn.Module, seen: Mapping[fx.Node, Channels]
                 low=low.clamp(max=0),
                 high=high.clamp(min=0),
                 weight=weight,
-                step=step,
+                log_step=log_step,
                 end=largest_integer(bits or 8) + 0.5,
                 levels=2**grid.activation_bits - 1 if grid.activation_bits else 0,
                 power=(made.power - made.mean.square()).clamp(min=0).sum().clamp(min=TINY),

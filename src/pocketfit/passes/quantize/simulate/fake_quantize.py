@@ -1,7 +1,7 @@
 """Fake quantization with gradients: the twin of numerics/affine.py that training can go through.
 
-Rounding passes its gradient on as if it were not there (straight-through, Bengio et al. 2013), what is clipped passes
-none; step sizes and ranges learn as in LSQ (Esser et al. 2020, section 2.1).
+Rounding passes the gradient on unchanged (straight-through, Bengio et al. 2013), clipped values pass none; step sizes
+and ranges learn as in LSQ (Esser et al. 2020, section 2.1).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LEVELS = 256  # of an activation with 8 bits
 
 
 def largest_integer(bits: int) -> int:
-    """Of a symmetric grid around the zero point 0: 127 for 8 bits, 7 for 4; -128 and -8 stay unused.
+    """The end of a symmetric grid around the zero point 0: 127 for 8 bits, 7 for 4; -128 and -8 stay unused.
 
     >>> largest_integer(8), largest_integer(4)
     (127, 7)

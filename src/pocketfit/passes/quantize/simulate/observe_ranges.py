@@ -1,4 +1,4 @@
-"""Ranges for the points of a simulation, by the same methods as the files' (numerics/quantization_ranges.py)."""
+"""Ranges for the points of a simulation, by the same methods as for files (numerics/quantization_ranges.py)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BATCH = 4  # samples
 def observe(
     simulation: Simulation, samples: Samples, rows: Sequence[int], *, histograms: bool
 ) -> dict[str, numerics.Summary]:
-    """What each point of the float network shows on these rows, by the point's name."""
+    """The Summary of each point of the float network over these rows, by the point's name."""
     simulation.activate(weights=False, points=False)
     observers = {name: numerics.Observer() for name in simulation.points}
     for look in (False, True)[: 1 + histograms]:
@@ -45,7 +45,7 @@ def set_ranges(
     method: RangeMethod,
     ends: Collection[str] | None = None,
 ) -> None:
-    """The ranges of all points by a method; the network's ends (its input and answers) by min-max, as in files."""
+    """Set the ranges of all points by a method; those of the network's input and outputs by min-max, as in files."""
     if ends is None:
         ends = ends_of(simulation)
     for name, point in simulation.points.items():

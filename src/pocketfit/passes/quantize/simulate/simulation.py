@@ -81,8 +81,8 @@ class WeightGrid(nn.Module):
         self.ratio, self.stretch = nn.Parameter(weight.detach() / scale), nn.Parameter(torch.zeros_like(scale))
 
     def step(self) -> Tensor:
-        """The scale; never so large that the largest weight of a channel rounds to less than the end of the grid, as
-        a runtime's quantizer takes the largest for the end."""
+        """The scale. It is never so large that the largest weight of a channel rounds to less than the end of the
+        grid: a runtime's quantizer puts the largest weight at the end."""
         if self.ratio is None or self.stretch is None:
             return self.scale
         others = [d for d in range(self.ratio.ndim) if d != self.layer.axis]
@@ -99,7 +99,7 @@ class WeightGrid(nn.Module):
 
 
 class Point(nn.Module):
-    """A tensor that the file holds: the range of its grid, `seen` while it is observed."""
+    """A tensor that the file holds, with the range of its grid; while `observing` the range widens to what it sees."""
 
     def __init__(self, name: str, layer: str) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Point(nn.Module):
 
     @property
     def step(self) -> float:
-        """Of the grid that an 8-bit tensor has on this range."""
+        """The step of the grid that an 8-bit tensor has on this range."""
         return grid_of(*self.range)[0]
 
     def forward(self, values: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ def simulate(model: Model, grid: Grid) -> Simulation:
 
 
 def fingerprints_of(model: Model, grid: Grid, inputs: NDArray[np.float32]) -> dict[str, list[float]]:
-    """numerics.ranges.fingerprint of each point of the float network on these inputs, by the point's name."""
+    """quantization_ranges.fingerprint of each point of the float network on these inputs, by the point's name."""
     simulation = simulate(model, grid)
     simulation.activate(weights=False, points=False)
     found: dict[str, list[float]] = {}
@@ -188,8 +188,8 @@ def fingerprints_of(model: Model, grid: Grid, inputs: NDArray[np.float32]) -> di
 
 
 def _folded(model: Model) -> fx.GraphModule:
-    """A graph of the folded network with a copy of its weights. The last one is kept as long as its network is there,
-    for several grids and passes are tried on one network."""
+    """A graph of the folded network with a copy of its weights. The last graph is kept as long as its network exists,
+    because several grids and passes are tried on one network."""
     if model.network not in _LAST or _LAST[model.network][0] != model.key:
         graph = _traced(fold_batch_norm(model.network, model.signature), model.signature)
         _LAST.clear()
@@ -218,7 +218,7 @@ def _traced(network: nn.Module, signature: Signature) -> fx.GraphModule:
 
 
 def _loosen(module: fx.GraphModule) -> None:
-    """In place: what the forward relied on about memory is let go, as tensors on grids are others than its own.
+    """Change the graph in place so that it no longer relies on how tensors lie in memory: those on grids are copies.
 
     view -> reshape, which copies where it must; x.relu_() -> x.relu() where nobody else reads x.
     """

@@ -24,7 +24,7 @@ GELU_SLOPE, GELU_CUBE = math.sqrt(2 / math.pi), 0.044715
 
 
 def activations(view: View) -> int:
-    """How many activations were put together."""
+    """Put activations together, and return how many."""
     count = 0
     for node in list(view.graph.nodes):
         found = _gated(view, node) or _hard_sigmoid(view, node)
@@ -126,7 +126,7 @@ def _gelu_gate(view: View, gate: Any, value: Any) -> str:
 
 
 def norms(view: View) -> int:
-    """How many layer norms and group norms were put together."""
+    """Put layer norms and group norms together, and return how many."""
     count = 0
     for node in list(view.graph.nodes):
         if not node.users:
@@ -144,7 +144,7 @@ def _layer_norm(view: View, node: fx.Node) -> int:
     size = view.shape(value)[-1]
     last, weight, bias, name = _affine_behind(view, node, (size,))
     if weight is None and bias is not None:
-        last, bias = node, None  # a sum alone is no layer norm's
+        last, bias = node, None  # a sum without a product belongs to no layer norm
     layer = nn.LayerNorm(size, eps, elementwise_affine=weight is not None, bias=bias is not None)
     _fill(layer, weight, bias, (size,))
     view.replace(last, view.add_module(layer, name or _scope(node, "layernorm"), last, value))
@@ -182,7 +182,7 @@ def _quotient(view: View, node: fx.Node) -> tuple[Any, Any]:
 
 
 def _mean_of(view: View, node: Any) -> fx.Node | None:
-    """What a node is the mean of, over the last dimension, which stays."""
+    """The tensor whose mean over the last dimension (kept, with size 1) this node is; None for other nodes."""
     if view.kind(node) != "mean":
         return None
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
@@ -215,7 +215,7 @@ def _affine_behind(
 
 
 def _fits(there: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether it is that shape behind ones."""
+    """Whether `there` is `wanted` with ones in front."""
     front = len(there) - len(wanted)
     return front >= 0 and there[front:] == wanted and set(there[:front]) <= {1}
 
@@ -252,7 +252,7 @@ def _group_norm(view: View, node: fx.Node) -> int:
 
 
 def _reader(node: fx.Node) -> fx.Node | None:
-    """The only node that reads the numbers of this one; who asks for sizes on its behalf doesn't count."""
+    """The only node that reads the numbers of this one; nodes that read its sizes don't count."""
     readers = [user for user in node.users if not (user.op == "call_method" and user.target == "size")]
     sizes = [user for user in node.users if user not in readers]
     if len(readers) != 1 or any(set(size.users) != {readers[0]} for size in sizes):

@@ -2,8 +2,8 @@
 
     behind a layer    a (W x + b) + c = (a W) x + (a b + c)                       always
     before a layer    W (a x + c) + b = (W a) x + (b + W c)                       no padding, or c = 0
-    before padding    pad(a x + c) = a pad(x + c / a)                             the scale goes on, the offset stays
-A convolution pads with zeros behind the offset: at the border an offset can't pass it, a scale can.
+    before padding    pad(a x + c) = a pad(x + c / a)                             the scale passes, the offset stays
+A convolution pads with zeros after the offset has been added. So an offset can't pass a padding, a scale can.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from pocketfit.passes.rewrite.fold.view import View
 
 LAYERS = ("conv", "conv_transpose", "linear")
-SMALLEST = 1e-4  # an offset over a smaller scale would be a number of another size
+SMALLEST = 1e-4  # an offset divided by a smaller scale would be of another order of magnitude
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Affine:
 
 
 def affines(view: View) -> int:
-    """How many scales and offsets went into layers."""
+    """Move scales and offsets into layers, and return how many."""
     count = 0
     for node in list(view.graph.nodes):
         if node.users and node.op != "output":
@@ -43,7 +43,7 @@ def affines(view: View) -> int:
 
 
 def batch_norms(view: View) -> int:
-    """How many batch norms went into layers before or behind them."""
+    """Move batch norms into layers before or behind them, and return how many."""
     count = 0
     for node in list(view.graph.nodes):
         if node.users and view.kind(node) == "batch_norm":
@@ -122,7 +122,7 @@ def _can_change(view: View, node: Any) -> bool:
 
 
 def _behind(view: View, node: fx.Node, *, batch_norms: bool) -> int:
-    """An affine whose input is a layer that nobody else reads goes into that layer."""
+    """Move an affine into the layer before it, if nothing else reads that layer."""
     found = affine_of(view, node, batch_norms=batch_norms)
     if found is None or not _can_change(view, found.value) or view.only_user(found.value) is not node:
         return 0
@@ -148,7 +148,7 @@ def _outputs(module: Any) -> int:
 
 
 def _before(view: View, node: fx.Node, *, batch_norms: bool) -> int:
-    """An affine that only layers read goes into all of them; before padding, its scale alone."""
+    """Move an affine that only layers read into all of them; before padding, its scale alone."""
     found = affine_of(view, node, batch_norms=batch_norms)
     users = list(node.users)
     if found is None or not users or not all(_can_change(view, user) for user in users):
@@ -167,7 +167,7 @@ def _before(view: View, node: fx.Node, *, batch_norms: bool) -> int:
 
 
 def _scale_on(view: View, node: fx.Node, found: Affine) -> int:
-    """a x + c -> x + c / a, and a into the layers. `node`: a batch norm, or the sum behind a product."""
+    """a x + c -> x + c / a, with a moved into the layers. `node`: a batch norm, or the sum behind a product."""
     inner = affine_of(view, found.value, batch_norms=False)
     if view.kind(node) == "batch_norm":
         value, scale, offset = found.value, found.scale, found.offset

@@ -27,8 +27,8 @@ RULES: dict[str, Rule] = {
     "affines": affines,
 }
 ROUNDS = 8
-EXACT = 1e-6  # in float64: a rule that is right differs by 1e-10
-SAME = 1e-5  # in the network's own numbers, beyond what its input's last digits do
+EXACT = 1e-6  # largest difference allowed in float64: a rule that is right differs by 1e-10
+SAME = 1e-5  # largest difference in the network's own dtype, beyond that from a change of the input's last digits
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Folded:
 
     applied     rule -> how often
     difference  from the network as it was, in parts of an output's largest number, on the inputs given
-    findings    sentences: rules that were left out, as they would have changed the answers
+    findings    sentences about rules that were left out, because they would have changed the outputs
     """
 
     network: fx.GraphModule
@@ -75,7 +75,7 @@ def fold(network: nn.Module, inputs: Sequence[Tensor], *, rules: Collection[str]
             off = _worst(answers(tried, wide_inputs), exact)
             if off > EXACT:
                 left_out.add(name)
-                findings.append(f"Folding {name} would have changed the answers by {off:.1g} of their range: left out.")
+                findings.append(f"Folding {name} would have changed the outputs by {off:.1g} of their range: left out.")
                 continue
             wide, applied[name] = tried, applied.get(name, 0) + count
         if applied == before:
@@ -153,7 +153,7 @@ def _narrowed(wide: fx.GraphModule, own: fx.GraphModule) -> fx.GraphModule:
 
 
 def _recast(network: fx.GraphModule, old: torch.dtype, new: torch.dtype) -> fx.GraphModule:
-    """Where the graph names a kind of number itself (casts, new tensors), it names the other one."""
+    """Replace the dtype `old` by `new` where the graph names it itself (casts, new tensors)."""
     for node in network.graph.nodes:
         if any(value is old for value in (*node.args, *node.kwargs.values())):
             node.args = tuple(new if value is old else value for value in node.args)

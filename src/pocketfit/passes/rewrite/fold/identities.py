@@ -1,4 +1,4 @@
-"""What changes nothing goes: times 1, plus 0, one layout after another and back."""
+"""Remove operators that change nothing: times 1, plus 0, one layout after another and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pocketfit.passes.rewrite.fold.view import View
 
 
 def identities(view: View) -> int:
-    """How many nodes were left out."""
+    """Remove them, and return how many."""
     count = 0
     for node in list(view.graph.nodes):
         source = _same(view, node)
@@ -22,7 +22,7 @@ def identities(view: View) -> int:
 
 
 def _same(view: View, node: fx.Node) -> fx.Node | None:
-    """The node that gives the same as this one."""
+    """The node with the same output as this one, None where there is none."""
     kind = view.kind(node)
     source = node.args[0] if node.args else None
     if kind == "identity" or (kind == "dropout" and node.kwargs.get("training") is False):
@@ -70,7 +70,7 @@ def _order(view: View, node: fx.Node) -> list[int]:
 def _undone(view: View, node: fx.Node, source: fx.Node) -> fx.Node | None:
     """A dimension put in and taken out again: unsqueeze and squeeze at one place.
 
-    Other layouts are left: that sizes agree on one example does not say that they always do.
+    Reshapes are left: their sizes agree on one example, and need not agree always.
     """
     if view.kind(node) != "squeeze" or view.kind(source) != "unsqueeze" or len(node.args) < 2:
         return None

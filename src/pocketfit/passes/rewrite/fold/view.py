@@ -48,7 +48,7 @@ class View:
         return self.network.graph
 
     def refresh(self) -> None:
-        """After a change: dead nodes go, shapes are taken anew."""
+        """Remove dead nodes and compute shapes again, after a change of the graph."""
         self.graph.eliminate_dead_code()
         self.network.delete_all_unused_submodules()
         self.network.recompile()
@@ -69,7 +69,7 @@ class View:
         return self.network.get_submodule(str(node.target))
 
     def shape(self, node: Any) -> tuple[int, ...]:
-        """() for what is no single tensor."""
+        """The shape of a node's output; () where it is no single tensor."""
         meta = node.meta.get("tensor_meta") if isinstance(node, fx.Node) else None
         return tuple(meta.shape) if meta is not None and hasattr(meta, "shape") else ()
 
@@ -85,7 +85,7 @@ class View:
         return None
 
     def number(self, value: Any) -> float | None:
-        """One number that is the same everywhere; None for anything else."""
+        """The number of a constant with one element; None for anything else."""
         tensor = self.constant(value)
         return float(tensor) if tensor is not None and tensor.numel() == 1 else None
 
@@ -145,11 +145,11 @@ class View:
         return next(iter(node.users)) if len(node.users) == 1 else None
 
     def replace(self, node: fx.Node, value: fx.Node) -> None:
-        """Whoever read `node` reads `value`; the node goes with the dead."""
+        """Let all readers of `node` read `value`; `refresh` removes the node."""
         node.replace_all_uses_with(value)
 
     def add_module(self, module: nn.Module, name: str, before: fx.Node, value: Any) -> fx.Node:
-        """A new layer in front of a node, in the kind of numbers that the network has."""
+        """A new layer in front of a node, in the network's dtype."""
         path, number = name, 1
         while _exists(self.network, path):
             path, number = f"{name}_{number}", number + 1
@@ -179,7 +179,7 @@ def _exists(network: nn.Module, path: str) -> bool:
 
 
 def close(first: float, second: float) -> bool:
-    """The same number as float32 writes it."""
+    """Whether two numbers are equal up to float32's rounding."""
     return abs(first - second) <= 1e-6 * max(abs(first), abs(second))
 
 

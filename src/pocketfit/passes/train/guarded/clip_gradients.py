@@ -1,12 +1,12 @@
-"""Gradients of a size that a network stands: no step goes many times as far as those before it.
+"""Gradient clipping: no step is many times as long as the steps before it.
 
 Two bounds, both relative, so that they mean the same whatever the scale of a loss or of a weight is:
 
-- all gradients together are no longer than a few times the median of the last steps (Pascanu et al. 2013, algorithm 1,
-  with a bound that is looked for);
-- those of one layer are no longer than a multiple of the layer itself (adaptive gradient clipping, Brock et al. 2021,
-  equation 3, by layers in place of rows): a weight that is a hundred times as small as usual, behind a layer that is a
-  hundred times as large, has a gradient of ten thousand times its share.
+- the norm of all gradients is at most a few times its median over the last steps (Pascanu et al. 2013, algorithm 1,
+  with a bound that follows from the training);
+- the norm of one layer's gradient is at most a multiple of the norm of the layer (adaptive gradient clipping, Brock et
+  al. 2021, equation 3, by layers in place of rows). Take a layer with a hundred times the usual weights and one behind
+  it with a hundredth of them: relative to its size, the second one's gradient is ten thousand times the usual.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ import torch
 from torch import Tensor, nn
 
 STEPS_REMEMBERED = 32
-MEASURED_EVERY = 25  # steps: a layer's size
-FEWEST_STEPS = 5  # before which no step is called unusual
-USUAL = 4.0  # times the median of the steps remembered
-LAYER_SHARE = 1.0  # of a layer's own size; times the learning rate it is what one step may move
-SMALLEST_WEIGHT = 1e-3  # root of the mean square of a layer, below which its own size says nothing (Brock et al. 2021)
+MEASURED_EVERY = 25  # steps between two measurements of the layers' norms
+FEWEST_STEPS = 5  # steps before any step can count as unusual
+USUAL = 4.0  # bound on the norm of all gradients, in medians of the remembered steps
+LAYER_SHARE = 1.0  # bound on a layer's gradient, in norms of the layer; times the learning rate it bounds a step
+SMALLEST_WEIGHT = 1e-3  # a layer's root mean square counts as at least this (Brock et al. 2021)
 
 
 class Clip:
-    """Of gradients of a network's parameters.
+    """Clips the gradients of a network's parameters, step after step.
 
-    relative  parameters whose steps are relative to their size already (optimizers.matrices)
+    relative  parameters whose steps are relative to their size already (optimizers.matrices): no bound by layer
     """
 
     def __init__(self, network: nn.Module, relative: Iterable[nn.Parameter] = ()) -> None:
@@ -40,8 +40,8 @@ class Clip:
 
     @torch.no_grad()
     def __call__(self, parameters: Sequence[nn.Parameter]) -> bool:
-        """Shorten the gradients of these parameters in place. False, and gradients of zero, where one is not finite:
-        such a step moves nothing.
+        """Shorten the gradients of these parameters in place. Where one is not finite, set all to zero, so that the
+        step moves nothing, and return False.
         """
         given = [p for p in parameters if p.grad is not None]
         gradients: list[Tensor] = [p.grad for p in given if p.grad is not None]
@@ -67,7 +67,7 @@ class Clip:
         return True
 
     def _usual(self, norm: float) -> float:
-        """What the gradients are multiplied by, whose norm is this."""
+        """The factor for gradients whose common norm is `norm`."""
         most = USUAL * median(self._norms) if len(self._norms) >= FEWEST_STEPS else math.inf
         self._norms.append(min(norm, most))
         return 1.0 if norm <= most else most / norm
@@ -75,7 +75,7 @@ class Clip:
 
 @torch.no_grad()
 def layer_sizes(network: nn.Module) -> dict[int, float]:
-    """By id of a parameter: the Euclidean norm of all parameters of the layer that holds it."""
+    """The Euclidean norm of all parameters of a layer, for each of its parameters by their id."""
     parameters: list[Tensor] = list(network.parameters())
     norms = dict(zip(map(id, parameters), torch.stack(torch._foreach_norm(parameters)).tolist(), strict=True))
     sizes: dict[int, float] = {}

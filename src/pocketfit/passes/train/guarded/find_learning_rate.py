@@ -1,9 +1,9 @@
-"""At which learning rate a network can be trained on, found out on itself before time is spent.
+"""The highest learning rate at which a network can be trained without harm, found by short trainings beforehand.
 
-The network is its own teacher, so that every change is a loss. It is trained for a few steps at a constant rate, the
-highest of a ladder first; the first rate holds whose losses do not rise by more than a share of what answers that are
-all alike would cost. Losses are those of training, in which batch norms see what they normalise: what they remember
-lags behind at first and would speak against any rate. Figures: benchmarks/README.md, "Recovery".
+The network is its own teacher, so that every change raises the loss. It is trained for a few steps at each rate of a
+list, the highest first. The first rate is taken at which the loss rises by no more than a share of the loss of constant
+logits. The loss is that in training mode, in which batch norms normalise by the current batch: running statistics lag
+behind at first, and with them every rate would look harmful. Figures: benchmarks/README.md, "Recovery".
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ from pocketfit.passes.train.fine_tune import Run, device, recipe_of
 from pocketfit.passes.train.malloc import kept_memory
 
 STEPS = 16  # at each rate
-WARM_UP = 3  # steps to the rate
-LADDER = (1.0, 0.5, 0.25, 0.1, 0.05, 0.025, 0.01, 0.005)  # times the rate that the settings have
+WARM_UP = 3  # steps until the rate is reached
+LADDER = (1.0, 0.5, 0.25, 0.1, 0.05, 0.025, 0.01, 0.005)  # factors on the learning rate of the settings
 WINDOW = 4  # steps over which losses are averaged
-MOST_RISE = 0.2  # of what answers that are all alike would cost
+MOST_RISE = 0.2  # of the loss of constant logits
 
 
 @dataclass(frozen=True)
 class Rate:
-    """learning_rate: the highest that holds; rise: of the loss at it, as a share of what constant answers cost.
+    """The learning rate that was found.
 
-    seconds_per_step  of a training with the network as its own teacher
+    learning_rate     the highest one that does no harm
+    rise              how much the loss rises at it, as a share of the loss of constant logits
+    seconds_per_step  time of a step with the network as its own teacher
     finding           a sentence where it is not the usual rate, else ""
     """
 
@@ -51,9 +53,10 @@ class Rate:
 
 @kept_memory()
 def found_rate(model: Model, settings: Train, samples: Samples, *, progress: Tick | None = None) -> Rate:
-    """The highest rate of the ladder below `settings.learning_rate` that the unpruned network stands.
+    """The highest rate of LADDER times `settings.learning_rate` that does the unpruned network no harm.
 
-    samples  of the training split; the first batches that the settings draw are looked at
+    samples  of the training split; the first batches that the settings draw are used
+
     Raises UserError where there are none, or the network cannot be trained.
     """
     if not len(samples):
@@ -73,7 +76,7 @@ def found_rate(model: Model, settings: Train, samples: Samples, *, progress: Tic
 def _words(usual: float, rate: float, first: float, rise: float) -> str:
     if rate == usual and rise <= MOST_RISE:
         return ""
-    lost = "not finite" if first == math.inf else f"up by {first:.0%} of what constant answers cost"
+    lost = "not finite" if first == math.inf else f"up by {first:.0%} of the loss of constant logits"
     why = f"At the usual learning rate of {usual:g} this network forgets what it knows ({STEPS} steps with itself as"
     why += f" teacher: its loss is {lost})"
     if rise > MOST_RISE:
@@ -82,7 +85,7 @@ def _words(usual: float, rate: float, first: float, rise: float) -> str:
 
 
 def _tried(model: Model, settings: Train, samples: Samples, rate: float) -> tuple[float, float]:
-    """How far the loss rises at this rate, and the seconds of a step."""
+    """(how far the loss rises at this rate, the seconds of a step)."""
     network, place = copy.deepcopy(model.network), device()
     rows = min(settings.batch_size, len(samples))
     how = manner(network, torch.from_numpy(samples.inputs(slice(0, rows))))

@@ -1,12 +1,11 @@
-"""Training that is looked after: a few samples that are not trained with say whether it helps, and it is taken back
-where it does not.
+"""Training under a guard: a few held-out samples show whether it helps, and where it does harm it is taken back.
 
-    before     the held samples are answered once: a training never ends worse than that
-    meanwhile  losses that rise far above their lowest make the guard look at once; where the answers have fallen, the
-               best weights so far come back, momentum is forgotten, and the rate is a quarter of what it was
-    at the end the last weights are handed over, unless those of an earlier moment were better by more than chance
+    before     the network is scored on the held-out samples: a training never ends worse than that
+    meanwhile  losses that rise far above their lowest make the guard score again at once; where the score has fallen,
+               the best weights so far come back, momentum is forgotten, and the learning rate becomes a quarter
+    at the end the last weights are handed over, unless earlier ones were better by more than chance
 
-Looks cost a forward pass over the held samples each: at the start, at the end, and now and then.
+Each scoring is a forward pass over the held-out samples: at the start, at the end, and every LOOK_EVERY steps.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ from pocketfit.passes.train import data_parallel
 from pocketfit.passes.train.ema import Average
 from pocketfit.passes.train.guarded.objective import Score
 
-HELD, HELD_SHARE = 384, 1 / 8  # samples that are not trained with: at most; of all
-FEWEST_HELD = 8  # fewer say nothing
-SLOWER = 0.25  # the rate after a fall, as a share of that before
+HELD, HELD_SHARE = 384, 1 / 8  # held-out samples: at most so many, and at most this share of all
+FEWEST_HELD = 8  # fewer held-out samples say nothing
+SLOWER = 0.25  # the learning rate after a fall, as a share of that before
 MOST_FALLS = 3
 WINDOW = 5  # steps over which losses are averaged
-RISE = 3.0  # times the lowest average: when the guard looks
-CONSTANT_SHARE = 0.25  # of what answers that are all alike would cost, below which no loss is alarming
-FALL_SHARE, FALL_ERRORS = 0.10, 3.0  # of all answers, and in standard errors: what is a fall
-WORSE_ERRORS, WORSE_ERRORS_OF_LOSS = 1.0, 2.0  # from which on an earlier moment is preferred
-LOOK_EVERY = 200  # steps
+RISE = 3.0  # times the lowest average loss: from here on the guard scores at once
+CONSTANT_SHARE = 0.25  # share of the loss of constant logits: a loss below it raises no alarm
+FALL_SHARE, FALL_ERRORS = 0.10, 3.0  # a fall: so many fewer right predictions, as a share and in standard errors
+WORSE_ERRORS, WORSE_ERRORS_OF_LOSS = 1.0, 2.0  # standard errors by which earlier weights must be better to be preferred
+LOOK_EVERY = 200  # steps between two scorings
 NO_SCORE = Score(np.zeros(0), np.zeros(0))
 
 
 def held_rows(count: int) -> int:
-    """How many of so many samples are not trained with.
+    """How many of `count` samples are held out.
 
     >>> held_rows(10_000), held_rows(400), held_rows(40)
     (384, 50, 0)
@@ -51,7 +50,7 @@ def held_rows(count: int) -> int:
 
 @dataclass(frozen=True)
 class Moment:
-    """Weights and buffers, and what they answered."""
+    """Weights and buffers at one step, with their score."""
 
     step: int
     score: Score
@@ -59,13 +58,13 @@ class Moment:
 
 
 class Guard:
-    """Watches a network that is trained; the best of its moments are `start` and `best`.
+    """The guard of one training; `start` is the Moment before it, `best` the best one so far.
 
-    ask       answers the held samples with the network as it stands
-    constant  what the loss would be if all answers were alike
-    rate      the learning rate of the training, for the words
-    average   of the weights, where that is what will be handed over
-    held      whether the samples are not trained with
+    ask       scores the network as it is now on the guard's samples
+    constant  the loss of constant logits
+    rate      the learning rate of the training, for sentences
+    average   the running average of the weights, where that will be handed over
+    held      whether the guard's samples are held out; else they are trained with, too
     """
 
     _lowest: float  # of the averages since the last fall
@@ -86,12 +85,12 @@ class Guard:
         self._which = "that it was not trained with" if held else "that it was trained with"
         self._average = average
         self.start = self.best = self._moment(0, self._score())
-        self.falls: list[int] = []  # at which steps
+        self.falls: list[int] = []  # the steps at which the training fell
         self._forget()
 
     @property
     def slower(self) -> float:
-        """What the learning rate is multiplied by."""
+        """The factor on the learning rate."""
         return float(SLOWER ** len(self.falls))
 
     @property
@@ -99,9 +98,9 @@ class Guard:
         return len(self.falls) > MOST_FALLS
 
     def fell(self, step: int, loss: float) -> bool:
-        """Whether the training had fallen, and the best weights were put back; asked after every step.
+        """Check the training after a step; where it has fallen, put the best weights back and return True.
 
-        loss  of the step over the whole batch; NaN where its gradients were not finite
+        loss  the step's loss over the whole batch; NaN where its gradients were not finite
         """
         self._losses.append(loss)
         due = step % LOOK_EVERY == 0
@@ -114,7 +113,7 @@ class Guard:
                 if not self._has_fallen(score):
                     if score.share >= self.best.score.share:
                         self.best = self._moment(step, score)
-                    if not due:  # a false alarm: the next one has to wait longer
+                    if not due:  # a false alarm: the next one has to wait twice as long
                         self._patience *= 2
                         self._quiet_until = step + self._patience
                     return False
@@ -126,7 +125,7 @@ class Guard:
         return True
 
     def catch_up(self, change: Callable[[], None]) -> None:
-        """Change the network, and take that back where the held samples lose by it."""
+        """Change the network, and take the change back where the guard's samples lose by it."""
         before = self._moment(0, self._score())
         change()
         after = self._score()
@@ -134,8 +133,8 @@ class Guard:
             self._put_back(before)
 
     def finish(self, step: int) -> tuple[str, ...]:
-        """The network, which holds the last weights (their average, where one was taken), holds the best ones; what
-        there is to say about it.
+        """Give the network its best weights, the last ones (or their average) unless earlier ones were better; returns
+        sentences about it.
         """
         last = self._moment(step, self._score())
         chosen = last
@@ -168,7 +167,7 @@ class Guard:
         return said
 
     def _score(self) -> Score:
-        """What the first process finds: weights are everywhere the same, and batch norms' statistics are its own."""
+        """The score in the first process: weights are the same in all, statistics of batch norms are those of each."""
         return data_parallel.from_first(self._ask() if rank().first else NO_SCORE)
 
     def _alarmed(self, step: int) -> bool:
@@ -181,7 +180,7 @@ class Guard:
         return average > max(RISE * self._lowest, CONSTANT_SHARE * self._constant)
 
     def _has_fallen(self, score: Score) -> bool:
-        if not len(score):  # nothing is held: losses alone speak
+        if not len(score):  # no samples to score: the loss alone decides
             return sum(self._losses) / len(self._losses) > max(RISE * self._lowest, self._constant)
         best = self.best.score
         return best.share - score.share > FALL_SHARE and score.worse_than(best, FALL_ERRORS)
@@ -190,7 +189,7 @@ class Guard:
         return nullcontext() if self._average is None else self._average.shown()
 
     def _forget(self) -> None:
-        """Losses before a fall say nothing about those behind it."""
+        """Forget the losses before a fall: they say nothing about those after it."""
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._lowest, self._patience, self._quiet_until = math.inf, WINDOW, 0
 

@@ -1,10 +1,10 @@
-"""What a training aims at, a loss over answers, and how well it does on samples that it is not trained with.
+"""The loss of a training, and the score of a network on held-out samples.
 
-    loss = (1 - alpha) CE + alpha D + feature_weight AT      (distil.py has D and AT)
+    loss = (1 - alpha) CE + alpha D + feature_weight AT      (distillation.py has D and AT)
 
-Logits are multiplied by one factor first, the student's and the teacher's alike, where the teacher's spread is far from
-that of networks trained by cross-entropy: softened by a temperature of 4, answers a hundred times as large are still
-ones and zeros, and those of a hundredth say nothing.
+Where the spread of the teacher's logits is far from that of networks trained by cross-entropy, the logits of student
+and teacher are multiplied by one factor first. Otherwise a temperature of 4 does not soften them as meant: the softmax
+of logits a hundred times as large still consists of ones and zeros, that of a hundredth is the same for all classes.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from pocketfit.core.samples import Samples
 from pocketfit.passes.train import distillation as distil
 from pocketfit.passes.train.batches import as_tensor
 
-SMALLEST_SPREAD, LARGEST_SPREAD = 0.5, 20.0  # of logits over the classes, as a standard deviation: what is ordinary
-USUAL_SPREAD = 4.0  # of networks trained by cross-entropy; 2.7 to 5.7 were seen
-MOST_LOSS = 20.0  # of one sample, which else could outweigh all others
-BATCH_SIZE = 64  # of samples that are only looked at
-Asked = Callable[[Tensor], Tensor]  # inputs on the CPU -> logits, and whatever stands behind them
+SMALLEST_SPREAD, LARGEST_SPREAD = 0.5, 20.0  # ordinary standard deviations of logits over the classes
+USUAL_SPREAD = 4.0  # that of networks trained by cross-entropy; 2.7 to 5.7 were seen
+MOST_LOSS = 20.0  # the loss of one sample counts at most so much, so that it can't outweigh all others
+BATCH_SIZE = 64  # samples at a time, where no gradients are needed
+Asked = Callable[[Tensor], Tensor]  # inputs on the CPU -> logits, with attention maps behind them if any
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The part of a training run that `Train` and transfer share; all but the first three speak of the teacher, and
-    mean what they mean in `Train`.
+    """The settings that `Train` and transfer share. All but the first three are about the teacher; the names mean what
+    they mean in `Train`.
     """
 
     batch_size: int
@@ -63,9 +63,9 @@ def objective(
     """The loss of logits [n, classes], a number.
 
     labels  [n], -1 where there is none
-    wanted  the teacher's logits with the attention maps behind them, as `distil.Teacher` answers; None: no teacher
+    wanted  the teacher's logits with the attention maps behind them, from `distillation.Teacher`; None: no teacher
     maps    the network's own attention maps
-    scale   what all logits are multiplied by first
+    scale   the factor on all logits
     """
     logits = scale * logits.float()
     loss = 0 * logits.sum()  # so that rows without any label have a gradient too, of zeros
@@ -90,7 +90,7 @@ def objective(
 
 
 def scale_of(logits: Tensor) -> float:
-    """What logits [n, classes] are multiplied by, so that their spread is an ordinary one; 1 where it is."""
+    """The factor that brings the spread of logits [n, classes] to USUAL_SPREAD; 1 where it is ordinary already."""
     spread = float(logits.float().var(1).mean().sqrt()) if logits.shape[1] > 1 else 1.0
     if SMALLEST_SPREAD <= spread <= LARGEST_SPREAD or not 0 < spread < math.inf:
         return 1.0
@@ -99,8 +99,8 @@ def scale_of(logits: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Score:
-    """Of each sample that is looked at, [n]: whether the answer is right (1 or 0), and its cross-entropy to the label;
-    to the teacher's answer where labels do not count or are missing."""
+    """The score of each sample, [n]: 1 where the prediction is right, else 0; and the cross-entropy. Both are against
+    the label, or against the teacher's logits where labels do not count or are missing."""
 
     right: NDArray[np.float64]
     loss: NDArray[np.float64]
@@ -110,15 +110,16 @@ class Score:
 
     @property
     def share(self) -> float:
-        """Of right answers."""
+        """The share of right predictions."""
         return float(self.right.mean()) if len(self) else math.nan
 
     def worse_than(self, other: Score, errors: float, errors_of_loss: float = math.inf) -> bool:
-        """Whether fewer answers are right by more than chance, or the cross-entropy has risen by more than chance and
-        no more answers are right: it tells a harm that a few hundred samples cannot count yet.
+        """Whether this score is worse than another by more than chance: fewer predictions are right; or no more are
+        right, and the cross-entropy is higher. The cross-entropy shows a harm that a few hundred samples are too few to
+        show as wrong predictions.
 
-        errors          paired standard errors that count as more than chance
-        errors_of_loss  the same of the cross-entropy; inf: it does not count
+        errors          paired standard errors of the right predictions that count as more than chance
+        errors_of_loss  those of the cross-entropy; inf: it does not count
         """
         if len(self) < 2:
             return False
@@ -127,7 +128,7 @@ class Score:
 
 
 def _in_errors(differences: NDArray[np.float64]) -> float:
-    """The mean in its standard errors."""
+    """The mean over its standard error."""
     mean, error = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(len(differences))
     if error > 0:
         return mean / error
@@ -135,10 +136,10 @@ def _in_errors(differences: NDArray[np.float64]) -> float:
 
 
 class Exam:
-    """Samples whose answers say how a training goes.
+    """The samples on which a network is scored while it trains.
 
-    scale     what logits are multiplied by in this training
-    constant  what its loss would be if all classes were answered as equally likely
+    scale     the factor on all logits in this training
+    constant  the loss of constant logits: all classes equally likely
     """
 
     def __init__(self, samples: Samples, classes: int, recipe: Recipe, teacher: Asked | None) -> None:
@@ -161,8 +162,8 @@ class Exam:
         self.constant = float(objective(torch.zeros(len(some), classes), given, plain, theirs, scale=self.scale))
 
     def score(self, network: Asked) -> Score:
-        """By the labels, and by the teacher's answers where these do not count or are missing; samples without either
-        are left out. What is not finite is wrong.
+        """The network's Score by the labels, or by the teacher's predictions where labels do not count or are missing.
+        Samples with neither are left out. Logits that are not finite are wrong.
         """
         logits, known = self.scale * _all(network, self._samples), self._wanted >= 0
         rows = torch.from_numpy(known)

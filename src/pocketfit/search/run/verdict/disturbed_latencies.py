@@ -19,9 +19,9 @@ from pocketfit.search.decide.choose import baselines
 from pocketfit.search.journal import Line, Record
 from pocketfit.search.run.job import Task
 
-MOST_AGAIN = 6  # trials of one runtime that are timed again, those that look fastest
-MORE_PATIENCE = 20  # times that of a trial, before a choice: it is made once
-PATIENCE_SHARE = 0.1  # of the time limit, for one timing at most
+MOST_AGAIN = 6  # trials of one runtime that are timed again: those that look fastest
+MORE_PATIENCE = 20  # times the patience for a trial, because a choice is made once
+PATIENCE_SHARE = 0.1  # of the time limit: the longest wait for one timing
 
 
 def best_times(trials: Sequence[Trial], runtime: str) -> dict[str, float]:
@@ -38,7 +38,7 @@ def best_times(trials: Sequence[Trial], runtime: str) -> dict[str, float]:
 
 
 def patient(effort: Effort, budget: Budget, left_s: float = float("inf"), times: float = 1.0) -> Effort:
-    """The effort with its patience `times` as long, but no longer than the time limit allows and than is left of it."""
+    """The effort with `times` its patience, but no more than PATIENCE_SHARE of the time limit and than what is left."""
     most_s = min(left_s, PATIENCE_SHARE * (budget.max_time_s or float("inf")))
     return replace(effort, patience_s=max(0.0, min(times * effort.patience_s, most_s)))
 
@@ -54,9 +54,11 @@ def measurements(compared: LatencyComparison) -> dict[str, Measurement]:
 
 
 def disturbed(trials: Sequence[Trial], budget: Budget, taken_again: Collection[int] = ()) -> list[Trial]:
-    """Trials that could be chosen, whose latency was taken on a disturbed machine, and only once: the fastest ones.
+    """The fastest trials that could be chosen and whose latency was taken once, on a disturbed machine.
 
-    Where latency is neither limited nor preferred, none. taken_again: numbers of trials for which it was already.
+    None of them where latency is neither limited nor preferred.
+
+    taken_again  numbers of trials whose latency was taken again already
     """
     counts = any(limit.quantity == "latency" for limit in budget.limits) or budget.prefer in ("speed", "balanced")
     base, found = baselines(trials), dict[str, list[Trial]]()
@@ -73,8 +75,8 @@ def disturbed(trials: Sequence[Trial], budget: Budget, taken_again: Collection[i
 
 
 def timing_lines(task: Task, record: Record, watch: Watch, left_s: float) -> list[Line]:
-    """The journal's "timing" lines: the disturbed trials of each runtime and its baseline, all in turns; [] where there
-    are none, or no time is left."""
+    """The journal's "timing" lines: the disturbed trials of each runtime, timed in turns with its baseline; [] where
+    there are none, or no time is left."""
     lines, trials = list[Line](), record.trials
     doubted = disturbed(trials, task.budget, record.calmer | record.measured_again) if left_s > 0 else []
     for runtime in dict.fromkeys(trial.runtime for trial in doubted):

@@ -1,4 +1,4 @@
-"""The per-layer table of the chosen file: what each layer was and is, what it costs, and why."""
+"""The per-layer table of the chosen file: each layer before and after, its cost, and the reason for both."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def layers_line(task: Task, chosen: Trial, baseline: Trial, watch: Watch) -> dic
 
 
 def layer_times(task: Task, trial: Trial) -> tuple[dict[str, float], str]:
-    """By dotted name, the microseconds that a trial's file takes for each of the network's layers whose operators are
-    known there; {} and the reason where the runtime cannot say."""
+    """(microseconds that a trial's file takes for each layer whose operators are known, by dotted name; ""), or ({},
+    the reason) where the runtime cannot say."""
     assert trial.artifact is not None
     layers = [row for row in task.layers if row.macs]
     contents, times, reason = _deployed(trial.runtime, task.out / trial.artifact.path, task.threads)
@@ -48,7 +48,7 @@ def layer_times(task: Task, trial: Trial) -> tuple[dict[str, float], str]:
 
 
 def _deployed(runtime: str, path: Path, threads: int) -> tuple[Contents, dict[int, tuple[float, str]], str]:
-    """What the file holds, and by operator index its median time and what ran it; or the reason why not."""
+    """(contents of the file, median time and kernel of each operator by its index, the reason where there are none)."""
     module = runtimes.get(runtime)
     contents = module.inspect(path)
     session = module.load(path, threads=threads)
@@ -68,8 +68,8 @@ def _deployed(runtime: str, path: Path, threads: int) -> tuple[Contents, dict[in
 def _by_layer(
     contents: Contents, times: Mapping[int, tuple[float, str]], layers: Sequence[LayerRow]
 ) -> dict[str, list[tuple[OpInfo, float | None, str]]]:
-    """Operators with weights by the dotted name of their layer: by the name in the file, else in order of appearance,
-    which is sound only where the counts agree."""
+    """Operators with weights by the dotted name of their layer: matched by the name in the file, else by order, which
+    is sound only where there are as many operators as layers."""
     weighted = [op for op in contents.ops if op.weight_dtype and op.macs > 0]
     named: dict[str, list[tuple[OpInfo, float | None, str]]] = defaultdict(list)
     in_order = len(weighted) == len(layers)

@@ -1,4 +1,4 @@
-"""What a reading of the verdict split gave, kept as soon as it is there: whatever fails then, it is not read twice."""
+"""The scores of a reading of the verdict split, kept at once: whatever fails later, the split is not read twice."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pocketfit.search.run.job import Task
 
 
 def was_read(task: Task, *trials: Trial | None) -> bool:
-    """Whether the scores of all of them are kept: a run that was killed behind the reading takes them."""
+    """Whether the scores of all these trials are kept; a run that was killed after the reading uses them."""
     return all(kept(task, trial) is not None for trial in trials if trial is not None)
 
 
 def keep(task: Task, trial: Trial, scores: Scores) -> None:
-    """Whole or not at all, forced to the disk."""
+    """Write the scores whole or not at all, forced to the disk."""
     arrays = {"values": scores.values, "predictions": scores.predictions, "nan": np.array(scores.nan)}
     if scores.strata is not None:
         arrays["strata"] = scores.strata
@@ -30,7 +30,7 @@ def keep(task: Task, trial: Trial, scores: Scores) -> None:
 
 
 def kept(task: Task, trial: Trial) -> Scores | None:
-    """None where the split has not been read for this file, or where what was kept is damaged."""
+    """The kept scores; None where the split has not been read for this file, or where they are damaged."""
     try:
         with _place(task, trial).open("rb") as file, np.load(file, allow_pickle=False) as found:
             strata = found["strata"] if "strata" in found.files else None

@@ -1,4 +1,4 @@
-"""The verdict: the chosen file and its baseline on the split that nothing has seen, read once."""
+"""The verdict: the chosen file and its baseline, scored once on the verdict split (the field's test split)."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def read_verdict(
     best: Mapping[str, float] | None = None,
     left_s: Callable[[], float] = lambda: math.inf,
 ) -> dict[str, Any]:
-    """The journal's verdict line. Each side is fed by its own preprocessing, on the same pictures in the same order.
+    """The journal's verdict line. Each file gets the same images in the same order, by its own preprocessing.
 
     control  the network trained as long as the chosen one and not pruned, where that was made
-    best     see cost.compare_latency
-    left_s   how many seconds of the time limit are left: the timing waits no longer for a quiet machine
+    best     see latency.compare_latency
+    left_s   how many seconds of the time limit are left; the timing waits no longer than that for a quiet machine
     """
     runtime, threads = chosen.runtime, task.threads
     sides = {"baseline": baseline, "chosen": chosen} | ({} if control is None else {"control": control})
@@ -54,7 +54,7 @@ def read_verdict(
     scores: dict[str, run_samples.Scores] = {}
     for side, trial in sides.items():
         if (known := scores_once.kept(task, trial)) is None:
-            tick = watch.step(f"verdict: the {side} file on {len(samples[side])} pictures in {runtime}")
+            tick = watch.step(f"verdict: the {side} file on {len(samples[side])} images in {runtime}")
             known = run_samples.score(
                 runtime, paths[side], samples[side], threads=threads, metric=task.metric, work=task.cache, progress=tick
             )
@@ -118,7 +118,7 @@ def _class_rows(
 def disagreements(
     before: run_samples.Scores, after: run_samples.Scores, samples: Samples, labels: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Pictures on which the two files answer differently: those that became wrong first, then those mended."""
+    """Images on which the two files' predictions differ: first those that became wrong, last those mended."""
     rows = np.flatnonzero(before.predictions != after.predictions)
     rows = rows[np.argsort(after.of_each[rows] - before.of_each[rows], kind="stable")][:PICTURES_SHOWN]
     return [
@@ -135,11 +135,11 @@ def disagreements(
 
 def _answer(scores: run_samples.Scores, row: int, labels: Sequence[str]) -> str:
     prediction = int(scores.predictions[row])
-    return "no answer" if prediction < 0 else labels[prediction]
+    return "no prediction" if prediction < 0 else labels[prediction]
 
 
 def picture_url(samples: Samples, row: int) -> str:
-    """A small PNG as a data URL; "" where the samples are not pictures."""
+    """A small PNG as a data URL; "" where the samples are not images."""
     pixels = np.asarray(samples.array[row])
     if pixels.dtype != np.uint8 or pixels.ndim != 3:
         return ""

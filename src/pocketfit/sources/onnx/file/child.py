@@ -1,6 +1,6 @@
-"""What happens in the child process: a file is read, converted, compared with ONNX Runtime, and handed over as values.
+"""The child process: read a file, convert it, compare it with ONNX Runtime, and hand it over as plain values.
 
-Everything here returns JSON and raises UserError; what the libraries do to this process stays in this process.
+Everything here returns JSON and raises UserError; damage that the libraries do stays in this process.
 """
 
 from __future__ import annotations
@@ -60,16 +60,17 @@ def prepared(
 
 
 def one_line(message: str) -> str:
-    """Without line breaks and signs that a terminal would obey, and not longer than a sentence."""
+    """The message without line breaks and terminal control characters, and not longer than a sentence."""
     plain = " ".join("".join(sign if sign.isprintable() else " " for sign in message).split())
     return plain if len(plain) <= LONGEST_SENTENCE else f"{plain[:LONGEST_SENTENCE]} ..."
 
 
 def run(path: str, inputs: str, outputs: str, names: Sequence[str] | None, memory_bytes: int) -> dict[str, Any]:
-    """Answers of the file in ONNX Runtime: arrays "0", "1", ... of `inputs` (.npz) -> the same of `outputs`.
+    """Run the file in ONNX Runtime: arrays "0", "1", ... in the .npz `inputs` -> arrays "0", "1", ... in `outputs`.
 
-    `names`: of the inputs, where they are not all of the file's in their order. Returns the outputs' names, and how far
-    each moves when the inputs are nudged.
+    names  names of the inputs, where they are not all of the file's in their order
+
+    Returns the outputs' names, and how far each moves when the inputs are nudged.
     """
     limit_memory(memory_bytes)
     import numpy as np
@@ -89,9 +90,9 @@ def run(path: str, inputs: str, outputs: str, names: Sequence[str] | None, memor
 
 
 def limit_memory(more_bytes: int) -> None:
-    """From now on this process may ask for this much address space beyond what it has; elsewhere than Linux: no limit.
+    """Limit the address space of this process to what it has now plus `more_bytes`; on Linux only.
 
-    The parent looks at resident memory twenty times a second; one allocation may be larger than the machine.
+    The parent checks resident memory twenty times a second, and one allocation in between may exceed the machine.
     """
     if sys.platform != "linux":
         return

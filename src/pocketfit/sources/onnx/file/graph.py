@@ -1,6 +1,6 @@
-"""An ONNX graph in plain values: what the child process that reads files hands to everybody else.
+"""An ONNX graph in plain values: the form in which the child process hands on a file that it has read.
 
-The child parses the file, which may be anything; it writes this form as JSON (structure) and safetensors (numbers), so
+The child parses the file, which may be malicious; it writes this form as JSON (structure) and safetensors (numbers), so
 that no other process ever parses a stranger's protobuf.
 """
 
@@ -32,7 +32,7 @@ class Value:
 class Node:
     """One operator of the file.
 
-    version     of the operator set that it belongs to
+    version     version of the operator set that it belongs to
     scope       dotted name of the torch module that it was exported from, "" where the file doesn't say
     attributes  numbers, texts, lists of them, tensors, or graphs (branches and loop bodies)
     """
@@ -54,9 +54,9 @@ class Node:
 class Graph:
     """A whole network, or one branch of it.
 
-    constants   by name: what the file stores
-    unreadable  by name: constants that no tensor of torch can hold, with the reason
-    metadata    what the exporter noted ("character": the letters of a text recogniser, ...)
+    constants   the tensors that the file stores, by name
+    unreadable  the reason for each constant that no torch tensor can hold, by name
+    metadata    the exporter's notes ("character": the letters of a text recogniser, ...)
     """
 
     inputs: tuple[Value, ...]
@@ -67,7 +67,7 @@ class Graph:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def all_nodes(self) -> Iterator[Node]:
-        """Those of branches and bodies, too."""
+        """All nodes, those of branches and loop bodies included."""
         for node in self.nodes:
             yield node
             for value in node.attributes.values():

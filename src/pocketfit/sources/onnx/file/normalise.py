@@ -1,7 +1,7 @@
-"""Before anything is carried over: composite operators are written out as the ONNX standard defines them.
+"""The first step of a conversion: composite operators are written out as the ONNX standard defines them.
 
-Nothing else is rewritten. onnx's version converter broke three of eight real files that were tried, and onnxscript's
-optimizer folds batch norms away, which a network that is to be trained needs; so the handlers read the operators of all
+Nothing else is rewritten. onnx's version converter breaks real files (docs/results/notes.md, "ONNX files"), and
+onnxscript's optimizer folds batch norms, which a network needs for training. So the handlers read the operators of all
 versions, and compute constants themselves (builder.py).
 """
 
@@ -18,7 +18,7 @@ from pocketfit.sources.onnx.refusals import REASONS
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
-ROUNDS = 4  # composite operators within composite operators
+ROUNDS = 4  # how deep composite operators may be nested
 
 
 def written_out(model: ModelProto) -> ModelProto:
@@ -30,7 +30,7 @@ def written_out(model: ModelProto) -> ModelProto:
         composite = _composite(model)
         if not composite:
             break
-        try:  # what they are made of may depend on the kinds of their inputs
+        try:  # the definition of an operator may depend on the dtypes of its inputs
             typed = onnx.shape_inference.infer_shapes(model)
             model = onnx.inliner.inline_selected_functions(
                 typed, [("", name) for name in composite], inline_schema_functions=True

@@ -1,6 +1,6 @@
 """Reads an .onnx file that a stranger may have written: sizes are checked before anything is allocated.
 
-Runs in a child process only (open.py): what the libraries below do with a damaged file is not ours to promise.
+Runs in a child process only (open.py), because a damaged file may crash the libraries below.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def parse(path: Path) -> ModelProto:
     graphs = [model.graph, *model.functions]
     if any(not isinstance(name, str) for graph in graphs for name in _texts(graph)):
         raise UserError("it is damaged: some of its names are no text")  # protobuf gives bytes for them
-    # ONNX Runtime opens the file by itself: what is in parts that are not read here must not lead it astray either.
+    # ONNX Runtime opens the file by itself: parts that are not read here must be safe for it, too.
     for part in (*graphs, *(g for info in model.training_info for g in (info.initialization, info.algorithm))):
         for tensor in _tensors(part):
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -94,7 +94,7 @@ def _texts(graph: Any) -> Iterator[Any]:
 
 
 def inlined(model: ModelProto) -> ModelProto:
-    """Functions that the file brings along are written out: what is left is standard operators."""
+    """The model with the file's own functions written out, so that it has standard operators only."""
     if not model.functions:
         return model
     import onnx.inliner
@@ -107,7 +107,7 @@ def inlined(model: ModelProto) -> ModelProto:
 
 
 def _check_functions(model: ModelProto) -> None:
-    """Functions that call themselves, or that grow without bound when they are written out, are refused."""
+    """Refuse functions that call themselves, or that grow without bound when they are written out."""
     bodies = {(f.domain, f.name): f.node for f in model.functions}
     sizes: dict[tuple[str, str], int] = {}
 
@@ -128,7 +128,7 @@ def _check_functions(model: ModelProto) -> None:
 
 
 def to_graph(model: ModelProto, folder: Path) -> Graph:
-    """The same network in plain values; nodes in an order in which each reads what is there already."""
+    """The same network in plain values; each node stands behind those whose outputs it reads."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     reader = _Reader(folder, {"" if domain in AI_ONNX else domain: v for domain, v in versions.items()})
     graph = reader.graph(model.graph, frozenset(), 0)
@@ -233,7 +233,7 @@ class _Reader:
 
 
 def in_order(nodes: list[NodeProto], known: frozenset[str] | set[str]) -> list[NodeProto]:
-    """Nodes sorted so that each reads what is known by then. Raises UserError where they go in a circle."""
+    """Nodes sorted so that each stands behind those whose outputs it reads. Raises UserError for a cycle."""
     made = Counter(name for node in nodes for name in node.output if name)
     twice = next((name for name, count in made.items() if count > 1 or name in known), None)
     if twice is not None:
@@ -277,7 +277,7 @@ def reads(node: NodeProto) -> list[str]:
 
 
 def fetch_external(tensor: TensorProto, folder: Path) -> None:
-    """Numbers that lie in a file beside the model are read into the tensor.
+    """Read numbers that lie in a file beside the model into the tensor.
 
     Only regular files inside the model's folder are opened: no absolute path, no "..", no link that leads out.
     """
@@ -340,12 +340,12 @@ def _value(proto: ValueInfoProto) -> Value:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line that fits into a sentence."""
+    """The message of an error in one line, to be put into a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__
 
 
 def torch_dtype(name: str) -> torch.dtype | None:
-    """ "float32" -> torch.float32; None for what is no tensor's."""
+    """ "float32" -> torch.float32; None for a name that is no dtype's."""
     found = getattr(torch, name, None)
     return found if isinstance(found, torch.dtype) else None

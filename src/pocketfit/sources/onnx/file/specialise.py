@@ -14,7 +14,10 @@ from pocketfit.sources.onnx.file.graph import Graph, Value
 
 
 def specialise(graph: Graph, sizes: Mapping[str, int], fixed: Mapping[str, Any]) -> Graph:
-    """`sizes`: axis name, or "input:dimension", -> size; `fixed`: input name -> its only value.
+    """The graph with these axes and inputs fixed.
+
+    sizes  axis name, or "input:dimension", -> size
+    fixed  input name -> its only value
 
     Raises UserError for names that the file doesn't have.
     """

@@ -1,4 +1,4 @@
-"""One table: the name of an operator of ONNX -> the function that carries it over. Others are refused by name."""
+"""One table: the name of an ONNX operator -> the function that converts it. Other operators are refused by name."""
 
 from __future__ import annotations
 

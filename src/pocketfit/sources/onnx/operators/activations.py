@@ -41,7 +41,7 @@ def swish(call: Call) -> Any:
 
 
 def softmax(make: Any) -> Handler:
-    """Before operator set 13 all dimensions behind the axis are one."""
+    """Softmax and similar. Before operator set 13, all dimensions from the axis on are flattened to one."""
 
     def handler(call: Call) -> Any:
         rank = call.rank(0)

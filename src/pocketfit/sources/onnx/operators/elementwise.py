@@ -70,7 +70,7 @@ def operands(call: Call, *, trained: bool) -> tuple[Any, Any]:
 
 
 def add(call: Call) -> Any:
-    """A sum. What a layer without bias is followed by becomes its bias."""
+    """Add. A constant that is added behind a layer without a bias becomes its bias."""
     for i in range(2):
         layer, constant = call.values[i], call.stored(1 - i)
         if not isinstance(layer, fx.Node) or constant is None or not call.once(i):
@@ -100,7 +100,7 @@ def broadcasting(handler: Handler) -> Handler:
 
 
 def divide(first: Any, second: Any) -> Any:
-    """Integers: rounded towards 0, as ONNX does."""
+    """Division; of integers it is rounded towards 0, as in ONNX."""
     tensor = first if isinstance(first, Tensor) else second
     if isinstance(tensor, Tensor):
         whole = not tensor.is_floating_point() and not tensor.is_complex()
@@ -157,7 +157,7 @@ def minimum(first: Any, second: Any) -> Any:
 
 
 def _extreme(function: Any, first: Any, second: Any) -> Any:
-    """torch.maximum takes no Python number."""
+    """The function of two tensors; Python numbers become tensors, as torch.maximum takes none."""
     tensor = first if isinstance(first, Tensor) else second
     first, second = (v if isinstance(v, Tensor) else torch.full((), v, dtype=tensor.dtype) for v in (first, second))
     return function(first, second)
@@ -261,7 +261,7 @@ def as_float(size: Any) -> Any:
 
 
 def whole(call: Call, entry: Any) -> Any:
-    """Cut off behind the point; sizes are not negative."""
+    """The integer part of a size, which is not negative."""
     return entry if isinstance(known(entry), int | torch.SymInt) else call.emit(math.floor, entry)
 
 
@@ -317,7 +317,7 @@ def identity(call: Call) -> Any:
 
 
 def dropout(call: Call) -> Any:
-    """Nothing happens when a network answers; the mask that some files ask for keeps everything."""
+    """Dropout does nothing in eval mode; its mask, where a file reads it, is all ones."""
     if (call.has(2) and call.number(2)) or (not call.get("is_test", 1) and call.version < 7):
         raise CannotConvert("it is exported for training: export it for inference")
     value = call.tensor(0)

@@ -13,7 +13,7 @@ from pocketfit.sources.onnx.call import Call, Table, dim_of
 
 
 def gather(call: Call) -> Any:
-    """One index selects, several are looked up; rows of a stored matrix are an embedding."""
+    """Gather: one index is a select, several are an index_select; rows of a stored matrix are an embedding."""
     value, index = call.values[0], call.stored(1)
     if isinstance(value, Sizes) and index is not None:
         picked = [value.entries[i] for i in index.tensor.reshape(-1).tolist()]
@@ -48,7 +48,7 @@ def gather(call: Call) -> Any:
 
 
 def from_front(call: Call, index: Any, size: Any) -> Any:
-    """Indices that count from the end are turned; torch's own lookups take none."""
+    """The index, counted from the front; torch's own lookups take no negative ones."""
     if isinstance(index, Constant):
         tensor = index.tensor.long()
         turned = torch.where(tensor < 0, tensor + size, tensor) if isinstance(size, int) else tensor
@@ -92,7 +92,7 @@ def scatter_elements(values: Tensor, index: Tensor, updates: Tensor, dim: int, h
 
 
 def scatter_nd(values: Tensor, index: Tensor, updates: Tensor, how: str) -> Tensor:
-    """Rows of `index` are places of the first dimensions; as one list of places in the flat tensor."""
+    """Rows of `index` are places in the first dimensions; they are turned into places in the flattened tensor."""
     depth = index.shape[-1]
     inner = values.shape[depth:]
     steps: list[Any] = []
@@ -126,7 +126,7 @@ def compress(call: Call) -> Any:
 
 
 def non_zero(values: Tensor) -> Tensor:
-    """[dimensions, how many]; one number is a list of one."""
+    """The indices of all entries that are not zero, [dimensions, how many]; a scalar counts as a list of one."""
     return (values.reshape(1) if values.ndim == 0 else values).nonzero().t()
 
 
@@ -146,7 +146,7 @@ def reversed_start(values: Tensor, lengths: Tensor, time: int, batch: int) -> Te
 
 
 def tensor_scatter(call: Call) -> Any:
-    """New steps of a cache, written from each row's own place on."""
+    """TensorScatter: new steps are written into a cache, from each row's own place on."""
     call.must("mode", "linear", "circular", default="linear")
     axis = dim_of(call.get("axis", -2), call.rank(0))
     places = call.tensor(2) if call.has(2) else None

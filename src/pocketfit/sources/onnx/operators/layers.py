@@ -46,7 +46,7 @@ def convolution(call: Call) -> Any:
 
 
 def transposed_convolution(call: Call) -> Any:
-    """Without padding, and cut to size behind it, where what is to be cut differs between the sides."""
+    """Where the two sides have different paddings, the layer has none, and its output is cropped afterwards."""
     weight, bias = call.tensor(1), call.tensor(2) if call.has(2) else None
     dims = _dims(call, weight)
     window = padding.window(call, list(meta(weight).shape[2:]))
@@ -85,7 +85,7 @@ def _dims(call: Call, weight: Any) -> int:
 
 
 def _empty(make: Any) -> Any:
-    """A layer whose weights are not allocated: they are the file's."""
+    """A layer without memory for its weights; they are replaced by the file's."""
     with torch.device("meta"):
         return make()
 
@@ -213,7 +213,7 @@ def rms_norm(call: Call) -> Any:
 
 
 def instance_norm(call: Call) -> Any:
-    """Groups of channels normed together come as an instance norm between two reshapes; it stays as it is."""
+    """InstanceNormalization. Exporters also write a group norm as an instance norm between reshapes; that stays so."""
     rank, eps = call.rank(0), call.get("epsilon", 1e-5)
     scale, bias = call.stored(1), call.stored(2)
     kinds = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}

@@ -86,7 +86,7 @@ def _listed(value: Any) -> list[Any] | None:
 
 
 def split(call: Call) -> Any:
-    """Equal parts as chunk, which a pruned network follows; others by their sizes."""
+    """Split: equal parts become chunk, which still fits after pruning; others have fixed sizes."""
     axis, size = call.axis(0), call.static(0)[call.axis(0)]
     parts = call.integers(1) if call.has(1) else call.get("split", None)
     count = len(call.node.outputs)
@@ -134,7 +134,7 @@ def slice_(call: Call) -> Any:
 
 
 def _range(call: Call, value: Any, dim: int, start: Any, end: Any, step: int) -> slice:
-    """Without the numbers that say "from the start" and "to the end"."""
+    """The slice, without the numbers that mean "from the start" and "to the end"."""
     size = meta(value).shape[dim]
     to_the_end = isinstance(end, int) and (end >= END or (isinstance(size, int) and end >= size))
     to_the_end = to_the_end or (not isinstance(end, int) and call.build.same(end, size))
@@ -146,7 +146,7 @@ def _range(call: Call, value: Any, dim: int, start: Any, end: Any, step: int) ->
 
 
 def backwards(value: Tensor, dim: int, start: int, end: int, step: int) -> Tensor:
-    """A slice with a negative step, which torch has not."""
+    """A slice with a negative step, which torch does not have."""
     size = value.shape[dim]
     start = min(start + size if start < 0 else start, size - 1)
     end = max(end + size if end < 0 else end, -1)
@@ -232,7 +232,7 @@ def hot(places: Tensor, depth: int, values: Tensor, axis: int) -> Tensor:
 
 
 def if_(call: Call) -> Any:
-    """The branch that is taken whatever the inputs are."""
+    """If: only the branch that is taken for all inputs is converted."""
     condition = call.values[0]
     if isinstance(condition, Constant):
         taken = bool(condition.tensor.reshape(-1)[0]) if condition.tensor.numel() else False

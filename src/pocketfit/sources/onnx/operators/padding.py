@@ -19,7 +19,7 @@ SAME = ("SAME_UPPER", "SAME_LOWER")
 
 @dataclass(frozen=True)
 class Window:
-    """Of a convolution or a pooling: one number for each dimension of the picture."""
+    """The window of a convolution or a pooling: one number for each dimension of the image."""
 
     kernel: list[int]
     strides: list[int]
@@ -51,7 +51,7 @@ def pads(call: Call, dims: int) -> list[int]:
 
 
 def explicit(call: Call, window: Window) -> list[int] | str:
-    """[before, ..., behind, ...] where that is known, else "SAME_UPPER" or "SAME_LOWER"."""
+    """The padding [before, ..., behind, ...] where it is known, else "SAME_UPPER" or "SAME_LOWER"."""
     dims, mode = len(window.kernel), call.get("auto_pad", "NOTSET")
     if mode == "VALID":
         return [0] * 2 * dims
@@ -88,7 +88,8 @@ def from_last(pads: Sequence[Any]) -> list[Any]:
 
 
 def pad_same(value: Tensor, reach: list[int], strides: list[int], upper: bool, filler: float) -> Tensor:
-    """So that the output has ceil(size / stride) pixels; an odd one goes behind (`upper`) or before."""
+    """The value, padded so that the output has ceil(size / stride) pixels; an odd pixel goes behind (`upper`) or
+    before."""
     pads: list[int] = []
     for dim in reversed(range(len(reach))):
         size = value.shape[2 + dim]
@@ -100,7 +101,7 @@ def pad_same(value: Tensor, reach: list[int], strides: list[int], upper: bool, f
 
 
 def cut(call: Call, window: Window) -> list[int] | list[Any]:
-    """What a transposed convolution loses on each side: [before, ..., behind, ...]; negative: zeros are added."""
+    """How much of a transposed convolution's output is cropped: [before, ..., behind, ...]; negative: zeros added."""
     dims, mode = len(window.kernel), call.get("auto_pad", "NOTSET")
     wanted = call.get("output_shape", None)
     if mode == "VALID":
@@ -132,7 +133,7 @@ def trimmed(call: Call, value: Any, cut: list[int]) -> Any:
 
 
 def pad(call: Call) -> Any:
-    """[begin, ..., end, ...] for all dimensions, or for those of `axes`."""
+    """Pad, with pads [begin, ..., end, ...] for all dimensions, or for those of `axes`."""
     value, mode = call.tensor(0), call.get("mode", "constant")
     rank = call.rank(0)
     if call.version >= 11:
@@ -154,14 +155,14 @@ def pad(call: Call) -> Any:
 
 
 def pad_constant(value: Tensor, pads: list[int], filler: Any) -> Tensor:
-    """torch pads no booleans."""
+    """Padding with a constant, also of booleans, which torch does not pad."""
     if value.dtype is torch.bool:
         return F.pad(value.to(torch.uint8), pads, value=int(filler)).bool()
     return F.pad(value, pads, value=filler)
 
 
 def _mirrored(call: Call, value: Any, whole: list[Any], mode: str) -> Any:
-    """reflect, edge, wrap: torch's own for the last dimensions of pictures, else each dimension by index."""
+    """reflect, edge, wrap: torch's own for the last dimensions of images, else each dimension by index."""
     rank = len(whole) // 2
     turned = from_last(whole)
     known = all(isinstance(pad, int) for pad in whole)

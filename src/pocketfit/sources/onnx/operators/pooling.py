@@ -35,7 +35,7 @@ def max_pool(call: Call) -> Any:
         raise CannotConvert("it pools integers")
     if isinstance(given, str) or given[:dims] != given[dims:] or _wide(given, window):
         if places:
-            raise CannotConvert("it says where it found the largest pixels of an unevenly padded picture")
+            raise CannotConvert("it says where it found the largest pixels of an unevenly padded image")
         if isinstance(given, str):
             value, _ = padding.before(call, value, window, float("-inf"))
         else:
@@ -52,12 +52,12 @@ def max_pool(call: Call) -> Any:
 
 
 def _wide(pads: list[int], window: padding.Window) -> bool:
-    """torch pads by half a window at most."""
+    """Whether padding is wider than half a window, which torch's pooling does not take."""
     return any(2 * pad > kernel for pad, kernel in zip(pads, window.kernel, strict=False))
 
 
 def whole_index(where: Tensor, value: Tensor) -> Tensor:
-    """torch counts within each channel, ONNX through the whole tensor."""
+    """The indices counted through the whole tensor, as ONNX does; torch counts within each channel."""
     pixels = value[0, 0].numel()
     channels = torch.arange(value.shape[0] * value.shape[1], device=value.device) * pixels
     return where + channels.view(value.shape[0], value.shape[1], *[1] * (value.ndim - 2))
@@ -94,7 +94,7 @@ def average_of(
     ceil: bool,
     include: bool,
 ) -> Tensor:
-    """The sum of each window over how many of its pixels count."""
+    """Average pooling: the sum of each window divided by the number of its pixels that count."""
     total = window_sum(value, kernel, strides, dilations, pads, ceil, 0.0)
     counted = window_sum(ones, kernel, strides, dilations, pads, ceil, 1.0 if include else 0.0)
     return total / counted
@@ -117,7 +117,7 @@ def window_sum(
         for i in reversed(range(dims)):
             size, reach = padded.shape[2 + i], (kernel[i] - 1) * dilations[i] + 1
             last = (size - reach + strides[i] - 1) // strides[i] * strides[i]
-            inside = last < value.shape[2 + i] + pads[i]  # the last window must begin on the picture
+            inside = last < value.shape[2 + i] + pads[i]  # the last window must begin on the image
             more += [0, max(last + reach - size, 0) if inside else 0]
         padded = F.pad(padded, more)
     flat = padded.reshape(-1, 1, *padded.shape[2:])
@@ -161,7 +161,7 @@ def global_norm(call: Call) -> Any:
 
 
 def max_unpool(call: Call) -> Any:
-    """Each value back to where it was the largest; zeros elsewhere."""
+    """MaxUnpool: each value goes back to where it was the largest, with zeros elsewhere."""
     window, dims = _window(call)
     if call.has(2):
         shape = call.integers(2)
@@ -226,7 +226,7 @@ def col2im(call: Call) -> Any:
     dims = len(call.integers(1))
     pads = list(call.get("pads", [0] * 2 * dims))
     if dims != 2 or pads[:dims] != pads[dims:]:
-        raise CannotConvert("torch folds pictures of two dimensions that are padded evenly only")
+        raise CannotConvert("torch folds images of two dimensions that are padded evenly only")
     strides, dilations = call.get("strides", [1] * dims), call.get("dilations", [1] * dims)
     return call.emit(F.fold, call.tensor(0), call.integers(1), call.integers(2), dilations, pads[:dims], strides)
 

@@ -16,7 +16,7 @@ Dims = list[int]
 
 
 def reduction(target: Any, on_sizes: Any = None) -> Handler:
-    """Over the given axes, or over all; none at all where `noop_with_empty_axes` says so."""
+    """A handler for a reduction over the given axes, or over all; over none where `noop_with_empty_axes` says so."""
 
     def handler(call: Call) -> Any:
         value = call.values[0]
@@ -39,7 +39,7 @@ def reduction(target: Any, on_sizes: Any = None) -> Handler:
 
 
 def mean(values: Tensor, dims: Dims, keep: bool) -> Tensor:
-    """Of integers: rounded towards 0."""
+    """The mean; for integers rounded towards 0."""
     if values.is_floating_point():
         return torch.mean(values, dims, keep)
     return torch.mean(values.double(), dims, keep).to(values.dtype)
@@ -56,7 +56,7 @@ def product(values: Tensor, dims: Dims, keep: bool) -> Tensor:
 
 
 def largest(values: Tensor, dims: Dims, keep: bool) -> Tensor:
-    """Of nothing at all, too: the smallest number that there is."""
+    """The largest value; for an empty dimension the smallest number of the dtype."""
     if any(values.shape[dim] == 0 for dim in dims):
         return _of_nothing(values, dims, keep, smallest=True)
     return torch.amax(values, dims, keep)
@@ -80,7 +80,7 @@ def _of_nothing(values: Tensor, dims: Dims, keep: bool, *, smallest: bool) -> Te
 
 
 def length(values: Tensor, dims: Dims, keep: bool) -> Tensor:
-    """Euclidean."""
+    """The Euclidean norm."""
     return torch.sqrt(total(values * values, dims, keep).to(_floating(values))).to(values.dtype)
 
 
@@ -161,7 +161,7 @@ def _running(function: Any, start: int, values: Tensor, dim: int, exclusive: boo
 
 
 def top_k(call: Call) -> Any:
-    """Values and places."""
+    """TopK: the largest or smallest values, and their indices."""
     if call.has(1):
         (count,) = call.integers(1)
     else:
@@ -173,7 +173,7 @@ def top_k(call: Call) -> Any:
 
 
 def first_of_sorted(values: Tensor, count: int, dim: int, largest: bool) -> tuple[Tensor, Tensor]:
-    """Of equal integers the first ones, which torch.topk doesn't promise."""
+    """Values and indices; of equal integers the first ones, which torch.topk doesn't promise."""
     ordered, places = torch.sort(values, dim=dim, descending=largest, stable=True)
     return ordered.narrow(dim, 0, count), places.narrow(dim, 0, count)
 

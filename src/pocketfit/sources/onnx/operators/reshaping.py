@@ -1,8 +1,8 @@
-"""Reshape without numbers of channels: what follows from the input or from the other sizes is not written down.
+"""Reshape without fixed numbers of channels: sizes that follow from the input or from other sizes are computed.
 
 A network whose layers are pruned has fewer channels than the file says. So a size that is the same before and after
 becomes `x.size(i)`, joined dimensions are flattened, and where one dimension is split into several, one of them
-follows from the rest:
+follows from the others:
     [n, t, c] -> [n, t, heads, c / heads]     heads follow, as attention is pruned by whole heads
     [n, c, h, w] -> [n, groups, c / groups, h, w]   channels within a group follow, as in a shuffle
 """
@@ -260,12 +260,12 @@ def expand(call: Call) -> Any:
         elif call.build.same(there, 1) or i < behind:
             sizes.append(entry)
         else:
-            return call.emit(stretched, tensor, target)  # which of both is 1 is known when it runs
+            return call.emit(stretched, tensor, target)  # which of the two sizes is 1 is known only when it runs
     if all(_is(size, -1) for size in sizes):
         return tensor
     return call.emit(torch.Tensor.expand, tensor, sizes)
 
 
 def stretched(value: torch.Tensor, shape: list[int]) -> torch.Tensor:
-    """To a common shape with `shape`: where either has 1, it takes the other's size."""
+    """The value, broadcast to a common shape with `shape`."""
     return value.expand(torch.broadcast_shapes(value.shape, tuple(shape)))  # type: ignore[no-untyped-call]  # torch's has no hints

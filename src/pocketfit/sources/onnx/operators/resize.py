@@ -54,7 +54,7 @@ def resize(call: Call) -> Any:
 
 
 def upsample(call: Call) -> Any:
-    """Before operator set 10."""
+    """Upsample, of operator sets before 10."""
     if call.version >= 9:
         scales = [float(scale) for scale in call.constant(1).tensor.tolist()]
     elif "scales" in call.node.attributes:
@@ -74,7 +74,7 @@ def upsample(call: Call) -> Any:
 
 
 def _targets(call: Call) -> tuple[list[float] | None, list[Any] | None, list[float] | None]:
-    """Scales or sizes for all dimensions, and regions of the input that are to be resized."""
+    """(scales for all dimensions, or sizes for all; regions of the input to resize); None where not given."""
     rank, shape = call.rank(0), call.static(0)
     place = 2 if call.version >= 11 else 1
     axes = [axis % rank for axis in call.get("axes", range(rank))]
@@ -205,7 +205,7 @@ def filled(value: Tensor, outside: Tensor, dim: int, filler: float) -> Tensor:
 def matrix(
     rule: Rule, inputs: int, outputs: int, scale: float, region: tuple[float, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """[outputs, inputs]: how much of which pixel is in which; and which outputs lie outside of the input.
+    """[outputs, inputs]: the weight of each input pixel in each output pixel; and which outputs lie outside the input.
 
     Formulas: ONNX's description of Resize, operator set 19.
     """
@@ -257,7 +257,7 @@ def _rounded(mode: str, place: float) -> int:
 
 
 def _shares(rule: Rule, place: float, shrink: float) -> list[tuple[int, float]]:
-    """Pixels around a place, with their weights; `shrink` widens the filter where a picture gets smaller."""
+    """Pixels around a place, with their weights; `shrink` widens the filter where an image gets smaller."""
     reach = (1.0 if rule.mode == "linear" else 2.0) / shrink
     pixels = range(math.floor(place - reach) + 1, math.floor(place + reach) + 1)
     kernel = _linear if rule.mode == "linear" else _cubic
@@ -269,7 +269,7 @@ def _linear(distance: float, _: float) -> float:
 
 
 def _cubic(distance: float, a: float) -> float:
-    """Keys 1981."""
+    """The cubic kernel of Keys 1981, with parameter a."""
     x = abs(distance)
     if x <= 1:
         return (a + 2) * x**3 - (a + 3) * x**2 + 1

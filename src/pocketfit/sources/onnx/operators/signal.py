@@ -86,7 +86,7 @@ def grid_sample(call: Call) -> Any:
     }
     mode = modes.get(call.get("mode", "linear"))
     if mode is None or (mode == "bicubic" and call.rank(0) != 4):
-        raise CannotConvert("torch samples cubically on pictures of two dimensions only")
+        raise CannotConvert("torch samples cubically on images of two dimensions only")
     border, corners = call.get("padding_mode", "zeros"), bool(call.get("align_corners", 0))
     return call.emit(F.grid_sample, call.tensor(0), call.tensor(1), mode, border, corners)
 
