@@ -40,5 +40,5 @@ def compare(
     fed = input_of(first), input_of(second)
     with temporary_folder() as work:
         given = samples_of(samples, contract, split, limit, watch, *fed)
-        watch.step(f"comparing on {len(given)} pictures")
+        watch.step(f"comparing on {len(given)} images")
         return compare_files.compare(first, second, given, threads=threads, work=Path(work))

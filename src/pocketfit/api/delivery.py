@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     pass
 
 
-GOLDEN_SAMPLES = 4  # pictures with known answers in a bundle
+GOLDEN_SAMPLES = 4  # images with known answers in a bundle
 
 
 class Delivery:

@@ -11,7 +11,7 @@ from pocketfit.bundle.manifest import read_manifest
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import ModelFile
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.samples import Samples
+from pocketfit.core.samples import Samples, split_words
 from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support.json_file import load
 from pocketfit.core.support.progress import Watch
@@ -54,7 +54,7 @@ def contract_of(model: str | Path | None, preprocess: Preprocess | str | Path | 
         return Contract(given or check_preprocess(manifest["preprocess"], path), tuple(manifest["labels"]))
     if given is None:
         raise UserError(
-            f"Nothing says how pictures are prepared for {file.name}: give --model (a model folder or bundle),"
+            f"Nothing says how images are prepared for {file.name}: give --model (a model folder or bundle),"
             " or --preprocess"
         )
     return Contract(given)
@@ -76,6 +76,6 @@ def samples_of(
         given.check_fits(spec, contract.preprocess)
     for sentence in order_of_numbers(given.class_names, contract.labels) if contract.labels else ():
         watch.say(sentence)
-    tick = watch.step(f"reading the {split} split")
+    tick = watch.step(f"reading the {split_words(split)} split")
     samples = given.split(split, contract.preprocess, split_seed=contract.split_seed, limit=limit, progress=tick)
     return aligned(samples, given.class_names, contract.labels) if contract.labels else samples

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.samples import Samples
+from pocketfit.core.samples import Samples, split_words
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.user_code import Allowed
 from pocketfit.search.run.job import about_order, aligned, with_labels
@@ -46,7 +46,7 @@ def as_model(
     if isinstance(model, str | Path):
         return open_model(str(model), preprocess=preprocess, labels=tuple(labels) or None, allow_code=allow_code)
     if preprocess is None:
-        raise UserError("A bare module does not say how its pictures are prepared: give preprocess=Preprocess(...)")
+        raise UserError("A bare module does not say how its images are prepared: give preprocess=Preprocess(...)")
     return model_from_module(model, preprocess=preprocess, labels=tuple(labels))
 
 
@@ -61,6 +61,6 @@ def named(model: Model, data: Dataset, watch: Watch) -> Model:
 
 def split_for(model: Model, data: Dataset, name: str, limit: int | None, watch: Watch, cache: Path) -> Samples:
     """A split as the model wants it, its classes in the model's order."""
-    tick = watch.step(f"reading the {name} split")
+    tick = watch.step(f"reading the {split_words(name)} split")
     found = data.split(name, model.preprocess, split_seed=model.split_seed, limit=limit, progress=tick, cache=cache)
     return aligned(found, data.class_names, model.labels)

@@ -150,7 +150,7 @@ def measure(
     found |= memory.footprint(runtime.NAME, file, threads=threads)
     if judged is not None:
         with temporary_folder() as work:
-            tick = watch.step(f"scoring {len(judged)} pictures")
+            tick = watch.step(f"scoring {len(judged)} images")
             scores = run_samples.score(
                 runtime.NAME, file, judged, threads=threads, metric=metric, work=Path(work), progress=tick
             )

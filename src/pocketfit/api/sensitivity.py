@@ -39,7 +39,7 @@ def sensitivity(
     watch: Watch | None = None,
     allow_code: Allowed = False,
 ) -> ChannelTable:
-    """What each group of coupled channels costs when it alone is pruned, estimated on the search split in PyTorch.
+    """What each group of coupled channels costs when it alone is pruned, estimated on the validation split in PyTorch.
 
     model, samples, preprocess, labels, allow_code  as for `fit`; at most `limit` samples are looked at
     ratios     shares of a group's channels that are removed, one after the other

@@ -18,7 +18,7 @@ from pocketfit.core.support.processes import rank
 @click.command("apply")
 @click.argument("plan", type=PATH)
 @click.argument("model")
-@data_option("Folder of pictures by class, or .npz; not for plans that need none.", required=False)
+@data_option("Folder of images by class, or .npz; not for plans that need none.", required=False)
 @click.option("-o", "--out", required=True, type=PATH, help="Folder for the file.")
 @source_options()
 @teacher_options

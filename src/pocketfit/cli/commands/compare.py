@@ -17,7 +17,7 @@ from pocketfit.cli.options import PATH, PREPROCESS, data_option, threads_option
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
 @data_option("Pictures to compare the two on.", required=True)
-@click.option("--model", help="Model folder or bundle that says how pictures are prepared.")
+@click.option("--model", help="Model folder or bundle that says how images are prepared.")
 @click.option("--preprocess", help=f"{PREPROCESS}; without --model.")
 @click.option(
     "--split",
@@ -26,7 +26,7 @@ from pocketfit.cli.options import PATH, PREPROCESS, data_option, threads_option
     show_default=True,
     help="Which part of the data.",
 )
-@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="At most this many pictures.")
+@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="At most this many images.")
 @threads_option
 @guarded
 def command(as_json: bool, **options: Any) -> int:

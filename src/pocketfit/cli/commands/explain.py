@@ -75,10 +75,11 @@ def show(data: Mapping[str, Any], out: Path | None) -> None:
     from rich.markup import escape
 
     from pocketfit.cli.terminal import plain, table
+    from pocketfit.core.samples import split_words
 
     console = plain()
     console.print(f"[bold]{escape(data['headline'])}[/bold]\n")
-    of = f"{data['samples']} samples of the {data['split']} split, in {data['runtime']}"
+    of = f"{data['samples']} samples of the {split_words(data['split'])} split, in {data['runtime']}"
     console.print(f"Files, measured on {of}")
     console.print(
         table(("file", "SQNR", "agreement", "drop", "95 % interval", "size"), [_file(f) for f in data["files"]])

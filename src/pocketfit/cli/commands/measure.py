@@ -19,8 +19,8 @@ TRIED = 32  # samples on which a user's own metric is tried
 @click.command("measure")
 @click.argument("file", type=PATH)
 @click.option("--against", type=PATH, help="A second file of the same runtime, timed in turns with FILE.")
-@data_option("Adds the accuracy on this data's verdict split.", required=False)
-@click.option("--model", help="Model folder or bundle that says how pictures are prepared (with --data).")
+@data_option("Adds the accuracy on this data's test split.", required=False)
+@click.option("--model", help="Model folder or bundle that says how images are prepared (with --data).")
 @click.option("--preprocess", help=f"{PREPROCESS}; with --data, without --model.")
 @click.option("--metric", default="accuracy", show_default=True, help=f"{METRICS}; with --data.")
 @threads_option

@@ -137,6 +137,7 @@ def show(data: Mapping[str, Any], out: Path | None) -> None:
     from rich.markup import escape
 
     from pocketfit.cli.terminal import plain, table
+    from pocketfit.core.samples import split_words
     from pocketfit.report.pruning.sensitivity import latency_words, plan_words, reference
 
     console = plain()
@@ -149,7 +150,7 @@ def show(data: Mapping[str, Any], out: Path | None) -> None:
     lost = "points of accuracy lost" if data["labelled"] else "points of agreement lost"
     console.print(
         f"\nEach group alone, {lost} with that share of its channels removed ({data['samples']} samples of the"
-        f" {data['split']} split, estimated)"
+        f" {split_words(data['split'])} split, estimated)"
     )
     if data["latency"]:
         console.print(escape(latency_words(data)))

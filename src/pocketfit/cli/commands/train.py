@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--image-size",
     type=click.IntRange(16, 2048),
-    help="Side of the square that the network sees; the shorter side of a picture becomes as long.",
+    help="Side of the square that the network sees; the shorter side of an image becomes as long.",
 )
 @click.option(
     "--epochs",
@@ -69,7 +69,7 @@ def train(
     width: float,
     seed: int,
 ) -> dict[str, Any]:
-    """Transfer learning; see `pocketfit train --help`. The accuracy is measured on the search split, in PyTorch."""
+    """Transfer learning; see `pocketfit train --help`. The accuracy is measured on the validation split, in PyTorch."""
     from pocketfit.cli.progress_bar import watch_for_terminal
     from pocketfit.core.plan.rewrite import Resolution
     from pocketfit.core.support.files import check_folder
@@ -155,6 +155,6 @@ def show(data: Mapping[str, Any]) -> None:
     console = plain()
     console.print(
         f"{escape(data['model'])}: {data['architecture']} for {len(data['labels'])} classes,"
-        f" {format_share(data['search_accuracy'])} right on the search split"
+        f" {format_share(data['search_accuracy'])} right on the validation split"
         f" (n = {format_count(data['search_samples'])}, in PyTorch; trained on {format_count(data['train_samples'])})"
     )
