@@ -19,10 +19,10 @@ from torch.export import ExportedProgram
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.signature import Signature
+from pocketfit.passes.graph.operators import Fact, having
 from pocketfit.sources.models.check_network import blamed
 from pocketfit.sources.models.unwrap import copied, eval_mode
 
-RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 BATCH = 2  # not 1: a size of 1 broadcasts and is squeezed away, so it would be mistaken for no dimension
 
 
@@ -142,7 +142,7 @@ def off_grid(graph: fx.Graph) -> tuple[str, ...]:
             continue
         multiplies = operation(node).startswith(("conv", "linear"))
         weight = argument(node, "weight") if multiplies else None
-        if operation(node) in RECURRENT or (isinstance(weight, fx.Node) and weight.op == "call_function"):
+        if operation(node) in having(Fact.RECURRENT) or (isinstance(weight, fx.Node) and weight.op == "call_function"):
             found.setdefault(module_of(node) or "the network's own forward", operation(node))
     if not found:
         return ()

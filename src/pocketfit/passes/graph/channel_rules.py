@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from pocketfit.passes.graph.aten import RECURRENT, argument, carried_out, module_of, operation, shape_of
+from pocketfit.passes.graph.aten import argument, carried_out, module_of, operation, shape_of
 from pocketfit.passes.graph.labels import NO_CHANNEL, Labels, along, vector
+from pocketfit.passes.graph.operators import Fact, having
 
 OUTPUT = "they are the outputs of the network"
 UNREAD = "no output of the network depends on them, as in heads that only training has"
-LAID_OUT = ("view", "reshape", "_unsafe_view", "unflatten")
 FREE_LABELS = 65_536  # a parameter of no layer with more numbers than this is no per-channel factor
 
 
@@ -120,7 +120,7 @@ def _place(node: fx.Node) -> str:
 def _hide(walk: Walk, node: fx.Node) -> Any:
     """An unknown operator, or an unknown use of one: the channels that go in can't be removed."""
     multiplies = operation(node).startswith(("conv", "linear"))
-    if multiplies or operation(node) in RECURRENT:
+    if multiplies or operation(node) in having(Fact.RECURRENT):
         computed = multiplies and not walk.is_parameter(argument(node, "weight"))
         kind = f"{operation(node)}, whose weights are computed at each call," if computed else operation(node)
         walk.untaken.append((kind, module_of(node) or "the network's own forward"))
@@ -271,7 +271,7 @@ def _execute(walk: Walk, node: fx.Node) -> Any:
     """An operator that only moves data is carried out on the labels."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), walk.of)
     source = node.all_input_nodes[0] if node.all_input_nodes else node
-    if operation(node) in LAID_OUT and len(shape_of(node)) >= len(shape_of(source)):
+    if operation(node) in having(Fact.VIEWS) and len(shape_of(node)) >= len(shape_of(source)):
         walk.reshapes.append((_place(node), torch.unique(walk.of(source))))
     result = carried_out(node, args, kwargs)
     reason = f"{_place(node)} needs parts of equal size"

@@ -23,6 +23,7 @@ from torch.export import ExportedProgram
 from pocketfit.passes.graph import aten
 from pocketfit.passes.graph.aten import argument, carried_out, module_of, operation, shape_of
 from pocketfit.passes.graph.labels import Labels, along, vector
+from pocketfit.passes.graph.operators import Fact, having
 
 ONE = 0  # the label of the factor that is always one
 
@@ -217,12 +218,7 @@ def names(*lines: str) -> frozenset[str]:
     return frozenset(" ".join(lines).split())
 
 
-_MOVING = names(
-    "dropout feature_dropout clone contiguous detach alias lift_fresh_copy max_pool1d max_pool2d max_pool3d view",
-    "reshape _unsafe_view view_as flatten unflatten expand expand_as permute transpose swapaxes t movedim",
-    "unsqueeze squeeze slice select unbind narrow chunk split split_with_sizes pixel_shuffle pad constant_pad_nd",
-    "getitem",
-)
+_MOVING = having(Fact.MOVES)
 
 
 def fused(node: fx.Node) -> bool:

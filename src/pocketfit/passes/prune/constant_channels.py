@@ -26,6 +26,7 @@ from pocketfit.core.model import Model
 from pocketfit.passes.graph.aten import argument, call, carried_out, operation, shape_of
 from pocketfit.passes.graph.channel_graph import Group, followed
 from pocketfit.passes.graph.labels import NO_CHANNEL
+from pocketfit.passes.graph.operators import Fact, having
 from pocketfit.passes.graph.parameters import attribute
 from pocketfit.passes.graph.scale_graph import names
 
@@ -40,12 +41,6 @@ _SPREADING = names(  # sums and maxima without negative factors: run on ones in 
     "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d mean sum amax upsample_nearest1d upsample_nearest2d",
     "upsample_bilinear2d",
 )
-_MOVING = names(
-    "dropout feature_dropout alpha_dropout clone contiguous detach alias lift_fresh_copy view reshape _unsafe_view",
-    "view_as flatten unflatten expand expand_as permute transpose swapaxes t movedim unsqueeze squeeze slice select",
-    "unbind narrow chunk split split_with_sizes cat concat pixel_shuffle getitem",
-)
-_LAYERS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +95,9 @@ def readers(model: Model) -> tuple[Reader, ...]:
         for node in program.graph.nodes:
             walk.visit(node)
     found = []
-    calls = [node for node in program.graph.nodes if node.op == "call_function" and operation(node) in _LAYERS]
+    calls = [
+        node for node in program.graph.nodes if node.op == "call_function" and operation(node) in having(Fact.LAYER)
+    ]
     uses = Counter(_target(node, labels.names) for node in calls)
     for node in calls:
         source, weight = node.args[0], argument(node, "weight")
@@ -289,10 +286,10 @@ _PAIRS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "div": torch.div,
 }
 _RULES: Mapping[str, Callable[[_Walk, fx.Node], Any]] = {
-    **dict.fromkeys(_MOVING, _Walk.move),
+    **dict.fromkeys(sorted(having(Fact.CONSTANT)), _Walk.move),
     **dict.fromkeys(_POINTWISE, _Walk.pointwise),
     **dict.fromkeys(_SPREADING, _Walk.spread),
-    **dict.fromkeys(_LAYERS, _Walk.layer),
+    **dict.fromkeys(sorted(having(Fact.LAYER)), _Walk.layer),
     **dict.fromkeys(_PAIRS, _Walk.pair),
     "batch_norm": _Walk.norm,
 }

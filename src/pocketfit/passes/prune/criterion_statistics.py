@@ -24,7 +24,7 @@ from pocketfit.passes.graph.aten import argument, operation, shape_of
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Group, followed
 from pocketfit.passes.graph.interpret import Run, batches
 from pocketfit.passes.graph.labels import NO_CHANNEL, vector
-from pocketfit.passes.graph.scale_graph import names
+from pocketfit.passes.graph.operators import Fact, having
 
 GRADIENT_BATCH = 32  # samples in a batch; each batch gives one gradient of `first_order`
 Place = tuple[str, int]  # (parameter, dimension)
@@ -262,17 +262,9 @@ def _by_entry(values: Tensor, dim: int) -> Floats:
     return summed
 
 
-_LAYERS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
-_POOLING = names(
-    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d",
-    "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d mean amax sum flatten view reshape squeeze dropout",
-    "feature_dropout clone contiguous detach",
-)
-
-
 def _read_by(node: fx.Node, parameters: dict[str, str], known: Container[Place]) -> fx.Node | None:
     """The input tensor of a layer; None where the node is no layer whose input channels the graph knows."""
-    if node.op != "call_function" or operation(node) not in _LAYERS:
+    if node.op != "call_function" or operation(node) not in having(Fact.LAYER):
         return None
     source, weight = argument(node, "input"), argument(node, "weight")
     ours = isinstance(weight, fx.Node) and (parameters.get(weight.name, ""), _in_dim(node)) in known
@@ -285,7 +277,11 @@ def _in_dim(node: fx.Node) -> int:
 
 def _before_pooling(node: fx.Node) -> fx.Node:
     """The feature maps [H, W] from which this tensor was made by pooling or flattening; else the tensor itself."""
-    while operation(node) in _POOLING and isinstance(source := node.args[0], fx.Node) and source.op == "call_function":
+    while (
+        operation(node) in having(Fact.POOLS)
+        and isinstance(source := node.args[0], fx.Node)
+        and source.op == "call_function"
+    ):
         if len(shape_of(source)) < len(shape_of(node)):
             break
         node = source

@@ -26,7 +26,8 @@ from pocketfit.passes.graph.aten import argument, call, carried_out, operation, 
 from pocketfit.passes.graph.fold_batch_norm import foldable
 from pocketfit.passes.graph.interpret import Channels
 from pocketfit.passes.graph.labels import along, vector
-from pocketfit.passes.graph.scale_graph import Streams, names
+from pocketfit.passes.graph.operators import Fact, having
+from pocketfit.passes.graph.scale_graph import Streams
 
 FINDING = (
     "Ranges and means of activations were derived from batch-norm statistics, no data seen: they hold for inputs like"
@@ -157,16 +158,16 @@ def _follow(walk: _Walk, node: fx.Node) -> Any:
         return _layer(walk, node)
     if name == "batch_norm":
         return _batch_norm(walk, node)
-    if name in _CLIPS:
+    if name in having(Fact.CLIPS):
         low, high = _clip_ends(node)
         source = walk.of(argument(node, "input"))
         mean, variance = clipped(source.mean, source.variance, low, high)
         return Moments(mean, variance, source.low.clamp(low, high), source.high.clamp(low, high))
-    if name in _ELEMENTWISE:
+    if name in having(Fact.ELEMENTWISE):
         return _by_quadrature(walk, node)
     if name in ("add", "sub", "mul"):
         return _pair(walk, node)
-    return _carried_out(walk, node) if name in _CARRIED else None
+    return _carried_out(walk, node) if name in having(Fact.MOMENTS) else None
 
 
 def _layer(walk: _Walk, node: fx.Node) -> Moments | None:
@@ -270,13 +271,3 @@ def _carried_out(walk: _Walk, node: fx.Node) -> Any:
 
 def _part(given: Any, part: str) -> Any:
     return getattr(given, part) if isinstance(given, Moments) else [getattr(one, part) for one in given]
-
-
-_CLIPS = names("relu relu6 hardtanh clamp")
-_ELEMENTWISE = names("hardswish hardsigmoid sigmoid silu gelu tanh elu selu leaky_relu prelu softplus mish")
-_CARRIED = names(
-    "dropout feature_dropout clone contiguous detach alias mean sum amax max_pool1d max_pool2d avg_pool1d avg_pool2d",
-    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d view reshape",
-    "_unsafe_view flatten unflatten expand permute transpose t unsqueeze squeeze slice select chunk split",
-    "split_with_sizes cat concat pad constant_pad_nd getitem pixel_shuffle",
-)

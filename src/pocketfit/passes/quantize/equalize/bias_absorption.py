@@ -23,13 +23,10 @@ from torch import Tensor, fx, nn
 from pocketfit.passes.graph.aten import argument, carried_out, operation, shape_of
 from pocketfit.passes.graph.interpret import Channels
 from pocketfit.passes.graph.labels import along, vector
-from pocketfit.passes.graph.scale_graph import Streams, Weighted, names
+from pocketfit.passes.graph.operators import Fact, having
+from pocketfit.passes.graph.scale_graph import Streams, Weighted
 
-_LINEAR = names(
-    "dropout feature_dropout clone contiguous detach alias mean adaptive_avg_pool1d adaptive_avg_pool2d",
-    "max_pool1d max_pool2d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d view reshape _unsafe_view",
-    "flatten permute transpose t unsqueeze squeeze slice select chunk split split_with_sizes cat concat getitem",
-)
+_ADDITIVE = having(Fact.ADDITIVE)
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def _takers(found: Streams, layers: Mapping[fx.Node, Weighted]) -> dict[fx.Node,
         name = operation(reader) if reader.op == "call_function" else ""
         if name == "add" and (argument(reader, "alpha", 1) != 1 or len(reader.all_input_nodes) != 2):
             return False
-        return (name == "add" or name in _LINEAR) and takes[reader]
+        return (name == "add" or name in _ADDITIVE) and takes[reader]
 
     for node in reversed(list(found.program.graph.nodes)):
         takes[node] = node.op == "call_function" and bool(node.users) and all(takes_from(u, node) for u in node.users)

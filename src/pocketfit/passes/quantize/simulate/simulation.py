@@ -30,6 +30,7 @@ from pocketfit.core.signature import Signature
 from pocketfit.numerics.quantization_ranges import fingerprint
 from pocketfit.passes.graph.aten import argument, inputs_in_words, module_of, operation, quiet, shape_of, zeros
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
+from pocketfit.passes.graph.operators import Fact, having
 from pocketfit.passes.quantize.simulate.fake_quantize import (
     fake_activation,
     fake_weight,
@@ -38,13 +39,9 @@ from pocketfit.passes.quantize.simulate.fake_quantize import (
     widest_scale,
 )
 
-WEIGHTED = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
-FUSED = ("relu", "hardtanh", "relu6", "clamp")  # a layer in front of one of these gives what comes out behind it
-MOVING = (
-    *("view", "reshape", "flatten", "unsqueeze", "squeeze", "permute", "transpose", "contiguous", "clone", "alias"),
-    *("dropout", "feature_dropout", "slice", "select", "split", "split_with_sizes", "chunk", "max_pool2d", "expand"),
-    *("getitem", "detach", "pad", "constant_pad_nd", "_to_copy", "to"),
-)
+WEIGHTED = having(Fact.LAYER)
+FUSED = having(Fact.FUSED)  # a layer in front of one of these gives what comes out behind it
+MOVING = having(Fact.SAME_GRID)
 
 
 _LAST: WeakKeyDictionary[nn.Module, tuple[str, fx.GraphModule]] = WeakKeyDictionary()
