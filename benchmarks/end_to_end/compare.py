@@ -3,7 +3,7 @@
     python -m benchmarks.end_to_end.compare [pretrained|demo|all] [--json FILE] [--quick]
 
 pretrained  MobileNetV2 with its published ImageNet weights, on the photos of stamps_imagenet.json
-demo        the demo's task: demo-data/model and demo-out/ as `make demo` leaves them, on the 10,000 test pictures
+demo        the demo's job: demo-data/model and demo-out/ as `make demo` leaves them, on the 10,000 test pictures
 
 Prints a table for each and writes JSON. --quick: few pictures, short timings, 20 training steps: to see that it runs.
 """
@@ -233,7 +233,7 @@ def _chosen_by_pocketfit(rows: Sequence[Row], decide_on: photos.Photos) -> Entry
     return None if picked is None else trials[picked.trial.number]
 
 
-# The demo's task ------------------------------------------------------------------------------------------------------
+# The demo's job ------------------------------------------------------------------------------------------------------
 
 
 def demo(quick: bool, watch: Watch) -> dict[str, Any]:

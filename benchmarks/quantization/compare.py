@@ -54,7 +54,7 @@ from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.processes import child_process
 from pocketfit.search.propose.quantization_ladder import REPAIRS, REPAIRS_4
 from pocketfit.search.run.apply_passes import carried_out
-from pocketfit.search.run.job import Task, aligned
+from pocketfit.search.run.job import Job, aligned
 from pocketfit.sources.data.dataset import open_data
 from pocketfit.sources.models.open_model import load_model, open_model
 
@@ -197,7 +197,7 @@ class Bench:
         )
 
         def make(path: Path) -> None:
-            model = carried_out(self._task(), plan, self.watch) if plan.passes else self.subject.model
+            model = carried_out(self._job(), plan, self.watch) if plan.passes else self.subject.model
             runtimes.get(runtime).export(model, plan, given.calibration, path, work=self._by_products)
 
         facts = {
@@ -291,9 +291,9 @@ class Bench:
         folder.mkdir(exist_ok=True)
         return folder
 
-    def _task(self) -> Task:
+    def _job(self) -> Job:
         subject = self.subject
-        return Task(model=subject.model, data=subject.given, out=self._by_products, runtimes=(), budget=Budget())  # type: ignore[arg-type]
+        return Job(model=subject.model, data=subject.given, out=self._by_products, runtimes=(), budget=Budget())  # type: ignore[arg-type]
 
     def _calibration_file(self, runtime: str) -> Path:
         calibration = self.subject.given.calibration

@@ -16,7 +16,7 @@ from pocketfit.core.support.files import OF_APPLY, check_folder, held
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.core.support.user_code import Allowed
-from pocketfit.search.run.job import Task, check_teacher, with_labels
+from pocketfit.search.run.job import Job, check_teacher, with_labels
 from pocketfit.search.run.run_trial import Exported, export
 from pocketfit.sources.data.dataset import Dataset
 
@@ -48,7 +48,7 @@ def apply(
     data = as_dataset(samples)
     network = with_labels(as_model(model, preprocess, labels, allow_code), data.class_names)
     taught_by = None if teacher is None else as_model(teacher, preprocess, labels, allow_code)
-    task = Task(
+    job = Job(
         model=network,
         data=data,
         out=folder,
@@ -57,11 +57,11 @@ def apply(
         threads=threads,
         teacher=taught_by,
     )
-    check_teacher(task)
+    check_teacher(job)
     data.check_fits(network.signature.inputs[0], network.preprocess)
     with held(folder):
-        made = export(task, plan, watch, folder=folder)
-        forget_arrays(task.cache)
+        made = export(job, plan, watch, folder=folder)
+        forget_arrays(job.cache)
     return made
 
 
@@ -73,7 +73,7 @@ def take_part(plan: Plan, model: Model, data: Dataset, *, teacher: Model | None 
     from pocketfit.search.run.run_trial import prepared
 
     with temporary_folder() as own:
-        task = Task(
+        job = Job(
             model=with_labels(model, data.class_names),
             data=data,
             out=Path(own),
@@ -81,5 +81,5 @@ def take_part(plan: Plan, model: Model, data: Dataset, *, teacher: Model | None 
             budget=Budget(),
             teacher=teacher,
         )
-        check_teacher(task)
-        prepared(task, plan, Silent())
+        check_teacher(job)
+        prepared(job, plan, Silent())

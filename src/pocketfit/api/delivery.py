@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pocketfit.core.support.files import write_json
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
-from pocketfit.search.run.job import Task
+from pocketfit.search.run.job import Job
 
 if TYPE_CHECKING:
     pass
@@ -24,30 +24,30 @@ class Delivery:
         self._watch = watch
         self._bundled: tuple[str, bool] | None = None
 
-    def __call__(self, task: Task, data: dict[str, Any], chosen: Trial | None, *, finished: bool) -> None:
+    def __call__(self, job: Job, data: dict[str, Any], chosen: Trial | None, *, finished: bool) -> None:
         from pocketfit.report.run.render import write_report
 
-        write_json(task.out / "result.json", data)
+        write_json(job.out / "result.json", data)
         if chosen is not None and chosen.artifact is not None:
-            write_json(task.out / "plan.json", chosen.plan.to_json())
+            write_json(job.out / "plan.json", chosen.plan.to_json())
             key = (chosen.artifact.sha256, finished)
             if key != self._bundled:
-                bundle(task, chosen, data, self._watch)
+                bundle(job, chosen, data, self._watch)
                 self._bundled = key
-        write_report(task.out)
+        write_report(job.out)
 
 
-def bundle(task: Task, chosen: Trial, data: dict[str, Any], watch: Watch) -> None:
+def bundle(job: Job, chosen: Trial, data: dict[str, Any], watch: Watch) -> None:
     """The chosen file with the code that calls it, in `out/bundle`."""
     from pocketfit.bundle.write import write_bundle
     from pocketfit.search.run.apply_passes import carried_out
 
     assert chosen.artifact is not None
-    model = carried_out(task, chosen.plan, watch)
-    golden = task.samples("calibration", model.preprocess, watch, limit=GOLDEN_SAMPLES)
-    artifact = replace(chosen.artifact, path=str(task.out / chosen.artifact.path))
+    model = carried_out(job, chosen.plan, watch)
+    golden = job.samples("calibration", model.preprocess, watch, limit=GOLDEN_SAMPLES)
+    artifact = replace(chosen.artifact, path=str(job.out / chosen.artifact.path))
     write_bundle(
-        task.out / "bundle",
+        job.out / "bundle",
         artifact,
         model,
         golden=golden,

@@ -16,8 +16,8 @@ from pocketfit.core.support.user_code import Allowed
 from pocketfit.measurement.run_samples import check_metric
 from pocketfit.search.decide.result import Result
 from pocketfit.search.run.begin import check_out
-from pocketfit.search.run.job import Task, check_teacher, with_labels
-from pocketfit.search.run.loop import fit_task
+from pocketfit.search.run.job import Job, check_teacher, with_labels
+from pocketfit.search.run.loop import fit_job
 
 if TYPE_CHECKING:
     pass
@@ -85,7 +85,7 @@ def fit(
     check_metric(metric)
     data = as_dataset(samples)
     network = as_model(model, preprocess, labels, allow_code)
-    task = Task(
+    job = Job(
         model=network,
         data=data,
         out=Path(out),
@@ -107,29 +107,29 @@ def fit(
         layer_ratios=tuple(layer_ratios),
         teacher=None if teacher is None else as_model(teacher, preprocess, labels, allow_code),
     )
-    return run(task, watch)
+    return run(job, watch)
 
 
-def run(task: Task, watch: Watch | None = None) -> Result:
-    """Run `fit_task`, and write the bundle and the report as results come in."""
+def run(job: Job, watch: Watch | None = None) -> Result:
+    """Run `fit_job`, and write the bundle and the report as results come in."""
     check_alone("fit")
-    check_threads(task.threads)
+    check_threads(job.threads)
     stay_in_quota()
     watch = watch or Silent()
-    check_teacher(task)
-    return fit_task(replace(task, model=with_labels(task.model, task.data.class_names)), Delivery(watch), watch)
+    check_teacher(job)
+    return fit_job(replace(job, model=with_labels(job.model, job.data.class_names)), Delivery(watch), watch)
 
 
-def run_without_data(task: Task, watch: Watch | None = None) -> dict[str, Any]:
+def run_without_data(job: Job, watch: Watch | None = None) -> dict[str, Any]:
     """The one int8 file that needs no data, with its bundle; returns result.json. See search/run/data_free.py."""
     from pocketfit.bundle.write import write_bundle
     from pocketfit.search.run.data_free import fit_without_data
     from pocketfit.sources.data.random_inputs import noise
 
-    data, made = fit_without_data(replace(task, model=with_labels(task.model)), watch)
+    data, made = fit_without_data(replace(job, model=with_labels(job.model)), watch)
     golden = noise(made.model.signature.inputs[0], made.model.preprocess, GOLDEN_SAMPLES)
     measurements = data["trials"][data["chosen"]]["measurements"]
-    write_bundle(task.out / "bundle", made.artifact, made.model, golden=golden, measurements=measurements, result=None)
+    write_bundle(job.out / "bundle", made.artifact, made.model, golden=golden, measurements=measurements, result=None)
     return data
 
 

@@ -23,7 +23,7 @@ Name = Annotated[str, Text(".{1,1000}", "a name")]
 
 
 class Inputs(TypedDict):
-    """The inputs that identify a run (Task.identity); a run that another version began may lack some."""
+    """The inputs that identify a run (Job.identity); a run that another version began may lack some."""
 
     model: str
     metric: str

@@ -27,7 +27,7 @@ from pocketfit.search.propose import allocate_widths
 from pocketfit.search.propose.allocate_widths import Choice
 from pocketfit.search.run import channel_allocation
 from pocketfit.search.run.channel_allocation import EXCESS, allocated, allocation_line, allocations
-from pocketfit.search.run.job import Task
+from pocketfit.search.run.job import Job
 from pocketfit.sources.data.dataset import from_arrays
 from pocketfit.sources.models.open_model import model_from_module
 
@@ -52,11 +52,11 @@ def model() -> Model:
 given_model = model()
 
 
-def task(tmp_path: Path, **settings: object) -> Task:
+def job(tmp_path: Path, **settings: object) -> Job:
     rng = np.random.default_rng(0)
     data = from_arrays(rng.integers(0, 256, (400, 16, 16, 3), np.uint8), np.arange(400) % 4, class_names=tuple("abcd"))
     budget = settings.pop("budget", Budget())
-    return Task(model=model(), data=data, out=tmp_path / "out", runtimes=("onnxruntime",), budget=budget, **settings)  # type: ignore[arg-type]
+    return Job(model=model(), data=data, out=tmp_path / "out", runtimes=("onnxruntime",), budget=budget, **settings)  # type: ignore[arg-type]
 
 
 @given(st.integers(0, 10**6), st.floats(0.05, 0.9), st.booleans())
@@ -86,7 +86,7 @@ def test_channels_that_count_are_kept() -> None:
 
 
 def test_the_line_is_what_plans_take(tmp_path: Path) -> None:
-    given_task = task(tmp_path, criterion="l2", layer_ratios=(("^b$", 0.25),))
+    given_task = job(tmp_path, criterion="l2", layer_ratios=(("^b$", 0.25),))
     line = allocation_line(given_task, ExportSettings("onnxruntime"), [0.25, 0.5], 8, Silent())
     assert line["by"] == "macs" and "error" not in line
     record = journal.digest([json.loads(json.dumps(line))])
@@ -105,7 +105,7 @@ def test_the_line_is_what_plans_take(tmp_path: Path) -> None:
 def test_by_latency_the_table_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(channel_allocation, "NETWORKS", 9)
-    given_task = task(
+    given_task = job(
         tmp_path, criterion="l2", allocation="latency", budget=Budget.parse(max_latency="0.5x", prefer="speed")
     )
     line = allocation_line(given_task, ExportSettings("onnxruntime"), [0.5], 8, Silent())
@@ -116,7 +116,7 @@ def test_by_latency_the_table_is_measured(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_cannot_be_scored_is_said(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)).eval()
     bare = model_from_module(net, preprocess=Preprocess(height=16, width=16), labels=tuple("abcd"))
-    given_task = replace(task(tmp_path, allocation="latency"), model=bare)
+    given_task = replace(job(tmp_path, allocation="latency"), model=bare)
     line = allocation_line(given_task, ExportSettings("onnxruntime"), [0.5], 8, Silent())
     assert "No channel of this network can be pruned" in line["error"]
     assert allocations(journal.digest([line])) == {}

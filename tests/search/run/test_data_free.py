@@ -25,7 +25,7 @@ from pocketfit.core.support.progress import Silent
 from pocketfit.measurement import latency
 from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.search.run.apply_passes import carried_out
-from pocketfit.search.run.job import Task
+from pocketfit.search.run.job import Job
 from pocketfit.sources.data.dataset import no_data
 from pocketfit.sources.data.random_inputs import noise
 from pocketfit.sources.models.open_model import model_from_module
@@ -54,15 +54,15 @@ def model() -> Model:
     return model_from_module(net.eval(), preprocess=preprocess, labels=tuple("abcde"))
 
 
-def task(model: Model, out: Path, **limits: str) -> Task:
-    return Task(
+def job(model: Model, out: Path, **limits: str) -> Job:
+    return Job(
         model=model, data=no_data(model.labels), out=out, runtimes=("onnxruntime",), budget=Budget.parse(**limits)
     )
 
 
 def test_a_file_a_bundle_and_no_claim(model: Model, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    data = run_without_data(task(model, out, max_size="9x"))
+    data = run_without_data(job(model, out, max_size="9x"))
     assert json.loads(json.dumps(data)) == json.loads((out / "result.json").read_text())
     assert "accuracy was lost is NOT known" in data["warning"]
     assert data["accuracy"]["value"] is None and data["accuracy"]["how"] == "not_possible_here"
@@ -87,7 +87,7 @@ def test_a_file_a_bundle_and_no_claim(model: Model, tmp_path: Path) -> None:
 
 
 def test_the_plan_makes_the_same_file_again(model: Model, tmp_path: Path) -> None:
-    data = run_without_data(task(model, tmp_path / "out"))
+    data = run_without_data(job(model, tmp_path / "out"))
     plan = Plan.from_json(data["trials"][1]["plan"])
     made = pocketfit.apply(plan, model, no_data(), tmp_path / "again")
     assert made.artifact.sha256 == data["trials"][1]["artifact"]["sha256"]
@@ -95,15 +95,15 @@ def test_the_plan_makes_the_same_file_again(model: Model, tmp_path: Path) -> Non
 
 def test_refusals(model: Model, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'1pt' on drop cannot be checked without data"):
-        run_without_data(task(model, tmp_path / "out", max_drop="1pt"))
+        run_without_data(job(model, tmp_path / "out", max_drop="1pt"))
     assert not (tmp_path / "out").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
     with pytest.raises(UserError, match=r"something else .* \(thesis.txt\); nothing was changed"):
-        run_without_data(task(model, tmp_path / "mine"))
+        run_without_data(job(model, tmp_path / "mine"))
     plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
     bare = model_from_module(plain, preprocess=Preprocess(height=24, width=24), labels=("a", "b"))
     with pytest.raises(UserError, match="has no batch norm"):
-        run_without_data(task(bare, tmp_path / "bare"))
+        run_without_data(job(bare, tmp_path / "bare"))
     with pytest.raises(UserError, match="asks for the calibration split of the data, and no data were given"):
-        carried_out(task(model, tmp_path / "needs"), Plan((Equalize(),), ExportSettings("litert")), Silent())
+        carried_out(job(model, tmp_path / "needs"), Plan((Equalize(),), ExportSettings("litert")), Silent())

@@ -18,7 +18,7 @@ from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.core.support.progress import Silent
 from pocketfit.runtimes.onnxruntime import runtime as onnxruntime
 from pocketfit.search.run.job import (
-    Task,
+    Job,
     about_data,
     aligned,
     check_data,
@@ -37,7 +37,7 @@ from tests.search import builders
 PREPROCESS = Preprocess(height=8, width=8, resize="exact")
 
 
-def task(out: Path, *, count: int = 200, labels: tuple[str, ...] = ("bird", "cat", "dog"), **settings: object) -> Task:
+def job(out: Path, *, count: int = 200, labels: tuple[str, ...] = ("bird", "cat", "dog"), **settings: object) -> Job:
     signature = Signature(
         (TensorSpec("image", (None, 3, 8, 8), "float32", "NCHW"),), (TensorSpec("logits", (None, len(labels))),)
     )
@@ -51,7 +51,7 @@ def task(out: Path, *, count: int = 200, labels: tuple[str, ...] = ("bird", "cat
     )
     pixels = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
     data = from_arrays(pixels, np.arange(count) % 2, class_names=("dog", "cat"))
-    return Task(
+    return Job(
         model=model, data=data, out=out, runtimes=("litert",), budget=builders.budget(max_size="0.5x"), **settings
     )  # type: ignore[arg-type]
 
@@ -123,16 +123,16 @@ def test_wordnet_ids_and_numbers_from_one_get_their_mend() -> None:
 
 def test_very_uneven_classes_are_said_with_the_metric_that_minds_them(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8)
-    uneven = replace(task(tmp_path), data=from_arrays(pixels, (np.arange(200) > 197) * 1, class_names=("dog", "cat")))
+    uneven = replace(job(tmp_path), data=from_arrays(pixels, (np.arange(200) > 197) * 1, class_names=("dog", "cat")))
     (said,) = about_data(uneven)
     assert "'dog' has 198 samples and 'cat' 2" in said and "--metric balanced-accuracy" in said
-    assert about_data(replace(uneven, metric="balanced-accuracy")) == about_data(task(tmp_path)) == []
+    assert about_data(replace(uneven, metric="balanced-accuracy")) == about_data(job(tmp_path)) == []
 
 
 def test_samples_of_another_shape_are_refused_at_the_start(tmp_path: Path) -> None:
     floats = np.random.default_rng(0).normal(size=(200, 8, 8, 3))
     with pytest.raises(UserError, match=r"\[8, 8, 3\] a sample, and the network takes \[3, 8, 8\] a sample: turn them"):
-        check_data(replace(task(tmp_path), data=from_arrays(floats, np.arange(200) % 2, class_names=("dog", "cat"))))
+        check_data(replace(job(tmp_path), data=from_arrays(floats, np.arange(200) % 2, class_names=("dog", "cat"))))
 
 
 def test_aligned_labels_are_the_models() -> None:
@@ -152,16 +152,16 @@ def test_aligned_labels_are_the_models() -> None:
 
 
 def test_samples_of_a_task_are_aligned(tmp_path: Path) -> None:
-    a_task = task(tmp_path)
-    samples = a_task.samples("search", PREPROCESS, Silent())
+    a_job = job(tmp_path)
+    samples = a_job.samples("search", PREPROCESS, Silent())
     assert set(samples.labels.tolist()) == {1, 2}
-    raw = a_task.data.split("search", PREPROCESS, split_seed=0)
-    names = [a_task.model.labels[label] for label in samples.labels]
+    raw = a_job.data.split("search", PREPROCESS, split_seed=0)
+    names = [a_job.model.labels[label] for label in samples.labels]
     assert names == [("dog", "cat")[label] for label in raw.labels]
 
 
 def test_time_and_trials_may_grow_but_nothing_else_may_change(tmp_path: Path) -> None:
-    first = task(tmp_path)
+    first = job(tmp_path)
     more = replace(first, budget=builders.budget(max_size="0.5x", max_time="3h", max_trials=99))
     assert differences(first.identity(), more.identity()) == []
     assert differences(first.identity(), replace(first, out=tmp_path / "moved").identity()) == []
@@ -179,14 +179,14 @@ def test_time_and_trials_may_grow_but_nothing_else_may_change(tmp_path: Path) ->
         (replace(first, model=replace(first.model, preprocess=replace(PREPROCESS, colour="BGR"))), "preprocess"),
     ):
         assert differences(first.identity(), changed.identity()) == [word]
-    assert "data sha256" in differences(first.identity(), task(tmp_path, count=201).identity())
+    assert "data sha256" in differences(first.identity(), job(tmp_path, count=201).identity())
     assert differences({}, first.identity()) != []
     older = {key: value for key, value in first.identity().items() if key != "teacher_sha256"}
     assert differences(older, first.identity()) == [], "a run from before there were teachers goes on"
 
 
 def test_a_teacher_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    first = task(tmp_path)
+    first = job(tmp_path)
     check_teacher(first)
     check_teacher(replace(first, teacher=replace(first.model, labels=("dog", "cat", "bird"))))
     with pytest.raises(UserError, match="does not know the student's class 'bird'"):
@@ -196,28 +196,28 @@ def test_a_teacher_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 def test_the_identity_survives_json(tmp_path: Path) -> None:
     import json
 
-    identity = task(tmp_path).identity()
+    identity = job(tmp_path).identity()
     assert differences(json.loads(json.dumps(identity)), identity) == []
 
 
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data: The \w+ split is empty: 4 samples are too few to be split"):
-        check_data(task(tmp_path, count=4))
-    check_data(task(tmp_path))
+        check_data(job(tmp_path, count=4))
+    check_data(job(tmp_path))
 
 
 def test_what_a_runtime_cannot_do_is_refused_before_any_work(tmp_path: Path) -> None:
-    check_runtimes(task(tmp_path))
+    check_runtimes(job(tmp_path))
     with pytest.raises(UserError, match="No runtime is called 'tensorrt'"):
-        check_runtimes(replace(task(tmp_path), runtimes=("tensorrt",)))
+        check_runtimes(replace(job(tmp_path), runtimes=("tensorrt",)))
 
 
 def test_static_int8_comes_first_and_in_both_variants_where_the_runtime_has_them(tmp_path: Path) -> None:
     for runtime, variants in (("litert", ["int8"]), ("onnxruntime", ["uint8", "int8"])):
-        found = recipes(task(tmp_path), runtime)
+        found = recipes(job(tmp_path), runtime)
         assert [e.activations for e in found if e.precision == "int8"] == variants
         assert [e.precision for e in found[len(variants) :]] == ["float16", "dynamic-int8"]
-    assert all(e.io == "int8" for e in recipes(task(tmp_path, io="int8"), "litert") if e.precision == "int8")
+    assert all(e.io == "int8" for e in recipes(job(tmp_path, io="int8"), "litert") if e.precision == "int8")
 
 
 @pytest.mark.parametrize(("saturates", "weights"), [(True, ["int7", "int8"]), (False, ["int8", "int8"])])
@@ -226,13 +226,13 @@ def test_seven_bits_where_products_of_eight_overflow(
 ) -> None:
     """Only in U8S8 files of ONNX Runtime; S8S8 and LiteRT add in 32 bits."""
     monkeypatch.setattr(onnxruntime, "saturates", lambda: saturates)
-    static = [r for r in recipes(task(tmp_path), "onnxruntime") if r.precision == "int8"]
+    static = [r for r in recipes(job(tmp_path), "onnxruntime") if r.precision == "int8"]
     assert [r.activations for r in static] == ["uint8", "int8"] and [r.weights for r in static] == weights
     assert [bool(why_these_weights(r)) for r in static] == [w == "int7" for w in weights]
-    assert all(r.weights == "int8" for r in recipes(task(tmp_path), "litert"))
+    assert all(r.weights == "int8" for r in recipes(job(tmp_path), "litert"))
 
 
 def test_names_that_are_no_text_are_told_as_escapes(tmp_path: Path) -> None:
     """A journal with half a character could not be read again."""
-    told = task(tmp_path, model_name="caf\udce9", data_name="photos-\udcff").identity()
+    told = job(tmp_path, model_name="caf\udce9", data_name="photos-\udcff").identity()
     assert (told["model"], told["data"]) == ("caf\\xe9", "photos-\\xff")

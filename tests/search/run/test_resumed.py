@@ -12,13 +12,13 @@ import pytest
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan.prune import Prune
 from pocketfit.search import journal
-from pocketfit.search.run.job import Task
+from pocketfit.search.run.job import Job
 from pocketfit.search.run.resumed import check_resumed
 from tests.search import builders
 
 PATH = Path("out/journal.jsonl")
 TASK = cast(
-    "Task",
+    "Job",
     SimpleNamespace(
         criterion="taylor", runtimes=("litert",), layers=(SimpleNamespace(name="a"), SimpleNamespace(name="b"))
     ),
@@ -36,7 +36,7 @@ def test_its_own_journal_is_gone_on_with() -> None:
     known = record(builders.baseline(), pruned, sensitivity={("litert", False): {"rows": rows}}, allocation=allocation)
     check_resumed(TASK, known, PATH)
     own = SimpleNamespace(**{**vars(TASK), "criterion": "mine.scores:f"})
-    check_resumed(cast("Task", own), record(builders.trial(1, passes=(Prune(0.5, "mine.scores:f"),))), PATH)
+    check_resumed(cast("Job", own), record(builders.trial(1, passes=(Prune(0.5, "mine.scores:f"),))), PATH)
 
 
 @pytest.mark.parametrize(

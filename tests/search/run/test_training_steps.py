@@ -20,7 +20,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.progress import Silent
 from pocketfit.passes.train.guarded import find_learning_rate
 from pocketfit.search.run import training_steps as pace
-from pocketfit.search.run.job import Task
+from pocketfit.search.run.job import Job
 from pocketfit.search.run.training_steps import LONG_SHARE, SHORT_SHARE, Pace, grid_seconds, pace_line, steps_for
 from pocketfit.sources.data.dataset import from_arrays
 from pocketfit.sources.models.open_model import model_from_module
@@ -89,12 +89,12 @@ class Net(nn.Module):
         return self.body(x)
 
 
-def task(out: Path, network: nn.Module, **settings: Any) -> Task:
+def job(out: Path, network: nn.Module, **settings: Any) -> Job:
     contract = Preprocess(height=8, width=8, resize="exact")
     rng = np.random.default_rng(0)
     data = from_arrays(rng.integers(0, 256, (300, 8, 8, 3), np.uint8), np.arange(300) % 2, class_names=("a", "b"))
     model = model_from_module(network, preprocess=contract, labels=("a", "b"))
-    return Task(
+    return Job(
         model=model,
         data=data,
         out=out,
@@ -114,18 +114,18 @@ class Heard(Silent):
 
 def test_the_rate_is_found_without_a_time_limit_and_the_machine_does_not_show(tmp_path: Path) -> None:
     """Two runs have the same line."""
-    lines = [pace_line(task(tmp_path, net()), Silent()) for _ in range(2)]
+    lines = [pace_line(job(tmp_path, net()), Silent()) for _ in range(2)]
     assert lines[0] == lines[1] == {"kind": "pace", "learning_rate": 0.02, "short_steps": 30, "long_steps": 100}
 
 
 def test_with_a_time_limit_the_pace_is_noted_with_whoever_teaches(tmp_path: Path) -> None:
     limits = {"max_time": "10min"}
-    line = pace_line(task(tmp_path, net(), limits=limits), Silent())
+    line = pace_line(job(tmp_path, net(), limits=limits), Silent())
     assert line["steps_per_s"] > 0 and line["verdict_s"] > 0 and line["learning_rate"] == 0.02
     asked: list[int] = []
     teacher = model_from_module(net(), preprocess=Preprocess(height=8, width=8, resize="exact"), labels=("a", "b"))
     teacher.network.register_forward_hook(lambda _l, _i, out: asked.append(len(out)))
-    line = pace_line(task(tmp_path, net(), limits=limits, teacher=teacher), Silent())
+    line = pace_line(job(tmp_path, net(), limits=limits, teacher=teacher), Silent())
     assert sum(count == 64 for count in asked) == pace.PROBE_STEPS and line["steps_per_s"] > 0
 
 
@@ -135,13 +135,13 @@ def test_a_rate_that_is_not_the_usual_one_is_said_and_kept(tmp_path: Path, monke
     )
     monkeypatch.setattr(find_learning_rate, "found_rate", lambda *given, **more: found)
     heard = Heard()
-    line = pace_line(task(tmp_path, net()), heard)
+    line = pace_line(job(tmp_path, net()), heard)
     assert line["learning_rate"] == 0.005 and [line["finding"]] == heard.said == [found.finding]
 
 
 def test_a_network_that_cannot_be_trained_is_a_finding_and_no_end(tmp_path: Path) -> None:
     heard = Heard()
-    line = pace_line(task(tmp_path, Net(trains=False), limits={"max_time": "10min"}), heard)
+    line = pace_line(job(tmp_path, Net(trains=False), limits={"max_time": "10min"}), heard)
     assert heard.said[0].startswith("The network cannot be trained") and line["finding"] == heard.said[0]
     assert line.keys() == {"kind", "finding", "short_steps", "long_steps"}
 

@@ -94,7 +94,7 @@ def fit(
     from pocketfit.core.support.files import check_folder
     from pocketfit.measurement.run_samples import check_metric
     from pocketfit.search.run.begin import check_out
-    from pocketfit.search.run.job import Task
+    from pocketfit.search.run.job import Job
 
     check_folder(out) if data is None else check_out(out)
     check_metric(metric)
@@ -102,7 +102,7 @@ def fit(
     taught_by = teacher.open(network, source.agreed(teacher.model, pruning.criterion, metric))
     with watch_for_terminal(quiet) as watch:
         kept = out / "cache" if (out / "journal.jsonl").exists() else None
-        task = Task(
+        job = Job(
             model=network,
             data=dataset(data, watch, labels=network.labels, cache=kept),
             out=out,
@@ -124,8 +124,8 @@ def fit(
             teacher=taught_by,
         )
         if data is None:
-            return run_without_data(task, watch)
-        return run(task, watch).data
+            return run_without_data(job, watch)
+        return run(job, watch).data
 
 
 def show_made_without_data(data: Mapping[str, Any], out: Path) -> None:

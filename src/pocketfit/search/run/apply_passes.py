@@ -20,15 +20,15 @@ from pocketfit.core.support.json_file import parse
 from pocketfit.core.support.processes import rank
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.schema import checked
-from pocketfit.search.run.job import Task
+from pocketfit.search.run.job import Job
 from pocketfit.search.run.pass_table import PASSES, Given
 
 MOST_RECENT = 6
 _RECENT: dict[str, Model] = {}  # by prefix hash: one trial asks for the same network several times
 
 
-def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
-    """The task's model after the plan's passes.
+def carried_out(job: Job, plan: Plan, watch: Watch) -> Model:
+    """The job's model after the plan's passes.
 
     The weights after each pass that looks at samples are kept in `cache/`, with what it learned, under a hash of the
     model, its contract, the data, the number of threads, all passes so far, and the grid that they were for; the
@@ -38,20 +38,20 @@ def carried_out(task: Task, plan: Plan, watch: Watch) -> Model:
     from pocketfit.passes.prune import sparsify
     from pocketfit.passes.train import data_parallel
 
-    model, grid = task.model, plan.export.grid
+    model, grid = job.model, plan.export.grid
     exact: Model | None = None
     for index, settings in enumerate(plan.passes):
-        key = prefix_hash(task, plan.passes[: index + 1], grid)
+        key = prefix_hash(job, plan.passes[: index + 1], grid)
         if exact is None and settings.FACTS.on_grid:
             exact = model
         if key in _RECENT:
             model = _RECENT[key]
             continue
-        one, given = PASSES[type(settings)], Given(task=task, model=model, grid=grid, exact=exact, watch=watch)
+        one, given = PASSES[type(settings)], Given(job=job, model=model, grid=grid, exact=exact, watch=watch)
         if one.quick(settings):
             model = one.apply(settings, given)
         else:
-            stored = task.cache / f"trained-{key}.safetensors"
+            stored = job.cache / f"trained-{key}.safetensors"
             if not data_parallel.from_first(stored.exists()):
                 _carry_out(settings, given, stored)
             data_parallel.file_from_first(stored)
@@ -72,7 +72,7 @@ def _carry_out(settings: PassSettings, given: Given, stored: Path) -> None:
             _keep(made, stored)
 
 
-def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -> str:
+def prefix_hash(job: Job, passes: Sequence[PassSettings], grid: Grid | None) -> str:
     """16 hex digits that identify the network after these passes: a hash of everything that they look at.
 
     The grid is part of it from the first pass on that works for the grid, so that all exports share what comes before.
@@ -81,19 +81,19 @@ def prefix_hash(task: Task, passes: Sequence[PassSettings], grid: Grid | None) -
     import torch
 
     facts = {
-        "model": task.model.key,
-        "data": task.data.sha256,
-        "split_seed": task.model.split_seed,
-        "preprocess": task.model.preprocess.to_json(),
-        "labels": task.model.labels,
+        "model": job.model.key,
+        "data": job.data.sha256,
+        "split_seed": job.model.split_seed,
+        "preprocess": job.model.preprocess.to_json(),
+        "labels": job.model.labels,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "passes": [{"pass": type(p).__name__, **asdict(p)} for p in passes],
     }
     if grid is not None and any(p.FACTS.on_grid or (grid.coarse and p.FACTS.on_coarse_grid) for p in passes):
         facts["grid"] = asdict(grid)
-    if task.teacher is not None and any(p.FACTS.has_teacher for p in passes):
-        facts["teacher"] = [task.teacher.key, *task.teacher.labels]
+    if job.teacher is not None and any(p.FACTS.has_teacher for p in passes):
+        facts["teacher"] = [job.teacher.key, *job.teacher.labels]
     if rank().count > 1 and any(p.FACTS.by_all for p in passes):  # batch norms see fewer rows at a time
         facts["processes"] = rank().count
     return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:16]

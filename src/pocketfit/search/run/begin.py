@@ -15,7 +15,7 @@ from pocketfit.measurement.environment import environment
 from pocketfit.numerics.latency_intervals import MAX_NEEDED, needed_n
 from pocketfit.search import journal
 from pocketfit.search.run.job import (
-    Task,
+    Job,
     about_data,
     check_criterion,
     check_data,
@@ -30,13 +30,13 @@ EXPECTED_DISAGREEMENT = (
 )
 
 
-def check(task: Task) -> None:
+def check(job: Job) -> None:
     """Refuse bad input before anything is written."""
-    check_runtimes(task)
-    check_data(task)
-    check_layers(task)
-    check_metric(task)
-    check_criterion(task)
+    check_runtimes(job)
+    check_data(job)
+    check_layers(job)
+    check_metric(job)
+    check_criterion(job)
 
 
 def check_out(out: Path) -> None:
@@ -52,8 +52,8 @@ def check_out(out: Path) -> None:
         check_folder(out, (".lock", "cache", *(("journal.jsonl",) if begun else ())))
 
 
-def begin(task: Task, path: Path, watch: Watch) -> None:
-    findings = [*task.model.findings, *task.data.findings, *about_data(task), *_too_few(task)]
+def begin(job: Job, path: Path, watch: Watch) -> None:
+    findings = [*job.model.findings, *job.data.findings, *about_data(job), *_too_few(job)]
     for sentence in findings:
         watch.say(sentence)
     journal.append(
@@ -62,18 +62,18 @@ def begin(task: Task, path: Path, watch: Watch) -> None:
             "kind": "start",
             "pocketfit": __version__,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "inputs": task.identity(),
-            "budget": task.budget.to_json(),
-            "environment": environment(task.threads),
+            "inputs": job.identity(),
+            "budget": job.budget.to_json(),
+            "environment": environment(job.threads),
             "findings": findings,
         },
     )
 
 
-def _too_few(task: Task) -> Iterator[str]:
+def _too_few(job: Job) -> Iterator[str]:
     """A sentence where the verdict split is too small to certify the allowed drop."""
-    allowed = task.budget.limit_on("drop")
-    have = task.data.split_counts(task.model.split_seed)["verdict"]
+    allowed = job.budget.limit_on("drop")
+    have = job.data.split_counts(job.model.split_seed)["verdict"]
     if allowed is None or allowed <= 0:
         return
     need = needed_n(allowed, EXPECTED_DISAGREEMENT)
@@ -86,18 +86,18 @@ def _too_few(task: Task) -> Iterator[str]:
         )
 
 
-def is_fruitless(task: Task, record: journal.Record) -> bool:
+def is_fruitless(job: Job, record: journal.Record) -> bool:
     """Whether a run of other inputs may be replaced, as nothing in it has worked: with a metric that failed, say."""
     assert record.start is not None
-    return bool(differences(record.start["inputs"], task.identity())) and all(t.status != "ok" for t in record.trials)
+    return bool(differences(record.start["inputs"], job.identity())) and all(t.status != "ok" for t in record.trials)
 
 
-def refuse_others(task: Task, record: journal.Record) -> None:
+def refuse_others(job: Job, record: journal.Record) -> None:
     assert record.start is not None
-    changed = differences(record.start["inputs"], task.identity())
+    changed = differences(record.start["inputs"], job.identity())
     if changed:
         raise UserError(
-            f"{task.out} belongs to another run (different: {', '.join(changed)}); nothing was changed: give the"
+            f"{job.out} belongs to another run (different: {', '.join(changed)}); nothing was changed: give the"
             f" same inputs to"
             " go on, or another output folder"
         )

@@ -23,7 +23,7 @@ from pocketfit.numerics.channel_shapes import Skeleton, Term, mac_terms, paramet
 from pocketfit.search.journal import Record
 from pocketfit.search.propose import allocate_widths
 from pocketfit.search.propose.allocate_widths import Choice, Widths
-from pocketfit.search.run.job import Task
+from pocketfit.search.run.job import Job
 
 WIDTHS = 40  # widths that a group may choose from, at most: with all multiples of 8, ResNet-50 takes long (notes.md)
 NETWORKS = 24  # sub-networks in a table of costs
@@ -32,11 +32,11 @@ EXCESS = 0.02  # by which a part may be above it
 
 
 def allocation_line(
-    task: Task, settings: ExportSettings, ratios: Sequence[float], multiple: int, watch: Watch
+    job: Job, settings: ExportSettings, ratios: Sequence[float], multiple: int, watch: Watch
 ) -> dict[str, Any]:
     """The journal's "allocation" line: for each ratio the widths, as `Prune.keep` takes them.
 
-    settings  export settings of the files whose latency counts, where the task asks for allocation by latency
+    settings  export settings of the files whose latency counts, where the job asks for allocation by latency
 
     Where it cannot be done the line has no widths and says why; pruning is then uniform.
     """
@@ -46,22 +46,22 @@ def allocation_line(
     from pocketfit.passes.prune import criteria, prune_channels
     from pocketfit.passes.prune import subnetworks as widths
 
-    line: dict[str, Any] = {"kind": "allocation", "by": task.allocation, "criterion": task.criterion, "keep": []}
+    line: dict[str, Any] = {"kind": "allocation", "by": job.allocation, "criterion": job.criterion, "keep": []}
     try:
-        graph = trace(task.model.network, task.model.signature)
-        known = widths.skeleton(task.model.network, graph)
-        asked = Prune(0.0, task.criterion, seed=task.seed)
-        watch.step(f"scoring channels by {task.criterion}")
-        samples = task.samples("train", task.model.preprocess, watch, limit=asked.samples)
-        scores = criteria.group_scores(task.model, graph, asked, samples)
+        graph = trace(job.model.network, job.model.signature)
+        known = widths.skeleton(job.model.network, graph)
+        asked = Prune(0.0, job.criterion, seed=job.seed)
+        watch.step(f"scoring channels by {job.criterion}")
+        samples = job.samples("train", job.model.preprocess, watch, limit=asked.samples)
+        scores = criteria.group_scores(job.model, graph, asked, samples)
         terms = mac_terms(known)
-        if task.allocation == "latency":
+        if job.allocation == "latency":
             table = channel_cost_table.measure(
-                task.model,
+                job.model,
                 graph,
                 settings,
                 channel_cost_table.cache_folder(watch),
-                threads=task.threads,
+                threads=job.threads,
                 count=NETWORKS,
                 watch=watch,
             )
@@ -75,7 +75,7 @@ def allocation_line(
     fixed = {
         group.name
         for group in prune_channels.removable(graph)
-        if any(re.search(pattern, layer) for pattern, _ in task.layer_ratios for layer in group.layers)
+        if any(re.search(pattern, layer) for pattern, _ in job.layer_ratios for layer in group.layers)
     }
     choices = [
         allocate_widths.from_scores(
@@ -86,7 +86,7 @@ def allocation_line(
         for name, full in known.full.items()
     ]
     choices = [replace(c, widths=(c.whole,), losses=(0.0,)) if c.layer in fixed else c for c in choices]
-    parts = _parts(known, terms, task.budget)
+    parts = _parts(known, terms, job.budget)
     for ratio in ratios:
         found = allocated(choices, parts, ratio)
         # whole groups are named too: the plan's ratio is that of the uniform cut, and would narrow them

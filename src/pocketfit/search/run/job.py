@@ -35,7 +35,7 @@ PROBED = 32  # samples on which a user's own criterion is tried before the run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Job:
     """Everything that decides what a run does. Time and trial limits are not part of its identity: they may grow."""
 
     model: Model
@@ -107,26 +107,26 @@ class Task:
         return aligned(found, self.data.class_names, self.model.labels)
 
 
-def baseline_export(task: Task, runtime: str) -> ExportSettings:
+def baseline_export(job: Job, runtime: str) -> ExportSettings:
     """The float32 file that everything else is compared with."""
-    return ExportSettings(runtime, layout=task.layout)
+    return ExportSettings(runtime, layout=job.layout)
 
 
-def recipes(task: Task, runtime: str) -> tuple[ExportSettings, ...]:
+def recipes(job: Job, runtime: str) -> tuple[ExportSettings, ...]:
     """Exports without training that this runtime supports, the most promising first."""
     module = runtimes.get(runtime)
     wanted = [
-        replace(e, io=task.io, layout=task.layout, keep_float=task.keep_float, calibration=CALIBRATION_SAMPLES)
+        replace(e, io=job.io, layout=job.layout, keep_float=job.keep_float, calibration=CALIBRATION_SAMPLES)
         if e.precision == "int8"
-        else replace(e, layout=task.layout)
+        else replace(e, layout=job.layout)
         for e in module.recipes()
     ]
-    return tuple(e for e in wanted if not module.why_not(Plan((), e), task.model.signature))
+    return tuple(e for e in wanted if not module.why_not(Plan((), e), job.model.signature))
 
 
-def prelude(task: Task, runtime: str) -> tuple[PassSettings, ...]:
+def prelude(job: Job, runtime: str) -> tuple[PassSettings, ...]:
     """What is done to the network before a static int8 file is made for this runtime."""
-    return runtimes.get(runtime).prelude(task.model)
+    return runtimes.get(runtime).prelude(job.model)
 
 
 def why_these_weights(export: ExportSettings) -> list[str]:
@@ -139,90 +139,90 @@ def why_these_weights(export: ExportSettings) -> list[str]:
     ]
 
 
-def check_runtimes(task: Task) -> None:
+def check_runtimes(job: Job) -> None:
     """Refuse, before any work, runtimes that cannot carry out what was asked for."""
-    for runtime in task.runtimes:
+    for runtime in job.runtimes:
         module = runtimes.get(runtime)
-        refusals = module.why_not(Plan((), baseline_export(task, runtime)), task.model.signature)
+        refusals = module.why_not(Plan((), baseline_export(job, runtime)), job.model.signature)
         if refusals:
             raise UserError(refusals[0])
-        static = [r for r in recipes(task, runtime) if r.precision == "int8"]
-        if task.io != "float32" and not static:
+        static = [r for r in recipes(job, runtime) if r.precision == "int8"]
+        if job.io != "float32" and not static:
             asked = ExportSettings(
-                runtime, "int8", activations="uint8" if task.io == "uint8" else "int8", io=task.io, layout=task.layout
+                runtime, "int8", activations="uint8" if job.io == "uint8" else "int8", io=job.io, layout=job.layout
             )
-            raise UserError(module.why_not(Plan((), asked), task.model.signature)[0])
+            raise UserError(module.why_not(Plan((), asked), job.model.signature)[0])
 
 
-def check_criterion(task: Task) -> None:
+def check_criterion(job: Job) -> None:
     """Refuse a criterion of the user's own that gives no sound scores, before anything is written."""
-    asked = Prune(0.0, task.criterion, samples=PROBED)
+    asked = Prune(0.0, job.criterion, samples=PROBED)
     if asked.calls_code:
         from pocketfit.passes.graph.channel_graph import trace
         from pocketfit.passes.prune import criteria
 
-        preprocess, seed = task.model.preprocess, task.model.split_seed
-        some = task.data.split("train", preprocess, split_seed=seed, limit=PROBED)
-        samples = aligned(some, task.data.class_names, task.model.labels)
-        criteria.group_scores(task.model, trace(task.model.network, task.model.signature), asked, samples)
+        preprocess, seed = job.model.preprocess, job.model.split_seed
+        some = job.data.split("train", preprocess, split_seed=seed, limit=PROBED)
+        samples = aligned(some, job.data.class_names, job.model.labels)
+        criteria.group_scores(job.model, trace(job.model.network, job.model.signature), asked, samples)
 
 
-def check_metric(task: Task) -> None:
+def check_metric(job: Job) -> None:
     """Refuse a metric of the user's own that gives no scores, before anything is written."""
     from pocketfit.measurement.run_samples import try_metric
 
-    mapping = np.array(label_mapping(task.data.class_names, task.model.labels))
-    try_metric(task.metric, mapping[task.data.listing.labels[:PROBED]], len(task.model.labels))
+    mapping = np.array(label_mapping(job.data.class_names, job.model.labels))
+    try_metric(job.metric, mapping[job.data.listing.labels[:PROBED]], len(job.model.labels))
 
 
-def check_layers(task: Task) -> None:
+def check_layers(job: Job) -> None:
     """Refuse a name to keep in float that is no layer with weights, with the nearest ones, and a pattern with a ratio
     that matches none."""
-    if task.layer_ratios:
+    if job.layer_ratios:
         from pocketfit.passes.graph.channel_graph import trace
         from pocketfit.passes.prune import prune_channels
 
         prune_channels.counts_kept(
-            trace(task.model.network, task.model.signature), Prune(0.0, task.criterion, layers=task.layer_ratios)
+            trace(job.model.network, job.model.signature), Prune(0.0, job.criterion, layers=job.layer_ratios)
         )
-    names = [row.name for row in task.layers if row.macs]
-    for name in task.keep_float:
+    names = [row.name for row in job.layers if row.macs]
+    for name in job.keep_float:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=3) or [names[0], names[-1]]
             raise UserError(
-                f"--keep-float names '{name}', which is no layer with weights of {task.model_name}; near it are"
+                f"--keep-float names '{name}', which is no layer with weights of {job.model_name}; near it are"
                 f" {', '.join(near)}"
             )
 
 
-def check_teacher(task: Task) -> None:
+def check_teacher(job: Job) -> None:
     """Refuse a teacher for other classes or for another input than the model's."""
-    if task.teacher is not None:
+    if job.teacher is not None:
         from pocketfit.passes.train import distillation
 
-        distillation.check_teacher(task.teacher, task.model)
+        distillation.check_teacher(job.teacher, job.model)
 
 
-def check_data(task: Task) -> None:
+def check_data(job: Job) -> None:
     """Refuse data that is not enough for a run; see Dataset.findings and `about_data` for mere remarks."""
     try:
-        task.data.check_splits(task.model.split_seed)
+        job.data.check_splits(job.model.split_seed)
     except UserError as error:
-        raise UserError(f"{task.data_name}: {error}") from error
-    task.data.check_fits(task.model.signature.inputs[0], task.model.preprocess)
-    label_mapping(task.data.class_names, task.model.labels)
+        raise UserError(f"{job.data_name}: {error}") from error
+    job.data.check_fits(job.model.signature.inputs[0], job.model.preprocess)
+    label_mapping(job.data.class_names, job.model.labels)
 
 
-def about_data(task: Task) -> list[str]:
+def about_data(job: Job) -> list[str]:
     """Remarks on the data, and on how it fits the network, in sentences."""
-    shares = np.bincount(task.data.listing.labels, minlength=1)
+    shares = np.bincount(job.data.listing.labels, minlength=1)
     seen = shares[shares > 0]
-    said = order_of_numbers(task.data.class_names, task.model.labels)
-    if task.metric == "accuracy" and len(seen) > 1 and seen.max() >= UNEVEN * seen.min():
+    said = order_of_numbers(job.data.class_names, job.model.labels)
+    if job.metric == "accuracy" and len(seen) > 1 and seen.max() >= UNEVEN * seen.min():
         most, least = int(shares.argmax()), int(np.flatnonzero(shares == seen.min())[0])
         said.append(
-            f"Classes are very uneven: '{task.data.class_names[most]}' has {seen.max():,} samples and"
-            f" '{task.data.class_names[least]}' {seen.min():,}. A plain accuracy hardly sees the rare ones;"
+            f"Classes are very uneven: '{job.data.class_names[most]}' has {seen.max():,} samples and"
+            f" '{job.data.class_names[least]}' {seen.min():,}. A plain accuracy hardly sees the rare ones;"
             " --metric balanced-accuracy counts every class alike."
         )
     return said

@@ -13,7 +13,7 @@ from pocketfit.core.trial import Trial
 from pocketfit.search.journal import Record
 from pocketfit.search.propose.quantization_ladder import REPAIRS, layers_in_float
 from pocketfit.search.run.apply_passes import carried_out
-from pocketfit.search.run.job import Task
+from pocketfit.search.run.job import Job
 
 if TYPE_CHECKING:
     from pocketfit.analysis.quantization.sensitivity import Sensitivity
@@ -22,7 +22,7 @@ CAUSES = 5  # layers whose cause is put into words
 JUDGED_PLAIN = 4  # samples for the plain network's table: the report shows it, nothing is decided by it
 
 
-def sensitivity_line(task: Task, plan: Plan, watch: Watch, files: tuple[Trial, Trial] | None = None) -> dict[str, Any]:
+def sensitivity_line(job: Job, plan: Plan, watch: Watch, files: tuple[Trial, Trial] | None = None) -> dict[str, Any]:
     """The journal's "sensitivity" line, estimated in torch.
 
     files    the trials (float32, this plan's) whose files are timed layer by layer
@@ -41,13 +41,13 @@ def sensitivity_line(task: Task, plan: Plan, watch: Watch, files: tuple[Trial, T
     line |= {"plan": plan.code, "rows": []}
     before = Plan(tuple(p for p in plan.passes if p not in REPAIRS), replace(export, ranges="min-max"))
     try:
-        line |= _table(task, plan, watch, None)
+        line |= _table(job, plan, watch, None)
         if export.weights != "int4":
-            line["plain"] = {"plan": before.code, **_table(task, before, watch, JUDGED_PLAIN)}
+            line["plain"] = {"plan": before.code, **_table(job, before, watch, JUDGED_PLAIN)}
     except PocketfitError as error:
         return {**line, "error": str(error)}
     if files is not None and export.weights != "int4":
-        times, line["untimed"] = _more_us(task, files, [row["layer"] for row in line["rows"]], watch)
+        times, line["untimed"] = _more_us(job, files, [row["layer"] for row in line["rows"]], watch)
         for row in line["rows"] if times else ():
             row["more_us"] = times[row["layer"]]
     return line
@@ -77,7 +77,7 @@ def sensitive_to_four_bits(record: Record, params: Mapping[str, int]) -> dict[st
     }
 
 
-def _more_us(task: Task, files: tuple[Trial, Trial], layers: list[str], watch: Watch) -> tuple[dict[str, float], str]:
+def _more_us(job: Job, files: tuple[Trial, Trial], layers: list[str], watch: Watch) -> tuple[dict[str, float], str]:
     """(the microseconds that each layer takes more in the first file than in the second, ""), or ({}, the reason) where
     not all layers can be timed."""
     from pocketfit.search.run.verdict.layer_report import layer_times
@@ -85,7 +85,7 @@ def _more_us(task: Task, files: tuple[Trial, Trial], layers: list[str], watch: W
     watch.step("timing the layers")
     sides = []
     for trial in files:
-        times, reason = layer_times(task, trial)
+        times, reason = layer_times(job, trial)
         if reason or any(layer not in times for layer in layers):
             missing = sum(layer not in times for layer in layers)
             return {}, reason or f"{missing} of {len(layers)} layers have no operator of their own in {trial.plan.code}"
@@ -93,12 +93,12 @@ def _more_us(task: Task, files: tuple[Trial, Trial], layers: list[str], watch: W
     return {layer: round(sides[0][layer] - sides[1][layer], 2) for layer in layers}, ""
 
 
-def _table(task: Task, plan: Plan, watch: Watch, judged: int | None) -> dict[str, Any]:
+def _table(job: Job, plan: Plan, watch: Watch, judged: int | None) -> dict[str, Any]:
     from pocketfit.analysis.quantization.sensitivity import JUDGED, sensitivity
 
     assert plan.export.grid is not None
-    model = carried_out(task, plan, watch)
-    samples = task.samples("calibration", model.preprocess, watch, limit=plan.export.calibration)
+    model = carried_out(job, plan, watch)
+    samples = job.samples("calibration", model.preprocess, watch, limit=plan.export.calibration)
     tick = watch.step("looking for the layers that cost most")
     ranges, most = plan.export.range_method, judged or JUDGED
     return _rows(sensitivity(model, plan.export.grid, samples, most=most, ranges=ranges, progress=tick))

@@ -37,7 +37,7 @@ from pocketfit.search.run.begin import begin, check, check_out, is_fruitless, re
 from pocketfit.search.run.channel_allocation import allocation_line, allocations
 from pocketfit.search.run.clock import Clock
 from pocketfit.search.run.job import (
-    Task,
+    Job,
     baseline_export,
     prelude,
     recipes,
@@ -59,46 +59,44 @@ LESS_PATIENCE = 0.25  # of the verdict's patience, as several trials may be meas
 class Deliver(Protocol):
     """Writes the files beside the journal after every trial; bundle and report live above this floor."""
 
-    def __call__(self, task: Task, data: dict[str, Any], chosen: Trial | None, *, finished: bool) -> None: ...
+    def __call__(self, job: Job, data: dict[str, Any], chosen: Trial | None, *, finished: bool) -> None: ...
 
 
-def fit_task(task: Task, deliver: Deliver, watch: Watch | None = None) -> Result:
-    """Run, or go on with, the task in its output folder.
+def fit_job(job: Job, deliver: Deliver, watch: Watch | None = None) -> Result:
+    """Run, or go on with, the job in its output folder.
 
     Raises UserError where the folder belongs to other inputs, Stopped after Ctrl-C (with the best so far delivered).
     """
     watch = watch or Silent()
-    path = task.out / "journal.jsonl"
-    check_out(task.out)
+    path = job.out / "journal.jsonl"
+    check_out(job.out)
     record = journal.read(path)
-    anew = record.start is None or is_fruitless(task, record)
+    anew = record.start is None or is_fruitless(job, record)
     if anew:
-        check(task)
+        check(job)
     else:
-        refuse_others(task, record)
-        check_resumed(task, record, path)
-    with held(task.out):
+        refuse_others(job, record)
+        check_resumed(job, record, path)
+    with held(job.out):
         if anew:
             if journal.read(path) != record:
-                raise UserError(f"Another run has just been in {task.out}: give the same command again")
+                raise UserError(f"Another run has just been in {job.out}: give the same command again")
             path.unlink(missing_ok=True)
-            begin(task, path, watch)
-        clock = Clock(path, journal.read(path).seconds, task.budget.max_time_s)
+            begin(job, path, watch)
+        clock = Clock(path, journal.read(path).seconds, job.budget.max_time_s)
         try:
-            _search(task, path, clock, deliver, watch)
-            _verdict(task, path, clock, watch)
+            _search(job, path, clock, deliver, watch)
+            _verdict(job, path, clock, watch)
         except KeyboardInterrupt:
             clock.note()
-            _deliver(task, path, deliver, finished=False)
-            raise Stopped(
-                f"Stopped; the best so far is in {task.out}, and the same command goes on from here"
-            ) from None
-        data = _deliver(task, path, deliver, finished=True)
-        forget_arrays(task.cache)
-    return Result(data["status"], data["certified"], task.out, data)
+            _deliver(job, path, deliver, finished=False)
+            raise Stopped(f"Stopped; the best so far is in {job.out}, and the same command goes on from here") from None
+        data = _deliver(job, path, deliver, finished=True)
+        forget_arrays(job.cache)
+    return Result(data["status"], data["certified"], job.out, data)
 
 
-def _search(task: Task, path: Path, clock: Clock, deliver: Deliver, watch: Watch) -> None:
+def _search(job: Job, path: Path, clock: Clock, deliver: Deliver, watch: Watch) -> None:
     if journal.read(path).verdict is not None:
         return
     space: Space | None = None
@@ -107,100 +105,100 @@ def _search(task: Task, path: Path, clock: Clock, deliver: Deliver, watch: Watch
         if record.verdict is not None:
             return
         if space is None:
-            space = space_of(task, *_steps(task, path, clock, watch))
+            space = space_of(job, *_steps(job, path, clock, watch))
         space = replace(
             space,
             sensitive=sensitive_layers(record, space.macs),
             sensitive_4=sensitive_to_four_bits(record, space.params),
             widths=allocations(record),
         )
-        waiting = awaiting(space, record.trials, task.budget, Share.of(space, task.budget).ladder)
-        if waiting is not None and _time_to_climb(task, record, clock.left_s(), waiting.seconds):
+        waiting = awaiting(space, record.trials, job.budget, Share.of(space, job.budget).ladder)
+        if waiting is not None and _time_to_climb(job, record, clock.left_s(), waiting.seconds):
             files = baselines(record.trials)[waiting.runtime], waiting
-            journal.append(path, sensitivity_line(task, waiting.plan, watch, files))
+            journal.append(path, sensitivity_line(job, waiting.plan, watch, files))
             clock.note()
             continue
-        proposal = _next(task, space, record, clock)
+        proposal = _next(job, space, record, clock)
         if proposal is None or proposal.stage == "control":
-            if lines := timing_lines(task, record, watch, clock.left_s()):
+            if lines := timing_lines(job, record, watch, clock.left_s()):
                 for again in lines:
                     journal.append(path, again)
                 clock.note()
                 continue
-            doubt = doubtful(record.trials, task.budget, record.measured_again)
+            doubt = doubtful(record.trials, job.budget, record.measured_again)
             if doubt is not None and clock.left_s() > AGAIN_S:
-                journal.append(path, _measured_again(task, doubt, record.trials, clock, watch))
+                journal.append(path, _measured_again(job, doubt, record.trials, clock, watch))
                 clock.note()
                 continue
         if proposal is None:
             return
-        if proposal.stage == "pruned" and record.allocation is None and task.allocation != "uniform":
-            best = best_recipes(space, record.trials, task.budget)
-            ladder = ratios(record.trials, task.budget, best)
+        if proposal.stage == "pruned" and record.allocation is None and job.allocation != "uniform":
+            best = best_recipes(space, record.trials, job.budget)
+            ladder = ratios(record.trials, job.budget, best)
             asked = sorted({share for ratio in ladder for share in cubic(space.rounds, ratio)})
-            line = allocation_line(task, best[0].export, asked, space.prune.multiple, watch)
+            line = allocation_line(job, best[0].export, asked, space.prune.multiple, watch)
             watch.say(f"widths cannot be allocated: {line['error']}") if "error" in line else None
             journal.append(path, line)
             clock.note()
             continue
         number = max((t.number for t in record.trials), default=-1) + 1
         watch.say(f"trial {number}: {proposal.plan.code} in {proposal.plan.export.runtime} ({proposal.stage})")
-        trial = attempt(task, proposal, number, record.trials, watch)
+        trial = attempt(job, proposal, number, record.trials, watch)
         journal.append(path, {"kind": "trial", **trial.to_json()})
         clock.note()
-        _speak(trial, task, watch)
-        if proposal.stage == "baseline" and trial.status == "failed" and len(task.runtimes) == 1:
+        _speak(trial, job, watch)
+        if proposal.stage == "baseline" and trial.status == "failed" and len(job.runtimes) == 1:
             cause = trial.error.splitlines()[0].rstrip(".")
             raise UserError(f"There is no float32 file for {trial.runtime}: {cause} (its log is in {path})")
-        _deliver(task, path, deliver, finished=False, watch=watch)
+        _deliver(job, path, deliver, finished=False, watch=watch)
 
 
-def _steps(task: Task, path: Path, clock: Clock, watch: Watch) -> tuple[tuple[int, int], float]:
+def _steps(job: Job, path: Path, clock: Clock, watch: Watch) -> tuple[tuple[int, int], float]:
     """Steps of a brief and of a long training, and their learning rate: decided once and kept in the journal, so that a
     resumed run goes on with the plans that it began, with another --max-time too."""
     if (line := journal.read(path).pace) is None:
-        line = pace_line(task, watch)
+        line = pace_line(job, watch)
         journal.append(path, line)
         clock.note()
     return (line["short_steps"], line["long_steps"]), line.get("learning_rate", Train.learning_rate)
 
 
-def space_of(task: Task, steps: tuple[int, int], learning_rate: float = Train.learning_rate) -> Space:
-    """What may be tried for this task, with this many steps for a brief and for a long training, at this rate."""
+def space_of(job: Job, steps: tuple[int, int], learning_rate: float = Train.learning_rate) -> Space:
+    """What may be tried for this job, with this many steps for a brief and for a long training, at this rate."""
     short, long = steps
-    rows = [row for row in task.layers if row.macs]
+    rows = [row for row in job.layers if row.macs]
     layers = [row.name for row in rows]
-    four_bit = [r for r in task.runtimes for e in recipes(task, r)[:1] if _takes_four_bits(task, e)]
+    four_bit = [r for r in job.runtimes for e in recipes(job, r)[:1] if _takes_four_bits(job, e)]
     return Space(
-        runtimes=task.runtimes,
-        baselines={r: baseline_export(task, r) for r in task.runtimes},
-        recipes={r: recipes(task, r) for r in task.runtimes},
+        runtimes=job.runtimes,
+        baselines={r: baseline_export(job, r) for r in job.runtimes},
+        recipes={r: recipes(job, r) for r in job.runtimes},
         ends=tuple(dict.fromkeys((layers[0], layers[-1]))),
-        keep_float=task.keep_float,
-        prelude={r: prelude(task, r) for r in task.runtimes},
-        height=task.model.preprocess.height,
-        width=task.model.preprocess.width,
-        keep_resolution=task.keep_resolution,
-        train=Train(steps=short, batch_size=task.batch_size, learning_rate=learning_rate, seed=task.seed),
+        keep_float=job.keep_float,
+        prelude={r: prelude(job, r) for r in job.runtimes},
+        height=job.model.preprocess.height,
+        width=job.model.preprocess.width,
+        keep_resolution=job.keep_resolution,
+        train=Train(steps=short, batch_size=job.batch_size, learning_rate=learning_rate, seed=job.seed),
         short_steps=short,
         long_steps=long,
-        rounds=task.rounds,
-        prune=Prune(0.0, task.criterion, layers=task.layer_ratios, seed=task.seed),
+        rounds=job.rounds,
+        prune=Prune(0.0, job.criterion, layers=job.layer_ratios, seed=job.seed),
         macs={row.name: row.macs for row in rows},
         params={row.name: row.params for row in rows},
         four_bit=tuple(four_bit),
-        quant_train=QuantTrain(steps=short, learning_rate=GRID_RATE, seed=task.seed, inner=1.0),
+        quant_train=QuantTrain(steps=short, learning_rate=GRID_RATE, seed=job.seed, inner=1.0),
     )
 
 
-def _takes_four_bits(task: Task, export: ExportSettings) -> bool:
+def _takes_four_bits(job: Job, export: ExportSettings) -> bool:
     if export.precision != "int8":
         return False
     plan = Plan((), replace(export, weights="int4"))
-    return not runtimes.get(export.runtime).why_not(plan, task.model.signature)
+    return not runtimes.get(export.runtime).why_not(plan, job.model.signature)
 
 
-def _next(task: Task, space: Space, record: journal.Record, clock: Clock) -> Proposal | None:
+def _next(job: Job, space: Space, record: journal.Record, clock: Clock) -> Proposal | None:
     """The next proposal that the time left allows; the baselines are made in any case."""
     verdict_s = 0.0 if (pace := _known_pace(record)) is None else pace.verdict_s
     left_s = clock.left_s() - verdict_s
@@ -208,14 +206,14 @@ def _next(task: Task, space: Space, record: journal.Record, clock: Clock) -> Pro
     per_step_s = 0.0 if pace is None else 1 / pace.steps_per_s
     control_s = export_s + (space.short_steps + space.long_steps) * per_step_s
     without: list[str] = []
-    while (proposal := propose(space, record.trials, task.budget, without=without)) is not None:
-        grid_s = grid_seconds(proposal.plan, record.trials, per_step_s / task.batch_size)
+    while (proposal := propose(space, record.trials, job.budget, without=without)) is not None:
+        grid_s = grid_seconds(proposal.plan, record.trials, per_step_s / job.batch_size)
         needed_s = export_s + grid_s + proposal.steps * per_step_s
         match proposal.row:
             case "baselines":
                 fits = True
             case "ladder":
-                fits = _time_to_climb(task, record, left_s, needed_s)
+                fits = _time_to_climb(job, record, left_s, needed_s)
             case "pruned" | "forms":
                 fits = left_s >= needed_s + export_s + grid_s + space.long_steps * per_step_s
             case "extension" | "forms of the chosen":
@@ -228,14 +226,14 @@ def _next(task: Task, space: Space, record: journal.Record, clock: Clock) -> Pro
     return None
 
 
-def _measured_again(task: Task, trial: Trial, trials: Sequence[Trial], clock: Clock, watch: Watch) -> dict[str, Any]:
+def _measured_again(job: Job, trial: Trial, trials: Sequence[Trial], clock: Clock, watch: Watch) -> dict[str, Any]:
     """The journal's "timing" line: a trial's latency, measured with the care of the verdict."""
     baseline, best = baselines(trials)[trial.runtime], best_times(trials, trial.runtime)
     assert trial.artifact is not None and baseline.artifact is not None
     watch.step(f"timing {trial.plan.code} again: the limit lies inside its interval")
-    reference, path = task.out / baseline.artifact.path, task.out / trial.artifact.path
-    effort = patient(latency.CAREFUL, task.budget, clock.left_s(), LESS_PATIENCE)
-    measured, _ = timing(trial.runtime, reference, path, task.threads, effort, best)
+    reference, path = job.out / baseline.artifact.path, job.out / trial.artifact.path
+    effort = patient(latency.CAREFUL, job.budget, clock.left_s(), LESS_PATIENCE)
+    measured, _ = timing(trial.runtime, reference, path, job.threads, effort, best)
     return {
         "kind": "timing",
         "trial": trial.number,
@@ -243,12 +241,12 @@ def _measured_again(task: Task, trial: Trial, trials: Sequence[Trial], clock: Cl
     }
 
 
-def _time_to_climb(task: Task, record: journal.Record, left_s: float, needed_s: float) -> bool:
+def _time_to_climb(job: Job, record: journal.Record, left_s: float, needed_s: float) -> bool:
     """Whether the ladder may take `needed_s` seconds more: pruning needs its share of the time too."""
-    if task.budget.max_time_s is None:
+    if job.budget.max_time_s is None:
         return True
     used_s = sum(t.seconds for t in record.trials if t.stage == "ladder")
-    return needed_s <= left_s and used_s + needed_s <= LADDER_SHARE * task.budget.max_time_s
+    return needed_s <= left_s and used_s + needed_s <= LADDER_SHARE * job.budget.max_time_s
 
 
 def _known_pace(record: journal.Record) -> Pace | None:
@@ -257,7 +255,7 @@ def _known_pace(record: journal.Record) -> Pace | None:
     return Pace(record.pace["steps_per_s"], record.pace["verdict_s"])
 
 
-def _speak(trial: Trial, task: Task, watch: Watch) -> None:
+def _speak(trial: Trial, job: Job, watch: Watch) -> None:
     if trial.status == "failed":
         watch.say(f"trial {trial.number} failed: {trial.error}")
         return
@@ -266,35 +264,35 @@ def _speak(trial: Trial, task: Task, watch: Watch) -> None:
             watch.say(sentence)
 
 
-def _verdict(task: Task, path: Path, clock: Clock, watch: Watch) -> None:
+def _verdict(job: Job, path: Path, clock: Clock, watch: Watch) -> None:
     """Read the verdict split for the chosen trial, once: the journal says so before the reading begins, and the scores
     are kept as soon as it ends."""
     record = journal.read(path)
-    choice = choose(record.trials, task.budget)
+    choice = choose(record.trials, job.budget)
     if record.verdict is not None:
         return
     if choice is None:
         errors = "; ".join(f"{t.runtime}: {t.error}" for t in record.trials if t.status == "failed")
         raise UserError(f"No plan has given a file ({errors or 'nothing was tried'})")
     control, reading = control_of(choice.trial, record.trials), record.readings
-    if not was_read(task, choice.baseline, choice.trial, control):
+    if not was_read(job, choice.baseline, choice.trial, control):
         reading += 1
         journal.append(path, {"kind": "reading", "trial": choice.trial.number, "reading": reading})
     reading = max(reading, 1)
     best = best_times(record.trials, choice.trial.runtime)
-    line = read_verdict(task, choice.trial, choice.baseline, control, reading, watch, best=best, left_s=clock.left_s)
+    line = read_verdict(job, choice.trial, choice.baseline, control, reading, watch, best=best, left_s=clock.left_s)
     from pocketfit.search.run.verdict.layer_report import layers_line
 
-    journal.append(path, {**layers_line(task, choice.trial, choice.baseline, watch), "reading": reading})
+    journal.append(path, {**layers_line(job, choice.trial, choice.baseline, watch), "reading": reading})
     journal.append(path, line)
     clock.note()
 
 
-def _deliver(task: Task, path: Path, deliver: Deliver, *, finished: bool, watch: Watch | None = None) -> dict[str, Any]:
+def _deliver(job: Job, path: Path, deliver: Deliver, *, finished: bool, watch: Watch | None = None) -> dict[str, Any]:
     record = journal.read(path)
-    data = compose(record, task.budget, finished=finished and record.verdict is not None)
+    data = compose(record, job.budget, finished=finished and record.verdict is not None)
     chosen = None if data["chosen"] is None else record.trial(data["chosen"]["trial"])
-    deliver(task, data, chosen, finished=finished)
+    deliver(job, data, chosen, finished=finished)
     if watch is not None and chosen is not None:
         watch.best(chosen.plan.code)
     return data

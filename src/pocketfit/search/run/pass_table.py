@@ -18,7 +18,7 @@ from pocketfit.core.plan.rewrite import Piecewise, Resolution
 from pocketfit.core.plan.train import Recalibrate, Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
-from pocketfit.search.run.job import Task
+from pocketfit.search.run.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Given:
     grid   the grid of the plan's file; None for a file in float
     """
 
-    task: Task
+    job: Job
     model: Model
     grid: Grid | None
     exact: Model | None
@@ -38,7 +38,7 @@ class Given:
 
     def samples(self, split: str, limit: int | None = None) -> Samples:
         """The samples of a split, as the network takes them after the passes before."""
-        return self.task.samples(split, self.model.preprocess, self.watch, limit=limit)
+        return self.job.samples(split, self.model.preprocess, self.watch, limit=limit)
 
     def calibration(self, settings: Equalize | CorrectBias) -> Samples | None:
         """Calibration samples for a pass, None where its settings need none."""
@@ -93,10 +93,10 @@ def _sparsify(settings: Sparsify, given: Given) -> Model:
 def _train(settings: Train, given: Given) -> Model:
     from pocketfit.passes.train import fine_tune
 
-    task, samples = given.task, given.samples("train")
+    job, samples = given.job, given.samples("train")
     tick = given.watch.step(f"training for {settings.steps} steps")
-    teacher = task.teacher or task.model
-    return fine_tune.apply(given.model, settings, samples, teacher=teacher, cache=task.cache, progress=tick)
+    teacher = job.teacher or job.model
+    return fine_tune.apply(given.model, settings, samples, teacher=teacher, cache=job.cache, progress=tick)
 
 
 def _recalibrate(settings: Recalibrate, given: Given) -> Model:
@@ -146,16 +146,16 @@ def _round(settings: Round, given: Given) -> Model:
 def _quant_train(settings: QuantTrain, given: Given) -> Model:
     from pocketfit.passes.quantize import qat
 
-    task, samples = given.task, given.samples(settings.split)
+    job, samples = given.job, given.samples(settings.split)
     tick = given.watch.step(f"training for {settings.steps} steps on the grid")
     return qat.apply(
         given.model,
         settings,
         samples,
         given.on_grid,
-        own=task.model,
+        own=job.model,
         exact=given.exact,
-        teacher=task.teacher,
+        teacher=job.teacher,
         progress=tick,
     )
 

@@ -8,23 +8,23 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.plan.prune import Prune
 from pocketfit.core.support.rules import shown
 from pocketfit.search.journal import CHANGED, Record
-from pocketfit.search.run.job import Task
+from pocketfit.search.run.job import Job
 
 
-def check_resumed(task: Task, record: Record, path: Path) -> None:
+def check_resumed(job: Job, record: Record, path: Path) -> None:
     """Refuse a journal whose plans call code, or whose tables are about layers, that this run does not know of."""
     for trial in record.trials:
         for settings in trial.plan.passes:
-            if isinstance(settings, Prune) and settings.calls_code and settings.criterion != task.criterion:
+            if isinstance(settings, Prune) and settings.calls_code and settings.criterion != job.criterion:
                 raise UserError(
                     f"Trial {trial.number} of {path} calls {shown(settings.criterion)} of your Python environment,"
                     f" which --criterion does not name; {CHANGED}"
                 )
-        if trial.runtime not in task.runtimes:
+        if trial.runtime not in job.runtimes:
             raise UserError(
                 f"Trial {trial.number} of {path} is for {trial.runtime}, which --runtime does not name; {CHANGED}"
             )
-    known = {row.name for row in task.layers}
+    known = {row.name for row in job.layers}
     named = [row["layer"] for line in record.sensitivity.values() for row in line["rows"]]
     if record.allocation is not None:
         named += [layer for _, widths in record.allocation["keep"] for layer, _ in widths]

@@ -27,7 +27,7 @@ from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.search.propose.space import Proposal
 from pocketfit.search.run.apply_passes import carried_out
 from pocketfit.search.run.file_quantities import of_file
-from pocketfit.search.run.job import CALIBRATION_SAMPLES, Task, why_these_weights
+from pocketfit.search.run.job import CALIBRATION_SAMPLES, Job, why_these_weights
 from pocketfit.search.run.verdict.disturbed_latencies import best_times, measurements, patient
 from pocketfit.sources.data.random_inputs import noise
 
@@ -46,16 +46,16 @@ class Exported:
     artifact: Artifact
 
 
-def attempt(task: Task, proposal: Proposal, number: int, trials: Sequence[Trial], watch: Watch) -> Trial:
+def attempt(job: Job, proposal: Proposal, number: int, trials: Sequence[Trial], watch: Watch) -> Trial:
     """Carry out, export and measure one plan; raises for a full disk, and never for a plan that does not work."""
     started = time.monotonic()
     plan = proposal.plan
     trial = Trial(number=number, stage=proposal.stage, plan=plan, status="failed")
     try:
-        exported = export(task, plan, watch)
+        exported = export(job, plan, watch)
         baseline = next((t for t in trials if t.stage == "baseline" and t.runtime == plan.export.runtime), None)
         best = best_times(trials, plan.export.runtime)
-        measured, findings = measure(task, exported, baseline, watch, best)
+        measured, findings = measure(job, exported, baseline, watch, best)
         trial = replace(
             trial,
             status="ok",
@@ -74,32 +74,32 @@ def attempt(task: Task, proposal: Proposal, number: int, trials: Sequence[Trial]
     return replace(trial, seconds=time.monotonic() - started)
 
 
-def export(task: Task, plan: Plan, watch: Watch, folder: Path | None = None) -> Exported:
+def export(job: Job, plan: Plan, watch: Watch, folder: Path | None = None) -> Exported:
     """The file of a plan, in `models/` of the output folder unless another one is given."""
-    runtime, model = runtimes.get(plan.export.runtime), prepared(task, plan, watch)
+    runtime, model = runtimes.get(plan.export.runtime), prepared(job, plan, watch)
     calibration = None
     if plan.export.ranges == "batch-norm":  # the file has to be run on something, to match its tensors to the network's
         calibration = noise(model.signature.inputs[0], model.preprocess, NOISE_SAMPLES)
     elif plan.export.precision == "int8":
-        calibration = task.samples(
+        calibration = job.samples(
             "calibration", model.preprocess, watch, limit=plan.export.calibration or CALIBRATION_SAMPLES
         )
     watch.step(f"exporting {plan.code} for {runtime.NAME}")
-    path = (folder or task.out / "models") / f"{plan.file_stem}{runtime.EXTENSION}"
+    path = (folder or job.out / "models") / f"{plan.file_stem}{runtime.EXTENSION}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    return Exported(model, runtime.export(model, plan, calibration, path, work=task.cache))
+    return Exported(model, runtime.export(model, plan, calibration, path, work=job.cache))
 
 
-def prepared(task: Task, plan: Plan, watch: Watch) -> Model:
+def prepared(job: Job, plan: Plan, watch: Watch) -> Model:
     """The network after a plan's passes. Raises ExportFailed, before any work, where the runtime can't make a file."""
-    refusals = runtimes.get(plan.export.runtime).why_not(plan, task.model.signature)
+    refusals = runtimes.get(plan.export.runtime).why_not(plan, job.model.signature)
     if refusals:
         raise ExportFailed(refusals[0])
-    return carried_out(task, plan, watch)
+    return carried_out(job, plan, watch)
 
 
 def measure(
-    task: Task, exported: Exported, baseline: Trial | None, watch: Watch, best: Mapping[str, float] | None = None
+    job: Job, exported: Exported, baseline: Trial | None, watch: Watch, best: Mapping[str, float] | None = None
 ) -> tuple[dict[str, Measurement], list[str]]:
     """Size, latency against the baseline, memory, and accuracy on the search split; and sentences on what is odd.
 
@@ -107,36 +107,36 @@ def measure(
     """
     artifact, name = exported.artifact, exported.artifact.runtime
     path = Path(artifact.path)
-    found = of_file(artifact, threads=task.threads, processes=1)
+    found = of_file(artifact, threads=job.threads, processes=1)
     watch.step(f"timing {artifact.plan.code} in {name}")
-    reference = path if baseline is None or baseline.artifact is None else task.out / baseline.artifact.path
-    found |= timing(name, reference, path, task.threads, patient(latency.QUICK, task.budget), best)[0]
-    samples = search_samples(task, exported.model, watch)
+    reference = path if baseline is None or baseline.artifact is None else job.out / baseline.artifact.path
+    found |= timing(name, reference, path, job.threads, patient(latency.QUICK, job.budget), best)[0]
+    samples = search_samples(job, exported.model, watch)
     tick = watch.step(f"scoring {artifact.plan.code} on {len(samples)} images in {name}")
     scores = run_samples.score(
         name,
         path,
         samples,
-        threads=task.threads,
-        metric=task.metric,
-        work=task.cache,
+        threads=job.threads,
+        metric=job.metric,
+        work=job.cache,
         keep_outputs=True,
         progress=tick,
     )
     found["accuracy"] = mean_score(scores.centred)
     findings = [scores.finding] if scores.finding else []
-    stored, logits = task.cache / f"search-scores-{name}.npy", task.cache / f"search-outputs-{name}.npy"
+    stored, logits = job.cache / f"search-scores-{name}.npy", job.cache / f"search-outputs-{name}.npy"
     if baseline is None:
         _keep_scores(scores, stored, logits)
         exact = Measurement(
             quantity="drop_points", unit="pt", value=0.0, n=len(samples), low=0.0, high=0.0, one_sided=0.0
         )
-        odd = suspicion.suspicious(scores, samples.labels, len(task.model.labels))
+        odd = suspicion.suspicious(scores, samples.labels, len(job.model.labels))
         return {**found, "drop_points": exact}, [*findings, odd] if odd else findings
     if not (stored.exists() and logits.exists()):  # somebody has emptied the cache
-        unpruned = search_samples(task, task.model, watch)
+        unpruned = search_samples(job, job.model, watch)
         again = run_samples.score(
-            name, reference, unpruned, threads=task.threads, metric=task.metric, work=task.cache, keep_outputs=True
+            name, reference, unpruned, threads=job.threads, metric=job.metric, work=job.cache, keep_outputs=True
         )
         _keep_scores(again, stored, logits)
     found["drop_points"] = drop(np.load(stored, allow_pickle=False), scores.values)
@@ -176,11 +176,11 @@ def timing(
     return measurements(compared), dict(compared.baseline)
 
 
-def search_samples(task: Task, model: Model, watch: Watch) -> Samples:
+def search_samples(job: Job, model: Model, watch: Watch) -> Samples:
     """The search split, or as much of it as the unpruned network's MACs allow (no clock: the same in every run)."""
-    macs = sum(row.macs for row in task.layers)
+    macs = sum(row.macs for row in job.layers)
     most = int(min(MOST_SEARCH_SAMPLES, max(FEWEST_SCORED, SEARCH_MACS / max(1, macs))))
-    return task.samples("search", model.preprocess, watch, limit=most)
+    return job.samples("search", model.preprocess, watch, limit=most)
 
 
 def mean_score(scores: NDArray[np.float64]) -> Measurement:

@@ -23,7 +23,7 @@ from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
 from pocketfit.search.decide.choose import halves
 from pocketfit.search.propose.propose import FINALISTS, RATIOS_WITHOUT_LIMIT
-from pocketfit.search.run.job import Task
+from pocketfit.search.run.job import Job
 
 PROBE_STEPS = 12
 SETUP_S_PER_RUNTIME = 60.0  # baselines and recipes, all together
@@ -71,16 +71,16 @@ def steps_for(budget: Budget, train_samples: int, batch_size: int, runtimes: int
     return _clamp(SHORT_SHARE * steps, (10, 4 * epoch + 10)), _clamp(LONG_SHARE * steps, (20, 40 * epoch + 20))
 
 
-def pace_line(task: Task, watch: Watch) -> dict[str, Any]:
+def pace_line(job: Job, watch: Watch) -> dict[str, Any]:
     """The journal's line: steps of a brief and of a long training, their learning rate and a finding about it; with a
     time limit also the figures that depend on the machine. For a network that cannot be trained the finding says so:
     plans without training are tried all the same.
     """
     line: dict[str, Any] = {"kind": "pace"}
-    limited = task.budget.max_time_s is not None
+    limited = job.budget.max_time_s is not None
     pace: Pace | None = None
     try:
-        pace = measured_pace(task, watch)
+        pace = measured_pace(job, watch)
         finding = pace.finding
     except UserError as error:
         finding = str(error)
@@ -90,8 +90,8 @@ def pace_line(task: Task, watch: Watch) -> dict[str, Any]:
     if finding:
         watch.say(finding)
         line["finding"] = finding
-    samples = task.data.split_counts(task.model.split_seed)["train"]
-    short, long = steps_for(task.budget, samples, task.batch_size, len(task.runtimes), pace if limited else None)
+    samples = job.data.split_counts(job.model.split_seed)["train"]
+    short, long = steps_for(job.budget, samples, job.batch_size, len(job.runtimes), pace if limited else None)
     return {**line, "short_steps": short, "long_steps": long}
 
 
@@ -119,26 +119,26 @@ def _looked_at(settings: PassSettings) -> int:
     return settings.steps * settings.batch_size if isinstance(settings, QuantTrain) else getattr(settings, "samples", 0)
 
 
-def measured_pace(task: Task, watch: Watch) -> Pace:
+def measured_pace(job: Job, watch: Watch) -> Pace:
     """Train the unpruned network for a few steps: with itself as teacher to find the learning rate, with the teacher of
     the plans to measure the speed. Raises UserError where it cannot be trained.
     """
     from pocketfit.passes.train.guarded import find_learning_rate
 
-    few = task.batch_size * max(PROBE_STEPS, find_learning_rate.STEPS)
-    samples = task.samples("train", task.model.preprocess, watch, limit=few)
-    settings = Train(PROBE_STEPS, batch_size=task.batch_size, seed=task.seed)
+    few = job.batch_size * max(PROBE_STEPS, find_learning_rate.STEPS)
+    samples = job.samples("train", job.model.preprocess, watch, limit=few)
+    settings = Train(PROBE_STEPS, batch_size=job.batch_size, seed=job.seed)
     found = find_learning_rate.found_rate(
-        task.model, settings, samples, progress=watch.step("looking for a learning rate")
+        job.model, settings, samples, progress=watch.step("looking for a learning rate")
     )
-    seconds = found.seconds_per_step if task.teacher is None else _timed(task, settings, samples, watch)
-    count = task.data.split_counts(task.model.split_seed)["verdict"]
+    seconds = found.seconds_per_step if job.teacher is None else _timed(job, settings, samples, watch)
+    count = job.data.split_counts(job.model.split_seed)["verdict"]
     # A forward pass in a runtime takes about a third of a training step of the same batch (forward and backward).
-    verdict_s = VERDICT_FIXED_S + 2 * count / task.batch_size * seconds / 2
+    verdict_s = VERDICT_FIXED_S + 2 * count / job.batch_size * seconds / 2
     return Pace(1 / seconds, verdict_s, found.learning_rate, found.finding)
 
 
-def _timed(task: Task, settings: Train, samples: Samples, watch: Watch) -> float:
+def _timed(job: Job, settings: Train, samples: Samples, watch: Watch) -> float:
     """Seconds that a step takes with the teacher that the user gave."""
     from pocketfit.passes.train import fine_tune
 
@@ -148,7 +148,7 @@ def _timed(task: Task, settings: Train, samples: Samples, watch: Watch) -> float
     def noted(done: int, total: int) -> None:
         times.append(time.monotonic())
 
-    fine_tune.apply(task.model, replace(settings, guarded=False), samples, teacher=task.teacher, progress=noted)
+    fine_tune.apply(job.model, replace(settings, guarded=False), samples, teacher=job.teacher, progress=noted)
     return median(after - before for before, after in pairwise(times))
 
 

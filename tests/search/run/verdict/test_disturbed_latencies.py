@@ -81,10 +81,10 @@ def test_they_are_timed_in_turns_with_the_baseline_and_the_choice_goes_by_that(
 
     monkeypatch.setattr(latency, "compare_latency", compare)
     budget = replace(LIMITS, max_time_s=100.0)
-    task: Any = SimpleNamespace(out=tmp_path, budget=budget, threads=1)
+    job: Any = SimpleNamespace(out=tmp_path, budget=budget, threads=1)
     before = [builders.start(LIMITS), *map(builders.line, [BASE, SLOW, QUIET, LOSSY])]
-    assert disturbed_latencies.timing_lines(task, journal.digest(before), Silent(), left_s=0.0) == [] == asked
-    lines = disturbed_latencies.timing_lines(task, journal.digest(before), Silent(), left_s=7.0)
+    assert disturbed_latencies.timing_lines(job, journal.digest(before), Silent(), left_s=0.0) == [] == asked
+    lines = disturbed_latencies.timing_lines(job, journal.digest(before), Silent(), left_s=7.0)
     ((runtime, baseline, files, effort, best),) = asked
     assert (runtime, baseline, best) == ("litert", tmp_path / BASE.artifact.path, {})  # type: ignore[union-attr]
     assert files == [tmp_path / SLOW.artifact.path]  # type: ignore[union-attr]
@@ -97,7 +97,7 @@ def test_they_are_timed_in_turns_with_the_baseline_and_the_choice_goes_by_that(
     assert (data["status"], data["chosen"]["trial"]) == ("met", 1)
     assert record.trial(1).value("latency_p95_ms") == 5.0 and record.trial(1).value("size_bytes") == 300_000
     assert record.calmer == {0, 1} and record.measured_again == set()
-    assert disturbed_latencies.timing_lines(task, record, Silent(), left_s=7.0) == [] and len(asked) == 1
+    assert disturbed_latencies.timing_lines(job, record, Silent(), left_s=7.0) == [] and len(asked) == 1
 
 
 def test_a_timing_that_fails_leaves_the_first_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,9 +105,9 @@ def test_a_timing_that_fails_leaves_the_first_figures(tmp_path: Path, monkeypatc
         raise ExportFailed("The step measure.cost.session died with exit status -9", "")
 
     monkeypatch.setattr(latency, "compare_latency", dies)
-    task: Any = SimpleNamespace(out=tmp_path, budget=LIMITS, threads=1)
+    job: Any = SimpleNamespace(out=tmp_path, budget=LIMITS, threads=1)
     record = journal.digest([builders.start(LIMITS), *map(builders.line, [BASE, SLOW])])
-    assert disturbed_latencies.timing_lines(task, record, Silent(), left_s=7.0) == []
+    assert disturbed_latencies.timing_lines(job, record, Silent(), left_s=7.0) == []
 
 
 @pytest.mark.parametrize(

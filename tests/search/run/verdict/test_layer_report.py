@@ -16,7 +16,7 @@ from pocketfit.core.plan.quantize import Equalize, Round
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.progress import Silent
 from pocketfit.core.trial import Trial
-from pocketfit.search.run.job import Task
+from pocketfit.search.run.job import Job
 from pocketfit.search.run.run_trial import export
 from pocketfit.search.run.verdict.layer_report import layer_times
 from pocketfit.sources.data.dataset import from_arrays
@@ -33,12 +33,12 @@ def test_all_layers_of_a_repaired_file_can_be_timed(tmp_path: Path, runtime: str
     model = model_from_module(net, preprocess=Preprocess(height=16, width=16, resize_px=16), labels=("a", "b"))
     rng = np.random.default_rng(0)
     data = from_arrays(rng.integers(0, 256, (200, 16, 16, 3), np.uint8), np.arange(200) % 2, class_names=("a", "b"))
-    task = Task(model=model, data=data, out=tmp_path / "out", runtimes=(runtime,), budget=builders.budget())
+    job = Job(model=model, data=data, out=tmp_path / "out", runtimes=(runtime,), budget=builders.budget())
     settings = ExportSettings(runtime, "int8", activations=activations, ranges="mse", calibration=8)  # type: ignore[arg-type]
     passes = (Equalize(samples=8), Round(samples=8, sweeps=1))
     for plan in (Plan((), ExportSettings(runtime)), Plan(passes, settings)):
-        artifact = export(task, plan, Silent()).artifact
+        artifact = export(job, plan, Silent()).artifact
         made_file = replace(artifact, path=f"models/{Path(artifact.path).name}")
-        times, reason = layer_times(task, Trial(number=0, stage="ladder", plan=plan, status="ok", artifact=made_file))
+        times, reason = layer_times(job, Trial(number=0, stage="ladder", plan=plan, status="ok", artifact=made_file))
         assert reason == "" and set(times) == {"0", "3", "4", "6", "8"}
         assert min(times.values()) >= 0 < sum(times.values()), "a layer this small may take less than the clock shows"

@@ -17,7 +17,7 @@ from pocketfit.measurement.latency import Effort, LatencyComparison
 from pocketfit.search.decide.check_limits import check
 from pocketfit.search.decide.choose import baselines
 from pocketfit.search.journal import Line, Record
-from pocketfit.search.run.job import Task
+from pocketfit.search.run.job import Job
 
 MOST_AGAIN = 6  # trials of one runtime that are timed again: those that look fastest
 MORE_PATIENCE = 20  # times the patience for a trial, because a choice is made once
@@ -74,21 +74,21 @@ def disturbed(trials: Sequence[Trial], budget: Budget, taken_again: Collection[i
     return [trial for of_runtime in found.values() for trial in of_runtime[:MOST_AGAIN]]
 
 
-def timing_lines(task: Task, record: Record, watch: Watch, left_s: float) -> list[Line]:
+def timing_lines(job: Job, record: Record, watch: Watch, left_s: float) -> list[Line]:
     """The journal's "timing" lines: the disturbed trials of each runtime, timed in turns with its baseline; [] where
     there are none, or no time is left."""
     lines, trials = list[Line](), record.trials
-    doubted = disturbed(trials, task.budget, record.calmer | record.measured_again) if left_s > 0 else []
+    doubted = disturbed(trials, job.budget, record.calmer | record.measured_again) if left_s > 0 else []
     for runtime in dict.fromkeys(trial.runtime for trial in doubted):
         baseline, ours = baselines(trials)[runtime], [t for t in doubted if t.runtime == runtime]
-        files = [_file(task, trial) for trial in (baseline, *ours)]
+        files = [_file(job, trial) for trial in (baseline, *ours)]
         watch.say(f"timing {len(ours)} plans again in {runtime}: other work ran beside them")
         tick = watch.step(f"timing again in {runtime}")
-        effort = patient(latency.QUICK, task.budget, left_s, MORE_PATIENCE)
+        effort = patient(latency.QUICK, job.budget, left_s, MORE_PATIENCE)
         best = best_times(trials, runtime)
         try:
             compared = latency.compare_latency(
-                runtime, files[0], files[1:], threads=task.threads, effort=effort, best=best, progress=tick
+                runtime, files[0], files[1:], threads=job.threads, effort=effort, best=best, progress=tick
             )
         except PocketfitError as error:  # the first figures stand, with what speaks against them
             watch.say(f"timing again in {runtime} failed: {error}")
@@ -103,6 +103,6 @@ def _line(trial: Trial, found: Mapping[str, Measurement]) -> Line:
     return {"kind": "timing", "trial": trial.number, "because": "disturbed", "measurements": told}
 
 
-def _file(task: Task, trial: Trial) -> Path:
+def _file(job: Job, trial: Trial) -> Path:
     assert trial.artifact is not None
-    return task.out / trial.artifact.path
+    return job.out / trial.artifact.path

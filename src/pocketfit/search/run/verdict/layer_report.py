@@ -16,33 +16,33 @@ from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
 from pocketfit.measurement.latency import random_inputs
 from pocketfit.search.run.apply_passes import carried_out
-from pocketfit.search.run.job import Task
+from pocketfit.search.run.job import Job
 
 PROFILE_RUNS = 20
 
 
-def layers_line(task: Task, chosen: Trial, baseline: Trial, watch: Watch) -> dict[str, Any]:
+def layers_line(job: Job, chosen: Trial, baseline: Trial, watch: Watch) -> dict[str, Any]:
     """The journal's "layers" line. Where a runtime cannot say per-operator times, `not_possible` says why."""
     assert chosen.artifact is not None and baseline.artifact is not None
     watch.step("per-layer table")
-    pruned = {row.name: row for row in layer_table(carried_out(task, chosen.plan, watch))}
-    before = [row for row in task.layers if row.macs]  # convolutions and linear layers: the others are fused into them
+    pruned = {row.name: row for row in layer_table(carried_out(job, chosen.plan, watch))}
+    before = [row for row in job.layers if row.macs]  # convolutions and linear layers: the others are fused into them
     sides, reasons = {}, []
     for side, trial in (("before", baseline), ("after", chosen)):
         assert trial.artifact is not None
-        contents, times, reason = _deployed(trial.runtime, task.out / trial.artifact.path, task.threads)
+        contents, times, reason = _deployed(trial.runtime, job.out / trial.artifact.path, job.threads)
         sides[side] = _by_layer(contents, times, before)
         reasons += [reason] if reason else []
     rows = [_row(old, pruned[old.name], sides, chosen.plan) for old in before]
     return {"kind": "layers", "trial": chosen.number, "rows": rows, "not_possible": list(dict.fromkeys(reasons))}
 
 
-def layer_times(task: Task, trial: Trial) -> tuple[dict[str, float], str]:
+def layer_times(job: Job, trial: Trial) -> tuple[dict[str, float], str]:
     """(microseconds that a trial's file takes for each layer whose operators are known, by dotted name; ""), or ({},
     the reason) where the runtime cannot say."""
     assert trial.artifact is not None
-    layers = [row for row in task.layers if row.macs]
-    contents, times, reason = _deployed(trial.runtime, task.out / trial.artifact.path, task.threads)
+    layers = [row for row in job.layers if row.macs]
+    contents, times, reason = _deployed(trial.runtime, job.out / trial.artifact.path, job.threads)
     known = {name: _sum(ops) for name, ops in _by_layer(contents, times, layers).items()}
     return {name: time_us for name, time_us in known.items() if time_us is not None}, reason
 

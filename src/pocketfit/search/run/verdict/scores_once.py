@@ -12,34 +12,34 @@ import numpy as np
 from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.trial import Trial
 from pocketfit.measurement.run_samples import Scores
-from pocketfit.search.run.job import Task
+from pocketfit.search.run.job import Job
 
 
-def was_read(task: Task, *trials: Trial | None) -> bool:
+def was_read(job: Job, *trials: Trial | None) -> bool:
     """Whether the scores of all these trials are kept; a run that was killed after the reading uses them."""
-    return all(kept(task, trial) is not None for trial in trials if trial is not None)
+    return all(kept(job, trial) is not None for trial in trials if trial is not None)
 
 
-def keep(task: Task, trial: Trial, scores: Scores) -> None:
+def keep(job: Job, trial: Trial, scores: Scores) -> None:
     """Write the scores whole or not at all, forced to the disk."""
     arrays = {"values": scores.values, "predictions": scores.predictions, "nan": np.array(scores.nan)}
     if scores.strata is not None:
         arrays["strata"] = scores.strata
-    with whole_or_not(_place(task, trial)) as partial:
+    with whole_or_not(_place(job, trial)) as partial:
         np.savez(partial, allow_pickle=False, **arrays)
 
 
-def kept(task: Task, trial: Trial) -> Scores | None:
+def kept(job: Job, trial: Trial) -> Scores | None:
     """The kept scores; None where the split has not been read for this file, or where they are damaged."""
     try:
-        with _place(task, trial).open("rb") as file, np.load(file, allow_pickle=False) as found:
+        with _place(job, trial).open("rb") as file, np.load(file, allow_pickle=False) as found:
             strata = found["strata"] if "strata" in found.files else None
-            return Scores(found["values"], found["predictions"], task.metric, int(found["nan"]), strata=strata)
+            return Scores(found["values"], found["predictions"], job.metric, int(found["nan"]), strata=strata)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
-def _place(task: Task, trial: Trial) -> Path:
+def _place(job: Job, trial: Trial) -> Path:
     assert trial.artifact is not None
-    facts = (trial.runtime, trial.artifact.sha256, task.data.sha256, task.model.split_seed, task.metric)
-    return task.cache / f"verdict-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.npz"
+    facts = (trial.runtime, trial.artifact.sha256, job.data.sha256, job.model.split_seed, job.metric)
+    return job.cache / f"verdict-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.npz"

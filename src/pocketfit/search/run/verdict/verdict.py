@@ -18,7 +18,7 @@ from pocketfit.measurement import latency, run_samples
 from pocketfit.search.decide.control import steps
 from pocketfit.search.run.apply_passes import carried_out
 from pocketfit.search.run.file_quantities import of_file
-from pocketfit.search.run.job import Task, label_mapping
+from pocketfit.search.run.job import Job, label_mapping
 from pocketfit.search.run.run_trial import drop, mean_score, timing
 from pocketfit.search.run.verdict import scores_once
 from pocketfit.search.run.verdict.disturbed_latencies import patient
@@ -28,7 +28,7 @@ FOOTPRINT_PROCESSES = 3
 
 
 def read_verdict(
-    task: Task,
+    job: Job,
     chosen: Trial,
     baseline: Trial,
     control: Trial | None,
@@ -44,24 +44,24 @@ def read_verdict(
     best     see latency.compare_latency
     left_s   how many seconds of the time limit are left; the timing waits no longer than that for a quiet machine
     """
-    runtime, threads = chosen.runtime, task.threads
+    runtime, threads = chosen.runtime, job.threads
     sides = {"baseline": baseline, "chosen": chosen} | ({} if control is None else {"control": control})
     artifact = {side: t.artifact for side, t in sides.items() if t.artifact is not None}
-    paths = {side: task.out / one.path for side, one in artifact.items()}
-    model = carried_out(task, chosen.plan, watch)
-    own = task.samples("verdict", task.model.preprocess, watch)
-    samples = {"baseline": own, "control": own, "chosen": task.samples("verdict", model.preprocess, watch)}
+    paths = {side: job.out / one.path for side, one in artifact.items()}
+    model = carried_out(job, chosen.plan, watch)
+    own = job.samples("verdict", job.model.preprocess, watch)
+    samples = {"baseline": own, "control": own, "chosen": job.samples("verdict", model.preprocess, watch)}
     scores: dict[str, run_samples.Scores] = {}
     for side, trial in sides.items():
-        if (known := scores_once.kept(task, trial)) is None:
+        if (known := scores_once.kept(job, trial)) is None:
             tick = watch.step(f"verdict: the {side} file on {len(samples[side])} images in {runtime}")
             known = run_samples.score(
-                runtime, paths[side], samples[side], threads=threads, metric=task.metric, work=task.cache, progress=tick
+                runtime, paths[side], samples[side], threads=threads, metric=job.metric, work=job.cache, progress=tick
             )
-            scores_once.keep(task, trial, known)
+            scores_once.keep(job, trial, known)
         scores[side] = known
     watch.step("verdict: latency and memory")
-    effort = patient(latency.CAREFUL, task.budget, left_s())
+    effort = patient(latency.CAREFUL, job.budget, left_s())
     times, reference_times = timing(runtime, paths["baseline"], paths["chosen"], threads, effort, best)
     measured = {
         **times,
@@ -79,7 +79,7 @@ def read_verdict(
         "reading": reading,
         "trial": chosen.number,
         "baseline": baseline.number,
-        "metric": task.metric,
+        "metric": job.metric,
         "n": len(samples["chosen"]),
         "before": reference["accuracy"].value,
         "after": measured["accuracy"].value,
@@ -88,8 +88,8 @@ def read_verdict(
         "measurements": {name: m.to_json() for name, m in measured.items()},
         "baseline_measurements": {name: m.to_json() for name, m in reference.items()},
         "control": None if control is None else _against(control, scores),
-        "per_class": _class_rows(task, scores["baseline"], scores["chosen"], samples["chosen"]),
-        "disagreements": disagreements(scores["baseline"], scores["chosen"], samples["chosen"], task.model.labels),
+        "per_class": _class_rows(job, scores["baseline"], scores["chosen"], samples["chosen"]),
+        "disagreements": disagreements(scores["baseline"], scores["chosen"], samples["chosen"], job.model.labels),
     }
 
 
@@ -105,13 +105,13 @@ def _against(control: Trial, scores: Mapping[str, run_samples.Scores]) -> dict[s
 
 
 def _class_rows(
-    task: Task, before: run_samples.Scores, after: run_samples.Scores, samples: Samples
+    job: Job, before: run_samples.Scores, after: run_samples.Scores, samples: Samples
 ) -> list[dict[str, Any]]:
     """One row a class of the data; without a share where the split has none of its samples."""
-    labels = task.model.labels
+    labels = job.model.labels
     rows = run_samples.per_class(samples.labels, labels, before.of_each, after.of_each)
     known = [{"label": row.name, "n": row.n, "before": row.baseline, "after": row.candidate} for row in rows]
-    absent = set(label_mapping(task.data.class_names, labels)) - set(samples.labels.tolist())
+    absent = set(label_mapping(job.data.class_names, labels)) - set(samples.labels.tolist())
     return known + [{"label": labels[label], "n": 0, "before": None, "after": None} for label in sorted(absent)]
 
 
