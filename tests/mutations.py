@@ -157,8 +157,10 @@ def mutated(data: Any, rng: random.Random) -> bytes:
     return spoilt(as_text(data), rng) if rng.random() < 0.25 else as_text(changed(data, rng))
 
 
-COUNTS = [pytest.param(1000, id="thousand"), pytest.param(10_000, id="ten thousand", marks=pytest.mark.slow)]
-FEW_COUNTS = [pytest.param(250, id="some"), pytest.param(5000, id="thousands", marks=pytest.mark.slow)]
+# POCKETFIT_MUTATIONS=10000 looks further; a thousand take seconds.
+MUTATIONS = int(os.environ.get("POCKETFIT_MUTATIONS", "1000"))
+COUNTS = [pytest.param(MUTATIONS, id="all")]
+FEW_COUNTS = [pytest.param(MUTATIONS // 4, id="some")]
 LONGEST_S = 10.0
 
 

@@ -16,6 +16,7 @@ from torch import nn
 import pocketfit
 from pocketfit.api.inspect import Layers
 from pocketfit.core.artifact import Contents
+from pocketfit.measurement import latency
 
 FUNCTIONS = ("apply", "compare", "costs", "explain", "fit", "inspect", "measure", "sensitivity")
 OTHERS = {
@@ -80,7 +81,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path, tup
     return network, Path(done.artifact.path), data
 
 
-def test_from_a_network_to_figures(made: tuple[nn.Module, Path, tuple[np.ndarray, np.ndarray]]) -> None:
+def test_from_a_network_to_figures(
+    made: tuple[nn.Module, Path, tuple[np.ndarray, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = latency.Effort(sessions=2, seconds=0.05, min_rounds=3, max_rounds=5)
+    monkeypatch.setattr(latency.latency, "__kwdefaults__", {**latency.latency.__kwdefaults__, "effort": brief})
     network, file, data = made
     measured = pocketfit.measure(file, samples=data, preprocess=PREPROCESS)
     assert measured.size_bytes == file.stat().st_size and measured.operators

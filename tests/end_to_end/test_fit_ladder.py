@@ -129,7 +129,7 @@ def test_a_plan_that_trains_on_the_grid_gives_the_same_file_from_the_cache(
     first = pocketfit.apply(plan, model, data, tmp_path)
     assert first.model.learned.ranges
     monkeypatch.setattr(apply_passes, "_RECENT", {})
-    monkeypatch.setattr(apply_passes, "_applied", None)
+    monkeypatch.setattr(apply_passes, "_carry_out", None)
     again = pocketfit.apply(plan, model, data, tmp_path)
     assert again.model.learned == first.model.learned
     assert again.artifact.sha256 == first.artifact.sha256

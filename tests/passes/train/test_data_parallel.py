@@ -46,7 +46,9 @@ def net(norm):
 rng = np.random.default_rng(0)
 labels = np.arange(60) % 3
 pixels = rng.integers(0, 90, (60, 12, 12, 3)) + 60 * labels[:, None, None, None]
-samples = Samples(pixels.astype(np.uint8), labels, [""] * 60, "train", "00", PREPROCESS)
+samples = Samples(
+    array=pixels.astype(np.uint8), labels=labels, names=[""] * 60, split="train", sha256="00", preprocess=PREPROCESS
+)
 KINDS = {
     "plain": (False, Train(12, batch_size=9, learning_rate=0.05, alpha=0.5, ema=0.9)),
     "views": (False, Train(12, batch_size=9, learning_rate=0.05, alpha=0.5, views=2)),
