@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from pocketfit import runtimes
 from pocketfit.core.errors import UserError
 from pocketfit.core.measurement import Measurement
+from pocketfit.core.quantities import PERCENTILES
 from pocketfit.core.runtime import Session
 from pocketfit.core.signature import Signature
 from pocketfit.core.support.progress import Tick
@@ -50,7 +51,6 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]  # hints know the module on every system
 
-PERCENTILES = (50, 90, 95, 99)
 ROUND_MS = 2.0  # a file's share of a round is at least this long: far above what the clock and the loop cost
 MAX_CALLS = 64
 WARM_UP_S = 0.05
