@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import pocketfit
+from pocketfit.api import inputs
 from pocketfit.api.inspect import Layers
 from pocketfit.core.artifact import Contents
 from pocketfit.measurement import latency
@@ -96,3 +97,20 @@ def test_from_a_network_to_figures(
     of_network = pocketfit.inspect(network, preprocess=PREPROCESS)
     assert isinstance(of_file, Contents) and isinstance(of_network, Layers)
     assert sum(op.macs for op in of_file.ops) == of_network.totals.macs
+
+
+def test_what_is_wrong_with_a_file_is_said_before_data_are_read(
+    made: tuple[nn.Module, Path, tuple[np.ndarray, np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data may be large, and are hashed when they are opened."""
+    _, file, _ = made
+
+    def read(*words: object, **more: object) -> None:
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr(inputs, "open_data", read)
+    with pytest.raises(pocketfit.UserError, match="There is no module nosuch"):
+        pocketfit.measure(file, samples="large.npz", preprocess=PREPROCESS, metric="nosuch:x")
+    for call in (pocketfit.measure, lambda path, samples: pocketfit.compare(path, path, samples)):
+        with pytest.raises(pocketfit.UserError, match="Nothing says how images are prepared"):
+            call(file, samples="large.npz")

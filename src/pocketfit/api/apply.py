@@ -45,7 +45,7 @@ def apply(
     watch, folder = watch or Silent(), Path(out)
     check_folder(folder, OF_APPLY)
     stay_in_quota()
-    data = as_dataset(samples)
+    data = as_dataset(samples, watch)
     network = with_labels(as_model(model, preprocess, labels, allow_code), data.class_names)
     taught_by = None if teacher is None else as_model(teacher, preprocess, labels, allow_code)
     job = Job(

@@ -42,7 +42,7 @@ def explain(
     """
     ask = Ask(runtime, weight_bits, tuple(keep_float), threads=threads)
     watch = watch or Silent()
-    data = as_dataset(samples)
+    data = as_dataset(samples, watch)
     network = named(as_model(model, preprocess, labels, allow_code), data, watch)
     with temporary_folder() as work:
         cache = Path(work)

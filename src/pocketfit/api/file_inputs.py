@@ -11,13 +11,13 @@ from pocketfit.bundle.manifest import read_manifest
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import ModelFile
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.samples import Samples, split_words
+from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support.json_file import load
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.schema import checked
 from pocketfit.core.support.text import readable
-from pocketfit.search.run.job import aligned, order_of_numbers
+from pocketfit.search.run.job import order_of_numbers, read_split
 from pocketfit.sources.input_contract import check_preprocess, read_preprocess
 
 
@@ -71,11 +71,10 @@ def samples_of(
     data: Data, contract: Contract, split: str, limit: int | None, watch: Watch, *fed: TensorSpec
 ) -> Samples:
     """The samples of a split, which all of these inputs take."""
-    given = as_dataset(data)
+    given = as_dataset(data, watch)
     for spec in fed:
         given.check_fits(spec, contract.preprocess)
     for sentence in order_of_numbers(given.class_names, contract.labels) if contract.labels else ():
         watch.say(sentence)
-    tick = watch.step(f"reading the {split_words(split)} split")
-    samples = given.split(split, contract.preprocess, split_seed=contract.split_seed, limit=limit, progress=tick)
-    return aligned(samples, given.class_names, contract.labels) if contract.labels else samples
+    labels, seed = contract.labels, contract.split_seed
+    return read_split(given, split, contract.preprocess, watch, labels=labels, split_seed=seed, limit=limit)

@@ -83,7 +83,7 @@ def fit(
     """
     check_out(Path(out))
     check_metric(metric)
-    data = as_dataset(samples)
+    data = as_dataset(samples, watch or Silent())
     network = as_model(model, preprocess, labels, allow_code)
     job = Job(
         model=network,

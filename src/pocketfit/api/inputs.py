@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.samples import Samples, split_words
+from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.user_code import Allowed
-from pocketfit.search.run.job import about_order, aligned, with_labels
+from pocketfit.search.run.job import about_order, read_split, with_labels
 from pocketfit.sources.data.dataset import Dataset, from_arrays, open_data
 from pocketfit.sources.models.open_model import model_from_module, open_model
 
@@ -26,12 +26,12 @@ Network: TypeAlias = Union[Model, "nn.Module", str, Path]
 Data: TypeAlias = Dataset | str | Path | tuple[NDArray[np.generic], NDArray[np.generic]]
 
 
-def as_dataset(samples: Data) -> Dataset:
+def as_dataset(samples: Data, watch: Watch) -> Dataset:
     """A Dataset: as it is, from a folder or an .npz file, or from arrays (x, y)."""
     if isinstance(samples, Dataset):
         return samples
     if isinstance(samples, str | Path):
-        return open_data(samples)
+        return open_data(samples, progress=watch.step("looking at the data"))
     if isinstance(samples, tuple) and len(samples) == 2:
         return from_arrays(*samples)
     raise UserError("samples must be a Dataset, a folder, an .npz file, or a pair of arrays (x, y)")
@@ -61,6 +61,7 @@ def named(model: Model, data: Dataset, watch: Watch) -> Model:
 
 def split_for(model: Model, data: Dataset, name: str, limit: int | None, watch: Watch, cache: Path) -> Samples:
     """A split as the model wants it, its classes in the model's order."""
-    tick = watch.step(f"reading the {split_words(name)} split")
-    found = data.split(name, model.preprocess, split_seed=model.split_seed, limit=limit, progress=tick, cache=cache)
-    return aligned(found, data.class_names, model.labels)
+    seed = model.split_seed
+    return read_split(
+        data, name, model.preprocess, watch, labels=model.labels, split_seed=seed, limit=limit, cache=cache
+    )

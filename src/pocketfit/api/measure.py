@@ -16,10 +16,12 @@ from pocketfit.core.measurement import Measurement
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.runtime import Runtime
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.measurement import latency, memory, run_samples
+from pocketfit.measurement.latency import LatencyComparison
 from pocketfit.runtimes.common.output_file import artifact_of
 from pocketfit.search.run.run_trial import mean_score
 
@@ -42,6 +44,18 @@ class Against:
     ratios: Mapping[str, Measurement]
     between_sessions: float | None
     within_sessions: float | None
+
+    @classmethod
+    def of(cls, other: Path, file: Path, turns: LatencyComparison) -> Against:
+        """What was found when `file` was timed against `other`."""
+        return cls(
+            file=other,
+            size_ratio=file.stat().st_size / other.stat().st_size,
+            measurements=turns.baseline,
+            ratios=turns.ratios,
+            between_sessions=turns.between,
+            within_sessions=turns.within,
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -132,22 +146,14 @@ def measure(
         judged = samples_of(samples, contract, "verdict", None, watch, input_of(file))
         run_samples.try_metric(metric, judged.labels[:TRIED], max(1, len(judged.class_names)))
     described = artifact_of(file, Plan((), ExportSettings(runtime.NAME)), runtime.NAME)
-    tick, compared = watch.step("timing"), None
+    tick = watch.step("timing")
     if other is None:
-        found = dict(latency.latency(runtime.NAME, file, threads=threads, seed=seed, progress=tick))
+        found, compared = latency.latency(runtime.NAME, file, threads=threads, seed=seed, progress=tick), None
     else:
         (turns,) = latency.compare_latency(runtime.NAME, other, [file], threads=threads, seed=seed, progress=tick)
-        found = {**turns.candidate, **turns.ratios}
-        compared = Against(
-            file=other,
-            size_ratio=described.bytes / other.stat().st_size,
-            measurements=turns.baseline,
-            ratios=turns.ratios,
-            between_sessions=turns.between,
-            within_sessions=turns.within,
-        )
+        found, compared = {**turns.candidate, **turns.ratios}, Against.of(other, file, turns)
     watch.step("memory and cold start")
-    found |= memory.footprint(runtime.NAME, file, threads=threads)
+    found = {**found, **memory.footprint(runtime.NAME, file, threads=threads)}
     if judged is not None:
         with temporary_folder() as work:
             tick = watch.step(f"scoring {len(judged)} images")
@@ -156,14 +162,7 @@ def measure(
             )
         found["accuracy"] = mean_score(scores.centred)
     watch.step("per-operator cost")
-    session = runtime.load(file, threads=threads)
-    inputs = latency.random_inputs(session.signature, seed)
-    session.close()
-    operators, why = (), ""  # type: tuple[OpCost, ...], str
-    try:
-        operators = tuple(runtime.profile(file, inputs, threads=threads, runs=PROFILE_RUNS))
-    except CannotRunHere as reason:
-        why = str(reason)
+    operators, why = _operators(runtime, file, threads, seed)
     return Measured(
         file=file,
         runtime=runtime.NAME,
@@ -176,3 +175,14 @@ def measure(
         disturbed=found["latency_ms"].disturbed,
         against=compared,
     )
+
+
+def _operators(runtime: Runtime, file: Path, threads: int, seed: int) -> tuple[tuple[OpCost, ...], str]:
+    """What each kernel takes; () and the reason where that can't be told here."""
+    session = runtime.load(file, threads=threads)
+    inputs = latency.random_inputs(session.signature, seed)
+    session.close()
+    try:
+        return tuple(runtime.profile(file, inputs, threads=threads, runs=PROFILE_RUNS)), ""
+    except CannotRunHere as reason:
+        return (), str(reason)

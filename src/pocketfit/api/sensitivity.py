@@ -60,7 +60,7 @@ def sensitivity(
 
     shares, asked = checked_ratios(ratios), Prune(0.0, criterion, multiple)
     watch = watch or Silent()
-    data = as_dataset(samples)
+    data = as_dataset(samples, watch)
     network = named(as_model(model, preprocess, labels, allow_code), data, watch)
     latency = None
     if target is not None and target.name == "latency":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import json
 import os
 import signal
@@ -12,6 +11,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from pocketfit.core.support.loading import called
+
 LOG = "log"  # the file with what a job prints
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -19,9 +20,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def main(target: str, folder: str) -> None:
     """The child's side: call the function, write its result beside the payload."""
     payload = json.loads(Path(folder, "payload.json").read_text())
-    module, function = target.split(":")
     try:
-        result: dict[str, Any] = {"value": getattr(importlib.import_module(module), function)(**payload)}
+        result: dict[str, Any] = {"value": called(target)(**payload)}
     except Exception as error:  # every failure must reach the parent as data
         traceback.print_exc()
         result = {"type": type(error).__name__, "message": str(error) or type(error).__name__}

@@ -13,7 +13,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
-import importlib
 import json
 import os
 import selectors
@@ -29,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pocketfit.core.support.loading import called
 from pocketfit.processes import child_job
 
 IDLE_S = 180.0  # a server ends after this time without a job, as it holds some 300 to 500 MB
@@ -200,7 +200,7 @@ def _server(preload: str, environment: Mapping[str, str], *, may_start: bool = T
 
 def serve(preload: str, control: socket.socket, parent: int, idle_s: float) -> None:
     """Load, then fork a child for each job, until the parent closes `control`, dies, or sends no job for `idle_s`."""
-    _called(preload)()
+    called(preload)()
     gc.collect()
     gc.freeze()  # the collector would write into pages that are shared with the children
     jobs: Jobs = {}
@@ -295,11 +295,6 @@ def _carry_out(folder: str, server: int) -> None:
             with contextlib.suppress(Exception):
                 stream.flush()
         os._exit(status)
-
-
-def _called(name: str) -> Any:
-    module, function = name.split(":")
-    return getattr(importlib.import_module(module), function)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from pocketfit.cli.arguments import dataset
 from pocketfit.cli.exit_codes import guarded, print_result
 from pocketfit.cli.options import PATH, PREPROCESS, data_option, threads_option
 
@@ -38,12 +37,10 @@ def command(as_json: bool, **options: Any) -> int:
 def compare(a: Path, b: Path, data: Path, split: str, **options: Any) -> dict[str, Any]:
     """Where two files differ."""
     from pocketfit.api.compare import compare as compared
-    from pocketfit.api.file_inputs import check_files
     from pocketfit.cli.progress_bar import watch_for_terminal
 
-    check_files(a, b)
     with watch_for_terminal() as watch:
-        found = compared(a, b, dataset(data, watch), split=split, watch=watch, **options)
+        found = compared(a, b, data, split=split, watch=watch, **options)
     return {"a": str(a), "b": str(b), "split": split, **found.to_json()}
 
 

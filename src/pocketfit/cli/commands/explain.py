@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pocketfit.cli.arguments import Source, dataset, listed
+from pocketfit.cli.arguments import Source, listed
 from pocketfit.cli.exit_codes import guarded, print_result
 from pocketfit.cli.options import PATH, data_option, quiet_option, source_options, threads_option
 from pocketfit.core.plan.runtime_list import for_apps
@@ -63,8 +63,7 @@ def explain(
         check_folder(out, (*OF_LOOKS, *OF_A_RUN))
     network = source.open()
     with watch_for_terminal(quiet) as watch:
-        given = dataset(data, watch)
-        found = explained(network, given, keep_float=listed(keep_float), limit=samples, watch=watch, **options)
+        found = explained(network, data, keep_float=listed(keep_float), limit=samples, watch=watch, **options)
     result = {"data": data.name, **found.to_json()}
     if out is not None:
         write_explanation(out, result)

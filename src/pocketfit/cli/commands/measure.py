@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from pocketfit.cli.arguments import dataset
 from pocketfit.cli.exit_codes import guarded, print_result
 from pocketfit.cli.options import METRICS, PATH, PREPROCESS, data_option, seed_option, threads_option
 
@@ -34,14 +33,11 @@ def command(as_json: bool, **options: Any) -> int:
 
 def measure(file: Path, data: Path | None, against: Path | None, **options: Any) -> dict[str, Any]:
     """Everything that can be measured of one file, or of two against each other."""
-    from pocketfit.api.file_inputs import check_files
     from pocketfit.api.measure import measure as measured
     from pocketfit.cli.progress_bar import watch_for_terminal
 
-    check_files(file, against)
     with watch_for_terminal() as watch:
-        samples = None if data is None else dataset(data, watch)
-        return measured(file, against=against, samples=samples, watch=watch, **options).to_json()
+        return measured(file, against=against, samples=data, watch=watch, **options).to_json()
 
 
 def show(data: Mapping[str, Any]) -> None:

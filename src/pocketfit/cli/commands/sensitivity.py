@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from pocketfit.cli.arguments import Source, dataset
+from pocketfit.cli.arguments import Source
 from pocketfit.cli.exit_codes import guarded, print_result
 from pocketfit.cli.options import CRITERIA, PATH, data_option, quiet_option, source_options
 from pocketfit.core.errors import UserError
@@ -106,7 +106,7 @@ def sensitivity(
     with watch_for_terminal(quiet) as watch:
         table = road.sensitivity(
             network,
-            dataset(data, watch),
+            data,
             shares,
             criterion=criterion,
             multiple=multiple,

@@ -21,7 +21,7 @@ def require(package: str, extra: str) -> ModuleType:
 
 
 def called(name: str) -> Callable[..., Any]:
-    """The function of pocketfit that "module:function" names.
+    """The function that "module:function" names: a part of pocketfit, or of a test.
 
     >>> called("pocketfit.core.support.loading:called") is called
     True

@@ -19,7 +19,6 @@ RANGE_WORDS = {
     "kl": "least divergence (KL)",
     "batch-norm": "what batch norms remember",
 }
-STATUS_WORDS = {"met": "Met", "infeasible": "Not met", "stopped": "Stopped"}
 
 
 def three_digits(value: float) -> str:

@@ -25,11 +25,6 @@ def weight_bits(op: OpInfo, settings: ExportSettings) -> int | None:
     return None if grid is None else grid.bits(op.layer, depthwise=op.type == "DEPTHWISE_CONV_2D")
 
 
-def is_narrow(op: OpInfo, settings: ExportSettings) -> bool:
-    """Whether the plan gives an operator of the float file 4-bit weights, and the quantizer can do that."""
-    return op.type in NARROW and weight_bits(op, settings) == 4
-
-
 def check_names(contents: Contents, settings: ExportSettings) -> None:
     """Raise UserError for a name in keep_float or keep_int8 that is no layer of the float file."""
     layers = {op.layer: None for op in contents.ops if op.layer}

@@ -100,11 +100,16 @@ class Job:
 
     def samples(self, split: str, preprocess: Preprocess, watch: Watch, *, limit: int | None = None) -> Samples:
         """One split with the labels counted as the model counts them."""
-        tick = watch.step(f"reading the {split_words(split)} split")
-        found = self.data.split(
-            split, preprocess, split_seed=self.model.split_seed, limit=limit, cache=self.cache, progress=tick
+        return read_split(
+            self.data,
+            split,
+            preprocess,
+            watch,
+            labels=self.model.labels,
+            split_seed=self.model.split_seed,
+            limit=limit,
+            cache=self.cache,
         )
-        return aligned(found, self.data.class_names, self.model.labels)
 
 
 def baseline_export(job: Job, runtime: str) -> ExportSettings:
@@ -226,6 +231,23 @@ def about_data(job: Job) -> list[str]:
             " --metric balanced-accuracy counts every class alike."
         )
     return said
+
+
+def read_split(
+    data: Dataset,
+    split: str,
+    preprocess: Preprocess,
+    watch: Watch,
+    *,
+    labels: Sequence[str],
+    split_seed: int,
+    limit: int | None = None,
+    cache: Path | None = None,
+) -> Samples:
+    """One split of the data; its labels are indices into `labels`, where there are some."""
+    tick = watch.step(f"reading the {split_words(split)} split")
+    found = data.split(split, preprocess, split_seed=split_seed, limit=limit, cache=cache, progress=tick)
+    return aligned(found, data.class_names, labels) if labels else found
 
 
 def aligned(samples: Samples, class_names: Sequence[str], labels: Sequence[str]) -> Samples:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from pocketfit.core.errors import MissingPackage, UserError
@@ -343,9 +342,3 @@ def first_line(error: BaseException) -> str:
     """The message of an error in one line, to be put into a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__
-
-
-def torch_dtype(name: str) -> torch.dtype | None:
-    """ "float32" -> torch.float32; None for a name that is no dtype's."""
-    found = getattr(torch, name, None)
-    return found if isinstance(found, torch.dtype) else None
