@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 import pocketfit
-from pocketfit.api import inputs
 from pocketfit.api.inspect import Layers
+from pocketfit.cli.main import main
 from pocketfit.core.artifact import Contents
 from pocketfit.measurement import latency
 
@@ -99,18 +100,18 @@ def test_from_a_network_to_figures(
     assert sum(op.macs for op in of_file.ops) == of_network.totals.macs
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("measure", "{}", "--metric", "nosuch:x"), "There is no module nosuch"),
+        (("measure", "{}"), "Nothing says how images are prepared"),
+        (("compare", "{}", "{}"), "Nothing says how images are prepared"),
+    ],
+)
 def test_what_is_wrong_with_a_file_is_said_before_data_are_read(
-    made: tuple[nn.Module, Path, tuple[np.ndarray, np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[nn.Module, Path, tuple[np.ndarray, np.ndarray]], words: tuple[str, ...], sentence: str
 ) -> None:
-    """Data may be large, and are hashed when they are opened."""
+    """Data may be large, and are hashed when they are opened: these are not even there."""
     _, file, _ = made
-
-    def read(*words: object, **more: object) -> None:
-        raise AssertionError("the data were read")
-
-    monkeypatch.setattr(inputs, "open_data", read)
-    with pytest.raises(pocketfit.UserError, match="There is no module nosuch"):
-        pocketfit.measure(file, samples="large.npz", preprocess=PREPROCESS, metric="nosuch:x")
-    for call in (pocketfit.measure, lambda path, samples: pocketfit.compare(path, path, samples)):
-        with pytest.raises(pocketfit.UserError, match="Nothing says how images are prepared"):
-            call(file, samples="large.npz")
+    done = CliRunner().invoke(main, [*(word.format(file) for word in words), "--data", "large.npz"])
+    assert done.exit_code == 2 and sentence in done.stderr
