@@ -1,4 +1,4 @@
-"""A re-iterable source of inputs with labels, a split name and a content hash."""
+"""A re-iterable source of inputs with targets, a split name and a content hash."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ class Samples:
     """Images after the geometry half of `preprocess`, or ready tensors.
 
     array   uint8 [N, H, W, C] (geometry done, values not), or float32 [N, ...] that is fed as is; may be a memory map
-    labels  int64 [N], -1 where there is none
+    labels  int64 [N], the class, -1 where there is none; or [N, ...], a target of another form (tasks/)
     names   where each sample came from, for messages and reports
-    sha256  hash of the content hashes and labels of all samples, in order
+    sha256  hash of the content hashes and targets of all samples, in order
+    texts   the text of each sample, "" where there is none; (): the data have no texts
+    kinds   the kind of each sample, by which reports group them; (): the data name none
     """
 
     array: NDArray[np.generic]
@@ -32,6 +34,8 @@ class Samples:
     sha256: str
     preprocess: Preprocess
     class_names: tuple[str, ...] = ()
+    texts: Sequence[str] = ()
+    kinds: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,6 +73,8 @@ class Samples:
             array=self.array[rows],
             labels=self.labels[rows],
             names=self.names[rows],
+            texts=self.texts[rows],
+            kinds=self.kinds[rows],
             sha256=f"{self.sha256}[{rows.start or 0}:{'' if rows.stop is None else rows.stop}]",
         )
 
@@ -81,6 +87,8 @@ class Samples:
             array=self.array[index],
             labels=self.labels[index],
             names=[self.names[i] for i in index],
+            texts=[self.texts[i] for i in index] if len(self.texts) else (),
+            kinds=[self.kinds[i] for i in index] if len(self.kinds) else (),
             sha256=part,
         )
 

@@ -1,0 +1,8 @@
+"""The names of the tasks, for whoever must not load one. A further task is a name here and a file in tasks/."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+TaskName = Literal["classification", "text", "segmentation", "fidelity"]
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
