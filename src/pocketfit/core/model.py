@@ -13,7 +13,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature
 from pocketfit.core.support.rules import Seed, Sha256, Size, Text
 from pocketfit.core.support.schema import build
-from pocketfit.core.task_list import TaskName
+from pocketfit.core.task.task_list import TaskName
 
 Level = Literal["torch", "onnx"]
 Label = Annotated[str, Text(".{1,1000}", "a name")]
@@ -63,7 +63,7 @@ class Model:
 
     network     in eval mode; passes never change it in place, they return a new Model
     sha256      hash of the weights and the structure; with the signature it identifies the files made of it (`key`)
-    task        what its outputs mean, a name of core/task_list.py
+    task        what its outputs mean, a name of core.task.task_list.py
     learned     results of passes for the export
     findings    sentences for the user about the passes so far (layers that could not be pruned, …)
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
+Tensor = Any  # of torch, which core doesn't need
 Form = Literal["classes", "texts", "masks", "none"]  # of the targets that come with data
 Kept = NDArray[np.generic]
 Targets = NDArray[np.generic]

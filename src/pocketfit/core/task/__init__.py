@@ -1,0 +1,1 @@
+"""The words of a task: what the outputs of a network mean."""
