@@ -22,7 +22,7 @@ from pocketfit.cli.commands import choose
 from pocketfit.core.errors import UserError
 from pocketfit.core.support import files
 from pocketfit.measurement import channel_cost_table
-from pocketfit.passes.train import fine_tune as training
+from pocketfit.passes.train import torch_accuracy
 from pocketfit.sources.data.dataset import from_arrays
 from pocketfit.sources.data.splits import position
 from pocketfit.sources.models.open_model import load_model
@@ -178,7 +178,7 @@ def test_a_trained_model_is_kept_whatever_happens_behind(here: Path, monkeypatch
     def fail(*words: Any, **more: Any) -> float:
         raise UserError("a picture is gone")
 
-    monkeypatch.setattr(training, "accuracy", fail)
+    monkeypatch.setattr(torch_accuracy, "accuracy", fail)
     result = invoked("train", *FED, "--data", "data.npz", "-o", "model", "--epochs", "0.1")
     assert result.exit_code == 2 and "The model is in model, but its accuracy" in result.stderr
     assert load_model("model", allow_code=True).labels == ("0", "1")

@@ -11,6 +11,7 @@ from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.passes.train import fine_tune
 from pocketfit.passes.train.guarded import find_learning_rate
+from pocketfit.passes.train.torch_accuracy import accuracy
 from pocketfit.sources.data.dataset import from_arrays
 from tests.brought.networks import NETWORKS, arrays, opened
 
@@ -39,7 +40,7 @@ def test_recovery_is_no_loss(name: str) -> None:
     assert not recovered.network.training
     flags = [p.requires_grad for p in model.network.parameters()]
     assert [p.requires_grad for p in recovered.network.parameters()] == flags, "frozen is what was frozen"
-    assert fine_tune.accuracy(recovered, samples) >= fine_tune.accuracy(learned, samples) - LOST
+    assert accuracy(recovered, samples) >= accuracy(learned, samples) - LOST
     before = [p.detach() for p in model.network.parameters()]
     moved = sum(not torch.equal(a, b.detach()) for a, b in zip(before, learned.network.parameters(), strict=True))
     kept = any("as it was before" in sentence for sentence in learned.findings)

@@ -11,6 +11,7 @@ from pocketfit.core.signature import TensorSpec
 from pocketfit.measurement import run_samples
 from pocketfit.measurement.run_samples import Scores
 from pocketfit.numerics.latency_intervals import paired_drop
+from pocketfit.tasks import classification
 
 
 def scores_of(predictions, labels, metric="accuracy"):
@@ -23,12 +24,10 @@ def scores_of(predictions, labels, metric="accuracy"):
 
 @pytest.mark.parametrize("batch", ["n", 1, 4])
 def test_right_and_wrong_answers_are_counted_whatever_the_files_batch(mean_file, coloured, batch):
-    found = run_samples.score(
-        "onnxruntime", mean_file(batch=batch), coloured(n=50, wrong=5), batch_size=16, keep_outputs=True
-    )
+    found = run_samples.score("onnxruntime", mean_file(batch=batch), coloured(n=50, wrong=5), batch_size=16)
     assert found.values.tolist() == [0.0] * 5 + [1.0] * 45
     assert found.mean == 0.9
-    assert found.predictions.tolist() == [i % 3 for i in range(50)]
+    assert found.answers.tolist() == [i % 3 for i in range(50)]
     assert (found.nan, found.finding) == (0, "")
     expected = coloured(n=50).array.astype(np.float64).mean(axis=(1, 2)) / 255
     assert np.allclose(found.outputs, expected, atol=1e-5)
@@ -37,8 +36,8 @@ def test_right_and_wrong_answers_are_counted_whatever_the_files_batch(mean_file,
 def test_the_preprocess_of_the_samples_reaches_the_file(mean_file, coloured):
     samples = coloured(n=6)
     shifted = replace(samples, preprocess=replace(samples.preprocess, mean=(0.5, 0.0, 0.0), std=(1.0, 2.0, 1.0)))
-    plain = run_samples.score("onnxruntime", mean_file(), samples, keep_outputs=True).outputs
-    moved = run_samples.score("onnxruntime", mean_file(), shifted, keep_outputs=True).outputs
+    plain = run_samples.score("onnxruntime", mean_file(), samples).outputs
+    moved = run_samples.score("onnxruntime", mean_file(), shifted).outputs
     assert np.allclose(moved, (plain - [0.5, 0, 0]) / [1, 2, 1], atol=1e-5)
 
 
@@ -48,7 +47,7 @@ def test_nan_is_never_right_and_is_said(mean_file, coloured):
     pixels[4, :, :, 0] = 0  # its mean is 0, and 0 / 0 the answer
     found = run_samples.score("onnxruntime", mean_file(spoil="nan"), replace(samples, array=pixels))
     assert found.values.tolist() == [1, 1, 1, 1, 0, 1]
-    assert found.predictions[4] == -1
+    assert found.answers[4] == -1
     assert found.finding.startswith("1 of 6 samples got NaN")
 
 
@@ -93,7 +92,7 @@ def test_an_int8_file_scores_nearly_as_its_float_file(litert_pair):
 def test_top5_ranks_equal_outputs_in_the_order_of_their_classes():
     outputs = np.array([[0, 0, 0, 0, 0, 0, 0], [7, 6, 5, 4, 3, 2, 1]], np.float32)
     for k, labels, expected in [(5, [4, 4], [1, 1]), (5, [5, 5], [0, 0]), (1, [0, 0], [1, 1]), (1, [1, 1], [0, 0])]:
-        assert run_samples._top(outputs, np.array(labels), k).tolist() == expected
+        assert classification.scores("top5" if k == 5 else "accuracy", outputs, np.array(labels)).tolist() == expected
 
 
 def test_a_metric_of_the_users_own(mean_file, coloured, tmp_path, monkeypatch):
@@ -108,7 +107,7 @@ def test_a_metric_of_the_users_own(mean_file, coloured, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_metric", raising=False)
     samples = coloured(n=6)
-    found = run_samples.score("onnxruntime", mean_file(), samples, metric="my_metric:confidence", keep_outputs=True)
+    found = run_samples.score("onnxruntime", mean_file(), samples, metric="my_metric:confidence")
     assert found.values == pytest.approx(found.outputs[np.arange(6), samples.labels])
     for name, words in [("short", "one a sample"), ("nan", "NaN"), ("broken", "IndexError"), ("number", "no function")]:
         with pytest.raises(UserError, match=words):
@@ -153,12 +152,12 @@ def test_a_runtime_that_dies_takes_only_its_child_along(mean_file, coloured, mon
 # --- per class, and the early warning ---
 
 
-def test_per_class_puts_the_classes_that_lost_most_on_top():
-    labels = np.array([0, 0, 1, 1, 2, 2, -1])
+def test_per_group_puts_the_groups_that_lost_most_on_top(coloured):
+    samples = replace(coloured(n=7), labels=np.array([0, 0, 1, 1, 2, 2, -1]))
     before, after = np.array([1, 1, 1, 1, 0, 1, 1.0]), np.array([1, 0, 0, 0, 1, 1, 1.0])
-    rows = run_samples.per_class(labels, ("a", "b"), before, after)
+    rows = run_samples.per_group(classification.groups(samples, ("a", "b")), before, after)
     assert [(row.name, row.n, row.drop_points) for row in rows] == [("b", 2, 100.0), ("a", 2, 50.0), ("2", 2, -50.0)]
-    alone = run_samples.per_class(labels, ("a", "b", "c"), before)
+    alone = run_samples.per_group(classification.groups(samples, ("a", "b", "c")), before)
     assert [(row.name, row.baseline, row.candidate) for row in alone] == [
         ("a", 1, None),
         ("b", 1, None),
@@ -192,6 +191,5 @@ def test_a_metric_is_tried_before_any_work(tmp_path, monkeypatch):
     labels = np.arange(8) % 4
     for name, sentence in (("one", r"gave scores \[\]; one a sample, \[8\]"), ("typo", "failed with AttributeError")):
         with pytest.raises(UserError, match=f"The metric 'metrics_to_try:{name}' {sentence}"):
-            run_samples.try_metric(f"metrics_to_try:{name}", labels, 4)
-    for name in ("metrics_to_try:fine", *run_samples.BUILT_IN):
-        run_samples.try_metric(name, labels, 4)
+            run_samples.try_metric(f"metrics_to_try:{name}", labels, (4,))
+    run_samples.try_metric("metrics_to_try:fine", labels, (4,))

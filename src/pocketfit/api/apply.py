@@ -16,7 +16,7 @@ from pocketfit.core.support.files import OF_APPLY, check_folder, held
 from pocketfit.core.support.progress import Silent, Watch
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.core.support.user_code import Allowed
-from pocketfit.search.run.job import Job, check_teacher, with_labels
+from pocketfit.search.run.job import Job, check_teacher, settled
 from pocketfit.search.run.run_trial import Exported, export
 from pocketfit.sources.data.dataset import Dataset
 
@@ -29,6 +29,7 @@ def apply(
     *,
     preprocess: Preprocess | None = None,
     labels: Sequence[str] = (),
+    task: str = "",
     teacher: Network | None = None,
     threads: int = 1,
     watch: Watch | None = None,
@@ -37,7 +38,7 @@ def apply(
     """Make the file of a plan again, as `out/<code>-<hash>.<suffix>`.
 
     plan     what is done to the network, and for which runtime it is exported
-    model, samples, preprocess, labels, teacher, allow_code  as for `fit`
+    model, samples, preprocess, labels, task, teacher, allow_code  as for `fit`
     out      a new or empty folder, or one of an earlier `apply`: trained networks are kept in out/cache
     threads  of the runtime that checks the file
     Raises UserError for input that does not fit together, ExportFailed where the runtime's converter fails.
@@ -46,16 +47,19 @@ def apply(
     check_folder(folder, OF_APPLY)
     stay_in_quota()
     data = as_dataset(samples, watch)
-    network = with_labels(as_model(model, preprocess, labels, allow_code), data.class_names)
+    network = as_model(model, preprocess, labels, allow_code)
     taught_by = None if teacher is None else as_model(teacher, preprocess, labels, allow_code)
-    job = Job(
-        model=network,
-        data=data,
-        out=folder,
-        runtimes=(plan.export.runtime,),
-        budget=Budget(),
-        threads=threads,
-        teacher=taught_by,
+    job = settled(
+        Job(
+            model=network,
+            data=data,
+            out=folder,
+            runtimes=(plan.export.runtime,),
+            budget=Budget(),
+            task=task,
+            threads=threads,
+            teacher=taught_by,
+        )
     )
     check_teacher(job)
     data.check_fits(network.signature.inputs[0], network.preprocess)
@@ -65,7 +69,7 @@ def apply(
     return made
 
 
-def take_part(plan: Plan, model: Model, data: Dataset, *, teacher: Model | None = None) -> None:
+def take_part(plan: Plan, model: Model, data: Dataset, *, task: str = "", teacher: Model | None = None) -> None:
     """The part in `apply` of all processes but the first, where torchrun has started several: train, write nothing.
 
     Their by-products are in a folder of their own, which is removed at the end.
@@ -73,13 +77,16 @@ def take_part(plan: Plan, model: Model, data: Dataset, *, teacher: Model | None 
     from pocketfit.search.run.run_trial import prepared
 
     with temporary_folder() as own:
-        job = Job(
-            model=with_labels(model, data.class_names),
-            data=data,
-            out=Path(own),
-            runtimes=(plan.export.runtime,),
-            budget=Budget(),
-            teacher=teacher,
+        job = settled(
+            Job(
+                model=model,
+                data=data,
+                out=Path(own),
+                runtimes=(plan.export.runtime,),
+                budget=Budget(),
+                task=task,
+                teacher=teacher,
+            )
         )
         check_teacher(job)
         prepared(job, plan, Silent())

@@ -22,6 +22,7 @@ def compare(
     preprocess: Preprocess | str | Path | None = None,
     split: str = "search",
     limit: int = 1000,
+    task: str = "",
     threads: int = 1,
     watch: Watch | None = None,
 ) -> Fidelity:
@@ -30,6 +31,7 @@ def compare(
     a, b        two files of any runtime; layers are compared where both have the same one
     samples     the data to compare them on, of which `limit` samples of `split` are looked at
     model, preprocess  what says how images are prepared, as for `measure`
+    task        what the outputs mean; "": as the bundle says, or the data
     threads     of the runtimes
     Raises UserError for files and data that do not fit together.
     """
@@ -39,6 +41,6 @@ def compare(
     contract = contract_of(model, preprocess, first)
     fed = input_of(first), input_of(second)
     with temporary_folder() as work:
-        given = samples_of(samples, contract, split, limit, watch, *fed)
-        watch.step(f"comparing on {len(given)} images")
-        return compare_files.compare(first, second, given, threads=threads, work=Path(work))
+        given, task = samples_of(samples, contract, split, limit, watch, *fed, task=task)
+        watch.step(f"comparing on {len(given)} samples")
+        return compare_files.compare(first, second, given, task=task, threads=threads, work=Path(work))

@@ -17,17 +17,21 @@ from pocketfit.core.support.json_file import load
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.schema import checked
 from pocketfit.core.support.text import readable
-from pocketfit.search.run.job import order_of_numbers, read_split
+from pocketfit.search.run.job import read_split
 from pocketfit.sources.input_contract import check_preprocess, read_preprocess
+from pocketfit.tasks.choose_task import checked_task, task_reading
+from pocketfit.tasks.class_names import order_of_numbers
 
 
 @dataclass(frozen=True)
 class Contract:
-    """How images are prepared for a file, what its classes are called ((): unknown), and the seed of the splits."""
+    """How images are prepared for a file, what its labels are ((): unknown), the seed of the splits, and what its
+    outputs mean ("": unknown)."""
 
     preprocess: Preprocess
     labels: tuple[str, ...] = ()
     split_seed: int = 0
+    task: str = ""
 
 
 def check_files(*paths: Path | None) -> None:
@@ -51,7 +55,8 @@ def contract_of(model: str | Path | None, preprocess: Preprocess | str | Path | 
         return Contract(given or told.preprocess, told.labels, told.split_seed)
     if (path := folder / "manifest.json").is_file():
         manifest = read_manifest(path)
-        return Contract(given or check_preprocess(manifest["preprocess"], path), tuple(manifest["labels"]))
+        prepared = given or check_preprocess(manifest["preprocess"], path)
+        return Contract(prepared, tuple(manifest["labels"]), task=manifest.get("task", ""))
     if given is None:
         raise UserError(
             f"Nothing says how images are prepared for {file.name}: give --model (a model folder or bundle),"
@@ -67,14 +72,27 @@ def input_of(file: Path) -> TensorSpec:
     return session.signature.inputs[0]
 
 
+def output_of(file: Path) -> TensorSpec:
+    """What a file gives first."""
+    session = runtimes.for_file(file).load(file, threads=1)
+    session.close()
+    return session.signature.outputs[0]
+
+
 def samples_of(
-    data: Data, contract: Contract, split: str, limit: int | None, watch: Watch, *fed: TensorSpec
-) -> Samples:
-    """The samples of a split, which all of these inputs take."""
+    data: Data, contract: Contract, split: str, limit: int | None, watch: Watch, *fed: TensorSpec, task: str = ""
+) -> tuple[Samples, str]:
+    """(the samples of a split, which all of these inputs take, with the targets of the task; the name of the task).
+
+    task  what the user named; "": that of the contract, else the one that reads the data's targets, else fidelity
+    """
     given = as_dataset(data, watch)
     for spec in fed:
         given.check_fits(spec, contract.preprocess)
-    for sentence in order_of_numbers(given.class_names, contract.labels) if contract.labels else ():
-        watch.say(sentence)
+    name = checked_task(task or contract.task or task_reading(given.form))
+    if given.form == "classes":
+        for sentence in order_of_numbers(given.class_names, contract.labels) if contract.labels else ():
+            watch.say(sentence)
     labels, seed = contract.labels, contract.split_seed
-    return read_split(given, split, contract.preprocess, watch, labels=labels, split_seed=seed, limit=limit)
+    found = read_split(given, split, contract.preprocess, watch, task=name, labels=labels, split_seed=seed, limit=limit)
+    return found, name

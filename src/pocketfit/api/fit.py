@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +15,7 @@ from pocketfit.core.support.user_code import Allowed
 from pocketfit.measurement.run_samples import check_metric
 from pocketfit.search.decide.result import Result
 from pocketfit.search.run.begin import check_out
-from pocketfit.search.run.job import Job, check_teacher, with_labels
+from pocketfit.search.run.job import Job, check_teacher, settled
 from pocketfit.search.run.loop import fit_job
 
 if TYPE_CHECKING:
@@ -42,7 +41,8 @@ def fit(
     keep_float: Sequence[str] = (),
     threads: int = 1,
     seed: int = 0,
-    metric: str = "accuracy",
+    task: str = "",
+    metric: str = "",
     batch_size: int = 64,
     allocation: Literal["uniform", "macs", "latency"] = "macs",
     criterion: str = "taylor",
@@ -69,7 +69,9 @@ def fit(
     keep_float  dotted names of layers that stay in float32
     threads     of the runtime while a file is timed
     seed        of training, pruning and the order of turns
-    metric      "accuracy", "balanced-accuracy", or "package.module:function"
+    task        what the outputs mean: "classification", "text", "segmentation" or "fidelity" (agreement with the
+                original network, for anything); "": it follows from the data and the outputs
+    metric      one of the task's, or "package.module:function"; "": the task's first
     batch_size  of training
     allocation  what a channel costs when widths are chosen: multiply-accumulates, measured latency, or the same share
                 of every group
@@ -99,6 +101,7 @@ def fit(
         keep_float=tuple(keep_float),
         threads=threads,
         seed=seed,
+        task=task,
         metric=metric,
         batch_size=batch_size,
         allocation=allocation,
@@ -117,7 +120,7 @@ def run(job: Job, watch: Watch | None = None) -> Result:
     stay_in_quota()
     watch = watch or Silent()
     check_teacher(job)
-    return fit_job(replace(job, model=with_labels(job.model, job.data.class_names)), Delivery(watch), watch)
+    return fit_job(settled(job), Delivery(watch), watch)
 
 
 def run_without_data(job: Job, watch: Watch | None = None) -> dict[str, Any]:
@@ -126,7 +129,7 @@ def run_without_data(job: Job, watch: Watch | None = None) -> dict[str, Any]:
     from pocketfit.search.run.data_free import fit_without_data
     from pocketfit.sources.data.random_inputs import noise
 
-    data, made = fit_without_data(replace(job, model=with_labels(job.model)), watch)
+    data, made = fit_without_data(settled(job), watch)
     golden = noise(made.model.signature.inputs[0], made.model.preprocess, GOLDEN_SAMPLES)
     measurements = data["trials"][data["chosen"]]["measurements"]
     write_bundle(job.out / "bundle", made.artifact, made.model, golden=golden, measurements=measurements, result=None)

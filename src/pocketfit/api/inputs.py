@@ -15,9 +15,11 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.user_code import Allowed
-from pocketfit.search.run.job import about_order, read_split, with_labels
+from pocketfit.search.run.job import read_split
 from pocketfit.sources.data.dataset import Dataset, from_arrays, open_data
 from pocketfit.sources.models.open_model import model_from_module, open_model
+from pocketfit.tasks.choose_task import with_task
+from pocketfit.tasks.class_names import about_order
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,12 +52,14 @@ def as_model(
     return model_from_module(model, preprocess=preprocess, labels=tuple(labels))
 
 
-def named(model: Model, data: Dataset, watch: Watch) -> Model:
-    """The model with a label for each class of the data, which it can be fed with; what is to be said is said."""
-    network = with_labels(model, data.class_names)
+def named(model: Model, data: Dataset, watch: Watch, task: str = "") -> Model:
+    """The model with its task, and a label for each class of the data; what is to be said is said. Raises UserError
+    where it can't be fed with the data."""
+    network = with_task(model, data.form, data.class_names, task)
     data.check_fits(network.signature.inputs[0], network.preprocess)
-    for sentence in about_order(model, network, data.class_names):
-        watch.say(sentence)
+    if data.form == "classes":
+        for sentence in about_order(model, network, data.class_names):
+            watch.say(sentence)
     return network
 
 
@@ -63,5 +67,13 @@ def split_for(model: Model, data: Dataset, name: str, limit: int | None, watch: 
     """A split as the model wants it, its classes in the model's order."""
     seed = model.split_seed
     return read_split(
-        data, name, model.preprocess, watch, labels=model.labels, split_seed=seed, limit=limit, cache=cache
+        data,
+        name,
+        model.preprocess,
+        watch,
+        task=model.task,
+        labels=model.labels,
+        split_seed=seed,
+        limit=limit,
+        cache=cache,
     )

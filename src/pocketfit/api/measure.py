@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketfit import runtimes
-from pocketfit.api.file_inputs import check_files, contract_of, input_of, samples_of
+from pocketfit import runtimes, tasks
+from pocketfit.api.file_inputs import check_files, contract_of, input_of, output_of, samples_of
 from pocketfit.api.inputs import Data
 from pocketfit.core.artifact import OpCost
 from pocketfit.core.errors import CannotRunHere, UserError
@@ -24,6 +24,7 @@ from pocketfit.measurement import latency, memory, run_samples
 from pocketfit.measurement.latency import LatencyComparison
 from pocketfit.runtimes.common.output_file import artifact_of
 from pocketfit.search.run.run_trial import mean_score
+from pocketfit.tasks.choose_task import metric_of
 
 PROFILE_RUNS = 30
 TRIED = 32  # samples that a metric is tried on
@@ -114,7 +115,8 @@ def measure(
     samples: Data | None = None,
     model: str | Path | None = None,
     preprocess: Preprocess | str | Path | None = None,
-    metric: str = "accuracy",
+    task: str = "",
+    metric: str = "",
     threads: int = 1,
     seed: int = 0,
     watch: Watch | None = None,
@@ -126,7 +128,8 @@ def measure(
     samples     adds the accuracy on the test split of this data
     model       a model folder or bundle that says how images are prepared; None: the bundle that the file lies in
     preprocess  the same, said here
-    metric      "accuracy", "balanced-accuracy", or "package.module:function"
+    task        what the outputs mean; "": as the bundle says, or the data
+    metric      one of the task's, or "package.module:function"; "": the task's first
     threads     of the runtime
     seed        of the random inputs that are timed, and of the order of turns
     Raises UserError for files and data that do not fit together; CannotRunHere where the runtime is not there.
@@ -143,8 +146,12 @@ def measure(
     judged: Samples | None = None
     if samples is not None:
         contract = contract_of(model, preprocess, file)
-        judged = samples_of(samples, contract, "verdict", None, watch, input_of(file))
-        run_samples.try_metric(metric, judged.labels[:TRIED], max(1, len(judged.class_names)))
+        judged, task = samples_of(samples, contract, "verdict", None, watch, input_of(file), task=task)
+        does = tasks.get(task)
+        metric = metric_of(does, metric)
+        run_samples.check_targets(does, judged, judged.labels, metric)
+        if metric not in does.METRICS:
+            run_samples.try_metric(metric, judged.labels[:TRIED], output_of(file).with_batch(1)[1:])
     described = artifact_of(file, Plan((), ExportSettings(runtime.NAME)), runtime.NAME)
     tick = watch.step("timing")
     if other is None:
@@ -156,9 +163,9 @@ def measure(
     found = {**found, **memory.footprint(runtime.NAME, file, threads=threads)}
     if judged is not None:
         with temporary_folder() as work:
-            tick = watch.step(f"scoring {len(judged)} images")
+            tick = watch.step(f"scoring {len(judged)} samples")
             scores = run_samples.score(
-                runtime.NAME, file, judged, threads=threads, metric=metric, work=Path(work), progress=tick
+                runtime.NAME, file, judged, task=task, threads=threads, metric=metric, work=Path(work), progress=tick
             )
         found["accuracy"] = mean_score(scores.centred)
     watch.step("per-operator cost")

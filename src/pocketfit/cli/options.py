@@ -13,6 +13,7 @@ import click
 from pocketfit.cli.arguments import Files, Pruning, Source, Teacher
 from pocketfit.core.plan.prune import Criterion
 from pocketfit.core.quantities import QUANTITIES
+from pocketfit.core.task.task_list import TASKS
 
 Command = Callable[..., Any]
 CRITERIA = get_args(Criterion)
@@ -42,7 +43,11 @@ class Finite(click.FloatRange):
 
 
 PATH = _Named(path_type=Path)
-METRICS = "accuracy, balanced-accuracy (classes count alike), top5, or package.module:function"
+METRICS = (
+    "accuracy, balanced-accuracy (classes count alike) or top5; for text exact-match or character-accuracy; for"
+    " segmentation iou or pixel-accuracy; for fidelity cosine or nearness; or package.module:function.  [default: the"
+    " task's first]"
+)
 PREPROCESS = "What the network expects: 'imagenet', or a JSON file (see the README)"
 
 allow_code_option = click.option(
@@ -50,6 +55,13 @@ allow_code_option = click.option(
     is_flag=True,
     help="Import and call what files (a model folder, a plan) name as package.module:function. Without it only names"
     " that stand on this command line are; never anything that lies in the folder of such a file.",
+)
+task_option = click.option(
+    "--task",
+    default="",
+    metavar="TASK",
+    help=f"What the outputs mean: {', '.join(TASKS)} (agreement with the original network, for anything)."
+    "  [default: follows from the data and the outputs]",
 )
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 seed_option = click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default="0")

@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pocketfit import runtimes
+from pocketfit import runtimes, tasks
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Tick
@@ -20,6 +18,7 @@ from pocketfit.measurement.run_samples import array_file, run_all, score
 from pocketfit.numerics import sqnr
 from pocketfit.numerics.latency_intervals import Drop, paired_drop
 from pocketfit.processes import child_process
+from pocketfit.tasks.choose_task import metric_of
 
 LAYER_SAMPLES = 8
 FALL_DB = 6.0  # noise twice as large in amplitude as at any layer before
@@ -40,7 +39,7 @@ class LayerDrift:
 class Fidelity:
     """Two files on the same samples; a is the reference.
 
-    agreement     share of samples on which both name the same top class; None where outputs aren't [n, classes]
+    agreement     share of samples on which both give the same answer, as the task has it
     score_a, _b   mean score under `metric`; None without labels, and then `drop` too
     sqnr_db, cosine  of all outputs together
     layers        one a layer, in the order of a; () where that could not be done: `layers_note` then says why
@@ -52,7 +51,8 @@ class Fidelity:
     a: str
     b: str
     n: int
-    agreement: float | None
+    task: str
+    agreement: float
     metric: str
     score_a: float | None
     score_b: float | None
@@ -79,8 +79,9 @@ def compare(
     samples: Samples,
     *,
     samples_b: Samples | None = None,
+    task: str = "classification",
     threads: int = 1,
-    metric: str = "accuracy",
+    metric: str = "",
     layer_samples: int = LAYER_SAMPLES,
     work: Path | None = None,
     progress: Tick | None = None,
@@ -94,20 +95,23 @@ def compare(
     """
     names = [runtimes.for_file(path).NAME for path in (a, b)]
     theirs = samples if samples_b is None else samples_b
-    labelled = bool(np.all(samples.labels >= 0)) and len(samples) > 0
+    does = tasks.get(task)
+    labelled = len(samples) > 0 and bool(does.has_target(samples.labels).all())
+    metric = metric_of(does, metric)
     total = 2 * len(samples)
-    scored, outputs = [], []
+    scored, answers, outputs = [], [], []
     for number, (path, name, given) in enumerate(zip((a, b), names, (samples, theirs), strict=True)):
         report = None if progress is None else _shifted(progress, number * len(samples), total)
         if labelled:
-            found = score(
-                name, path, given, threads=threads, metric=metric, work=work, keep_outputs=True, progress=report
-            )
+            found = score(name, path, given, task=task, threads=threads, metric=metric, work=work, progress=report)
             scored.append(found)
-            assert found.outputs is not None
+            answers.append(found.answers)
+            assert found.outputs is not None  # a file that has just been run has them
             outputs.append(found.outputs)
         else:
-            outputs.append(run_all(name, path, given, threads=threads, work=work, progress=report))
+            ran = run_all(name, path, given, task=task, threads=threads, work=work, progress=report)
+            answers.append(does.answers(ran.kept))
+            outputs.append(ran.outputs)
     if outputs[0].shape != outputs[1].shape:
         raise UserError(
             f"'{a.name}' has {list(outputs[0].shape[1:])} output values and '{b.name}' with"
@@ -118,7 +122,8 @@ def compare(
         a=str(a),
         b=str(b),
         n=len(samples),
-        agreement=sqnr.agreement(outputs[0], outputs[1]) if outputs[0].ndim == 2 else None,
+        task=task,
+        agreement=float(does.same(answers[0], answers[1]).mean()),
         metric=metric,
         score_a=scored[0].mean if scored else None,
         score_b=scored[1].mean if scored else None,

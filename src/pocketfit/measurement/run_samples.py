@@ -1,4 +1,4 @@
-"""Scores of a file on labelled samples, one a sample, taken in its own runtime."""
+"""Scores of a file on samples, one a sample, taken in its own runtime."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfit import runtimes
+from pocketfit import runtimes, tasks
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import ROWS, answer
@@ -22,27 +22,43 @@ from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support import user_code
 from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.scratch import temporary_folder
+from pocketfit.core.task.task import Group, Task
+from pocketfit.core.task.task_list import TASKS
 from pocketfit.processes import child_process
 
-BUILT_IN = ("accuracy", "top5", "balanced-accuracy")
+BUILT_IN = tuple(name for task in TASKS for name in tasks.get(task).METRICS)
 BATCH_SIZE = ROWS
 POLL_S = 0.1
 SECONDS_A_SAMPLE, SECONDS_AT_LEAST = 2.0, 600.0  # time for a run before it counts as hung
+MOST_NUMBERS = 2**24  # of outputs that are kept beside what a task needs of them
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What is kept of a file's outputs for n samples.
+
+    kept     [n, ...], what the task needs
+    outputs  float32 [m, ...], those of the first samples: all of them where they are few numbers
+    nan      bool [n], which samples got a NaN somewhere in their outputs
+    """
+
+    kept: NDArray[Any]
+    outputs: NDArray[np.float32]
+    nan: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Scores:
     """The scores of a file on n samples.
 
-    values       float64 [n], one score a sample, whose mean is the metric: 1 or 0 for right or wrong, these times the
-                 weights of `alike`, or the values of the metric's function
-    predictions  int64 [n], the top class; -1 where the outputs hold a NaN, or aren't [n, classes]
-    outputs      float32 [n, ...], where they were asked for
-    nan          how many samples got a NaN somewhere in their outputs
+    values   float64 [n], one score a sample, whose mean is the metric
+    answers  [n, ...], the answers in the form of the task's targets; negative where the outputs hold a NaN
+    outputs  float32 [m, ...], those of the first samples
+    nan      how many samples got a NaN somewhere in their outputs
     """
 
     values: NDArray[np.float64]
-    predictions: NDArray[np.int64]
+    answers: NDArray[Any]
     metric: str
     nan: int
     outputs: NDArray[np.float32] | None = None
@@ -80,8 +96,8 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class ClassScore:
-    """Mean score of one class; `candidate` and `drop_points` are None without a second file."""
+class GroupScore:
+    """Mean score of one group of samples; `candidate` and `drop_points` are None without a second file."""
 
     name: str
     n: int
@@ -95,35 +111,55 @@ def score(
     path: Path,
     samples: Samples,
     *,
+    task: str = "classification",
+    targets: NDArray[Any] | None = None,
+    own: bool = False,
     threads: int = 1,
     metric: str = "accuracy",
     batch_size: int = BATCH_SIZE,
     work: Path | None = None,
-    keep_outputs: bool = False,
     progress: Tick | None = None,
 ) -> Scores:
     """Run all samples through a file in a child process, and score its outputs.
 
-    metric    "accuracy" (top class right), "top5", "balanced-accuracy" (the mean over classes), or
-              "package.module:function" that takes (outputs float32 [n, classes], labels int64 [n]) and returns scores
-              [n]
+    targets   what the answers are compared with, [n, ...]; None: the samples' labels
+    own       compare with the file's own answers: it is the original, and the samples have no labels
+    metric    one of the task's, or "package.module:function" that takes (outputs float32 [n, ...], targets [n, ...])
+              and returns scores [n]
     work      a folder for the samples that are handed to the child (the system's temporary folder without one)
     progress  called with (samples done, samples in all), from another thread
 
-    Raises UserError for samples without labels or a metric that cannot be used, CannotRunHere for a file that the
+    Raises UserError for samples without targets or a metric that cannot be used, CannotRunHere for a file that the
     runtime refuses, ExportFailed when the process dies.
     """
-    check_labels(samples, metric)
-    function = None if metric in BUILT_IN else load_metric(metric)
-    outputs = run_all(runtime_name, path, samples, threads=threads, batch_size=batch_size, work=work, progress=progress)
-    nan_rows = np.isnan(outputs.reshape(len(outputs), -1)).any(axis=1)
-    predictions = np.full(len(outputs), -1, np.int64)
-    if outputs.ndim == 2:
-        predictions[~nan_rows] = outputs[~nan_rows].argmax(axis=1)
-    values = _graded(metric, function, outputs, samples.labels)
-    values[nan_rows] = 0.0
-    strata = samples.labels if metric == "balanced-accuracy" else None
-    return Scores(values, predictions, metric, int(nan_rows.sum()), outputs if keep_outputs else None, strata)
+    does = tasks.get(task)
+    wanted = samples.labels if targets is None else targets
+    if not own:
+        check_targets(does, samples, wanted, metric)
+    function = None if metric in does.METRICS else load_metric(metric)
+    ran = run_all(
+        runtime_name,
+        path,
+        samples,
+        task="fidelity" if function else task,  # a user's function gets the outputs themselves
+        threads=threads,
+        batch_size=batch_size,
+        work=work,
+        progress=progress,
+    )
+    answers = np.array(does.answers(does.kept(np.asarray(ran.outputs)) if function else ran.kept))
+    wanted = answers.copy() if own else wanted
+    if function is not None:
+        values = _custom(metric, function, ran.outputs, wanted, ran.nan)
+    else:
+        values = does.scores(metric, ran.kept, wanted)
+    answers[ran.nan] = -1
+    values[ran.nan] = 0.0
+    strata = None
+    if metric in does.METRICS and does.METRICS[metric].alike:
+        strata = np.asarray(wanted, np.int64)
+        values = values * alike(strata)
+    return Scores(values, answers, metric, int(ran.nan.sum()), ran.outputs, strata)
 
 
 def run_all(
@@ -131,12 +167,13 @@ def run_all(
     path: Path,
     samples: Samples,
     *,
+    task: str = "fidelity",
     threads: int = 1,
     batch_size: int = BATCH_SIZE,
     work: Path | None = None,
     progress: Tick | None = None,
-) -> NDArray[np.float32]:
-    """Outputs float32 [n, ...] of a file for all samples, in their order, computed in a child process."""
+) -> Ran:
+    """What a task keeps of a file's outputs for all samples, in their order, computed in a child process."""
     if not path.is_file():
         raise UserError(f"The file '{path}' is not there")
     if len(samples) == 0:
@@ -144,22 +181,25 @@ def run_all(
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
     with temporary_folder(work) as folder:
-        done, results = Path(folder, "done"), Path(folder, "outputs.npy")
+        done = Path(folder, "done")
         payload = {
             "runtime": runtime_name,
             "path": str(path.resolve()),
             "array": str(array_file(samples, Path(folder))),
             "preprocess": json.dumps(samples.preprocess.to_json()),
+            "task": task,
             "threads": threads,
             "batch_size": batch_size,
-            "outputs": str(results),
-            "done": str(done),
+            "folder": str(folder),
         }
         timeout_s = SECONDS_AT_LEAST + SECONDS_A_SAMPLE * len(samples)
         with _reported(done, len(samples), progress):
             child_process.call("pocketfit.measurement.run_samples:run_in_child", payload, timeout_s=timeout_s)
-        outputs: NDArray[np.float32] = np.load(results, allow_pickle=False)
-    return outputs
+        kept = np.load(Path(folder, "kept.npy"), allow_pickle=False)
+        nan = np.load(Path(folder, "nan.npy"), allow_pickle=False)
+        stored = Path(folder, "outputs.npy")
+        outputs = np.load(stored, allow_pickle=False) if stored.exists() else kept
+    return Ran(kept, outputs, nan)
 
 
 def array_file(samples: Samples, folder: Path) -> Path:
@@ -183,14 +223,15 @@ def run_in_child(
     path: str,
     array: str,
     preprocess: str,
+    task: str,
     threads: int,
     batch_size: int,
-    outputs: str,
-    done: str,
+    folder: str,
 ) -> None:
-    """The child's side of `run_all`: writes `outputs` (.npy), and how many samples are done to `done`."""
+    """The child's side of `run_all`. It writes into `folder` kept.npy, nan.npy, outputs.npy where the task does not
+    keep the outputs themselves, and `done`: how many samples are done."""
     stored = np.load(array, mmap_mode="r", allow_pickle=False)
-    n = len(stored)
+    n, does, place = len(stored), tasks.get(task), Path(folder)
     nothing = np.full(n, -1, np.int64)
     samples = Samples(
         array=stored,
@@ -204,21 +245,38 @@ def run_in_child(
     spec = session.signature.inputs[0]
     fixed = spec.shape[0]
     step = fixed or batch_size
-    results: np.memmap[Any, np.dtype[np.float32]] | None = None
+    nan = np.zeros(n, bool)
+    kept: np.memmap[Any, Any] | None = None
+    some: np.memmap[Any, Any] | None = None
     for start in range(0, n, step):
         rows = slice(start, min(start + step, n))
         values = fed(samples, rows, spec)
         short = 0 if fixed is None else fixed - len(values)
         if short:  # a file with a fixed batch takes nothing less: repeat the last sample
             values = np.concatenate([values, np.repeat(values[-1:], short, axis=0)])
-        answers = answer(session, values)[: rows.stop - start]
-        if results is None:
-            results = np.lib.format.open_memmap(outputs, "w+", np.float32, (n, *answers.shape[1:]))
-        results[rows] = answers
-        Path(done).write_text(str(rows.stop))
+        outputs = answer(session, values)[: rows.stop - start]
+        found = does.kept(outputs)
+        if kept is None:
+            kept = _array(place / "kept.npy", found, n)
+            if found is not outputs:
+                some = _array(
+                    place / "outputs.npy", outputs, min(n, max(step, MOST_NUMBERS // max(1, outputs[0].size)))
+                )
+        kept[rows] = found
+        nan[rows] = np.isnan(outputs.reshape(len(outputs), -1)).any(axis=1)
+        if some is not None and start < len(some):
+            some[rows] = outputs[: len(some) - start]
+        (place / "done").write_text(str(rows.stop))
     session.close()
-    assert results is not None
-    results.flush()
+    np.save(place / "nan.npy", nan)
+    for array_ in (kept, some):
+        if array_ is not None:
+            array_.flush()
+
+
+def _array(path: Path, like: NDArray[np.generic], rows: int) -> np.memmap[Any, Any]:
+    """A new .npy file for `rows` rows of this kind."""
+    return np.lib.format.open_memmap(path, "w+", like.dtype, (rows, *like.shape[1:]))
 
 
 def fed(samples: Samples, rows: slice, spec: TensorSpec) -> NDArray[np.float32]:
@@ -250,16 +308,15 @@ def alike(labels: NDArray[np.int64]) -> NDArray[np.float64]:
     return weights
 
 
-def try_metric(metric: str, labels: NDArray[np.int64], classes: int) -> None:
-    """Refuse, before any work, a user's own metric that can't score outputs [n, classes] against these labels [n]."""
-    if metric not in BUILT_IN:
-        outputs = np.random.default_rng(0).normal(size=(len(labels), classes)).astype(np.float32)
-        _custom(metric, load_metric(metric), outputs, labels)
+def try_metric(metric: str, targets: NDArray[np.generic], shape: Sequence[int]) -> None:
+    """Refuse, before any work, a user's own metric that can't score outputs of this shape against these targets."""
+    outputs = np.random.default_rng(0).normal(size=(len(targets), *shape)).astype(np.float32)
+    _custom(metric, load_metric(metric), outputs, targets, np.zeros(len(targets), bool))
 
 
 def check_metric(metric: str) -> None:
-    """Refuse, before any work, a metric that is neither built in nor can be imported."""
-    if metric not in BUILT_IN:
+    """Refuse, before any work, a metric that no task has and that can't be imported. "": the task's own."""
+    if metric and metric not in BUILT_IN:
         load_metric(metric)
 
 
@@ -271,70 +328,49 @@ def load_metric(metric: str) -> Callable[[NDArray[np.float32], NDArray[np.int64]
     return user_code.function(metric, "metric")
 
 
-def check_labels(samples: Samples, metric: str) -> None:
-    """Raises UserError where a sample has no label."""
-    if missing := int(np.sum(samples.labels < 0)):
-        first = samples.names[int(np.argmax(samples.labels < 0))] if len(samples.names) else "a sample"
+def check_targets(task: Task, samples: Samples, targets: NDArray[np.generic], metric: str) -> None:
+    """Raises UserError where a sample has no target."""
+    known = task.has_target(targets)
+    if missing := int(np.sum(~known)):
+        first = samples.names[int(np.argmin(known))] if len(samples.names) else "a sample"
         raise UserError(f"{missing} samples have no label ('{first}' is the first), which '{metric}' needs")
 
 
-def per_class(
-    labels: NDArray[np.int64],
-    class_names: Sequence[str],
-    baseline: NDArray[np.float64],
-    candidate: NDArray[np.float64] | None = None,
-) -> list[ClassScore]:
-    """Mean score of every class that has samples; with a candidate, the classes that lost most come first.
+def per_group(
+    groups: Sequence[Group], baseline: NDArray[np.float64], candidate: NDArray[np.float64] | None = None
+) -> list[GroupScore]:
+    """Mean score of every group; with a candidate, the groups that lost most come first.
 
-    >>> rows = per_class(np.array([0, 0, 1]), ("cat", "dog"), np.array([1.0, 1.0, 1.0]), np.array([1.0, 1.0, 0.0]))
+    >>> groups = [Group("cat", np.array([0, 1])), Group("dog", np.array([2]))]
+    >>> rows = per_group(groups, np.array([1.0, 1.0, 1.0]), np.array([1.0, 1.0, 0.0]))
     >>> [(row.name, row.drop_points) for row in rows]
     [('dog', 100.0), ('cat', 0.0)]
     """
-    rows = []
-    for label in np.unique(labels[labels >= 0]):
-        here = labels == label
-        name = class_names[label] if label < len(class_names) else str(label)
-        before = float(baseline[here].mean())
-        after = None if candidate is None else float(candidate[here].mean())
+    found = []
+    for group in groups:
+        before = float(baseline[group.rows].mean())
+        after = None if candidate is None else float(candidate[group.rows].mean())
         drop = None if after is None else 100 * (before - after)
-        rows.append(ClassScore(name, int(here.sum()), before, after, drop))
-    return rows if candidate is None else sorted(rows, key=lambda row: -(row.drop_points or 0.0))
-
-
-def _graded(
-    metric: str, function: Callable[..., Any] | None, outputs: NDArray[np.float32], labels: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    if function is not None:
-        return _custom(metric, function, outputs, labels)
-    top = _top(outputs, labels, 5 if metric == "top5" else 1)
-    return top * alike(labels) if metric == "balanced-accuracy" else top
-
-
-def _top(outputs: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """1 where the label is among the k largest outputs; equal outputs rank in the order of their classes."""
-    if outputs.ndim != 2:
-        raise UserError(f"Accuracy needs outputs [n, classes]; this file gives {list(outputs.shape)}")
-    if int(labels.max()) >= outputs.shape[1]:
-        raise UserError(f"A sample has label {int(labels.max())}, but the file names {outputs.shape[1]} classes only")
-    own = np.take_along_axis(outputs, labels[:, None], axis=1)
-    earlier = np.arange(outputs.shape[1])[None, :] < labels[:, None]
-    rank: NDArray[np.int64] = np.sum((outputs > own) | ((outputs == own) & earlier), axis=1)
-    return (rank < k).astype(np.float64)
+        found.append(GroupScore(group.name, len(group.rows), before, after, drop))
+    return found if candidate is None else sorted(found, key=lambda row: -(row.drop_points or 0.0))
 
 
 def _custom(
-    metric: str, function: Callable[..., Any], outputs: NDArray[np.float32], labels: NDArray[np.int64]
+    metric: str,
+    function: Callable[..., Any],
+    outputs: NDArray[np.float32],
+    targets: NDArray[np.generic],
+    nan: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
     try:
-        values = np.array(function(outputs, labels), np.float64)
+        values = np.array(function(outputs, targets), np.float64)
     except Exception as error:  # whatever a user's function raises is told to that user
         raise UserError(f"The metric '{metric}' failed with {type(error).__name__}: {error}") from error
-    if values.shape != labels.shape:
+    if values.shape != (len(targets),):
         raise UserError(
-            f"The metric '{metric}' gave scores {list(values.shape)}; one a sample, {list(labels.shape)}, is needed"
+            f"The metric '{metric}' gave scores {list(values.shape)}; one a sample, [{len(targets)}], is needed"
         )
-    usable = ~np.isnan(outputs.reshape(len(outputs), -1)).any(axis=1)
-    if not np.all(np.isfinite(values[usable])):
+    if not np.all(np.isfinite(values[~nan])):
         raise UserError(f"The metric '{metric}' gave a score that is NaN or infinite")
     return values
 

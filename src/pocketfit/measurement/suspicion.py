@@ -33,7 +33,7 @@ def suspicious(scores: Scores, labels: NDArray[np.int64], classes: int) -> str:
             margin = min(2 * np.sqrt(chance * (1 - chance) / n), (1 - chance) / 2)
             if scores.mean <= chance + margin:
                 return f"The accuracy of {scores.mean:.1%} is hardly above {words} ({chance:.1%}): {advice}"
-    answered = scores.predictions[scores.predictions >= 0]
+    answered = scores.answers[scores.answers >= 0]
     if len(answered):
         counts = np.bincount(answered)
         top = int(counts.argmax())
@@ -48,14 +48,14 @@ def _reordered(scores: Scores, labels: NDArray[np.int64], classes: int) -> str:
 
     The order is found on every second sample of a class and judged on the others, so that chance gives no such gain.
     """
-    known = np.flatnonzero((labels >= 0) & (scores.predictions >= 0) & (scores.predictions < classes))
+    known = np.flatnonzero((labels >= 0) & (scores.answers >= 0) & (scores.answers < classes))
     rows = known[np.argsort(labels[known], kind="stable")]
     rank = np.arange(len(rows)) - np.searchsorted(labels[rows], labels[rows])
     told, judged = rows[rank % 2 == 0], rows[rank % 2 == 1]
     if not len(judged):
         return ""
     seen = np.zeros((classes, classes), np.int64)  # label, answer
-    np.add.at(seen, (labels[told], scores.predictions[told]), 1)
+    np.add.at(seen, (labels[told], scores.answers[told]), 1)
     order = np.full(classes, -1)
     for place in np.argsort(-seen, axis=None, kind="stable"):
         label, answer = divmod(int(place), classes)
@@ -63,7 +63,7 @@ def _reordered(scores: Scores, labels: NDArray[np.int64], classes: int) -> str:
             break
         if order[label] < 0 and answer not in order:
             order[label] = answer
-    share = float(np.mean(order[labels[judged]] == scores.predictions[judged]))
+    share = float(np.mean(order[labels[judged]] == scores.answers[judged]))
     if share < REORDERED or share < scores.mean + GAINED:
         return ""
     moved = next(label for label in range(classes) if order[label] not in (label, -1))

@@ -14,6 +14,7 @@ from pocketfit.core.plan.export import RuntimeName
 from pocketfit.core.plan.pass_facts import Rate
 from pocketfit.core.support.rules import Between, Count, Positive, Seconds, Text
 from pocketfit.core.support.schema import Violation, reader
+from pocketfit.core.task.task_list import TaskName
 from pocketfit.core.trial import Trial
 
 Number = Annotated[float, Between(-1e15, 1e15)]
@@ -176,12 +177,16 @@ class Control(TypedDict):
 
 
 class Verdict(TypedDict):
-    """Scores `before` and `after` are means of the metric on the verdict split."""
+    """Scores `before` and `after` are means of the metric on the verdict split. Where the data are not labelled, they
+    are against the answers of the original network."""
 
     reading: Positive
     trial: Count
     baseline: Count
     metric: str
+    task: NotRequired[TaskName]
+    labelled: NotRequired[bool]
+    metric_title: NotRequired[str]
     n: Count
     before: Number
     after: Number

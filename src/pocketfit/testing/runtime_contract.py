@@ -293,7 +293,7 @@ def test_a_file_whose_first_operator_is_no_convolution_is_fed_as_a_picture(
         sha256="pixels",
         preprocess=model.preprocess,
     )
-    outputs = run_samples.run_all(name, Path(artifact.path), samples)
+    outputs = run_samples.run_all(name, Path(artifact.path), samples).outputs
     with torch.no_grad():
         wanted = model.network(torch.from_numpy(samples.inputs(slice(None))))[0].numpy()
     np.testing.assert_allclose(outputs, wanted, atol=1e-4)

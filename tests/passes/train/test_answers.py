@@ -17,6 +17,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes.train import answers, distillation, fine_tune
 from pocketfit.passes.train.answers import in_order, main_answer, manner, thawed
+from pocketfit.passes.train.torch_accuracy import accuracy
 from pocketfit.sources.models.open_model import model_from_module
 
 PREPROCESS = Preprocess(height=12, width=12, resize_px=12)
@@ -87,7 +88,7 @@ def test_a_network_with_views_of_its_own_is_trained_and_teaches(channels: int, v
     data = samples(channels=channels)
     model = model_from_module(Viewed(channels), preprocess=data.preprocess, labels=("a", "b", "c"))
     learned = fine_tune.apply(model, Train(20, batch_size=16, alpha=0.0), data, teacher=None)
-    assert fine_tune.accuracy(learned, data) > fine_tune.accuracy(model, data)
+    assert accuracy(learned, data) > accuracy(model, data)
     again = fine_tune.apply(learned, Train(4, batch_size=16, views=views), data, teacher=learned)
     assert all(p.isfinite().all() for p in again.network.parameters())
     assert distillation.teacher_of(learned, learned).in_order
@@ -118,7 +119,7 @@ def test_of_several_answers_the_one_like_that_of_eval_is_trained_and_it_is_said_
     model = model_from_module(SideHead(wrap), preprocess=PREPROCESS, labels=("a", "b", "c"))
     data = samples()
     learned = fine_tune.apply(model, Train(40, batch_size=16, alpha=0.0, learning_rate=0.05), data, teacher=None)
-    assert fine_tune.accuracy(learned, data) > 0.6
+    assert accuracy(learned, data) > 0.6
     assert torch.equal(learned.network.side.weight, model.network.side.weight)
     learned = fine_tune.apply(learned, Train(2, batch_size=16), data, teacher=model)
     assert sum("has 2 output tensors" in sentence for sentence in learned.findings) == 1
@@ -171,7 +172,7 @@ def test_a_frozen_network_is_trained_and_comes_back_frozen() -> None:
     torch.manual_seed(0)
     model = model_from_module(Viewed().requires_grad_(False), preprocess=PREPROCESS, labels=("a", "b", "c"))
     learned = fine_tune.apply(model, Train(30, batch_size=16, alpha=0.0, learning_rate=0.05), samples(), teacher=None)
-    assert fine_tune.accuracy(learned, samples()) > 0.6
+    assert accuracy(learned, samples()) > 0.6
     assert not any(p.requires_grad for p in learned.network.parameters())
     assert [s for s in learned.findings if "frozen" in s] == [s for s in learned.findings if s.startswith("All")]
 

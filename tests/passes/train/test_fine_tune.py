@@ -22,6 +22,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes.train import batches, distillation, fine_tune
 from pocketfit.passes.train.guarded import objective
+from pocketfit.passes.train.torch_accuracy import accuracy
 from pocketfit.sources.models.fingerprint import fingerprint
 from pocketfit.sources.models.open_model import model_from_module
 
@@ -79,7 +80,7 @@ def test_the_loss_falls_and_other_pictures_are_recognised() -> None:
     start, data = model(), samples()
     trained = fine_tune.apply(start, Train(60, batch_size=16, alpha=0.0, learning_rate=0.05), data, teacher=None)
     assert loss(trained, data) < 0.3 * loss(start, data)
-    assert fine_tune.accuracy(trained, samples(seed=1)) > 0.9
+    assert accuracy(trained, samples(seed=1)) > 0.9
     assert trained.sha256 != start.sha256
     assert not trained.network.training and not start.network.training
 
@@ -103,7 +104,7 @@ def test_with_the_teacher_alone_the_student_becomes_the_teacher() -> None:
         wanted, first, got = (m.network(inputs).softmax(1) for m in (teacher, model(2), student))
     assert (got.argmax(1) == wanted.argmax(1)).float().mean() > 0.9
     assert (got - wanted).abs().mean() < 0.3 * (first - wanted).abs().mean()
-    assert fine_tune.accuracy(student, misled) < 0.1
+    assert accuracy(student, misled) < 0.1
 
 
 def test_the_divergence_is_hintons() -> None:
@@ -357,7 +358,7 @@ def test_in_mixed_precision_the_network_learns_and_comes_back_in_float32(monkeyp
     trained = fine_tune.apply(start, settings, data, teacher=teacher)
     assert torch.bfloat16 in seen
     assert all(p.dtype == torch.float32 and p.device.type == "cpu" for p in trained.network.parameters())
-    assert fine_tune.accuracy(trained, samples(seed=1)) > 0.9
+    assert accuracy(trained, samples(seed=1)) > 0.9
 
 
 def test_a_cpu_computes_in_float32() -> None:
@@ -413,7 +414,7 @@ def test_kept_answers_teach_as_live_ones_do() -> None:
     for more in ({}, {"distillation": "decoupled"}, {"features": ("stem.0",)}):
         settings = Train(80, batch_size=16, alpha=1.0, temperature=2.0, learning_rate=0.05, views=3, **more)  # type: ignore[arg-type]
         student = fine_tune.apply(model(2), settings, misled, teacher=teacher)
-        assert fine_tune.accuracy(student, samples(seed=1)) > 0.9
+        assert accuracy(student, samples(seed=1)) > 0.9
 
 
 @given(st.floats(0, 1))
@@ -450,7 +451,7 @@ def test_answers_that_are_nan_are_not_right() -> None:
             return super().forward(image) * (float("nan") if image.abs().sum() > 0 else 1.0)
 
     torch.manual_seed(0)
-    assert fine_tune.accuracy(model_from_module(Nan(), preprocess=PREPROCESS, labels=LABELS), samples()) == 0.0
+    assert accuracy(model_from_module(Nan(), preprocess=PREPROCESS, labels=LABELS), samples()) == 0.0
 
 
 def test_ready_tensors_are_trained_on_as_they_are() -> None:
@@ -460,4 +461,4 @@ def test_ready_tensors_are_trained_on_as_they_are() -> None:
     data = replace(samples(64), array=vectors, labels=(vectors[:, 0] > 0).astype(np.int64))
     start = model_from_module(network, preprocess=PREPROCESS, labels=("a", "b"), input_shape=(6,))
     trained = fine_tune.apply(start, Train(60, batch_size=16, alpha=0.0, learning_rate=0.1), data, teacher=None)
-    assert fine_tune.accuracy(trained, data) > 0.9
+    assert accuracy(trained, data) > 0.9

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfit import runtimes
+from pocketfit import runtimes, tasks
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.passes import PassSettings
@@ -21,6 +21,7 @@ from pocketfit.measurement import compare_files
 from pocketfit.measurement import run_samples as accuracy
 from pocketfit.numerics import sqnr as numbers
 from pocketfit.numerics.latency_intervals import Drop, paired_drop
+from pocketfit.tasks.choose_task import metric_of
 
 DRIFT_SAMPLES = 8
 
@@ -72,7 +73,8 @@ class Bench:
         self.files, self.work = out / "models", out / "cache"
         for folder in (self.files, self.work):
             folder.mkdir(parents=True, exist_ok=True)
-        self.labelled = len(search) > 0 and bool(np.all(search.labels >= 0))
+        self.task = model.task
+        self.labelled = len(search) > 0 and bool(tasks.get(model.task).has_target(search.labels).all())
         self.findings: list[str] = []
         self.float_path = self.plain_path = out
         self._exact: tuple[NDArray[np.float32], NDArray[np.float64] | None] | None = None
@@ -124,7 +126,7 @@ class Bench:
             code=plan.code,
             size_bytes=path.stat().st_size,
             sqnr_db=sqnr_db,
-            agreement=numbers.agreement(exact, outputs) if exact.ndim == 2 else None,
+            agreement=self._agreement(exact, outputs),
             accuracy=None if scores is None else float(scores.mean()),
             drop=None if scores is None or right is None else paired_drop(right, scores),
             cost=paired_drop(scores, plain_scores)
@@ -161,9 +163,20 @@ class Bench:
         self.watch.step("the deployed file's own tensors")
         some = self.search.take(range(min(DRIFT_SAMPLES, len(self.search))))
         found = compare_files.compare(
-            self.float_path, self.plain_path, some, threads=self.threads, layer_samples=len(some), work=self.work
+            self.float_path,
+            self.plain_path,
+            some,
+            task=self.task,
+            threads=self.threads,
+            layer_samples=len(some),
+            work=self.work,
         )
         return {one.layer: one.sqnr_db for one in found.layers}, found.layers_note
+
+    def _agreement(self, exact: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
+        """The share of samples with the same answer; where outputs are many, of those that were kept."""
+        does = tasks.get(self.task)
+        return float(does.same(does.answers(does.kept(exact)), does.answers(does.kept(outputs))).mean())
 
     def _export(self, model: Model, plan: Plan) -> Path:
         self.watch.step(f"exporting {plan.code}")
@@ -177,10 +190,19 @@ class Bench:
     def _answers(self, path: Path, code: str) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
         tick, threads = self.watch.step(f"running {code} on {len(self.search)} samples"), self.threads
         if not self.labelled:
-            outputs = accuracy.run_all(self.name, path, self.search, threads=threads, work=self.work, progress=tick)
-            return outputs, None
+            ran = accuracy.run_all(
+                self.name, path, self.search, task=self.task, threads=threads, work=self.work, progress=tick
+            )
+            return ran.outputs, None
         found = accuracy.score(
-            self.name, path, self.search, threads=threads, work=self.work, keep_outputs=True, progress=tick
+            self.name,
+            path,
+            self.search,
+            task=self.task,
+            metric=metric_of(tasks.get(self.task)),
+            threads=threads,
+            work=self.work,
+            progress=tick,
         )
         assert found.outputs is not None
         return found.outputs, found.values

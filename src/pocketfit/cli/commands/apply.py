@@ -10,7 +10,7 @@ import click
 
 from pocketfit.cli.arguments import Source, Teacher, dataset
 from pocketfit.cli.exit_codes import guarded, print_result
-from pocketfit.cli.options import PATH, data_option, quiet_option, source_options, teacher_options
+from pocketfit.cli.options import PATH, data_option, quiet_option, source_options, task_option, teacher_options
 from pocketfit.core.support.json_file import load
 from pocketfit.core.support.processes import rank
 
@@ -21,6 +21,7 @@ from pocketfit.core.support.processes import rank
 @data_option("Folder of images by class, or .npz; not for plans that need none.", required=False)
 @click.option("-o", "--out", required=True, type=PATH, help="Folder for the file.")
 @source_options()
+@task_option
 @teacher_options
 @quiet_option
 @guarded
@@ -33,7 +34,9 @@ def command(as_json: bool, **options: Any) -> int:
     return 0
 
 
-def apply(plan: Path, source: Source, data: Path | None, out: Path, teacher: Teacher, quiet: bool) -> dict[str, Any]:
+def apply(
+    plan: Path, source: Source, data: Path | None, out: Path, task: str, teacher: Teacher, quiet: bool
+) -> dict[str, Any]:
     """Make a plan's artifact again."""
     from pocketfit.api import apply as road
     from pocketfit.cli.progress_bar import watch_for_terminal
@@ -51,9 +54,9 @@ def apply(plan: Path, source: Source, data: Path | None, out: Path, teacher: Tea
     with watch_for_terminal(quiet) as watch:
         samples = dataset(data, watch)
         if not rank().first:
-            road.take_part(wanted, network, samples, teacher=taught_by)
+            road.take_part(wanted, network, samples, task=task, teacher=taught_by)
             return {}
-        made = road.apply(wanted, network, samples, out, teacher=taught_by, watch=watch)
+        made = road.apply(wanted, network, samples, out, task=task, teacher=taught_by, watch=watch)
     return {
         **made.artifact.to_json(),
         "code": wanted.code,

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pocketfit.cli.exit_codes import guarded, print_result
-from pocketfit.cli.options import PATH, PREPROCESS, data_option, threads_option
+from pocketfit.cli.options import PATH, PREPROCESS, data_option, task_option, threads_option
 
 
 @click.command("compare")
@@ -18,6 +18,7 @@ from pocketfit.cli.options import PATH, PREPROCESS, data_option, threads_option
 @data_option("Pictures to compare the two on.", required=True)
 @click.option("--model", help="Model folder or bundle that says how images are prepared.")
 @click.option("--preprocess", help=f"{PREPROCESS}; without --model.")
+@task_option
 @click.option(
     "--split",
     type=click.Choice(["search", "verdict", "calibration", "train"]),

@@ -20,6 +20,7 @@ from pocketfit.cli.options import (
     quiet_option,
     seed_option,
     source_options,
+    task_option,
     teacher_options,
     threads_option,
 )
@@ -39,7 +40,8 @@ from pocketfit.core.errors import UserError
 @limit_options
 @click.option("--max-time", metavar="TIME", help="Time for the whole run, over all resumes: 10min.")
 @click.option("--max-trials", type=int, help="Number of plans to try, baselines included.")
-@click.option("--metric", default="accuracy", show_default=True, help=f"{METRICS}.")
+@task_option
+@click.option("--metric", default="", metavar="METRIC", help=METRICS)
 @file_options
 @pruning_options
 @click.option(
@@ -76,6 +78,7 @@ def fit(
     teacher: Teacher,
     pruning: Pruning,
     files: Files,
+    task: str,
     metric: str,
     threads: int,
     seed: int,
@@ -116,6 +119,7 @@ def fit(
             keep_float=listed(files.keep_float),
             threads=threads,
             seed=seed,
+            task=task,
             metric=metric,
             allocation=pruning.allocation,
             criterion=pruning.criterion,

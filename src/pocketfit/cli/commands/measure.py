@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pocketfit.cli.exit_codes import guarded, print_result
-from pocketfit.cli.options import METRICS, PATH, PREPROCESS, data_option, seed_option, threads_option
+from pocketfit.cli.options import METRICS, PATH, PREPROCESS, data_option, seed_option, task_option, threads_option
 
 PROFILE_RUNS = 30
 TRIED = 32  # samples on which a user's own metric is tried
@@ -21,7 +21,8 @@ TRIED = 32  # samples on which a user's own metric is tried
 @data_option("Adds the accuracy on this data's test split.", required=False)
 @click.option("--model", help="Model folder or bundle that says how images are prepared (with --data).")
 @click.option("--preprocess", help=f"{PREPROCESS}; with --data, without --model.")
-@click.option("--metric", default="accuracy", show_default=True, help=f"{METRICS}; with --data.")
+@task_option
+@click.option("--metric", default="", metavar="METRIC", help=f"With --data: {METRICS}")
 @threads_option
 @seed_option
 @guarded

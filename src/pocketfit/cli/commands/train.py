@@ -75,6 +75,7 @@ def train(
     from pocketfit.core.support.files import check_folder
     from pocketfit.passes.rewrite import resolution
     from pocketfit.passes.train import fine_tune as training
+    from pocketfit.passes.train.torch_accuracy import accuracy
     from pocketfit.sources.data.dataset import open_data
     from pocketfit.sources.models.open_model import save_model
 
@@ -82,6 +83,8 @@ def train(
     if rank().first:
         check_folder(out)
     dataset = open_data(data)
+    if dataset.form != "classes":
+        raise UserError(f"Transfer learning needs a class for each sample, and {data} has none")
     start = _starting_point(source, width, len(dataset.class_names), seed)
     if image_size is not None:
         start = resolution.apply(start, Resolution(image_size, image_size))
@@ -110,7 +113,7 @@ def train(
             for sentence in said:
                 watch.say(sentence)
             try:
-                accuracy = training.accuracy(trained, held_out, progress=watch.step("checking"))
+                share = accuracy(trained, held_out, progress=watch.step("checking"))
             except PocketfitError as error:
                 raise UserError(f"The model is in {out}, but its accuracy could not be measured: {error}") from error
     return {
@@ -119,7 +122,7 @@ def train(
         "labels": list(trained.labels),
         "train_samples": len(samples),
         "search_samples": len(held_out),
-        "search_accuracy": accuracy,
+        "search_accuracy": share,
         "findings": [*dataset.findings, *said],
     }
 

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
+from pocketfit.core.task.task_list import TaskName
 
 Tensor = Any  # of torch, which core doesn't need
 Form = Literal["classes", "texts", "masks", "none"]  # of the targets that come with data
-Kept = NDArray[np.generic]
-Targets = NDArray[np.generic]
+Kept = NDArray[Any]
+Targets = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,17 @@ class Metric:
 
     title    its name in tables and pages: "Exact match"
     meaning  what it counts, as the end of a sentence
+    alike    whether every class counts alike, however many samples it has
     """
 
     title: str
     meaning: str
+    alike: bool = False
 
 
 @dataclass(frozen=True)
 class Group:
-    """Samples that a report shows together, such as a class or a kind of text line.
-
-    rows  int64 [n], the rows of its samples
-    """
+    """Samples that a report shows together, such as a class or a kind of text line; rows: int64 [n]."""
 
     name: str
     rows: NDArray[np.int64]
@@ -44,29 +44,28 @@ class Group:
 class Task(Protocol):
     """The functions that a task's file offers. n is the number of samples.
 
+    outputs  of the network, float [n, ...]
     kept     what of the outputs is kept of each sample, [n, ...]: enough for answers and scores, and no more
-    targets  what the outputs are compared with, [n, ...], negative where a sample has none: read from the data, or,
-             where the data have none, the answers of the original network
+    targets  what answers are compared with, [n, ...], negative where a sample has none: read from the data, or, where
+             the data have none, the answers of the original network
     """
 
-    NAME: str
+    NAME: TaskName
     TITLE: str  # in tables and pages: "Text lines"
     ANSWERS: str  # what it calls its answers: "texts"
     FORM: Form  # of the data's targets that it reads; "none": it reads none
     METRICS: Mapping[str, Metric]  # the first one is the default
+    SOFTMAX: bool  # whether outputs are logits, or their softmax, over the last axis; temperatures and scales need that
 
     def why_not(self, outputs: Sequence[TensorSpec], labels: Sequence[str]) -> str:
         """Why networks with these outputs can't have this task, as a sentence; "" where they can."""
         ...
 
     def read_targets(self, samples: Samples, labels: Sequence[str]) -> Samples:
-        """The samples with `labels` as this task's targets. Raises UserError where the data's fit no network with these
-        labels."""
+        """The samples, whose `labels` are this task's targets. Raises UserError where they don't fit the network's."""
         ...
 
-    def kept(self, outputs: NDArray[np.float32]) -> Kept:
-        """What is kept of outputs [n, ...]; rows with a NaN may hold anything."""
-        ...
+    def kept(self, outputs: NDArray[np.float32]) -> Kept: ...
 
     def answers(self, kept: Kept) -> Targets:
         """The network's answers, in the form of targets."""
@@ -77,11 +76,11 @@ class Task(Protocol):
         ...
 
     def scores(self, metric: str, kept: Kept, targets: Targets) -> NDArray[np.float64]:
-        """The metric's score of each sample, [n]."""
+        """The metric's score of each sample, [n]; all have a target."""
         ...
 
     def same(self, one: Targets, other: Targets) -> NDArray[np.bool_]:
-        """Where two networks agree, [n]."""
+        """Where two networks give the same answer, [n]."""
         ...
 
     def words(self, target: Targets, labels: Sequence[str]) -> str:
@@ -89,13 +88,18 @@ class Task(Protocol):
         ...
 
     def groups(self, samples: Samples, labels: Sequence[str]) -> list[Group]:
-        """The rows of a report's table."""
+        """The rows of a report's table, for samples with targets."""
         ...
 
     def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """The loss of each sample that has a target, [n]; the caller leaves the others out."""
+        """The loss of each sample, [n]; all have a target."""
         ...
 
     def distance(self, outputs: Tensor, theirs: Tensor, temperature: float = 1.0) -> Tensor:
-        """The distance of each sample's outputs to a teacher's, [n]."""
+        """The distance of each sample's outputs to a teacher's, [n]; a gradient's size does not depend on the
+        temperature."""
+        ...
+
+    def influence(self, outputs: Tensor) -> Tensor:
+        """A loss of each sample, [n], that needs no target: its gradient says what changes the answers."""
         ...

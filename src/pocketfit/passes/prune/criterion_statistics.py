@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
-from torch.nn import functional
 
+from pocketfit import tasks
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan.prune import Prune
 from pocketfit.core.samples import Samples
+from pocketfit.core.signature import TensorSpec
 from pocketfit.passes.graph.aten import argument, operation, shape_of
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Group, followed
 from pocketfit.passes.graph.interpret import Run, batches
@@ -101,7 +102,8 @@ class Survey:
         return [place for place in self.slices if place[0] in gradients]
 
     def _gradients(self, batch_size: int) -> Iterator[tuple[int, dict[str, Tensor], dict[str, Tensor]]]:
-        """(samples so far, gradients of a batch's mean cross-entropy, weights), in eval mode."""
+        """(samples so far, gradients of a batch's mean loss, weights), in eval mode."""
+        task = tasks.get(self.model.task)
         rows, samples = self.rows(), self.samples
         assert samples is not None  # rows() has seen to it
         network = copy.deepcopy(self.model.network).requires_grad_(True)
@@ -111,11 +113,16 @@ class Survey:
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             answers = network(torch.from_numpy(samples.inputs(part)))
-            labels = torch.from_numpy(np.asarray(samples.labels[part], np.int64))
-            self._check_labels(answers, labels)
-            unlabelled += int((labels < 0).sum())
-            labels = torch.where(labels < 0, answers.detach().argmax(1), labels)
-            loss = functional.cross_entropy(answers, labels)
+            targets = np.asarray(samples.labels[part])
+            known = task.has_target(targets)
+            self._check_targets(answers, targets)
+            unlabelled += int((~known).sum())
+            each = []  # samples without a target are judged by the network's own answers
+            if known.any():
+                each.append(task.loss(answers[torch.from_numpy(known)], torch.from_numpy(targets[known])))
+            if not known.all():
+                each.append(task.influence(answers[torch.from_numpy(~known)]))
+            loss = torch.cat(each).mean()
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             gradients = {
                 name: torch.zeros_like(weights[name]) if gradient is None else gradient
@@ -125,18 +132,23 @@ class Survey:
         if unlabelled:
             self.findings.append(
                 f"The criterion '{self.criterion}' looked at {len(rows)} samples, {unlabelled} of them without a "
-                "label: the network's own predictions stood in for them."
+                "label: the network's own answers stood in for them."
             )
 
-    def _check_labels(self, answers: Any, labels: Tensor) -> None:
-        if not isinstance(answers, Tensor) or answers.ndim != 2:
+    def _check_targets(self, answers: Any, targets: NDArray[np.generic]) -> None:
+        task = tasks.get(self.model.task)
+        if not isinstance(answers, Tensor):
             raise UserError(
-                f"The criterion '{self.criterion}' needs a classifier's loss, and the network's output is not "
-                "[batch, classes]: choose one that looks at weights or activations"
+                f"The criterion '{self.criterion}' needs a loss, and the network gives a {type(answers).__name__}: "
+                "choose one that looks at weights or activations"
             )
-        if int(labels.max()) >= answers.shape[1]:
+        if reason := task.why_not((TensorSpec("output", (None, *answers.shape[1:])),), self.model.labels):
             raise UserError(
-                f"The criterion '{self.criterion}' met the label {int(labels.max())}, and the network has "
+                f"The criterion '{self.criterion}' needs the loss of the task '{task.NAME}', and {_lower(reason)}"
+            )
+        if task.FORM == "classes" and int(targets.max()) >= answers.shape[1]:
+            raise UserError(
+                f"The criterion '{self.criterion}' met the label {int(targets.max())}, and the network has "
                 f"{answers.shape[1]} outputs: give samples of its own classes"
             )
 
@@ -286,3 +298,7 @@ def _before_pooling(node: fx.Node) -> fx.Node:
             break
         node = source
     return node
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]

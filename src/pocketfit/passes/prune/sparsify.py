@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pocketfit import tasks
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan.prune import Sparsify
@@ -228,8 +229,9 @@ def _shares(layers: Mapping[str, nn.Module], left: set[str], settings: Sparsify)
 def _movement(
     model: Model, layers: tuple[str, ...], settings: Sparsify, samples: Samples | None, progress: Tick | None
 ) -> dict[str, Tensor]:
-    """- w dL/dw of each layer; L is the cross-entropy summed over the samples, batch norms use running statistics."""
-    rows = np.zeros(0, np.int64) if samples is None else np.flatnonzero(samples.labels >= 0)
+    """- w dL/dw of each layer; L is the task's loss summed over the samples, batch norms use running statistics."""
+    task = tasks.get(model.task)
+    rows = np.zeros(0, np.int64) if samples is None else np.flatnonzero(task.has_target(samples.labels))
     if samples is None or not len(rows):
         raise UserError("The criterion 'movement' follows a loss: give labelled samples, or use 'magnitude'")
     rows = np.sort(np.random.default_rng(settings.seed).permutation(rows)[: settings.samples])
@@ -240,7 +242,7 @@ def _movement(
     for start in range(0, len(rows) if weights else 0, BATCH):
         batch = rows[start : start + BATCH]
         answers = network(torch.from_numpy(samples.inputs(batch)))
-        loss = nn.functional.cross_entropy(answers, torch.from_numpy(samples.labels[batch]), reduction="sum")
+        loss = task.loss(answers, torch.from_numpy(samples.labels[batch])).sum()
         torch.autograd.backward(loss)
         if progress:
             progress(min(start + BATCH, len(rows)), len(rows))

@@ -39,6 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pocketfit import tasks
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import Grid, RangeMethod
@@ -46,6 +47,7 @@ from pocketfit.core.plan.quantize import QuantTrain
 from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Tick
+from pocketfit.core.task.task_list import TaskName
 from pocketfit.passes.graph.aten import off_grid
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.parameters import attribute, put
@@ -61,6 +63,7 @@ from pocketfit.passes.train.guarded.guard import Guard
 from pocketfit.passes.train.guarded.objective import Exam, Recipe
 from pocketfit.passes.train.malloc import kept_memory
 from pocketfit.sources.models.fingerprint import fingerprint
+from pocketfit.tasks.probabilities import as_logits
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 OBSERVED = 64  # samples from all over the split, from which the first ranges are taken
@@ -115,7 +118,7 @@ def apply(
     zeros = _zeros(simulation, model.learned.sparse)
     freely = settings.labels == 0 and samples.inputs(slice(0, 1)).ndim == 4
     laid_out = _as_it_is if stands_channels_last(simulation.network, model) else in_order
-    guard = _guard(settings, simulation, asked, distance, samples, laid_out) if settings.guarded else None
+    guard = _guard(settings, model.task, simulation, asked, distance, samples, laid_out) if settings.guarded else None
     torch.manual_seed(settings.seed)
     given = shuffled(samples, settings.batch_size, settings.steps, seed=settings.seed, freely=freely)
     for taken, (batch, labels) in enumerate(prefetched(given)):
@@ -126,7 +129,7 @@ def apply(
         exactly = inside.answers(inputs) if inside is not None else None
         # a forward of the user's own may view what it is given
         wanted = exactly if exactly is not None and one_network else asked(inputs.contiguous())
-        loss = _loss(answers, wanted, distance, labels, settings.labels)
+        loss = _loss(answers, wanted.reshape(answers.shape), distance, labels, settings.labels, model.task)
         if inside is not None:
             loss = loss + settings.inner * inside.error()
         if layers is not None:
@@ -170,6 +173,7 @@ def _as_it_is(inputs: Tensor) -> Tensor:
 
 def _guard(
     settings: QuantTrain,
+    task: TaskName,
     simulation: Simulation,
     asked: Teacher,
     distance: Distance,
@@ -183,6 +187,7 @@ def _guard(
         learning_rate=settings.learning_rate,
         seed=settings.seed,
         alpha=1 - settings.labels,
+        task=task,
     )
 
     def answered(inputs: Tensor) -> Tensor:
@@ -191,9 +196,11 @@ def _guard(
         return found
 
     first = as_tensor(some.inputs(slice(0, settings.batch_size)))
+    shape = answered(first[:1]).shape[1:]
     wanted, labels = asked(first), torch.from_numpy(np.ascontiguousarray(some.labels[: settings.batch_size]))
-    constant = float(_loss(torch.zeros_like(wanted), wanted, distance, labels, settings.labels))
-    exam = Exam(some, wanted.shape[1], recipe, asked)
+    wanted = wanted.reshape(len(wanted), *shape)
+    constant = float(_loss(torch.zeros_like(wanted), wanted, distance, labels, settings.labels, task))
+    exam = Exam(some, shape, recipe, asked)
     score = partial(exam.score, answered)
     return Guard(simulation.network, score, constant=constant, rate=settings.learning_rate, average=None, held=False)
 
@@ -309,24 +316,26 @@ def first_scale(weight: Tensor, bits: int, axis: int) -> Tensor:
 
 def _taught_by(model: Model, own: Model, teacher: Model | None) -> tuple[Teacher, Distance]:
     """The teacher and the distance to it (D above); a teacher that is the network itself counts as `own`."""
+    softmax = tasks.get(model.task).SOFTMAX
     if teacher is None or (teacher.key, teacher.labels) == (own.key, own.labels):
-        return teacher_of(model, own), own_error
-    return teacher_of(model, teacher), softened_divergence
+        return teacher_of(model, own), own_error if softmax else mean_relative_error
+    return teacher_of(model, teacher), softened_divergence if softmax else mean_relative_error
 
 
 def own_error(answers: Tensor, wanted: Tensor) -> Tensor:
-    """D for logits [n, classes] of the network itself, as a ratio of powers: half over all classes, half over likely
-    ones."""
+    """D for logits [n, ..., classes] of the network itself (or their softmax), as a ratio of powers: half over all
+    classes, half over likely ones."""
+    answers, wanted = as_logits(answers), as_logits(wanted)
     return (mean_relative_error(answers, wanted) + contested_error(answers, wanted)) / 2
 
 
 def contested_error(answers: Tensor, wanted: Tensor) -> Tensor:
     """The variance of the error among the classes of a sample that are likely, mean over samples, as a share of the
-    variance of logits [n, classes]."""
-    likely = (wanted / LIKELY_TEMPERATURE).softmax(1)
+    variance of logits [n, ..., classes]."""
+    likely = (wanted / LIKELY_TEMPERATURE).softmax(-1)
     off = answers - wanted
-    off = off - (likely * off).sum(1, keepdim=True)
-    return (likely * off.square()).sum(1).mean() / wanted.var(1).mean().clamp(min=TINY)
+    off = off - (likely * off).sum(-1, keepdim=True)
+    return (likely * off.square()).sum(-1).mean() / wanted.var(-1).mean().clamp(min=TINY)
 
 
 def mean_relative_error(answers: Tensor, wanted: Tensor) -> Tensor:
@@ -343,15 +352,16 @@ def relative_error(tensor: Tensor, wanted: Tensor) -> Tensor:
 
 
 def softened_divergence(answers: Tensor, wanted: Tensor) -> Tensor:
-    """T² KL(wanted_T || answers_T) of logits [n, classes]."""
-    return TEMPERATURE**2 * divergence(answers / TEMPERATURE, wanted / TEMPERATURE)
+    """T² KL(wanted_T || answers_T) of logits [n, ..., classes], or their softmax."""
+    softened = (as_logits(x).reshape(-1, x.shape[-1]) / TEMPERATURE for x in (answers, wanted))
+    return TEMPERATURE**2 * divergence(*softened)
 
 
-def _loss(answers: Tensor, wanted: Tensor, distance: Distance, labels: Tensor, share: float) -> Tensor:
-    loss = (1 - share) * distance(answers, wanted)
-    known = labels >= 0
+def _loss(answers: Tensor, wanted: Tensor, distance: Distance, labels: Tensor, share: float, task: str) -> Tensor:
+    does, loss = tasks.get(task), (1 - share) * distance(answers, wanted)
+    known = torch.from_numpy(does.has_target(labels.numpy()))
     if share > 0 and known.any():
-        loss = loss + share * nn.functional.cross_entropy(answers[known], labels[known])
+        loss = loss + share * does.loss(answers[known], labels[known]).mean()
     return loss
 
 

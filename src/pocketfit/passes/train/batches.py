@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pocketfit.core.samples import Samples
 
 T = TypeVar("T")
-SHIFT_SHARE = 1 / 16  # images are shifted by up to this share of their side
+SHIFT_SHARE = 1 / 16  # images are shifted by up to this share of their shorter side
 
 
 def shuffled(
@@ -65,9 +65,9 @@ def as_tensor(batch: NDArray[np.float32]) -> torch.Tensor:
 def shifts(
     count: int, height: int, width: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How many pixels each image is moved, down and to the right, up to SHIFT_SHARE of its side."""
-    reach_y, reach_x = round(height * SHIFT_SHARE), round(width * SHIFT_SHARE)
-    return rng.integers(-reach_y, reach_y + 1, count), rng.integers(-reach_x, reach_x + 1, count)
+    """How many pixels each image is moved, down and to the right, up to SHIFT_SHARE of its shorter side."""
+    reach = round(min(height, width) * SHIFT_SHARE)
+    return rng.integers(-reach, reach + 1, count), rng.integers(-reach, reach + 1, count)
 
 
 def moved(batch: NDArray[np.float32], dy: NDArray[np.int64], dx: NDArray[np.int64]) -> NDArray[np.float32]:

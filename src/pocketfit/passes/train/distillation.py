@@ -39,13 +39,13 @@ class Teacher:
     in_order: bool = False
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """float32 [n, classes + positions of all maps]: the logits, and behind them the maps of `features`."""
+        """float32 [n, numbers + positions of all maps]: the outputs, and behind them the maps of `features`."""
         inputs = in_order(inputs) if self.in_order else inputs
         with torch.inference_mode():
             logits, maps = watched(self.network, self.features, inputs)
             if self.order:
                 logits = logits[:, list(self.order)]
-            answers = torch.cat([logits, *maps], 1) if maps else logits
+            answers = torch.cat([logits.flatten(1), *maps], 1)
         return answers.float().clone()
 
     def on(self, place: torch.device) -> Teacher:
@@ -124,7 +124,7 @@ def check_teacher(teacher: Model, student: Model) -> None:
 def watched(
     network: nn.Module, layers: Sequence[str], inputs: Tensor, shape: tuple[int, ...] | None = None
 ) -> tuple[Tensor, list[Tensor]]:
-    """The logits [n, classes], and the attention map [n, height * width] of each named layer's output.
+    """The outputs [n, ...], and the attention map [n, height * width] of each named layer's output.
 
     shape  of one sample's logits, by which they are found among several outputs (`answers.main_answer`)
 

@@ -27,6 +27,7 @@ from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.processes import rank
 from pocketfit.core.support.progress import Tick
+from pocketfit.core.task.task_list import TaskName
 from pocketfit.passes.train import data_parallel, distillation
 from pocketfit.passes.train.answers import Manner, main_answer, manner, move, thawed
 from pocketfit.passes.train.batches import prefetched, shuffled
@@ -45,6 +46,7 @@ WARMUP_SHARE = 0.05
 # Each step counts a tenth in a batch norm's running statistics, so that these follow the end of a cosine schedule of
 # 100 steps closely enough.
 LAG_STEPS, LAG_BATCHES = 100, 10
+MOST_CACHED = 2**29  # numbers of a teacher that are kept: 2 GiB
 LABEL_SMOOTHING = 0.1  # for transfer without a teacher (Szegedy et al. 2016, section 7)
 
 
@@ -88,7 +90,7 @@ def apply(
     course = optimise(
         network,
         samples,
-        recipe_of(settings, settings.learning_rate),
+        recipe_of(settings, settings.learning_rate, model.task),
         steps=settings.steps,
         teacher=teaching,
         views=settings.views,
@@ -99,11 +101,16 @@ def apply(
     return _with(model, network, course)
 
 
-def recipe_of(settings: Train, learning_rate: float) -> Recipe:
-    """The Recipe of `Train`'s settings, at this learning rate."""
+def recipe_of(settings: Train, learning_rate: float, task: TaskName = "classification") -> Recipe:
+    """The Recipe of `Train`'s settings, at this learning rate.
+
+    Raises UserError for a distillation that the task's outputs have no use for.
+    """
+    if settings.distillation == "decoupled" and task != "classification":
+        raise UserError(f"Decoupled distillation needs one class a sample, and the task is '{task}': use logits")
     named = ("batch_size", "seed", "temperature", "alpha", "distillation", "beta", "features", "feature_weight", "ema")
     shared = {name: getattr(settings, name) for name in (*named, "optimizer", "guarded")}
-    return Recipe(learning_rate=learning_rate, **shared)
+    return Recipe(learning_rate=learning_rate, task=task, **shared)
 
 
 def _with(model: Model, network: nn.Module, course: Course) -> Model:
@@ -185,7 +192,8 @@ def optimise(
     """Train `network` in place with a cosine schedule. Where the recipe is guarded, gradients are clipped, and the
     first samples are held out to show whether the training helps (guard.py).
 
-    views, cache  as in `teacher_cache.taught`; 0 views: the teacher runs at every step
+    views, cache  as in `teacher_cache.taught`; 0 views, or more numbers than MOST_CACHED: the teacher runs at every
+                  step
     masks         by parameter name; the parameter is multiplied by its mask after every step
 
     Several processes end with the same weights. While training, the batch norms of each see its own rows; in the end
@@ -200,7 +208,8 @@ def optimise(
     mine, place = data_parallel.join(), device()
     how = manner(network, torch.from_numpy(samples.inputs(slice(0, rows))))
     teacher = None if teacher is None else teacher.on(place)
-    batches = _batches(samples, recipe, steps, teacher if views else None, views, cache)
+    stored = views > 0 and len(samples) * math.prod(how.shape) * views <= MOST_CACHED
+    batches = _batches(samples, recipe, steps, teacher if stored else None, views, cache)
     torch.manual_seed(recipe.seed + mine.number)  # dropout draws from here
     with thawed(network) as said:
         how.begin(network, place)
@@ -277,7 +286,7 @@ class Run:
         self.taken = 0
         self.masks: list[tuple[nn.Parameter, torch.Tensor]] = []
         self.average = Average(network, recipe.ema) if recipe.ema > 0 else None
-        self.exam = Exam(samples, how.shape[-1], recipe, self._taught if teacher else None) if recipe.guarded else None
+        self.exam = Exam(samples, how.shape, recipe, self._taught if teacher else None) if recipe.guarded else None
         self._guard: Guard | None = None
         self._begin()
 
@@ -380,15 +389,3 @@ class Run:
         assert self.teacher is not None
         with precision(self.place):
             return self.teacher(inputs.to(self.place))
-
-
-def accuracy(model: Model, samples: Samples, *, batch_size: int = 256, progress: Tick | None = None) -> float:
-    """Top-1 accuracy in PyTorch: a first look, not the accuracy of a deployed file. NaN logits count as wrong."""
-    right = 0
-    with torch.inference_mode():
-        for inputs, labels in samples.batches(batch_size):
-            logits = model.network(torch.from_numpy(np.ascontiguousarray(inputs)))
-            right += int(((logits.argmax(1).numpy() == labels) & torch.isfinite(logits).all(1).numpy()).sum())
-            if progress:
-                progress(min(len(samples), batch_size), len(samples))
-    return right / len(samples)

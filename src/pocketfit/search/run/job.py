@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pocketfit import runtimes
+from pocketfit import runtimes, tasks
 from pocketfit.analysis.layer_table import LayerRow, layer_table
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import UserError
@@ -25,13 +23,19 @@ from pocketfit.core.plan.prune import Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples, split_words
 from pocketfit.core.support.progress import Watch
-from pocketfit.core.support.text import comparable, readable, some
+from pocketfit.core.support.text import readable
+from pocketfit.core.task.task import Task
 from pocketfit.sources.data.dataset import Dataset
+from pocketfit.tasks.choose_task import metric_of, with_task
+from pocketfit.tasks.class_names import label_mapping, order_of_numbers
 
 CALIBRATION_SAMPLES = 200
 UNEVEN = 10  # times as many samples of one class as of another: beyond that it is said
-NUMBER, WORDNET_ID = re.compile("[0-9]{1,9}"), re.compile("n[0-9]{8}")
-PROBED = 32  # samples on which a user's own criterion is tried before the run
+PROBED = 32  # samples on which a user's own criterion or metric is tried before the run
+WITHOUT_LABELS = (
+    "The data have no labels that the task reads: accuracy is the agreement with the original network's answers. It"
+    " says how far the file is from the original, and nothing of how often the original is right."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,8 @@ class Job:
     keep_float: tuple[str, ...] = ()
     threads: int = 1
     seed: int = 0
-    metric: str = "accuracy"
+    task: str = ""  # asked for; settled() finds it where it is ""
+    metric: str = ""  # settled() finds it where it is ""
     batch_size: int = 64
     allocation: Literal["uniform", "macs", "latency"] = (
         "macs"  # the cost by which channels are removed; see search/run/channel_allocation.py
@@ -65,6 +70,16 @@ class Job:
     def layers(self) -> tuple[LayerRow, ...]:
         """The layer table of the unpruned network; tracing it takes seconds."""
         return tuple(layer_table(self.model))
+
+    @property
+    def does(self) -> Task:
+        """The functions of the model's task."""
+        return tasks.get(self.model.task)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the data have targets for the task; without them answers are compared with the original's."""
+        return self.does.FORM != "none" and self.data.form == self.does.FORM
 
     @property
     def cache(self) -> Path:
@@ -89,6 +104,7 @@ class Job:
             "keep_float": list(self.keep_float),
             "threads": self.threads,
             "seed": self.seed,
+            "task": self.model.task,
             "metric": self.metric,
             "batch_size": self.batch_size,
             "allocation": self.allocation,
@@ -105,6 +121,7 @@ class Job:
             split,
             preprocess,
             watch,
+            task=self.model.task,
             labels=self.model.labels,
             split_seed=self.model.split_seed,
             limit=limit,
@@ -168,7 +185,7 @@ def check_criterion(job: Job) -> None:
 
         preprocess, seed = job.model.preprocess, job.model.split_seed
         some = job.data.split("train", preprocess, split_seed=seed, limit=PROBED)
-        samples = aligned(some, job.data.class_names, job.model.labels)
+        samples = job.does.read_targets(some, job.model.labels) if job.labelled else some
         criteria.group_scores(job.model, trace(job.model.network, job.model.signature), asked, samples)
 
 
@@ -176,8 +193,16 @@ def check_metric(job: Job) -> None:
     """Refuse a metric of the user's own that gives no scores, before anything is written."""
     from pocketfit.measurement.run_samples import try_metric
 
-    mapping = np.array(label_mapping(job.data.class_names, job.model.labels))
-    try_metric(job.metric, mapping[job.data.listing.labels[:PROBED]], len(job.model.labels))
+    if job.metric in job.does.METRICS:
+        return
+    if not job.labelled:
+        raise UserError(
+            f"The metric '{job.metric}' compares with labels, and the data have none: leave out --metric, so that the"
+            " answers are compared with the original network's"
+        )
+    some = job.data.split("search", job.model.preprocess, split_seed=job.model.split_seed, limit=PROBED)
+    shape = job.model.signature.outputs[0].with_batch(1)[1:]
+    try_metric(job.metric, job.does.read_targets(some, job.model.labels).labels, shape)
 
 
 def check_layers(job: Job) -> None:
@@ -215,11 +240,16 @@ def check_data(job: Job) -> None:
     except UserError as error:
         raise UserError(f"{job.data_name}: {error}") from error
     job.data.check_fits(job.model.signature.inputs[0], job.model.preprocess)
-    label_mapping(job.data.class_names, job.model.labels)
+    if job.labelled and job.data.form == "classes":
+        label_mapping(job.data.class_names, job.model.labels)
 
 
 def about_data(job: Job) -> list[str]:
     """Remarks on the data, and on how it fits the network, in sentences."""
+    if not job.labelled:
+        return [WITHOUT_LABELS]
+    if job.data.form != "classes":
+        return []
     shares = np.bincount(job.data.listing.labels, minlength=1)
     seen = shares[shares > 0]
     said = order_of_numbers(job.data.class_names, job.model.labels)
@@ -239,98 +269,25 @@ def read_split(
     preprocess: Preprocess,
     watch: Watch,
     *,
+    task: str,
     labels: Sequence[str],
     split_seed: int,
     limit: int | None = None,
     cache: Path | None = None,
 ) -> Samples:
-    """One split of the data; its labels are indices into `labels`, where there are some."""
+    """One split of the data; its labels are targets of the task, where the data have these, else -1."""
     tick = watch.step(f"reading the {split_words(split)} split")
     found = data.split(split, preprocess, split_seed=split_seed, limit=limit, cache=cache, progress=tick)
-    return aligned(found, data.class_names, labels) if labels else found
+    does = tasks.get(task)
+    if does.FORM == "none" or data.form != does.FORM:
+        return replace(found, labels=np.full(len(found), -1, np.int64), class_names=tuple(labels))
+    return does.read_targets(found, labels) if labels or data.form != "classes" else found
 
 
-def aligned(samples: Samples, class_names: Sequence[str], labels: Sequence[str]) -> Samples:
-    """The samples with labels as indices into the model's labels, matched by name.
-
-    A data set may hold only some of the model's classes. Folder names that are class indices fit a model whose labels
-    are not known by name. Raises UserError where a class of the data is none of the model's.
-    """
-    mapping = label_mapping(class_names, labels)
-    table = np.array([*mapping, -1], np.int64)  # the last entry maps -1 (no label) to itself
-    return replace(samples, labels=table[samples.labels], class_names=tuple(labels))
-
-
-def with_labels(model: Model, class_names: Sequence[str] = ()) -> Model:
-    """The model with labels, if it has none.
-
-    Where there are as many classes as outputs, the labels are the classes in their order, and a finding says so; else
-    they are the outputs' numbers.
-    """
-    outputs = model.signature.outputs[0].shape[-1]
-    if model.labels or outputs is None:
-        return model
-    numbers = tuple(map(str, range(outputs)))
-    if len(class_names) != outputs or all(name in numbers for name in class_names):
-        return replace(model, labels=numbers)
-    said = (
-        f"Nobody has said which output of the network is which class: the order of the outputs is assumed to be"
-        f" {some(class_names, 5)} (names sorted as text, as torchvision's ImageFolder does); give --labels where it is"
-        " another."
-    )
-    return replace(model, labels=tuple(class_names), findings=(*model.findings, said))
-
-
-def about_order(opened: Model, named: Model, class_names: Sequence[str]) -> list[str]:
-    """Sentences about the order of the classes that `with_labels` and `label_mapping` have assumed."""
-    return [*named.findings[len(opened.findings) :], *order_of_numbers(class_names, named.labels)]
-
-
-def label_mapping(class_names: Sequence[str], labels: Sequence[str]) -> list[int]:
-    """For each class of the data, its index among the model's labels.
-
-    >>> label_mapping(["cat", "dog"], ["bird", "dog", "cat"])
-    [2, 1]
-    """
-    known = {comparable(name): index for index, name in enumerate(labels)}
-    counts = Counter(map(comparable, labels))
-    if twice := [name for name in class_names if counts[comparable(name)] > 1]:
-        raise UserError(f"The label '{twice[0]}' stands for several outputs of the network: give each its own name")
-    missing = [name for name in class_names if comparable(name) not in known]
-    if not missing:
-        return [known[comparable(name)] for name in class_names]
-    if _are_numbers(class_names, len(labels)):
-        return [int(name) for name in class_names]
-    mend = "name the class folders as the model does, or give --labels"
-    if all(WORDNET_ID.fullmatch(name) for name in class_names):
-        mend = "these are WordNet ids: give --labels with a file of the ids, in the order of the network's outputs"
-    elif _are_numbers(class_names, len(labels) + 1):
-        mend = "outputs count from 0, and these numbers seem to count from 1: give --labels with the folders' names"
-    raise UserError(
-        f"The data's class '{missing[0]}' ({len(missing)} of {len(class_names)} in all) is none of the model's"
-        f" {len(labels)} labels ({some(labels)}): {mend}"
-    )
-
-
-def order_of_numbers(class_names: Sequence[str], labels: Sequence[str]) -> list[str]:
-    """A sentence where the names of classes are numbers: they are taken for output numbers, and might mean something
-    else."""
-    if not _are_numbers(class_names, len(labels)):
-        return []
-    if not {comparable(name) for name in class_names} <= {comparable(name) for name in labels}:
-        return [f"The data's classes {some(class_names)} are taken for the numbers of the outputs, counted from 0."]
-    by_number = sorted(class_names, key=int)
-    if list(labels) != list(map(str, range(len(labels)))) or by_number == list(class_names):
-        return []  # as labels of arrays, which are numbers from the start, or where both orders are the same
-    return [
-        f"The data's classes are taken for the numbers of the outputs: {some(by_number)}. A network that was trained on"
-        f" such folders with torchvision's ImageFolder has them in another order ({some(sorted(class_names), 4)}): then"
-        " give --labels."
-    ]
-
-
-def _are_numbers(names: Sequence[str], outputs: int) -> bool:
-    return all(NUMBER.fullmatch(name) and int(name) < outputs for name in names)
+def settled(job: Job) -> Job:
+    """The job with its model's task, labels and metric. Raises UserError where network, data and task do not fit."""
+    model = with_task(job.model, job.data.form, job.data.class_names, job.task)
+    return replace(job, model=model, metric=metric_of(tasks.get(model.task), job.metric))
 
 
 def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

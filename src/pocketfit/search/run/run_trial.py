@@ -19,7 +19,7 @@ from pocketfit.core.measurement import Measurement
 from pocketfit.core.model import Model
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.samples import Samples
-from pocketfit.core.support.progress import Watch
+from pocketfit.core.support.progress import Tick, Watch
 from pocketfit.core.trial import Trial
 from pocketfit.measurement import latency, run_samples, suspicion
 from pocketfit.numerics.latency_intervals import mean_interval, paired_drop
@@ -112,41 +112,64 @@ def measure(
     reference = path if baseline is None or baseline.artifact is None else job.out / baseline.artifact.path
     found |= timing(name, reference, path, job.threads, patient(latency.QUICK, job.budget), best)[0]
     samples = search_samples(job, exported.model, watch)
-    tick = watch.step(f"scoring {artifact.plan.code} on {len(samples)} images in {name}")
-    scores = run_samples.score(
-        name,
-        path,
-        samples,
-        threads=job.threads,
-        metric=job.metric,
-        work=job.cache,
-        keep_outputs=True,
-        progress=tick,
-    )
+    original = None if baseline is None else _original(job, name, reference, watch)
+    tick = watch.step(f"scoring {artifact.plan.code} on {len(samples)} samples in {name}")
+    scores = scored(job, name, path, samples, None if original is None else original.answers, tick)
     found["accuracy"] = mean_score(scores.centred)
     findings = [scores.finding] if scores.finding else []
-    stored, logits = job.cache / f"search-scores-{name}.npy", job.cache / f"search-outputs-{name}.npy"
-    if baseline is None:
-        _keep_scores(scores, stored, logits)
+    if original is None:
+        _keep(job, name, scores)
         exact = Measurement(
             quantity="drop_points", unit="pt", value=0.0, n=len(samples), low=0.0, high=0.0, one_sided=0.0
         )
-        odd = suspicion.suspicious(scores, samples.labels, len(job.model.labels))
+        odd = "" if job.data.form != "classes" else suspicion.suspicious(scores, samples.labels, len(job.model.labels))
         return {**found, "drop_points": exact}, [*findings, odd] if odd else findings
-    if not (stored.exists() and logits.exists()):  # somebody has emptied the cache
-        unpruned = search_samples(job, job.model, watch)
-        again = run_samples.score(
-            name, reference, unpruned, threads=job.threads, metric=job.metric, work=job.cache, keep_outputs=True
-        )
-        _keep_scores(again, stored, logits)
-    found["drop_points"] = drop(np.load(stored, allow_pickle=False), scores.values)
-    return found | _fidelity(np.load(logits, allow_pickle=False), scores.outputs), findings
+    found["drop_points"] = drop(original.values, scores.values)
+    assert original.outputs is not None  # they are kept
+    return found | _fidelity(original.outputs, scores.outputs), findings
 
 
-def _keep_scores(scores: run_samples.Scores, stored: Path, logits: Path) -> None:
-    assert scores.outputs is not None  # they were asked for
-    np.save(stored, scores.values)
-    np.save(logits, scores.outputs)
+def scored(
+    job: Job,
+    runtime: str,
+    path: Path,
+    samples: Samples,
+    answers: NDArray[np.generic] | None,
+    progress: Tick | None = None,
+) -> run_samples.Scores:
+    """The scores of a file by the job's metric: against the samples' labels, or, where there are none, against the
+    answers of the original (None: this file is the original)."""
+    return run_samples.score(
+        runtime,
+        path,
+        samples,
+        task=job.model.task,
+        targets=None if job.labelled else answers,
+        own=not job.labelled and answers is None,
+        threads=job.threads,
+        metric=job.metric,
+        work=job.cache,
+        progress=progress,
+    )
+
+
+def _keep(job: Job, runtime: str, scores: run_samples.Scores) -> None:
+    assert scores.outputs is not None  # a file that has just been run has them
+    arrays = {"values": scores.values, "answers": scores.answers, "outputs": scores.outputs}
+    np.savez(_kept(job, runtime), allow_pickle=False, **arrays)
+
+
+def _kept(job: Job, runtime: str) -> Path:
+    return job.cache / f"search-scores-{runtime}.npz"
+
+
+def _original(job: Job, runtime: str, path: Path, watch: Watch) -> run_samples.Scores:
+    """The scores of the runtime's float32 file on the search split."""
+    stored = _kept(job, runtime)
+    if not stored.exists():  # somebody has emptied the cache
+        _keep(job, runtime, scored(job, runtime, path, search_samples(job, job.model, watch), None))
+    with np.load(stored, allow_pickle=False) as found:
+        return run_samples.Scores(found["values"], found["answers"], job.metric, 0, found["outputs"])
 
 
 def _fidelity(before: NDArray[np.float32], after: NDArray[np.float32] | None) -> dict[str, Measurement]:

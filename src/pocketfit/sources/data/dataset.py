@@ -26,6 +26,7 @@ from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support.array_file import stored_array
 from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.text import some
+from pocketfit.core.task.task import Form
 from pocketfit.sources.data import arrays, image_folder, splits
 from pocketfit.sources.data.listing import Listing, counted, without_leaks
 
@@ -90,6 +91,11 @@ class Dataset:
             preprocess=preprocess,
             class_names=self.class_names,
         )
+
+    @property
+    def form(self) -> Form:
+        """The form of the targets."""
+        return "none" if self.listing.reader is NOTHING else "classes"
 
     def check_splits(self, split_seed: int, names: Sequence[str] = SPLITS) -> None:
         """Raises UserError where one of these splits would be empty."""

@@ -16,6 +16,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.passes.train import fine_tune
 from pocketfit.passes.train.guarded import find_learning_rate
+from pocketfit.passes.train.torch_accuracy import accuracy
 from pocketfit.sources.models.open_model import model_from_module
 
 PREPROCESS = Preprocess(height=16, width=16, resize_px=16, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -90,7 +91,7 @@ def test_training_at_the_rate_that_was_found_is_no_loss(factor: float, optimizer
     found = find_learning_rate.found_rate(model, SETTINGS, samples())
     settings = Train(30, batch_size=16, learning_rate=found.learning_rate, optimizer=optimizer)  # type: ignore[arg-type]
     trained = fine_tune.apply(model, settings, samples(), teacher=model)
-    assert fine_tune.accuracy(trained, samples()) >= fine_tune.accuracy(model, samples()) - 0.03
+    assert accuracy(trained, samples()) >= accuracy(model, samples()) - 0.03
 
 
 def test_where_no_rate_holds_the_lowest_is_taken_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

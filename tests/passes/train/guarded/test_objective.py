@@ -57,7 +57,7 @@ def test_an_exam_is_marked_by_the_labels() -> None:
     answers = logits()
     labels = answers.argmax(1).numpy().copy()
     labels[:15] = (labels[:15] + 1) % 5
-    exam = Exam(samples(labels), 5, LABELLED, None)
+    exam = Exam(samples(labels), (5,), LABELLED, None)
     score = exam.score(lambda rows: answers[rows[:, 0].long()])
     assert score.share == 0.75 and not score.right[:15].any() and score.right[15:].all()
     wanted = torch.nn.functional.cross_entropy(answers, torch.from_numpy(labels), reduction="none")
@@ -72,19 +72,19 @@ def test_where_labels_are_missing_or_do_not_count_it_is_marked_by_the_teacher() 
     def taught(rows: torch.Tensor) -> torch.Tensor:
         return teacher[rows[:, 0].long()]
 
-    assert Exam(samples(labels), 5, DISTILLED, taught).score(taught).share == 0.0
+    assert Exam(samples(labels), (5,), DISTILLED, taught).score(taught).share == 0.0
     partly = np.where(np.arange(60) < 20, -1, labels)
-    assert Exam(samples(partly), 5, DISTILLED, taught).score(taught).share == pytest.approx(1 / 3)
+    assert Exam(samples(partly), (5,), DISTILLED, taught).score(taught).share == pytest.approx(1 / 3)
     whole = Recipe(batch_size=16, learning_rate=0.02, seed=0, temperature=4.0, alpha=1.0)
-    assert Exam(samples(labels), 5, whole, taught).score(taught).share == 1.0
-    assert len(Exam(samples(partly), 5, LABELLED, None).score(taught)) == 40, "the others are not marked"
+    assert Exam(samples(labels), (5,), whole, taught).score(taught).share == 1.0
+    assert len(Exam(samples(partly), (5,), LABELLED, None).score(taught)) == 40, "the others are not marked"
 
 
 def test_what_is_not_finite_is_wrong() -> None:
     answers = logits()
     labels = answers.argmax(1).numpy()
     answers[3, 0] = math.nan
-    score = Exam(samples(labels), 5, LABELLED, None).score(lambda rows: answers[rows[:, 0].long()])
+    score = Exam(samples(labels), (5,), LABELLED, None).score(lambda rows: answers[rows[:, 0].long()])
     assert score.right.sum() == 59 and score.right[3] == 0 and score.loss[3] == MOST_LOSS
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,13 +35,13 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Job, Path, l
     for trial in (builders.baseline(), builders.trial(1, precision="int8")):
         journal.append(path, {"kind": "trial", **trial.to_json()})
 
-    def score(runtime: str, file: Path, samples: Samples, **words: Any) -> Scores:
+    def score(_: Job, runtime: str, file: Path, samples: Samples, *words: Any) -> Scores:
         assert samples.split == "verdict"
         read.append(file.name)
         right = (np.arange(len(samples)) % 10 > ("fp32" not in file.name)).astype(np.float64)
         return Scores(right, samples.labels.copy(), "accuracy", 0)
 
-    monkeypatch.setattr(verdict, "run_samples", SimpleNamespace(score=score, per_class=verdict.run_samples.per_class))
+    monkeypatch.setattr(verdict, "scored", score)
     monkeypatch.setattr(verdict, "carried_out", lambda *_: a_job.model)
     monkeypatch.setattr(file_quantities.memory, "footprint", lambda *_, **__: {})
     ratio = builders.trial(1).measurements["latency_ratio"]
@@ -79,15 +78,15 @@ def test_a_reading_that_was_interrupted_is_done_again_and_counted(
     begun: tuple[Job, Path, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a_job, path, read = begun
-    score = verdict.run_samples.score
+    score = verdict.scored
 
-    def kill(runtime: str, file: Path, *words: Any, **more: Any) -> Any:
+    def kill(*words: Any) -> Any:
         if read:
             raise Killed
-        return score(runtime, file, *words, **more)
+        return score(*words)
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(verdict.run_samples, "score", kill)
+        patched.setattr(verdict, "scored", kill)
         decide(a_job, path)
     decide(a_job, path)
     assert len(read) == len(set(read)) == 2, "what had been read of the one file was taken"
@@ -102,7 +101,7 @@ def test_scores_come_back_as_they_were_and_only_for_the_same_file(begun: tuple[J
     scores_once.keep(balanced, builders.trial(1), scores)
     found = scores_once.kept(balanced, builders.trial(1))
     assert found is not None and (found.nan, found.metric) == (3, "balanced-accuracy")
-    for name in ("values", "predictions", "strata"):
+    for name in ("values", "answers", "strata"):
         assert np.array_equal(getattr(found, name), getattr(scores, name))
     assert scores_once.kept(a_job, builders.trial(1)) is None, "another metric"
     assert scores_once.kept(balanced, builders.trial(2, precision="int8")) is None, "another file"

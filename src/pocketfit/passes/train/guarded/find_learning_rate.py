@@ -96,7 +96,7 @@ def _tried(model: Model, settings: Train, samples: Samples, rate: float) -> tupl
     highest = 0.0
     with thawed(network):
         how.begin(network, place)
-        run = Run(network, teacher.on(place), recipe_of(settings, rate), how, samples.first(rows))
+        run = Run(network, teacher.on(place), recipe_of(settings, rate, model.task), how, samples.first(rows))
         assert run.exam is not None
         batches = shuffled(samples, settings.batch_size, STEPS, seed=settings.seed)
         for step, batch in enumerate(prefetched(batches)):

@@ -22,7 +22,7 @@ def was_read(job: Job, *trials: Trial | None) -> bool:
 
 def keep(job: Job, trial: Trial, scores: Scores) -> None:
     """Write the scores whole or not at all, forced to the disk."""
-    arrays = {"values": scores.values, "predictions": scores.predictions, "nan": np.array(scores.nan)}
+    arrays = {"values": scores.values, "answers": scores.answers, "nan": np.array(scores.nan)}
     if scores.strata is not None:
         arrays["strata"] = scores.strata
     with whole_or_not(_place(job, trial)) as partial:
@@ -34,12 +34,12 @@ def kept(job: Job, trial: Trial) -> Scores | None:
     try:
         with _place(job, trial).open("rb") as file, np.load(file, allow_pickle=False) as found:
             strata = found["strata"] if "strata" in found.files else None
-            return Scores(found["values"], found["predictions"], job.metric, int(found["nan"]), strata=strata)
+            return Scores(found["values"], found["answers"], job.metric, int(found["nan"]), strata=strata)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
 def _place(job: Job, trial: Trial) -> Path:
     assert trial.artifact is not None
-    facts = (trial.runtime, trial.artifact.sha256, job.data.sha256, job.model.split_seed, job.metric)
+    facts = (trial.runtime, trial.artifact.sha256, job.data.sha256, job.model.split_seed, job.model.task, job.metric)
     return job.cache / f"verdict-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.npz"

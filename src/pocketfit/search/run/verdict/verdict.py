@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ from pocketfit.measurement import latency, run_samples
 from pocketfit.search.decide.control import steps
 from pocketfit.search.run.apply_passes import carried_out
 from pocketfit.search.run.file_quantities import of_file
-from pocketfit.search.run.job import Job, label_mapping
-from pocketfit.search.run.run_trial import drop, mean_score, timing
+from pocketfit.search.run.job import Job
+from pocketfit.search.run.run_trial import drop, mean_score, scored, timing
 from pocketfit.search.run.verdict import scores_once
 from pocketfit.search.run.verdict.disturbed_latencies import patient
+from pocketfit.tasks.choose_task import title_of
+from pocketfit.tasks.class_names import label_mapping
 
 PICTURES_SHOWN = 12
 FOOTPRINT_PROCESSES = 3
@@ -54,10 +56,9 @@ def read_verdict(
     scores: dict[str, run_samples.Scores] = {}
     for side, trial in sides.items():
         if (known := scores_once.kept(job, trial)) is None:
-            tick = watch.step(f"verdict: the {side} file on {len(samples[side])} images in {runtime}")
-            known = run_samples.score(
-                runtime, paths[side], samples[side], threads=threads, metric=job.metric, work=job.cache, progress=tick
-            )
+            tick = watch.step(f"verdict: the {side} file on {len(samples[side])} samples in {runtime}")
+            original = scores["baseline"].answers if "baseline" in scores else None
+            known = scored(job, runtime, paths[side], samples[side], original, tick)
             scores_once.keep(job, trial, known)
         scores[side] = known
     watch.step("verdict: latency and memory")
@@ -79,7 +80,10 @@ def read_verdict(
         "reading": reading,
         "trial": chosen.number,
         "baseline": baseline.number,
+        "task": job.model.task,
+        "labelled": job.labelled,
         "metric": job.metric,
+        "metric_title": title_of(job.does, job.metric, labelled=job.labelled),
         "n": len(samples["chosen"]),
         "before": reference["accuracy"].value,
         "after": measured["accuracy"].value,
@@ -89,7 +93,7 @@ def read_verdict(
         "baseline_measurements": {name: m.to_json() for name, m in reference.items()},
         "control": None if control is None else _against(control, scores),
         "per_class": _class_rows(job, scores["baseline"], scores["chosen"], samples["chosen"]),
-        "disagreements": disagreements(scores["baseline"], scores["chosen"], samples["chosen"], job.model.labels),
+        "disagreements": disagreements(job, scores["baseline"], scores["chosen"], samples["chosen"]),
     }
 
 
@@ -107,35 +111,33 @@ def _against(control: Trial, scores: Mapping[str, run_samples.Scores]) -> dict[s
 def _class_rows(
     job: Job, before: run_samples.Scores, after: run_samples.Scores, samples: Samples
 ) -> list[dict[str, Any]]:
-    """One row a class of the data; without a share where the split has none of its samples."""
+    """One row a class of the data, or a kind of sample; without a share where the split has none of a class."""
     labels = job.model.labels
-    rows = run_samples.per_class(samples.labels, labels, before.of_each, after.of_each)
+    rows = run_samples.per_group(job.does.groups(samples, labels), before.of_each, after.of_each)
     known = [{"label": row.name, "n": row.n, "before": row.baseline, "after": row.candidate} for row in rows]
+    if not job.labelled or job.data.form != "classes":
+        return known
     absent = set(label_mapping(job.data.class_names, labels)) - set(samples.labels.tolist())
     return known + [{"label": labels[label], "n": 0, "before": None, "after": None} for label in sorted(absent)]
 
 
 def disagreements(
-    before: run_samples.Scores, after: run_samples.Scores, samples: Samples, labels: Sequence[str]
+    job: Job, before: run_samples.Scores, after: run_samples.Scores, samples: Samples
 ) -> list[dict[str, Any]]:
-    """Images on which the two files' predictions differ: first those that became wrong, last those mended."""
-    rows = np.flatnonzero(before.predictions != after.predictions)
+    """Samples on which the two files' answers differ: first those that became wrong, last those mended."""
+    does, labels = job.does, job.model.labels
+    rows = np.flatnonzero(~does.same(before.answers, after.answers))
     rows = rows[np.argsort(after.of_each[rows] - before.of_each[rows], kind="stable")][:PICTURES_SHOWN]
     return [
         {
             "name": str(samples.names[int(row)]),
-            "label": labels[int(samples.labels[row])],
-            "before": _answer(before, int(row), labels),
-            "after": _answer(after, int(row), labels),
+            "label": does.words(samples.labels[row], labels) if job.labelled else "",
+            "before": does.words(before.answers[row], labels),
+            "after": does.words(after.answers[row], labels),
             "picture": picture_url(samples, int(row)),
         }
         for row in rows
     ]
-
-
-def _answer(scores: run_samples.Scores, row: int, labels: Sequence[str]) -> str:
-    prediction = int(scores.predictions[row])
-    return "no prediction" if prediction < 0 else labels[prediction]
 
 
 def picture_url(samples: Samples, row: int) -> str:

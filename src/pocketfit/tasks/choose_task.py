@@ -1,0 +1,92 @@
+"""Which task a network has: the one that the user names, else the one that the data and the outputs suggest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+from pocketfit import tasks
+from pocketfit.core.errors import UserError
+from pocketfit.core.model import Model
+from pocketfit.core.task.task import Form, Task
+from pocketfit.core.task.task_list import TASKS, TaskName
+from pocketfit.tasks.class_names import with_labels
+
+CALLED: dict[Form, str] = {"classes": "classes", "texts": "texts", "masks": "masks", "none": "no labels"}
+
+
+def with_task(model: Model, form: Form, class_names: Sequence[str] = (), asked: str = "") -> Model:
+    """The model with its task, and with labels where it is a classifier without any.
+
+    form         of the data's targets
+    class_names  of the data
+    asked        what the user named; "": it follows from the data's targets, and without these from the outputs
+
+    Raises UserError where the network's outputs, or the data's targets, do not fit the task.
+    """
+    name = checked_task(asked or _suggested(model, form))
+    task = tasks.get(name)
+    if form not in ("none", task.FORM) and task.FORM != "none":
+        raise UserError(
+            f"The task '{name}' reads {CALLED[task.FORM]}, and the data have {CALLED[form]}: give --task"
+            f" {task_reading(form)}, or --task fidelity, which compares with the original network alone"
+        )
+    known = replace(model, task=cast(TaskName, name))
+    if name == "classification":
+        known = with_labels(known, class_names)
+    if reason := task.why_not(known.signature.outputs, known.labels):
+        raise UserError(reason)
+    return known
+
+
+def metric_of(task: Task, asked: str = "") -> str:
+    """The metric that the user named, else the task's first. Raises UserError for another task's."""
+    if not asked:
+        return next(iter(task.METRICS))
+    if ":" not in asked and asked not in task.METRICS:
+        raise UserError(
+            f"There is no metric '{asked}' for the task '{task.NAME}': known are {', '.join(task.METRICS)}, or"
+            " package.module:function"
+        )
+    return asked
+
+
+def title_of(task: Task, metric: str, *, labelled: bool = True) -> str:
+    """The metric's name in tables and pages; without labels it is an agreement with the original network.
+
+    >>> title_of(tasks.get("text"), "exact-match", labelled=False)
+    'Exact match (with the original)'
+    """
+    known = task.METRICS.get(metric)
+    title = metric if known is None else known.title
+    return title if labelled or task.FORM == "none" else f"{title} (with the original)"
+
+
+def checked_task(name: str) -> str:
+    """Raises UserError for a name that is no task."""
+    if name not in TASKS:
+        raise UserError(f"There is no task '{name}': known are {', '.join(TASKS)}")
+    return name
+
+
+def task_reading(form: Form) -> str:
+    """The name of the task that reads targets of this form; fidelity reads none.
+
+    >>> task_reading("texts"), task_reading("none")
+    ('text', 'fidelity')
+    """
+    return next(name for name in TASKS if form == tasks.get(name).FORM)
+
+
+def _suggested(model: Model, form: Form) -> str:
+    if form != "none":
+        return task_reading(form)
+    shape = model.signature.outputs[0].shape
+    if len(shape) == 2 and (model.labels or model.origin.kind == "zoo"):
+        return "classification"
+    if len(shape) == 3 and model.labels and not tasks.get("text").why_not(model.signature.outputs, model.labels):
+        return "text"
+    if len(shape) == 4 and shape[1] == 1:
+        return "segmentation"
+    return "fidelity"
