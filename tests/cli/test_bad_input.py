@@ -22,7 +22,7 @@ from pocketfit.cli.commands import choose
 from pocketfit.core.errors import UserError
 from pocketfit.core.support import files
 from pocketfit.measurement import channel_cost_table
-from pocketfit.passes.train import torch_accuracy
+from pocketfit.passes.train import fine_tune, torch_accuracy
 from pocketfit.sources.data.dataset import from_arrays
 from pocketfit.sources.data.splits import position
 from pocketfit.sources.models.open_model import load_model
@@ -153,7 +153,7 @@ def test_what_the_system_says_later_is_a_sentence_too(here: Path, monkeypatch: p
 
 
 def test_what_cannot_be_trained_on_is_said_before_the_training(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "transfer", None)
+    monkeypatch.setattr(fine_tune, "transfer", None)
     arrays = dict(np.load("data.npz"))
     x, y = arrays["x"], arrays["y"]
     contents = from_arrays(x, y).listing.contents
