@@ -22,7 +22,7 @@ from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.runtimes.common.output_file import artifact_of
-from tests.bundle.tiny_networks import BGR, GREY, LABELS, RGB, model_for, samples_for, write_onnx
+from tests.bundle.tiny_networks import BGR, GREY, LABELS, LINE, RGB, model_for, samples_for, write_onnx
 
 Make = Callable[..., Path]
 RESULT = {"status": "met", "certified": True, "budget": {}, "comparison": {"size_ratio": 0.3}, "trials": 4}
@@ -70,7 +70,7 @@ def test_code_is_copied_verbatim(make: Make) -> None:
     assert (bundle / "preprocess.py").read_bytes() == Path(reference.__file__).read_bytes()
 
 
-@pytest.mark.parametrize("preprocess", [RGB, GREY, BGR], ids=["rgb", "grey", "bgr"])
+@pytest.mark.parametrize("preprocess", [RGB, GREY, BGR, LINE], ids=["rgb", "grey", "bgr", "line"])
 def test_golden_pictures_decode_to_the_samples(preprocess: Preprocess, make: Make) -> None:
     bundle, samples = make("onnxruntime", preprocess), samples_for(preprocess)
     for number, row in enumerate([0, 2, 4]):
@@ -83,6 +83,17 @@ def test_golden_pictures_decode_to_the_samples(preprocess: Preprocess, make: Mak
     assert chart.mode == "RGBA"
     assert chart.width > preprocess.width and chart.height > preprocess.height
     assert np.asarray(chart)[..., 3].min() == 0
+
+
+def test_charts_of_text_lines_are_squeezed_and_padded(make: Make) -> None:
+    """Each of the two shows what the other can't; run.py's self-test reads both."""
+    bundle = make("onnxruntime", LINE)
+    pairs = {pair["input"]: pair for pair in manifest_of(bundle)["golden"]["pairs"]}
+    squeezed, padded = (np.load(bundle / pairs[f"golden/{name}.png"]["tensor"]) for name in ("chart", "chart-narrow"))
+    grey = (127 / 255 - 0.5) / 0.5
+    assert np.ptp(squeezed[0, :, :, -1]) > 0.1
+    assert padded[0, :, :, 20:] == pytest.approx(grey, abs=1e-6) and np.ptp(padded[0, :, :, 19]) > 0.1
+    assert not any(pairs[f"golden/{name}.png"]["geometry_done"] for name in ("chart", "chart-narrow"))
 
 
 def test_readme_and_requirements(make: Make) -> None:

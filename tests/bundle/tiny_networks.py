@@ -154,6 +154,9 @@ def model_for(preprocess: Preprocess, labels: tuple[str, ...] = LABELS) -> Model
 RGB = Preprocess(height=16, width=20, resize_px=18)
 GREY = Preprocess(height=12, width=12, resize="exact", colour="GRAY", mean=(0.5,), std=(0.5,))
 BGR = Preprocess(height=16, width=16, resize="longer", resize_px=16, filter="bicubic", colour="BGR")
+LINE = Preprocess(
+    height=16, width=40, resize="height", colour="BGR", background=(127,) * 3, mean=(0.5,) * 3, std=(0.5,) * 3
+)
 MEASURED = {
     "size_bytes": Measurement(quantity="size_bytes", unit="B", value=1234.0),
     "latency_ms": Measurement(

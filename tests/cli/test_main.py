@@ -149,7 +149,7 @@ def test_a_layer_to_keep_in_float_that_is_not_there(here: Path) -> None:
 
 
 def test_missing_data(here: Path) -> None:
-    refused(fit(data="nowhere"), "nowhere", "give a folder of images by class, or an .npz file")
+    refused(fit(data="nowhere"), "nowhere", "give a folder of images, by class or without labels")
 
 
 def test_what_cannot_be_pruned_so(here: Path) -> None:

@@ -1,6 +1,8 @@
 import ast
+import fractions
 import io
 import json
+import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.preprocess import TEXT_LINE, Preprocess
 from pocketfit.core.samples import pixels_to_values
 from pocketfit.sources import image_preprocess as reference
 
@@ -120,6 +122,30 @@ def test_the_resize_rule():
     assert (at("shorter", 256), at("longer", 256)) == ((256, 341), (192, 256))
     assert (at("exact", 1), at("none", 1)) == ((224, 224), (480, 640))
     assert reference.resized(1, 1000, Preprocess(resize="longer", resize_px=100)) == (1, 100)
+
+
+@given(SIDE, st.integers(1, 300), SIDE, SIDE, st.sampled_from(["nearest", "bilinear"]))
+@settings(max_examples=100, deadline=None)
+def test_a_line_keeps_its_ratio_and_stands_at_the_left(h, w, height, width, filter):
+    """As PaddleOCR does: ceil(height * ratio) columns, at most the width; the rest is background at the right."""
+    settings = Preprocess(height=height, width=width, resize="height", filter=filter, background=(1, 2, 3))
+    pixels = noise(h, w)
+    columns = min(width, math.ceil(fractions.Fraction(height * w, h)))
+    got = reference.geometry(pixels, settings)
+    assert got.shape == (height, width, 3)
+    resized = reference.resize(pixels, height, columns, filter)
+    assert np.abs(got[:, :columns].astype(int) - resized).max() <= 1
+    assert (got[:, columns:] == (1, 2, 3)).all()
+
+
+def test_text_line_is_what_rapidocr_feeds():
+    """The network sees (x / 255 - 0.5) / 0.5 in BGR, and beside the line all but 0, which RapidOCR fills with."""
+    pixels = noise(48, 100)
+    tensor = reference.to_tensor(stored(Image.fromarray(pixels)), TEXT_LINE)
+    assert tensor.shape == (1, 3, 48, 320)
+    wanted = (pixels[..., ::-1].transpose(2, 0, 1) / 255 - 0.5) / 0.5
+    assert np.abs(tensor[0, :, :, :100] - wanted).max() < 1e-6
+    assert np.abs(tensor[..., 100:]).max() < 0.004
 
 
 def test_padding_has_the_backgrounds_colour_in_the_networks_order():

@@ -1,8 +1,9 @@
 """Golden pairs of input and output, for an app to check its own preprocessing and its own runtime.
 
 Two kinds of input: `chart.png`, a drawn image before any geometry (it has transparency, sharp edges and another
-shape than the network's input), and a few of the user's samples after the geometry. Each has the tensor that the
-reference preprocessing makes of it, and the output of the exported file in its own runtime.
+shape than the network's input; text lines have `chart-narrow.png` as well, which has to be padded), and a few of the
+user's samples after the geometry. Each has the tensor that the reference preprocessing makes of it, and the output of
+the exported file in its own runtime.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def write_golden(
         pairs.append(
             {
                 "input": f"golden/{source}",
-                "geometry_done": stem != "chart",
+                "geometry_done": not stem.startswith("chart"),
                 "tensor": f"golden/{stem}.tensor.npy",
                 "output": f"golden/{stem}.output.npy",
             }
@@ -110,9 +111,10 @@ def _inputs(folder: Path, samples: Samples, layout: str) -> list[tuple[str, str,
     preprocess = samples.preprocess
     is_picture = samples.array.dtype == np.uint8
     if is_picture:
-        chart = folder / "chart.png"
-        Image.fromarray(draw_chart(preprocess)).save(chart)
-        made.append(("chart", chart.name, to_tensor(chart, preprocess, layout)))
+        for stem, width in _chart_widths(preprocess).items():
+            chart = folder / f"{stem}.png"
+            Image.fromarray(draw_chart(preprocess, width)).save(chart)
+            made.append((stem, chart.name, to_tensor(chart, preprocess, layout)))
     for number, row in enumerate(_spread(len(samples))):
         values = samples.inputs([row], layout)
         stem = f"sample{number}"
@@ -138,12 +140,19 @@ def _picture(pixels: NDArray[np.uint8], preprocess: Preprocess) -> Image:
     return Image.fromarray(pixels[:, :, ::-1].copy() if preprocess.colour == "BGR" else pixels)
 
 
-def draw_chart(preprocess: Preprocess) -> NDArray[np.uint8]:
-    """uint8 [H, W, 4]: colour ramps, stripes of one pixel, a disc, and a corner that fades out.
+def _chart_widths(preprocess: Preprocess) -> dict[str, int]:
+    """The charts that show every rule of the geometry: wider than the network's input, and where narrow images are
+    treated in another way, about half as wide as the input."""
+    widths = {"chart": preprocess.width * 7 // 4 | 1}
+    return widths | {"chart-narrow": max(3, preprocess.width * 5 // 8 | 1)} if preprocess.resize == "height" else widths
 
-    Larger and wider than the network's input and with odd sides, so that every rule of the geometry shows.
+
+def draw_chart(preprocess: Preprocess, width: int) -> NDArray[np.uint8]:
+    """uint8 [H, width, 4]: colour ramps, stripes of one pixel, a disc, and a corner that fades out.
+
+    Larger than the network's input and with odd sides, so that every rule of the geometry shows.
     """
-    height, width = preprocess.height * 5 // 4 | 1, preprocess.width * 7 // 4 | 1
+    height = preprocess.height * 5 // 4 | 1
     y, x = np.mgrid[0:height, 0:width]
     down, across = y / (height - 1), x / (width - 1)
     chart: NDArray[np.float64] = np.stack(

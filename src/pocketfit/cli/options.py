@@ -48,7 +48,7 @@ METRICS = (
     " segmentation iou or pixel-accuracy; for fidelity cosine or nearness; or package.module:function.  [default: the"
     " task's first]"
 )
-PREPROCESS = "What the network expects: 'imagenet', or a JSON file (see the README)"
+PREPROCESS = "What the network expects: 'imagenet', 'text-line' (48 x 320, BGR), or a JSON file (see the README)"
 
 allow_code_option = click.option(
     "--allow-code",
@@ -70,7 +70,13 @@ threads_option = click.option(
 )
 
 
-def data_option(note: str = "Folder of images by class, or .npz.", *, required: bool) -> Callable[[Command], Command]:
+DATA = (
+    "Folder of images, by class or without labels; manifest (.jsonl, .csv: path and label, text or mask; PaddleOCR's"
+    " .txt); or arrays (.npz, .npy)."
+)
+
+
+def data_option(note: str = DATA, *, required: bool) -> Callable[[Command], Command]:
     """--data, handed on as `data`: a Path, None where it is not given."""
     return click.option("--data", required=required, type=PATH, help=note)
 

@@ -9,7 +9,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.support.rules import Between
 from pocketfit.core.support.schema import Violation, build, check_rules
 
-ResizeRule = Literal["shorter", "longer", "exact", "none"]
+ResizeRule = Literal["shorter", "longer", "exact", "height", "none"]
 Filter = Literal["nearest", "bilinear", "bicubic"]
 Colour = Literal["RGB", "BGR", "GRAY"]
 Pixels = Annotated[int, Between(1, 16_384)]
@@ -25,7 +25,9 @@ class Preprocess:
     `filter` (antialiased, half-pixel centres, round half up) so that
       "shorter": the shorter side becomes `resize_px`;  "longer": the longer side becomes `resize_px`;
       "exact": the image becomes height x width;         "none": no resizing;
-    then cut or pad around the centre to height x width, padding with `background`.
+      "height": the image becomes `height` high and keeps its ratio, up to `width` wide (a wider one is squeezed);
+    then cut or pad around the centre to height x width, padding with `background`. With "height" the image stands at
+    the left edge, and all padding is at its right.
 
     Values (float32): (pixel * scale - mean[c]) / std[c].
 
@@ -78,3 +80,16 @@ class Preprocess:
         return found
 
     read = from_json
+
+
+# As PaddleOCR and RapidOCR prepare lines for PP-OCR. They pad with 0 behind the values half, which would be a pixel of
+# 127.5; 127 is the nearest below (-0.004).
+TEXT_LINE = Preprocess(
+    height=48,
+    width=320,
+    resize="height",
+    colour="BGR",
+    background=(127, 127, 127),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)

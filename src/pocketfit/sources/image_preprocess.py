@@ -56,7 +56,7 @@ def decode(source: str | Path | BinaryIO, preprocess: Preprocess) -> Pixels:
     try:
         with open_picture(source) as image:
             image.load()
-            pixels = _turned(_channels(image), image.getexif().get(0x0112, 1))
+            pixels = turned(_channels(image), image.getexif().get(0x0112, 1))
     except Exception as error:  # damaged files make Pillow's decoders raise nearly every built-in exception
         raise BadPicture(f"{name} cannot be read as an image: {error or type(error).__name__}") from error
     return recolour(pixels, preprocess)
@@ -96,7 +96,7 @@ def _channels(image: Image.Image) -> Pixels:
     return np.asarray(image.convert("RGB"))
 
 
-def _turned(pixels: Pixels, orientation: int) -> Pixels:
+def turned(pixels: Pixels, orientation: int) -> Pixels:
     """The image upright, from the number that EXIF tag 0x0112 gives (1: upright already)."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
@@ -137,7 +137,8 @@ def geometry(pixels: Pixels, preprocess: Preprocess) -> Pixels:
     """The geometry half: uint8 [..., h, w, C] in the network's colours -> uint8 [..., H, W, C].
 
     Resize, then cut out the centre or pad around it: of d rows too many floor(d / 2) go at the top, of d rows missing
-    floor(d / 2) are added at the top. Only what is kept is computed.
+    floor(d / 2) are added at the top. With the rule "height" all columns missing are added at the right. Only what is
+    kept is computed.
     """
     height, width = resized(pixels.shape[-3], pixels.shape[-2], preprocess)
     top, left = (height - preprocess.height) // 2, (width - preprocess.width) // 2
@@ -150,21 +151,28 @@ def geometry(pixels: Pixels, preprocess: Preprocess) -> Pixels:
     padded = np.empty((*pixels.shape[:-3], preprocess.height, preprocess.width, pixels.shape[-1]), np.uint8)
     padded[...] = background
     top, left = (preprocess.height - kept.shape[-3]) // 2, (preprocess.width - kept.shape[-2]) // 2
+    if preprocess.resize == "height":
+        left = 0
     padded[..., top : top + kept.shape[-3], left : left + kept.shape[-2], :] = kept
     return padded
 
 
 def resized(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
-    """Height and width after the resize rule; the side that follows is rounded down, as torchvision does.
+    """Height and width after the resize rule; the side that follows is rounded down, as torchvision does, and with the
+    rule "height" up, as PaddleOCR does.
 
     >>> from types import SimpleNamespace
     >>> resized(480, 640, SimpleNamespace(resize="shorter", resize_px=256))
     (256, 341)
+    >>> [resized(32, width, SimpleNamespace(resize="height", height=48, width=320)) for width in (101, 500)]
+    [(48, 152), (48, 320)]
     """
     if preprocess.resize == "none":
         return height, width
     if preprocess.resize == "exact":
         return preprocess.height, preprocess.width
+    if preprocess.resize == "height":
+        return preprocess.height, min(preprocess.width, -(-preprocess.height * width // height))
     leading = min(height, width) if preprocess.resize == "shorter" else max(height, width)
     return max(1, height * preprocess.resize_px // leading), max(1, width * preprocess.resize_px // leading)
 

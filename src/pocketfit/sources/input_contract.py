@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.preprocess import TEXT_LINE, Preprocess
 from pocketfit.core.support.json_file import load, parse, read_bytes, text_of
 from pocketfit.core.support.schema import checked
 from pocketfit.core.support.text import comparable
 
+NAMED = {"imagenet": Preprocess(), "text-line": TEXT_LINE}
 MAX_VALUES = 2**26  # of one sample: more would take seconds and gigabytes for a single run
 
 
@@ -68,8 +69,8 @@ def read_preprocess(
     elif given is None:
         contract = Preprocess()
         findings = ("No preprocessing was given: that of ImageNet is assumed; say otherwise with --preprocess.",)
-    elif str(given) == "imagenet":
-        contract = Preprocess()
+    elif str(given) in NAMED:
+        contract = NAMED[str(given)]
     else:
         contract = _from_file(Path(given))
     if shape is None or len(shape) != 3:

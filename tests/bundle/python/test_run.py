@@ -17,7 +17,7 @@ from PIL import Image
 from pocketfit.bundle.python import run as run_template
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.sources.image_preprocess import to_tensor
-from tests.bundle.tiny_networks import BGR, GREY, LABELS, RGB, samples_for, weights
+from tests.bundle.tiny_networks import BGR, GREY, LABELS, LINE, RGB, samples_for, weights
 
 Make = Callable[..., Path]
 # Python's isolated mode plus a lock on what a bundle must not need; run.py is started as the main program.
@@ -58,7 +58,7 @@ def expected(path: Path, preprocess: Preprocess) -> np.ndarray:
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "litert"])
-@pytest.mark.parametrize("preprocess", [RGB, GREY, BGR], ids=["rgb", "grey", "bgr"])
+@pytest.mark.parametrize("preprocess", [RGB, GREY, BGR, LINE], ids=["rgb", "grey", "bgr", "line"])
 def test_answers_are_the_networks(runtime: str, preprocess: Preprocess, make: Make, tmp_path: Path) -> None:
     bundle = make(runtime, preprocess)
     picture = photo(tmp_path / "with alpha.png", "RGBA")
@@ -76,6 +76,7 @@ def test_answers_are_the_networks(runtime: str, preprocess: Preprocess, make: Ma
     ("runtime", "io", "preprocess"),
     [
         ("onnxruntime", "float32", RGB),
+        ("onnxruntime", "float32", LINE),
         ("onnxruntime", "uint8", RGB),
         ("onnxruntime", "int8", BGR),
         ("onnxruntime", "uint8", GREY),

@@ -17,7 +17,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import SPLITS
 from pocketfit.core.signature import TensorSpec
 from pocketfit.sources.data import dataset as data
-from pocketfit.sources.data import image_folder
+from pocketfit.sources.data import picture_files
 from pocketfit.sources.image_preprocess import decode, geometry
 
 SMALL = Preprocess(height=8, width=8, resize_px=10)
@@ -298,7 +298,7 @@ def test_a_changed_picture_is_an_error_with_its_name(tmp_path):
     [
         ([], r"data holds no images in class folders \(it is empty\): expected are folders by class"),
         (["notes.txt"], r"\(found instead: notes\.txt\)"),
-        (["1.png", "2.png"], r"\(images outside of such folders have no class: 1\.png, 2\.png\)"),
+        (["train/a/no.txt", "train/1.png"], r"\(images outside of such folders have no class: train/1\.png\)"),
         (["test/a/1.png", "val/a/1.png"], r"has test/, val/ but no train/"),
         (["train/a/1.png", "val/a/1.png", "valid/a/1.png"], r"has both val/ and valid/: keep one of them"),
         (["a/1.png", "a/2.png"], r"data has readable samples of only the class 'a' to train on"),
@@ -307,6 +307,7 @@ def test_a_changed_picture_is_an_error_with_its_name(tmp_path):
 def test_a_folder_that_cannot_be_learned_from(tmp_path, files, sentence):
     (tmp_path / "data").mkdir()
     for seed, name in enumerate(files):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         picture(tmp_path / "data" / name, seed) if name.endswith("png") else (tmp_path / "data" / name).touch()
     with pytest.raises(UserError, match=sentence):
         data.open_data(tmp_path / "data")
@@ -315,9 +316,9 @@ def test_a_folder_that_cannot_be_learned_from(tmp_path, files, sentence):
 def test_data_that_is_not_there_or_something_else(tmp_path):
     with pytest.raises(UserError, match=r"The data .*none does not exist: give a folder"):
         data.open_data(tmp_path / "none")
-    (tmp_path / "data.csv").write_text("1,2")
-    with pytest.raises(UserError, match=r"data\.csv is neither a folder of images by class nor an \.npz file"):
-        data.open_data(tmp_path / "data.csv")
+    (tmp_path / "data.bin").write_text("1,2")
+    with pytest.raises(UserError, match=r"data\.bin is none of these: a folder of images, by class or without labels;"):
+        data.open_data(tmp_path / "data.bin")
 
 
 def test_too_few_samples_for_a_split(tmp_path):
@@ -336,10 +337,10 @@ def test_the_cache_spares_reading_and_decoding(photos, tmp_path, monkeypatch):
     kept = first.split("train", SMALL, split_seed=0, cache=tmp_path, progress=lambda *step: steps.append(step))
     assert isinstance(kept.array, np.memmap)
     assert steps[-1] == (len(kept), len(kept))
-    monkeypatch.setattr(image_folder, "_check", None)
+    monkeypatch.setattr(picture_files, "check_picture", None)
     again = data.open_data(photos, cache=tmp_path)
     assert again.sha256 == first.sha256
-    monkeypatch.setattr(image_folder, "decode", None)
+    monkeypatch.setattr(picture_files, "decode", None)
     other_values = replace(SMALL, mean=(0.5,) * 3)
     assert np.array_equal(again.split("train", other_values, split_seed=0, cache=tmp_path).array, kept.array)
     for other_geometry in (SMALL.at(16, 16), replace(SMALL, filter="bicubic"), replace(SMALL, background=(0, 0, 0))):
@@ -426,7 +427,7 @@ X, Y = grey(20)
     ("arrays", "sentence"),
     [
         ({"images": X, "y": Y}, "holds the arrays images, y; expected are x and y, or x_train, y_train"),
-        ({"x": X}, "holds the arrays x; expected are"),
+        ({"x_train": X, "y_train": Y, "x_test": X}, "holds the arrays x_train, y_train, x_test; expected are"),
         ({"x": X, "y": Y, "x_train": X, "y_train": Y}, "expected are"),
         ({"x_test": X, "y_test": Y}, "expected are"),
         ({"x": X, "y": Y[:5]}, "x has 20 rows and y has 5"),
@@ -483,10 +484,11 @@ def test_an_array_that_says_to_be_larger_than_it_is_takes_no_memory(tmp_path):
 
 def test_what_is_no_file_is_refused_at_once(tmp_path):
     """Nobody writes into this pipe: who opened it would wait for ever."""
-    os.mkfifo(tmp_path / "pipe.npz")
-    os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe.npz", tmp_path / "pipe", "/dev/zero"):
-        with pytest.raises(UserError, match=r"is neither a folder of images by class nor an \.npz file"):
+    pipes = [tmp_path / f"pipe{suffix}" for suffix in ("", *data.MANIFESTS, *data.ARRAY_FILES)]
+    for path in pipes:
+        os.mkfifo(path)
+    for path in (*pipes, "/dev/zero"):
+        with pytest.raises(UserError, match="is none of these: a folder of images, by class"):
             data.open_data(path)
     folder(tmp_path / "data", {"a": 3, "b": 3})
     os.mkfifo(tmp_path / "data/a/pipe.png")

@@ -10,7 +10,7 @@ import click
 
 from pocketfit.cli.arguments import Source, Teacher, dataset
 from pocketfit.cli.exit_codes import guarded, print_result
-from pocketfit.cli.options import PATH, data_option, quiet_option, source_options, task_option, teacher_options
+from pocketfit.cli.options import DATA, PATH, data_option, quiet_option, source_options, task_option, teacher_options
 from pocketfit.core.support.json_file import load
 from pocketfit.core.support.processes import rank
 
@@ -18,7 +18,7 @@ from pocketfit.core.support.processes import rank
 @click.command("apply")
 @click.argument("plan", type=PATH)
 @click.argument("model")
-@data_option("Folder of images by class, or .npz; not for plans that need none.", required=False)
+@data_option(f"{DATA} Not for plans that need none.", required=False)
 @click.option("-o", "--out", required=True, type=PATH, help="Folder for the file.")
 @source_options()
 @task_option

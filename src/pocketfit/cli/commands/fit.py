@@ -65,7 +65,7 @@ def command(as_json: bool, no_data: bool, **options: Any) -> int:
     from pocketfit.cli.terminal import show_result
 
     if no_data == (options["data"] is not None):
-        raise UserError("Give --data with a folder or an .npz file, or --no-data, and not both")
+        raise UserError("Give --data with a folder, a manifest or arrays, or --no-data, and not both")
     data = fit(**options)
     print_result(data, as_json, lambda d: (show_made_without_data if no_data else show_result)(d, options["out"]))
     return 0 if data["status"] == "met" else LIMITS_NOT_MET

@@ -1,11 +1,12 @@
-"""Arrays in memory or in an .npz file -> Listing.
+"""Arrays in memory, in an .npz file, or (x alone) in an .npy file -> Listing.
 
-    x, y                                        one part
-    x_train, y_train [, x_val, y_val] [, x_test, y_test]
+    x [, y]                                     one part
+    x_train [, y_train] [, x_val, y_val] [, x_test, y_test]
     class_names                                 optional, strings
 
 x: uint8 [N, H, W], [N, H, W, 1], [N, H, W, 3] (RGB) or [N, H, W, 4] (RGB and alpha), or float tensors [N, ...], ready
-to be fed. y: whole numbers [N] from 0.
+to be fed. y: whole numbers [N] from 0 (classes), whole numbers [N, H, W] (masks), or strings [N] (texts). Without y in
+all parts, the samples have no labels.
 """
 
 from __future__ import annotations
@@ -17,24 +18,30 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.support.text import comparable, readable, some
-from pocketfit.sources.data.listing import Listing, Part, counted
+from pocketfit.core.support.text import STRANGE, comparable, readable, some
+from pocketfit.sources.data import masks
+from pocketfit.sources.data.listing import NO_LABEL, Listing, Part, counted
 from pocketfit.sources.image_preprocess import geometry, recolour
 
 PARTS: dict[str, Part] = {"": "train", "_train": "train", "_val": "val", "_test": "test"}
-KEYS = "x and y, or x_train, y_train and optionally x_val, y_val, x_test, y_test, class_names"
+KEYS = "x and y, or x_train, y_train and optionally x_val, y_val, x_test, y_test, class_names; or x without y"
 MAX_BYTES = 2**34  # of an .npz after decompression
+PICKLED = (
+    "{} holds pickled Python objects, which could run any code when read: save plain arrays, x as uint8 and y as whole"
+    " numbers"
+)
 ROWS_PER_CHUNK = 256
 # Labels may leave classes out (ImageNet's thousand in a few hundred rows), but product numbers are no classes. Without
 # class_names, more classes than this are refused where they are also more than so many times the different labels.
 MOST_UNSEEN, CLASSES_PER_LABEL = 1000, 10
+TEXTS_PER_CLASS = 4  # rows for each different text: with more, texts are probably names of classes
 
 
 @dataclass(frozen=True)
@@ -85,10 +92,7 @@ def read_npz(path: Path) -> Listing:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, MemoryError) as error:
         if "allow_pickle" in str(error) or "pickled" in str(error):
-            raise UserError(
-                f"{path} holds pickled Python objects, which could run any code when read: save plain arrays, x as"
-                " uint8 and y as whole numbers"
-            ) from error
+            raise UserError(PICKLED.format(path)) from error
         raise UserError(f"{path} holds an array that cannot be read ({error}): save it again") from error
     if other := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
         raise UserError(f"{path} holds something else than arrays ({some(other)}): save it again with numpy.savez")
@@ -98,24 +102,51 @@ def read_npz(path: Path) -> Listing:
         raise UserError(f"{path}: {error}") from error
 
 
+def read_npy(path: Path) -> Listing:
+    """The array of an .npy file as x, without labels; nothing in it is unpickled. Raises UserError."""
+    try:
+        size_bytes = path.stat().st_size
+        _check_size(path, size_bytes)
+        with path.open("rb") as file:
+            _check_header(file, path.name, size_bytes)
+            file.seek(0)
+            x = np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, MemoryError, EOFError) as error:
+        if "allow_pickle" in str(error) or "pickled" in str(error):
+            raise UserError(PICKLED.format(path)) from error
+        raise UserError(f"{path} is no whole .npy file ({error}): save it again with numpy.save") from error
+    try:
+        return from_mapping({"x": x})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
 def _check_sizes(path: Path) -> None:
     """Refuse, before anything is allocated, more than MAX_BYTES, and an array whose header says more than it holds."""
     with zipfile.ZipFile(path) as archive:
-        size_bytes = sum(info.file_size for info in archive.infolist())
-        if size_bytes > MAX_BYTES:
-            raise UserError(f"{path} holds {size_bytes / 1e9:.0f} GB, more than {MAX_BYTES / 1e9:.0f} GB, the limit")
+        _check_size(path, sum(info.file_size for info in archive.infolist()))
         for info in archive.infolist():
             with archive.open(info) as file:
                 if file.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
                     continue  # no array: said later
             with archive.open(info) as file:
-                version = np.lib.format.read_magic(file)
-                header = (
-                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                )
-                shape, _, dtype = header(file)
-            if not dtype.hasobject and math.prod(shape) * dtype.itemsize > info.file_size:
-                raise ValueError(f"{info.filename} says that it is {dtype} {list(shape)} and has {info.file_size:,} B")
+                _check_header(file, info.filename, info.file_size)
+
+
+def _check_size(path: Path, size_bytes: int) -> None:
+    if size_bytes > MAX_BYTES:
+        raise UserError(f"{path} holds {size_bytes / 1e9:.0f} GB, more than {MAX_BYTES / 1e9:.0f} GB, the limit")
+
+
+def _check_header(file: IO[bytes], name: str, size_bytes: int) -> None:
+    """Raises ValueError where the header of an .npy file speaks of more than the file holds."""
+    version = np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = header(file)
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > size_bytes:
+        raise ValueError(f"{name} says that it is {dtype} {list(shape)} and has {size_bytes:,} B")
 
 
 def from_mapping(arrays: Mapping[str, NDArray[Any]]) -> Listing:
@@ -124,35 +155,112 @@ def from_mapping(arrays: Mapping[str, NDArray[Any]]) -> Listing:
     known = {f"{letter}{suffix}" for suffix in suffixes for letter in "xy"} | {"class_names"}
     unknown = [name for name in arrays if name not in known]
     missing = [f"y{suffix}" for suffix in suffixes if f"y{suffix}" not in arrays]
-    if unknown or missing or ("" in suffixes) == ("_train" in suffixes):
+    some_missing = bool(missing) and len(missing) < len(suffixes)
+    if unknown or some_missing or ("" in suffixes) == ("_train" in suffixes):
         held = f"the arrays {some(list(arrays), 8)}" if arrays else "no arrays"
         raise UserError(f"it holds {held}; expected are {KEYS}")
     blocks: list[NDArray[Any]] = []
-    labels: list[NDArray[np.int64]] = []
+    targets: list[NDArray[Any]] = []
     names: list[str] = []
     parts: list[Part] = []
     for suffix in suffixes:
-        x, y = _pictures(f"x{suffix}", arrays[f"x{suffix}"]), _labels(f"y{suffix}", arrays[f"y{suffix}"])
-        if len(x) != len(y):
-            raise UserError(f"x{suffix} has {len(x):,} rows and y{suffix} has {len(y):,}: each needs one of the other")
+        x = _pictures(f"x{suffix}", arrays[f"x{suffix}"])
+        if not missing:
+            y = arrays[f"y{suffix}"]
+            if y.ndim and len(x) != len(y):
+                raise UserError(
+                    f"x{suffix} has {len(x):,} rows and y{suffix} has {len(y):,}: each needs one of the other"
+                )
+            targets.append(y)
         if blocks and (x.shape[1:] != blocks[0].shape[1:] or x.dtype != blocks[0].dtype):
             raise UserError(
                 f"x{suffix} has rows of {x.dtype} {list(x.shape[1:])}, the part before of {blocks[0].dtype}"
                 f" {list(blocks[0].shape[1:])}: all parts need the same"
             )
         blocks.append(x)
-        labels.append(y)
         names += [f"x{suffix}[{row}]" for row in range(len(x))]
         parts += [PARTS[suffix]] * len(x)
-    class_names = _class_names(arrays.get("class_names"), suffixes, labels)
-    return Listing(
-        class_names=class_names,
+    listing = Listing(
+        class_names=(),
         names=names,
         contents=[content for block in blocks for content in _contents(block)],
-        labels=np.concatenate(labels),
+        labels=np.full(len(names), NO_LABEL, np.int64),
         parts=parts,
         reader=Arrays(tuple(blocks)),
     )
+    return _with_targets(listing, blocks, suffixes, targets, arrays.get("class_names"))
+
+
+def _with_targets(
+    listing: Listing,
+    blocks: list[NDArray[Any]],
+    suffixes: list[str],
+    targets: list[NDArray[Any]],
+    class_names: NDArray[Any] | None,
+) -> Listing:
+    """The listing with the y of each part, in the form that they have."""
+    if not targets:
+        unused = () if class_names is None else ("class_names is ignored: no y says which class a row has",)
+        return replace(listing, findings=unused)
+    keys = [f"y{suffix}" for suffix in suffixes]
+    if all(y.ndim == 1 and y.dtype.kind in "US" for y in targets) and class_names is None:
+        texts = [text for key, y in zip(keys, targets, strict=True) for text in _texts(key, y)]
+        return replace(listing, texts=texts, findings=_about_texts(texts))
+    if all(y.ndim == 3 and y.dtype.kind in "biu" for y in targets):
+        return _with_masks(listing, blocks, keys, targets)
+    labels = [_labels(key, y) for key, y in zip(keys, targets, strict=True)]
+    return replace(
+        listing, class_names=_class_names(class_names, suffixes, labels), labels=np.concatenate(labels).astype(np.int64)
+    )
+
+
+def _texts(key: str, y: NDArray[Any]) -> Iterator[str]:
+    for row, value in enumerate(y):
+        try:
+            text = value.decode("utf-8") if isinstance(value, bytes) else str(value)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{key}[{row}] is no text in UTF-8: save {key} as an array of str") from error
+        if not text or STRANGE.search(text):
+            what = "empty" if not text else f"{text!r}, which holds a character that no line has"
+            raise UserError(f"{key}[{row}] is {what}: leave such rows out")
+        yield text
+
+
+def _about_texts(texts: list[str]) -> tuple[str, ...]:
+    """A sentence where texts seem to be the names of classes."""
+    different = len(set(texts))
+    if different * TEXTS_PER_CLASS > len(texts):
+        return ()
+    return (
+        f"y holds {counted(len(texts), 'text')}, only {different:,} of them different. Where they name classes, make"
+        " numbers of them: class_names, y = numpy.unique(y, return_inverse=True), and keep both.",
+    )
+
+
+def _with_masks(listing: Listing, blocks: list[NDArray[Any]], keys: list[str], targets: list[NDArray[Any]]) -> Listing:
+    made = []
+    resized = blocks[0].dtype == np.uint8
+    for key, x, y in zip(keys, blocks, targets, strict=True):
+        if (resized and y.shape[1:] != x.shape[1:3]) or y.shape[1:] != targets[0].shape[1:]:
+            other = x.shape[1:3] if resized else targets[0].shape[1:]
+            raise UserError(
+                f"{key} has masks of {list(y.shape[1:])}, and the images are {list(other)}: they need the same"
+            )
+        if not y.size:
+            raise UserError(f"{key} has the shape {list(y.shape)}: its rows are empty, every side needs one or more")
+        lowest, highest = int(y.min()), int(y.max())
+        if lowest < NO_LABEL or highest > masks.UNKNOWN:
+            wrong = lowest if lowest < NO_LABEL else highest
+            raise UserError(
+                f"{key} holds {wrong}: classes are numbered from 0 to {masks.UNKNOWN - 1}, and {masks.UNKNOWN} or -1 is"
+                " where none is known"
+            )
+        made.append(np.where(y == NO_LABEL, masks.UNKNOWN, y).astype(np.uint8) if lowest < 0 else y.astype(np.uint8))
+    values = np.logical_or.reduce([masks.values_of(mask) for block in made for mask in block])
+    highest, white_is_one = masks.what_they_mean(values)
+    contents = [content for block in made for content in _contents(block)]
+    reader = masks.MaskArrays(tuple(made), contents, highest, white_is_one, resized)
+    return replace(listing, masks=reader, findings=(masks.WHITE_IS_ONE,) if white_is_one else ())
 
 
 def _contents(block: NDArray[np.generic]) -> Iterator[str]:
@@ -193,6 +301,7 @@ def _labels(name: str, y: NDArray[Any]) -> NDArray[np.int64]:
         mend = ""
         if flat.ndim == 1 and flat.dtype.kind in "US":
             mend = f": make them with class_names, {name} = numpy.unique({name}, return_inverse=True), and keep both"
+            mend += "; texts need no class_names"
         elif y.ndim == 2:
             mend = f": {name}.argmax(1) makes them of one column a class"
         raise UserError(f"{name} is {y.dtype} {list(y.shape)}; expected are whole numbers [N], one class a row{mend}")

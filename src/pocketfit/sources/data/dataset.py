@@ -1,4 +1,5 @@
-"""Labelled data -> Samples: a folder of images (image_folder.py) or arrays (arrays.py), split by content (splits.py).
+"""Data -> Samples: images of a folder (image_folder.py) or of a manifest (manifest.py), or arrays (arrays.py), split by
+content (splits.py).
 
 open_data(path) ──▶ Dataset ──split(name, preprocess)──▶ Samples
 """
@@ -10,7 +11,7 @@ import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -27,9 +28,15 @@ from pocketfit.core.support.array_file import stored_array
 from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.text import some
 from pocketfit.core.task.task import Form
-from pocketfit.sources.data import arrays, image_folder, splits
+from pocketfit.sources.data import arrays, image_folder, manifest, splits
 from pocketfit.sources.data.listing import Listing, counted, without_leaks
 
+FORMS = (
+    "a folder of images, by class or without labels; a manifest (.jsonl, .json, .csv, .tsv, or PaddleOCR's .txt); or"
+    " arrays (.npz, .npy)"
+)
+MANIFESTS = (".jsonl", ".json", ".csv", ".tsv", ".txt")
+ARRAY_FILES: dict[str, Callable[[Path], Listing]] = {".npz": arrays.read_npz, ".npy": arrays.read_npy}
 GEOMETRY = ("height", "width", "resize", "resize_px", "filter", "colour", "background")
 MOST_COPIES = 2  # samples for each different one; with more, an empty split is blamed on copies
 GEOMETRY_VERSION = 1  # to be raised when the pixels that preprocess.geometry gives change
@@ -37,17 +44,22 @@ GEOMETRY_VERSION = 1  # to be raised when the pixels that preprocess.geometry gi
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled samples, each in one of four disjoint splits.
+    """Samples with targets of one form, or without any, each in one of four disjoint splits.
 
-    class_names  sorted folder names, or as the arrays give them; a label is an index into it
+    class_names  sorted names of folders or labels, or as the arrays give them; a label is an index into it
     findings     sentences for the user: what was skipped, copied, missing
-    sha256       of all content hashes, class names and parts, whatever the order of the files
+    sha256       of all content hashes, targets, class names, kinds and parts, whatever the order of the files
     """
 
     class_names: tuple[str, ...]
     findings: tuple[str, ...]
     sha256: str
     listing: Listing
+
+    @property
+    def form(self) -> Form:
+        """The form of the targets: "classes", "texts", "masks"; "none" where the samples have none."""
+        return self.listing.form
 
     def split_counts(self, split_seed: int) -> dict[str, int]:
         """How many samples each split has: {"train": 700, "calibration": 50, "search": 100, "verdict": 150}."""
@@ -65,6 +77,7 @@ class Dataset:
         progress: Tick | None = None,
     ) -> Samples:
         """The samples of one split, geometry done, in an order in which any first n have about the classes' shares.
+        Where there are no classes, they have the kinds' shares.
 
         limit     only that many, the first ones
         cache     a folder for the pixels; they come back as a memory map and are decoded once
@@ -81,21 +94,49 @@ class Dataset:
         if not len(members):
             raise UserError(self.why_empty(name))
         contents = [self.listing.contents[row] for row in members]
-        rows = members[splits.order(contents, self.listing.labels[members], split_seed)[:limit]]
+        rows = members[splits.order(contents, self._strata()[members], split_seed)[:limit]]
         return Samples(
             array=self._pixels(rows, preprocess, cache, progress),
-            labels=self.listing.labels[rows],
+            labels=self._labels(rows, preprocess, cache),
             names=[self.listing.names[row] for row in rows],
             split=name,
-            sha256=_hash(f"{self.listing.contents[row]} {self.listing.labels[row]}" for row in rows),
+            sha256=_hash(self._described(row) for row in rows.tolist()),
             preprocess=preprocess,
             class_names=self.class_names,
+            texts=[self.listing.texts[row] for row in rows] if len(self.listing.texts) else (),
+            kinds=[self.listing.kinds[row] for row in rows] if len(self.listing.kinds) else (),
         )
 
-    @property
-    def form(self) -> Form:
-        """The form of the targets."""
-        return "none" if self.listing.reader is NOTHING else "classes"
+    def _strata(self) -> NDArray[np.int64]:
+        """The class of each sample; without classes, the number of its kind."""
+        if self.form == "classes" or not len(self.listing.kinds):
+            return self.listing.labels
+        return np.unique(np.asarray(self.listing.kinds), return_inverse=True)[1].astype(np.int64)
+
+    def _labels(self, rows: NDArray[np.int64], preprocess: Preprocess, cache: Path | None) -> Any:
+        """int64 [N], -1 where there is no class; for masks int16 [N, H, W]: the class of each pixel, -1 unknown."""
+        masks = self.listing.masks
+        if masks is None:
+            return self.listing.labels[rows]
+        shape = (len(rows), *masks.shape(preprocess))
+        if cache is not None:
+            geometry = {key: getattr(preprocess, key) for key in GEOMETRY}
+            contents = (masks.contents[row] for row in rows)
+            key = _hash([f"masks {GEOMETRY_VERSION} {masks.highest} {json.dumps(geometry)}", *contents])
+            path = Path(cache) / f"pixels-{key[:32]}.npy"
+            return stored_array(path, shape, np.int16, lambda: masks.read(rows, preprocess))
+        found, start = np.empty(shape, np.int16), 0
+        for chunk in masks.read(rows, preprocess):
+            found[start : start + len(chunk)] = chunk
+            start += len(chunk)
+        return found
+
+    def _described(self, row: int) -> str:
+        """A sample's content and target, for hashes."""
+        listing = self.listing
+        target = json.dumps(listing.target(row)) if self.form in ("texts", "masks") else listing.labels[row]
+        kind = f" {json.dumps(listing.kinds[row])}" if len(listing.kinds) else ""
+        return f"{listing.contents[row]} {target}{kind}"
 
     def check_splits(self, split_seed: int, names: Sequence[str] = SPLITS) -> None:
         """Raises UserError where one of these splits would be empty."""
@@ -189,37 +230,44 @@ def _mend(row: tuple[int, ...], wanted: Sequence[int | None]) -> str:
 
 
 def open_data(path: str | Path, *, cache: Path | None = None, progress: Tick | None = None) -> Dataset:
-    """A folder of images by class, with train/, val/ and test/ inside or not, or an .npz file of arrays.
+    """Data in any of the forms of FORMS.
 
     cache     a folder for the hashes of the files: a second start does not read them again
     progress  is called with (done, total) files
-    Raises UserError; broken images are left out and said in `findings`.
+    Raises UserError; what is broken is left out and said in `findings`.
     """
     path = Path(path)
     if path.is_dir():
         return _dataset(image_folder.read_folder(path, cache=cache, progress=progress), str(path))
     if not os.path.lexists(path):
-        raise UserError(f"The data {path} does not exist: give a folder of images by class, or an .npz file")
+        raise UserError(f"The data {path} does not exist: give {FORMS}")
     # Others, such as pipes, may wait for ever when they are opened.
-    if path.is_file() and (path.suffix == ".npz" or zipfile.is_zipfile(path)):
-        return _dataset(arrays.read_npz(path), str(path))
-    mend = ": numpy.savez('data.npz', x=x, y=y) packs x with its labels" if path.suffix == ".npy" else ""
-    raise UserError(f"The data {path} is neither a folder of images by class nor an .npz file{mend}")
+    if path.is_file():
+        if path.suffix.lower() in MANIFESTS:
+            return _dataset(manifest.read_manifest(path, cache=cache, progress=progress), str(path))
+        if path.suffix.lower() in ARRAY_FILES:
+            return _dataset(ARRAY_FILES[path.suffix.lower()](path), str(path))
+        if zipfile.is_zipfile(path):
+            return _dataset(arrays.read_npz(path), str(path))
+    raise UserError(f"The data {path} is none of these: {FORMS}")
 
 
 def from_arrays(
     x: NDArray[Any],
-    y: NDArray[Any],
+    y: NDArray[Any] | None = None,
     *,
     class_names: Sequence[str] = (),
     x_test: NDArray[Any] | None = None,
     y_test: NDArray[Any] | None = None,
 ) -> Dataset:
-    """Arrays as data: x uint8 [N, H, W] or [N, H, W, C], or float [N, ...] that is fed as it is; y whole numbers [N].
+    """Arrays as data. Where test arrays are given, they are the verdict split. Raises UserError.
 
-    Where test arrays are given, they are the verdict split. Raises UserError.
+    x  uint8 [N, H, W] or [N, H, W, C], or float [N, ...] that is fed as it is
+    y  whole numbers [N] (classes) or [N, H, W] (masks), or strings [N] (texts); None: no labels
     """
-    given: dict[str, Any] = {"x_train": x, "y_train": y} if x_test is not None else {"x": x, "y": y}
+    suffix = "" if x_test is None else "_train"
+    given: dict[str, Any] = {f"x{suffix}": x}
+    given |= {f"y{suffix}": y} if y is not None else {}
     given |= {"x_test": x_test} if x_test is not None else {}
     given |= {"y_test": y_test} if y_test is not None else {}
     given |= {"class_names": list(class_names)} if len(class_names) else {}
@@ -252,6 +300,19 @@ def no_data(class_names: Sequence[str] = ()) -> Dataset:
 
 def _dataset(listing: Listing, source: str) -> Dataset:
     listing = without_leaks(listing)
+    if listing.form != "classes":
+        if "train" not in listing.parts:
+            raise UserError(f"{source} has no readable samples to train on")
+        about = json.dumps([listing.form, listing.class_names, len(listing.kinds) > 0])
+        described = (
+            json.dumps([content, listing.target(row), part, listing.kinds[row] if len(listing.kinds) else ""])
+            for row, (content, part) in enumerate(zip(listing.contents, listing.parts, strict=True))
+        )
+        return Dataset(listing.class_names, listing.findings, _hash([about, *sorted(described)]), listing)
+    return _with_classes(listing, source)
+
+
+def _with_classes(listing: Listing, source: str) -> Dataset:
     present = set(listing.labels[[part == "train" for part in listing.parts]].tolist())
     names, empty = listing.class_names, []
     for index, name in enumerate(names):
@@ -264,9 +325,12 @@ def _dataset(listing: Listing, source: str) -> Dataset:
     if empty:
         number = counted(len(empty), "class has", "classes have")
         findings = (*findings, f"{number} no samples to train on: {some(empty)}")
+    kinds = listing.kinds
     described = (
-        f"{content} {names[label]} {part}"
-        for content, label, part in zip(listing.contents, listing.labels.tolist(), listing.parts, strict=True)
+        f"{content} {names[label]} {part}{f' {json.dumps(kinds[row])}' if len(kinds) else ''}"
+        for row, (content, label, part) in enumerate(
+            zip(listing.contents, listing.labels.tolist(), listing.parts, strict=True)
+        )
     )
     return Dataset(names, findings, _hash([json.dumps(names), *sorted(described)]), listing)
 

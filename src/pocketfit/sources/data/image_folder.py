@@ -1,71 +1,38 @@
 """A folder of images -> Listing.
 
-    photos/cat/1.jpg                      classes are folders
-    photos/train/cat/1.jpg                with parts: train/, and val/ (valid/, validation/) or test/ or both beside it
-
-Each file is read once: its content is hashed and checked for being a whole image. Decoding happens in threads,
-because hashlib, Pillow's decoders and numpy's products let go of the interpreter lock.
+photos/cat/1.jpg                      classes are folders
+photos/train/cat/1.jpg                with parts: train/, and val/ (valid/, validation/) or test/ or both beside it
+photos/1.jpg                          images without labels, where no folder beside them holds any
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.array_file import FileHashes
-from pocketfit.core.support.cpus import usable
 from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.text import comparable, readable, some
-from pocketfit.sources.data.listing import Listing, Part, counted
-from pocketfit.sources.image_preprocess import BadPicture, decode, geometry, open_picture
+from pocketfit.sources.data.listing import NO_LABEL, Listing, Part, counted
+from pocketfit.sources.data.picture_files import SUFFIXES, Pictures, about_broken, checked
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 SYSTEM_NAMES = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
 PART_FOLDERS: dict[str, Part] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-LAYOUT = "expected are folders by class (cat/1.jpg, dog/2.jpg), or train/, val/ and test/ with such folders inside"
-MAX_FILE_BYTES = 2**28
-ROWS_PER_CHUNK = 128
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Reader of image files: `paths` are relative to `root`."""
-
-    root: Path
-    paths: tuple[str, ...]
-
-    def read(self, rows: NDArray[np.int64], preprocess: Preprocess) -> Iterator[NDArray[np.uint8]]:
-        def picture(row: int) -> NDArray[np.uint8]:
-            path = self.root / self.paths[row]
-            try:
-                return geometry(decode(path, preprocess), preprocess)
-            except BadPicture as error:
-                raise UserError(f"{error}; it could be read when the data was opened: start again") from error
-
-        with ThreadPoolExecutor(usable()) as pool:
-            for start in range(0, len(rows), ROWS_PER_CHUNK):
-                yield np.stack(list(pool.map(picture, rows[start : start + ROWS_PER_CHUNK].tolist())))
-
-    def row_shape(self, preprocess: Preprocess) -> tuple[int, ...]:
-        return preprocess.height, preprocess.width, preprocess.channels
-
-    def row_dtype(self) -> type[np.uint8]:
-        return np.uint8
+LAYOUT = (
+    "expected are folders by class (cat/1.jpg, dog/2.jpg), or train/, val/ and test/ with such folders inside, or"
+    " images alone, without labels"
+)
+NO_LABELS = "The images lie in no class folders: they have no labels."
 
 
 def read_folder(root: Path, *, cache: Path | None = None, progress: Tick | None = None) -> Listing:
@@ -79,30 +46,32 @@ def read_folder(root: Path, *, cache: Path | None = None, progress: Tick | None 
     try:
         for part, folder in _parts(root, walk):
             walk.classes(part, folder)
+        if not walk.found and walk.loose:
+            walk.found, walk.outside_classes = dict.fromkeys(walk.loose, ("train", "")), []
         if not walk.found:
             raise UserError(f"The folder {root} holds no images in class folders{walk.hint()}: {LAYOUT}")
-        checked = _checked(root, sorted(walk.found), FileHashes(cache, root), progress)
+        known = checked(root, sorted(walk.found), FileHashes(cache, root), progress)
     except OSError as error:
         raise UserError(f"{error.filename or root} cannot be read: {error.strerror or error}") from error
-    broken = {path: why for path, (_, _, why) in checked.items() if why}
-    class_names = tuple(sorted(walk.class_names("train")))
-    index = {name: place for place, name in enumerate(class_names)}
+    broken = {path: why for path, (_, _, why) in known.items() if why}
+    class_names = tuple(sorted(walk.class_names("train") - {""}))
+    index = {name: place for place, name in enumerate(class_names)} or {"": NO_LABEL}
     if len(class_names) == 1 and (below := sorted(walk.inner)):
         raise UserError(
             f"The folder {root} has the one class folder {class_names[0]}/, and folders in it ({some(below)}): give"
             f" {root / below[0].partition('/')[0]} where those are the classes"
         )
-    good = [path for path in checked if path not in broken and walk.found[path][1] in index]
+    good = [path for path in known if path not in broken and walk.found[path][1] in index]
     listing = Listing(
         class_names=class_names,
         names=[readable(path) for path in good],
-        contents=[checked[path][1] for path in good],
+        contents=[known[path][1] for path in good],
         labels=np.array([index[walk.found[path][1]] for path in good], np.int64),
         parts=[walk.found[path][0] for path in good],
         reader=Pictures(root, tuple(good)),
     )
-    findings = (*walk.findings(), *_about_broken(broken, len(checked)), *_about_classes(walk, listing))
-    return replace(listing, findings=findings)
+    remarks = _about_classes(walk, listing) if class_names else [NO_LABELS]
+    return replace(listing, findings=(*walk.findings(), *about_broken(broken, len(known)), *remarks))
 
 
 @dataclass
@@ -114,6 +83,7 @@ class _Walk:
     inner: set[str] = field(default_factory=set)  # folders with images inside class folders
     bare: list[str] = field(default_factory=list)  # where a class folder is expected, without an image
     no_pictures: list[str] = field(default_factory=list)
+    loose: list[str] = field(default_factory=list)  # images directly in the root, beside its class folders
     outside_classes: list[str] = field(default_factory=list)
     linked: list[str] = field(default_factory=list)  # class folders that are links, with where they lead
     outward: list[str] = field(default_factory=list)  # links to images that lie elsewhere
@@ -160,6 +130,8 @@ class _Walk:
     def classes(self, part: Part, folder: Path) -> None:
         class_folders, strays = self.entries(folder, of_classes=True)
         self.outside_classes += strays
+        if folder == self.root:
+            self.loose += strays
         for class_folder in class_folders:
             label, below, empty = class_name(class_folder.name), [class_folder], True
             while below:
@@ -243,52 +215,6 @@ def _is_part(path: Path) -> bool:
     if path.name.lower() not in PART_FOLDERS:
         return False
     return any(entry.is_dir() and not is_hidden(entry.name) for entry in path.iterdir())
-
-
-def _checked(
-    root: Path, paths: list[str], hashes: FileHashes, progress: Tick | None
-) -> dict[str, tuple[os.stat_result, str, str]]:
-    """For each path its stat, its content hash, and why it cannot be used ("": it can)."""
-
-    def check(path: str) -> tuple[os.stat_result, str, str]:
-        stat = (root / path).stat()
-        return stat, *(hashes.get(path, stat) or _check(root / path, stat.st_size))
-
-    checked: dict[str, tuple[os.stat_result, str, str]] = {}
-    with ThreadPoolExecutor(usable()) as pool:
-        for path, result in zip(paths, pool.map(check, paths), strict=True):
-            checked[path] = result
-            if progress is not None:
-                progress(len(checked), len(paths))
-    hashes.save(checked)
-    return checked
-
-
-def _check(path: Path, size_bytes: int) -> tuple[str, str]:
-    """The content hash of a file and why it is no whole image ("": it is one)."""
-    if size_bytes > MAX_FILE_BYTES:
-        return "", f"it has {size_bytes / 1e6:.0f} MB, more than the {MAX_FILE_BYTES / 1e6:.0f} MB that are read"
-    if size_bytes == 0:
-        return "", "it is empty"
-    try:
-        data = path.read_bytes()
-        with open_picture(io.BytesIO(data)) as image:
-            # JPEG only: an eighth of the size in grey. The whole file is read, at a fraction of the time.
-            image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
-            image.load()
-    except Exception as error:  # damaged files make Pillow's decoders raise nearly every built-in exception
-        return "", str(error) or type(error).__name__
-    return hashlib.sha256(data).hexdigest(), ""
-
-
-def _about_broken(broken: dict[str, str], total: int) -> Iterator[str]:
-    if broken:
-        number = counted(len(broken), "image")
-        verb = "is" if len(broken) == 1 else "are"
-        yield (
-            f"{number} of {total:,} cannot be read and {verb} left out: "
-            + some([f"{path} ({why})" for path, why in broken.items()])
-        )
 
 
 def _about_classes(walk: _Walk, listing: Listing) -> Iterator[str]:

@@ -10,8 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.support.text import readable
+from pocketfit.core.task.task import Form
 
 Part = Literal["train", "val", "test", "left out"]
+NO_LABEL = -1
+ANOTHER = {"classes": "of another class", "texts": "with another text", "masks": "with another mask"}
+SAME = {"classes": " of the same class", "texts": " with the same text", "masks": " with the same mask", "none": ""}
 
 
 class Reader(Protocol):
@@ -26,15 +31,38 @@ class Reader(Protocol):
     def row_dtype(self) -> type[np.uint8] | type[np.float32]: ...
 
 
+class Masks(Protocol):
+    """Reads the masks of a Listing's rows: the class of each pixel."""
+
+    @property
+    def contents(self) -> Sequence[str]:
+        """The sha256 of each mask."""
+        ...
+
+    @property
+    def highest(self) -> int:
+        """The highest class in any of them."""
+        ...
+
+    def read(self, rows: NDArray[np.int64], preprocess: Preprocess) -> Iterator[NDArray[np.int16]]:
+        """These rows in order, some at a time: int16 [n, H, W] after the geometry half, -1 where no class is known."""
+        ...
+
+    def shape(self, preprocess: Preprocess) -> tuple[int, int]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """All readable samples of a data source.
+    """All readable samples of a data source. They have targets of one form: labels, texts, masks, or none.
 
     names     relative paths ("train/cat/1.jpg") or places in an array ("x_train[17]")
     contents  sha256 of each sample's content: the file's bytes, or the array row's bytes and shape
-    labels    int64 [N], index into class_names
+    labels    int64 [N], index into class_names; NO_LABEL where targets are of another form
     parts     the part of the data that each sample came in; "train" where the data has no parts
     findings  sentences for the user
+    texts     the text of each sample; (): the targets are no texts
+    masks     their reader; None: the targets are no masks
+    kinds     a word for each sample, by which reports group them; (): the data name none
     """
 
     class_names: tuple[str, ...]
@@ -44,6 +72,26 @@ class Listing:
     parts: Sequence[Part]
     reader: Reader
     findings: tuple[str, ...] = ()
+    texts: Sequence[str] = ()
+    masks: Masks | None = None
+    kinds: Sequence[str] = ()
+
+    @property
+    def form(self) -> Form:
+        """The form of the targets."""
+        if self.masks is not None:
+            return "masks"
+        if len(self.texts):
+            return "texts"
+        return "classes" if len(self.labels) and self.class_names else "none"
+
+    def target(self, row: int) -> str:
+        """What a sample's answer is compared with, as a text that differs where targets do."""
+        if self.masks is not None:
+            return self.masks.contents[row]
+        if len(self.texts):
+            return self.texts[row]
+        return self.class_names[self.labels[row]] if self.class_names else ""
 
 
 def counted(number: int, one: str, many: str = "") -> str:
@@ -88,25 +136,27 @@ def without_leaks(listing: Listing) -> Listing:
 
 
 def _about_copies(listing: Listing, copies: list[list[int]]) -> Iterator[str]:
-    labels, parts, names = listing.labels, listing.parts, listing.names
-    at_odds = [(rows[0], row) for rows in copies for row in rows if labels[row] != labels[rows[0]]]
+    parts, names = listing.parts, listing.names
+    targets = {row: listing.target(row) for rows in copies for row in rows}
+    at_odds = [(rows[0], row) for rows in copies for row in rows if targets[row] != targets[rows[0]]]
     if at_odds:
-        one, other = at_odds[0]
+        one, other = (
+            names[row] if listing.form == "masks" else f"{names[row]} ({readable(targets[row])})" for row in at_odds[0]
+        )
         yield (
-            f"{counted(len(at_odds), 'sample has', 'samples have')} the same content as one of another class, for"
-            f" example {names[one]} ({listing.class_names[labels[one]]}) = {names[other]}"
-            f" ({listing.class_names[labels[other]]}); no network can get both right"
+            f"{counted(len(at_odds), 'sample has', 'samples have')} the same content as one {ANOTHER[listing.form]},"
+            f" for example {one} = {other}; no network can get both right"
         )
     repeated = []
     for rows in copies:
-        first_of: dict[tuple[Part, int], int] = {}
+        first_of: dict[tuple[Part, str], int] = {}
         for row in rows:
-            first = first_of.setdefault((parts[row], int(labels[row])), row)
+            first = first_of.setdefault((parts[row], targets[row]), row)
             if first != row:
                 repeated.append((first, row))
     if repeated:
-        one, other = repeated[0]
+        first, again = repeated[0]
         yield (
-            f"{counted(len(repeated), 'sample repeats', 'samples repeat')} another one of the same class (same"
-            f" content), for example {names[one]} = {names[other]}; copies are kept, always in the same split"
+            f"{counted(len(repeated), 'sample repeats', 'samples repeat')} another one{SAME[listing.form]} (same"
+            f" content), for example {names[first]} = {names[again]}; copies are kept, always in the same split"
         )

@@ -1,0 +1,170 @@
+"""A manifest of pictures -> Listing. Nothing outside the manifest's own folder is opened.
+
+manifest_rows.py reads the text; here the pictures and masks that it names are found and checked.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.support.array_file import FileHashes
+from pocketfit.core.support.cpus import usable
+from pocketfit.core.support.progress import Tick
+from pocketfit.core.support.text import readable, some
+from pocketfit.sources.data import masks
+from pocketfit.sources.data.listing import NO_LABEL, Listing, counted
+from pocketfit.sources.data.manifest_rows import Row, Rows, read_rows
+from pocketfit.sources.data.picture_files import Pictures, about_broken, checked
+
+
+def read_manifest(path: Path, *, cache: Path | None = None, progress: Tick | None = None) -> Listing:
+    """The pictures that a manifest names, in its order. What cannot be read is left out, and a finding says so.
+
+    `cache` is a folder where the files' hashes are kept; `progress(done, total)` is called as files are read.
+    Raises UserError.
+    """
+    said = read_rows(path)
+    if not said.rows:
+        raise UserError(f"{path} names no picture: write one row for each")
+    rows = [row for row in said.rows if row.target] if said.target else said.rows
+    findings = [*said.findings, *_about_rows(said, len(rows))]
+    folder = _Folder(Path(os.path.realpath(path.parent)))
+    try:
+        named = {row.path for row in rows}
+        broken = {name: why for name in sorted(named) if (why := folder.why_not(name))}
+        known = checked(folder.root, sorted(named - broken.keys()), FileHashes(cache, path.absolute()), progress)
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+    broken |= {name: why for name, (_, _, why) in known.items() if why}
+    findings += about_broken({readable(name): why for name, why in broken.items()}, len(named))
+    rows = [row for row in rows if row.path not in broken]
+    if not rows:
+        first = next(iter(broken))
+        raise UserError(
+            f"None of the {counted(len(named), 'picture')} that {path} names can be read, for example {readable(first)}"
+            f" ({broken[first]}): paths are relative to the folder of the manifest"
+        )
+    contents = {name: sha256 for name, (_, sha256, _) in known.items()}
+    if said.target == "mask":
+        return _with_masks(path, folder, rows, contents, findings)
+    learned = [row for row in rows if row.part == "train"] or rows  # without any, the Dataset is refused
+    class_names = tuple(sorted({row.target for row in learned})) if said.target == "label" else ()
+    index = {name: place for place, name in enumerate(class_names)}
+    if class_names:
+        kept = [row for row in rows if row.target in index]
+        findings += _about_unknown(kept, rows)
+        rows = kept
+    listing = _listing(folder, rows, contents, [*findings, *([] if said.target else [f"{path.name} has no targets."])])
+    if class_names:
+        labels = np.array([index[row.target] for row in rows], np.int64)
+        return replace(listing, class_names=class_names, labels=labels)
+    return replace(listing, texts=[row.target for row in rows]) if said.target == "text" else listing
+
+
+def _listing(folder: _Folder, rows: Sequence[Row], contents: dict[str, str], findings: Sequence[str]) -> Listing:
+    """The rows without their targets."""
+    kinds = [row.kind for row in rows]
+    return Listing(
+        class_names=(),
+        names=[readable(row.path) for row in rows],
+        contents=[contents[row.path] for row in rows],
+        labels=np.full(len(rows), NO_LABEL, np.int64),
+        parts=[row.part for row in rows],
+        reader=Pictures(folder.root, tuple(row.path for row in rows)),
+        findings=tuple(findings),
+        kinds=kinds if any(kinds) else (),
+    )
+
+
+def _with_masks(
+    path: Path, folder: _Folder, rows: Sequence[Row], contents: dict[str, str], findings: list[str]
+) -> Listing:
+    def check(row: Row) -> masks.Mask | str:
+        if why := folder.why_not(row.target):
+            return why
+        mask = folder.root / row.target
+        return masks.checked_mask(mask, mask.stat().st_size, folder.root / row.path)
+
+    with ThreadPoolExecutor(usable()) as pool:
+        found = list(zip(rows, pool.map(check, rows), strict=True))
+    good = [(row, mask) for row, mask in found if isinstance(mask, masks.Mask)]
+    bad = [f"{readable(row.target)} ({why})" for row, why in found if isinstance(why, str)]
+    if not good:
+        raise UserError(f"None of the {counted(len(bad), 'mask')} that {path} names can be used, for example {bad[0]}")
+    if bad:
+        verb = "is left out with its picture" if len(bad) == 1 else "are left out with their pictures"
+        findings = [*findings, f"{counted(len(bad), 'mask')} of {len(rows):,} cannot be used and {verb}: {some(bad)}"]
+    highest, white_is_one = masks.what_they_mean(_any([mask.values for _, mask in good]))
+    listing = _listing(
+        folder, [row for row, _ in good], contents, [*findings, *([masks.WHITE_IS_ONE] if white_is_one else [])]
+    )
+    reader = masks.MaskFiles(
+        folder.root,
+        tuple(row.target for row, _ in good),
+        [mask.content for _, mask in good],
+        highest,
+        white_is_one,
+    )
+    return replace(listing, masks=reader)
+
+
+def _any(values: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    seen: NDArray[np.bool_] = np.logical_or.reduce(values)
+    return seen
+
+
+@dataclass
+class _Folder:
+    """The folder of a manifest, all of its links followed, and what of it may be opened."""
+
+    root: Path
+    sound: dict[str, bool] = field(default_factory=dict)  # folders below -> whether they lie inside, links followed
+
+    def why_not(self, name: str) -> str:
+        """Why the file by this relative path is not opened; "": it is a plain file that lies inside."""
+        path, folder = self.root / name, name.rpartition("/")[0]
+        try:
+            if folder not in self.sound:
+                self.sound[folder] = self._is_inside(path.parent)
+            found = os.lstat(path)
+            outside = not self.sound[folder]
+            if stat.S_ISLNK(found.st_mode):
+                outside, found = outside or not self._is_inside(path), path.stat()
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            missing = isinstance(error, ValueError | FileNotFoundError | NotADirectoryError)
+            return "it does not exist" if missing else getattr(error, "strerror", None) or str(error)
+        if outside:
+            return "it is a link that leads out of the folder of the manifest"
+        return "" if stat.S_ISREG(found.st_mode) else "it is no file"
+
+    def _is_inside(self, path: Path) -> bool:
+        return Path(os.path.realpath(path)).is_relative_to(self.root)
+
+
+def _about_rows(said: Rows, kept: int) -> Iterable[str]:
+    if missing := len(said.rows) - kept:
+        first = next(row for row in said.rows if not row.target)
+        has, verb = ("has", "is") if missing == 1 else ("have", "are")
+        yield (
+            f"{counted(missing, 'row')} of {len(said.rows):,} {has} no {said.target} and {verb} left out, the first in"
+            f" {said.word} {first.place}"
+        )
+
+
+def _about_unknown(kept: Sequence[Row], rows: Sequence[Row]) -> Iterable[str]:
+    if len(kept) < len(rows):
+        known = {row.target for row in kept}
+        unknown = sorted({row.target for row in rows} - known)
+        yield (
+            f"{counted(len(unknown), 'class has', 'classes have')} no samples to train on: {some(unknown)};"
+            f" {counted(len(rows) - len(kept), 'sample is', 'samples are')} left out"
+        )

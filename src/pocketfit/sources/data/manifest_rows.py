@@ -1,0 +1,249 @@
+"""The text of a manifest -> Rows: which picture, with which target. No picture is opened here.
+
+    {"path": "lines/1.png", "text": "110101199003077758", "kind": "number", "split": "train"}     JSON lines (.jsonl)
+    path,label,split                                                                              CSV with a header
+    lines/1.png<TAB>110101199003077758                                                            PaddleOCR's label file
+
+Targets are one of `label`, `text` and `mask`, the same in all rows, or none.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from pocketfit.core.errors import UserError
+from pocketfit.core.support.json_file import read_bytes, text_of
+from pocketfit.core.support.rules import shown
+from pocketfit.core.support.text import STRANGE, comparable, readable, some
+from pocketfit.sources.data.listing import Part, counted
+
+MOST_BYTES = 2**29  # of a manifest
+MOST_ROWS = 10**7
+LONGEST = 100_000  # letters of a path or a target
+KNOWN = "path, one of label, text and mask, and if need be split and kind"
+TARGETS = {"label": "label", "labels": "label", "text": "text", "mask": "mask"}
+PARTS: dict[str, Part] = {
+    **dict.fromkeys(("train", "training", ""), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+DELIMITERS = ",;\t"
+BOXES = re.compile(r'\s*\[\s*\{\s*"(transcription|points)"')  # PaddleOCR's label files for detection
+
+
+class Row(NamedTuple):
+    """One sample; `place` is its line, or its number in a list."""
+
+    place: int
+    path: str  # relative, with "/"
+    target: str  # "" where the row has none
+    part: Part
+    kind: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a manifest says.
+
+    target  "label", "text", "mask" or "" (none)
+    word    what `place` of a Row counts: "line" or "entry"
+    """
+
+    rows: list[Row]
+    target: str
+    word: str
+    findings: tuple[str, ...]
+
+
+def read_rows(path: Path) -> Rows:
+    """The rows of a manifest by its suffix. Raises UserError that names the file and the line."""
+    text = text_of(read_bytes(path, "data", MOST_BYTES), str(path))
+    suffix, word = path.suffix.lower(), "line"
+    entries: Iterable[tuple[int, Mapping[str, Any]]]
+    if suffix in (".csv", ".tsv"):
+        entries = _of_csv(text, path)
+    elif suffix == ".txt":
+        entries = _of_paddle(text, path)
+    elif text.lstrip()[:1] == "[":
+        entries, word = _of_list(text, path), "entry"
+    else:
+        entries = _of_json_lines(text, path)
+    return _Reader(path, word).read(entries)
+
+
+class _Reader:
+    """Rows from the objects of a manifest; what must be the same in all of them is remembered."""
+
+    def __init__(self, path: Path, word: str) -> None:
+        self.path, self.word = path, word
+        self.target, self.first = "", 0  # the key of the targets, and where it stood first
+        self.unknown: dict[str, int] = {}  # keys that nothing is done with -> in how many rows
+
+    def read(self, entries: Iterable[tuple[int, Mapping[str, Any]]]) -> Rows:
+        rows = [self._row(place, entry) for place, entry in entries]
+        findings = []
+        if self.unknown:
+            names = [f"'{readable(key)}'" for key in self.unknown]
+            number = counted(len(names), "key is not known and is", "keys are not known and are")
+            findings.append(f"{self.path.name}: {number} ignored: {some(names, 5)}; known are {KNOWN}")
+        return Rows(rows, self.target, self.word, tuple(findings))
+
+    def _row(self, place: int, entry: Mapping[str, Any]) -> Row:
+        if place > MOST_ROWS:
+            raise UserError(f"{self.path} has more than {MOST_ROWS:,} rows, the limit: split it")
+        path, part, kind, target = "", "", "", ""
+        for key, value in entry.items():
+            if value is None or value == "":
+                continue
+            if key in TARGETS:
+                self._check_target(place, TARGETS[key], bool(target))
+                target = self._target(place, key, value)
+            elif key == "path":
+                path = self._inside(place, key, self._word(place, key, value))
+            elif key == "split":
+                part = self._word(place, key, value).strip().lower()
+                if part not in PARTS:
+                    self._refuse(place, f"'split' is {shown(value)}: give train, val or test")
+            elif key == "kind":
+                kind = readable(self._word(place, key, value).strip())
+            else:
+                self.unknown[key] = self.unknown.get(key, 0) + 1
+        if not path:
+            self._refuse(place, "there is no 'path', which names the picture")
+        return Row(place, path, target, PARTS[part], kind)
+
+    def _check_target(self, place: int, kind: str, another: bool) -> None:
+        """Raises UserError where targets are of two kinds, in a row or in the manifest."""
+        if another:
+            self._refuse(place, "there are two targets: give one of label, text and mask")
+        if self.target not in ("", kind):
+            also = f"{self.word} {self.first} has a '{self.target}'"
+            self._refuse(place, f"there is a '{kind}', and {also}: a manifest has one kind of target")
+        if not self.target:
+            self.target, self.first = kind, place
+
+    def _target(self, place: int, key: str, value: Any) -> str:
+        if TARGETS[key] == "label":
+            return self._class(place, key, value)
+        word = self._word(place, key, value)
+        if key == "mask":
+            return self._inside(place, key, word)
+        if BOXES.match(word):
+            self._refuse(place, "the text holds boxes, as labels for detection do: pocketfit reads no boxes")
+        if strange := STRANGE.search(word):
+            self._refuse(place, f"the text holds {shown(strange[0])}, which is no character of a line: remove it")
+        return word
+
+    def _class(self, place: int, key: str, value: Any) -> str:
+        if isinstance(value, list | tuple) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, list | tuple):
+            self._refuse(place, f"'{key}' names {len(value)} classes: pocketfit reads one class a sample")
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        name = comparable(readable(self._word(place, key, value)))
+        if not name:
+            self._refuse(place, f"'{key}' is {shown(value)}: give the name of a class")
+        return name
+
+    def _word(self, place: int, key: str, value: Any) -> str:
+        if not isinstance(value, str):
+            self._refuse(place, f"'{key}' is {shown(value)}: give a text")
+        if len(value) > LONGEST:
+            self._refuse(place, f"'{key}' has {len(value):,} letters, more than {LONGEST:,}, the limit")
+        return value
+
+    def _inside(self, place: int, key: str, value: str) -> str:
+        """A relative path with "/" that does not lead out of the manifest's folder."""
+        parts = [part for part in value.replace("\\", "/").split("/") if part != "."]
+        absolute = value[:1] in ("/", "\\") or re.match("[A-Za-z]:", value)
+        if absolute or ".." in parts or "\0" in value:
+            self._refuse(place, f"'{key}' is {shown(value)}: give a path below the folder of the manifest")
+        joined = "/".join(part for part in parts if part)
+        if not joined:
+            self._refuse(place, f"'{key}' is {shown(value)}: give the path of a picture")
+        return joined
+
+    def _refuse(self, place: int, why: str) -> NoReturn:
+        raise UserError(f"{self.path}, {self.word} {place}: {why}")
+
+
+def _of_json_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line or line.isspace():
+            continue
+        try:
+            entry = json.loads(line, object_pairs_hook=_object)
+        except (ValueError, RecursionError) as error:
+            why = "nested too deep" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+            raise UserError(
+                f'{path}, line {number} is no JSON ({why}): write one object a line, such as {{"path": "1.png"}}'
+            ) from error
+        if not isinstance(entry, dict):
+            raise UserError(f'{path}, line {number} is {shown(entry)}: write an object, such as {{"path": "1.png"}}')
+        yield number, entry
+
+
+def _of_list(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    try:
+        entries = json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        why = "nested too deep" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        raise UserError(f"{path} is no JSON ({why}): write a list of objects, or one object a line") from error
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict):
+            raise UserError(f'{path}, entry {number} is {shown(entry)}: write an object, such as {{"path": "1.png"}}')
+        yield number, entry
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
+def _of_csv(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows of a table whose first line names the columns; the delimiter is the one that sets `path` apart."""
+    header: list[str] = []
+    for delimiter in DELIMITERS:
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        try:
+            header = [name.strip() for name in next((row for row in rows if row), [])]
+        except csv.Error as error:
+            raise UserError(f"{path}, line {rows.line_num} is no CSV ({error})") from error
+        if "path" in header:
+            break
+    else:
+        raise UserError(f"{path} does not begin with the names of its columns, one of them path: known are {KNOWN}")
+    if len(set(header)) != len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise UserError(f"{path} has two columns {shown(twice)}: give each its own name")
+    try:
+        for row in rows:
+            if len(row) == len(header):
+                yield rows.line_num, dict(zip(header, row, strict=True))
+            elif any(row):
+                raise UserError(
+                    f"{path}, line {rows.line_num} has {counted(len(row), 'field')}, and the first line names"
+                    f' {len(header)}: put texts with "{delimiter}" into quotes'
+                )
+    except csv.Error as error:
+        raise UserError(f"{path}, line {rows.line_num} is no CSV ({error})") from error
+
+
+def _of_paddle(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line or line.isspace():
+            continue
+        name, tab, said = line.removesuffix("\r").partition("\t")
+        if not tab:
+            raise UserError(f"{path}, line {number} has no tab: write the path of a picture, a tab, and its text")
+        yield number, {"path": name, "text": said}
