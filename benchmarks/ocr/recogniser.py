@@ -1,0 +1,93 @@
+"""Lines as a recogniser of PP-OCR takes them, and its outputs as texts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.ocr.lines import MANIFEST
+from pocketfit.core.errors import UserError
+
+HEIGHT, WIDTH = 48, 320
+
+
+@dataclass(frozen=True)
+class LabelledLines:
+    """Lines of one split.
+
+    values  float32 [n, 3, 48, 320]
+    texts, kinds, fonts  one a line
+    """
+
+    values: NDArray[np.float32]
+    texts: tuple[str, ...]
+    kinds: tuple[str, ...]
+    fonts: tuple[str, ...]
+
+
+def read(folder: Path, split: str, limit: int | None = None) -> LabelledLines:
+    """The lines of a folder that `benchmarks.ocr.lines` wrote, in the order of its manifest.
+
+    limit  takes the first lines only (6,000 of them are 1.1 GB of float32)
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise UserError(f"'{manifest}' is not there: python -m benchmarks.ocr.lines -o {folder}")
+    entries = [json.loads(one) for one in manifest.read_text(encoding="utf-8").splitlines()]
+    chosen = [entry for entry in entries if entry["split"] == split][:limit]
+    values = np.empty((len(chosen), 3, HEIGHT, WIDTH), np.float32)
+    for row, entry in enumerate(chosen):
+        with Image.open(folder / entry["path"]) as picture:
+            values[row] = as_input(picture)
+    return LabelledLines(
+        values,
+        tuple(entry["text"] for entry in chosen),
+        tuple(entry["kind"] for entry in chosen),
+        tuple(Path(entry["path"]).parent.name for entry in chosen),
+    )
+
+
+def as_input(picture: Image.Image) -> NDArray[np.float32]:
+    """A picture of a line -> float32 [3, 48, 320], BGR, (x / 255 - 0.5) / 0.5.
+
+    Height 48, width by the ratio and at most 320 (wider lines are squeezed), then zeros to the right: as
+    `resize_norm_img` of PaddleOCR does it (tools/infer/predict_rec.py), but with an antialiased bilinear resize.
+    """
+    width = min(WIDTH, math.ceil(HEIGHT * picture.width / picture.height))
+    pixels = np.asarray(picture.convert("RGB").resize((width, HEIGHT), Image.Resampling.BILINEAR), np.float32)
+    values = np.zeros((3, HEIGHT, WIDTH), np.float32)
+    values[:, :, :width] = (pixels[..., ::-1].transpose(2, 0, 1) / 255 - 0.5) / 0.5
+    return values
+
+
+def greedy(outputs: NDArray[np.float32], charset: Sequence[str]) -> list[str]:
+    """CTC outputs [n, steps, classes] -> texts: the best class of each step, repetitions once, blanks (0) left out.
+
+    >>> greedy(np.eye(3, dtype=np.float32)[None, [1, 1, 0, 1, 2]], ["a", "b"])
+    ['aab']
+    """
+    best = outputs.argmax(-1)
+    kept = best != 0
+    kept[:, 1:] &= best[:, 1:] != best[:, :-1]
+    return ["".join(charset[c - 1] for c in row[keep]) for row, keep in zip(best, kept, strict=True)]
+
+
+def edit_distance(one: str, other: str) -> int:
+    """The fewest insertions, deletions and replacements that make `other` of `one` (Levenshtein).
+
+    >>> edit_distance("kitten", "sitting")
+    3
+    """
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, start=1):
+        corner, row[0] = row[0], i
+        for j, b in enumerate(other, start=1):
+            corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (a != b))
+    return row[-1]
