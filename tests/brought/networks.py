@@ -91,13 +91,16 @@ class Brought:
 
     build    makes it, with whatever random weights torch gives; `built` seeds them
     shape    of one input sample, without the batch
-    refused  check -> key words of the one sentence that refuses it there: "open" (model_from_module), "trace" (whatever
-             looks at its operators), or a runtime's name (export). What isn't named is expected to work
+    refused  check -> key words of the one sentence that refuses it there: "open" (model_from_module), "classes" (who
+             wants a classifier), "trace" (whatever looks at its operators), or a runtime's name (export). What isn't
+             named is expected to work
+    several  whether it has several outputs
     """
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...] = (3, 32, 32)
     refused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    several: bool = False
 
 
 def built(name: str) -> nn.Module:
@@ -146,6 +149,10 @@ def is_picture(name: str) -> bool:
 
 def _open(*words: str) -> Mapping[str, tuple[str, ...]]:
     return {"open": words}
+
+
+def _classes(*words: str) -> Mapping[str, tuple[str, ...]]:
+    return {"classes": words}
 
 
 NETWORKS: Mapping[str, Brought] = {
@@ -235,18 +242,25 @@ NETWORKS: Mapping[str, Brought] = {
     "kept a graph": Brought(kept_a_graph),
     "branch on values": Brought(ActsUnlessTraced, refused={"trace": ("torch.export cannot follow", "branches")}),
     "half precision": Brought(lambda: plain().half(), refused=_open("float16", ".float()")),
-    "one logit": Brought(lambda: nn.Sequential(*plain()[:-1], nn.Linear(32, 1)), refused=_open("one number", "class")),
+    "one logit": Brought(
+        lambda: nn.Sequential(*plain()[:-1], nn.Linear(32, 1)), refused=_classes("one number", "class")
+    ),
     "dict of outputs": Brought(
-        lambda: Parts(lambda parts, x: {"main": parts.body(x)}, body=plain()), refused=_open("dict", "[batch, classes]")
+        lambda: Parts(lambda parts, x: {"main": parts.body(x), "half": x * 0.5}, body=plain()), several=True
     ),
-    "tuple of outputs": Brought(
-        lambda: Parts(lambda parts, x: (parts.body(x), x), body=plain()), refused=_open("tuple", "[batch, classes]")
+    "tuple of outputs": Brought(lambda: Parts(lambda parts, x: (parts.body(x), x * 0.5), body=plain()), several=True),
+    "nested outputs": Brought(
+        lambda: Parts(lambda parts, x: (parts.body(x), [x, x]), body=plain()),
+        refused=_open("a list", "'output_1'", "float"),
     ),
-    "mask": Brought(lambda: nn.Conv2d(3, CLASSES, 3, 2, 1), refused=_open("(2, 5, 16, 16)", "[batch, classes]")),
+    "answers as integers": Brought(
+        lambda: Parts(lambda parts, x: parts.body(x).argmax(1), body=plain()), refused=_open("int64", "float")
+    ),
+    "mask": Brought(lambda: nn.Conv2d(3, CLASSES, 3, 2, 1), refused=_classes("(2, 5, 16, 16)", "[batch, classes]")),
     "a class for each step": Brought(
         lambda: Parts(lambda parts, x: parts.fc(parts.gru(x)[0]), gru=nn.GRU(8, 16), fc=nn.Linear(16, CLASSES)),
         (12, 8),
-        _open("(2, 12, 5)", "[batch, classes]"),
+        _classes("(2, 12, 5)", "[batch, classes]"),
     ),
     "squeeze takes the batch away": Brought(
         lambda: Parts(lambda parts, x: parts.body(x).squeeze(), body=plain()), refused=_open("one sample", "squeeze")
@@ -277,3 +291,6 @@ NETWORKS: Mapping[str, Brought] = {
         lambda: torch.jit.trace(plain().eval(), torch.zeros(2, 3, 32, 32)), refused=_open("TorchScript")
     ),
 }
+CLASSIFIERS = tuple(
+    name for name, row in NETWORKS.items() if not {"open", "classes"} & set(row.refused) and not row.several
+)

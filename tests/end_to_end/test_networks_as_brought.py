@@ -38,12 +38,13 @@ from pocketfit.passes.quantize.simulate.simulation import WEIGHTED, layers_of, s
 from pocketfit.passes.rewrite import hardswish, resolution
 from pocketfit.passes.train import recalibrate_batch_norm
 from pocketfit.sources.data.dataset import from_arrays
+from pocketfit.sources.models.check_network import check_classes
 from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
-from tests.brought.networks import NETWORKS, arrays, built, opened
+from tests.brought.networks import CLASSIFIERS, NETWORKS, arrays, built, opened
 
-OPENED = [name for name, row in NETWORKS.items() if "open" not in row.refused]
-TRACED = [name for name in OPENED if "trace" not in NETWORKS[name].refused]
-REFUSED = [(name, where) for name, row in NETWORKS.items() for where in row.refused if where in ("open", "trace")]
+TRACED = [name for name in CLASSIFIERS if "trace" not in NETWORKS[name].refused]
+PLACES = ("open", "classes", "trace")
+REFUSED = [(name, where) for name, row in NETWORKS.items() for where in row.refused if where in PLACES]
 INT8 = Grid(8, 8)
 EXPORTS = (
     ExportSettings("litert", "int8"),
@@ -103,11 +104,12 @@ def test_refused_in_one_sentence(name: str, where: str) -> None:
     with pytest.raises(UserError) as refusal:
         model = opened(name)
         assert where != "open", "it was opened"
+        check_classes(model.signature)
         trace(model.network, model.signature)
     assert says(refusal.value, NETWORKS[name].refused[where]), refusal.value
 
 
-@pytest.mark.parametrize("name", OPENED)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_opens_and_answers_as_it_did(name: str) -> None:
     model, original = model_of(name), built(name)
     given = noise(model)

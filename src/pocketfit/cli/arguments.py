@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """A network (a model folder, a name of the zoo, or package.module:factory) with the options about it."""
+    """A network (a model folder, an .onnx file, a name of the zoo, or package.module:factory) with the options about
+    it."""
 
     model: str
     weights: Path | None = None
@@ -70,7 +71,8 @@ class Teacher:
             return None
         if name in zoo.ARCHITECTURES and weights is None:
             raise UserError(f"A teacher that knows nothing teaches nothing: give --teacher-weights for {name}")
-        if ":" not in name or Path(name).is_dir():
+        named = ":" not in name and not name.lower().endswith(".onnx")
+        if named or Path(name).is_dir():
             return open_model(name, weights=weights, allow_code=agreed)
         shape = [size or 1 for size in student.signature.inputs[0].shape[1:]]
         return open_model(name, weights=weights, preprocess=student.preprocess, input_shape=shape)

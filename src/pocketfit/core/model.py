@@ -24,16 +24,21 @@ Labels = Annotated[tuple[Label, ...], Size(0, 10**6, unique=True)]
 class Origin:
     """How the unpruned network is built again, from a name to an nn.Module.
 
-    kind    "zoo" (`name` with `arguments`: width, classes), "factory" (`name` is "package.module:function"), or
-            "object" (handed over in Python; it cannot be built again from a name)
+    kind    "zoo" (`name` with `arguments`: width, classes), "factory" (`name` is "package.module:function"), "onnx"
+            (`name` is that of the file; `arguments` say how it was read: the sizes of axes that it leaves open, as
+            "input:dimension", and how its batch became dynamic, "free"), or "object" (handed over in Python; it cannot
+            be built again from a name)
+    sha256  of the .onnx file that the model folder keeps; "" for other kinds
     """
 
-    kind: Literal["zoo", "factory", "object"]
+    kind: Literal["zoo", "factory", "onnx", "object"]
     name: Annotated[str, Text(".{1,500}", "a name")]
     arguments: Mapping[str, int | float] = field(default_factory=dict)
+    sha256: Annotated[str, Text("([0-9a-f]{64})?", "64 hexadecimal digits")] = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "name": self.name, "arguments": dict(self.arguments)}
+        told = {"kind": self.kind, "name": self.name, "arguments": dict(self.arguments)}
+        return told | ({"sha256": self.sha256} if self.sha256 else {})
 
     @classmethod
     def from_json(cls, data: Any) -> Origin:
@@ -66,6 +71,7 @@ class Model:
     task        what its outputs mean, a name of core.task.task_list.py
     learned     results of passes for the export
     findings    sentences for the user about the passes so far (layers that could not be pruned, …)
+    file        the .onnx file that `origin` names, for its model folder; b"" for other origins
     """
 
     network: Any
@@ -79,6 +85,7 @@ class Model:
     task: TaskName = "classification"
     learned: Learned = field(default_factory=Learned)
     findings: tuple[str, ...] = ()
+    file: bytes = field(default=b"", repr=False)
 
     @property
     def key(self) -> str:

@@ -4,6 +4,7 @@ bring them has a row for each kind; here are the finer points."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch.nn import functional as F
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.sources.models.check_network import signature_of
+from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.sources.models.check_network import check_classes, signature_of
 from pocketfit.sources.models.open_model import model_from_module, open_model
 
 SMALL = Preprocess(height=8, width=8, resize="none")
@@ -65,6 +67,66 @@ def test_a_forward_that_remembers_is_told_apart_from_chance() -> None:
 def test_the_layer_in_which_samples_mix_is_named() -> None:
     text = refusal(nn.Sequential(nn.ReLU(), Does(lambda _, x: x.softmax(0))))
     assert "depends on what else is in the batch, from layer 'body.1' (Does) on" in text
+
+
+@pytest.mark.parametrize(
+    ("wrap", "names", "shapes"),
+    [
+        (lambda a, b: a, ["logits"], [(None, 4)]),
+        (lambda a, b: b, ["output_0"], [(None, 3, 8, 8)]),
+        (lambda a, b: (b, a), ["output_0", "output_1"], [(None, 3, 8, 8), (None, 4)]),
+        (lambda a, b: [a], ["output_0"], [(None, 4)]),
+        (lambda a, b: {"scores": a, "map": b}, ["scores", "map"], [(None, 4), (None, 3, 8, 8)]),
+    ],
+)
+def test_outputs_have_names_and_shapes(wrap: Any, names: list[str], shapes: list[tuple[int | None, ...]]) -> None:
+    network = Does(lambda layer, x: wrap(layer.head(x), x * 0.5))
+    network.head = Head(nn.ReLU())
+    model = model_from_module(network, preprocess=SMALL)
+    assert [spec.name for spec in model.signature.outputs] == names
+    assert [spec.shape for spec in model.signature.outputs] == shapes
+    assert all(spec.dtype == "float32" for spec in model.signature.outputs)
+    assert signature_of(network, (3, 8, 8)) == model.signature
+
+
+@pytest.mark.parametrize(
+    ("wrap", "words"),
+    [
+        (lambda x: (x.mean((1, 2, 3)), x.sum()), r"the shape \(\) in its output 'output_1'"),
+        (lambda x: {"a": x.mean((1, 2, 3)), "b": None}, "a NoneType in its output 'b'"),
+        (lambda x: x.flatten(), r"the shape \(384,\)"),
+        (lambda x: (), "gives a tuple"),
+        (lambda x: (x.mean((1, 2, 3)), x.flatten(1).argmax(1)), r"\(2,\) of int64 in its output 'output_1'"),
+        (lambda x: (x.mean((1, 2, 3)), x.softmax(0)), "depends on what else is in the batch"),
+        (lambda x: {"a": x, "b": x + torch.randn_like(x)}, "gives different outputs for the same input"),
+    ],
+)
+def test_outputs_that_are_no_tensors_of_a_batch(wrap: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        model_from_module(Does(lambda _, x: wrap(x)), preprocess=SMALL)
+
+
+def test_what_a_classifier_gives_is_checked_apart() -> None:
+    def signature(*shape: int | None) -> Signature:
+        return Signature((TensorSpec("x", (None, 3, 8, 8)),), (TensorSpec("y", shape),))
+
+    check_classes(signature(None, 2))
+    with pytest.raises(UserError, match=r"two samples the network gives the shape \(2, 7, 4\): .* \[batch, classes\]"):
+        check_classes(signature(None, 7, 4))
+    with pytest.raises(UserError, match=r"one number for each sample .* torch\.cat"):
+        check_classes(signature(None, 1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"), [((4,), True), ((6, 4), True), ((5,), False), ((6, 5), False), ((5, 6, 5), True)]
+)
+def test_labels_are_counted_where_the_last_axis_is_that_of_classes(shape: tuple[int, ...], fits: bool) -> None:
+    network = Does(lambda _, x: x.mean((1, 2, 3)).view(-1, *[1] * len(shape)).expand(-1, *shape))
+    if fits:
+        assert len(model_from_module(network, preprocess=SMALL, labels=list("abcd")).labels) == 4
+        return
+    with pytest.raises(UserError, match="There are 4 labels, but the network has 5 outputs"):
+        model_from_module(network, preprocess=SMALL, labels=list("abcd"))
 
 
 def test_an_error_of_the_forward_names_its_layer_and_line() -> None:

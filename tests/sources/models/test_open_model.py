@@ -164,7 +164,7 @@ def test_module_that_fails_is_a_sentence(project, tmp_path):
 
 
 def test_bad_spec_and_bad_shapes_are_sentences(project, tmp_path):
-    with pytest.raises(UserError, match="no model folder, no name of the zoo"):
+    with pytest.raises(UserError, match=r"no model folder, no \.onnx file, no name of the zoo"):
         open_model("mobilenet_v9")
     with pytest.raises(UserError, match=r"holds no model .* pocketfit train"):
         open_model(tmp_path)
@@ -179,12 +179,12 @@ def test_bad_spec_and_bad_shapes_are_sentences(project, tmp_path):
 
 
 def test_networks_that_pocketfit_does_not_take():
-    class Pair(nn.Module):
+    class Text(nn.Module):
         def forward(self, x):
-            return x.mean((2, 3)), x
+            return "cat"
 
-    with pytest.raises(UserError, match="gives a tuple: pocketfit takes"):
-        model_from_module(Pair(), preprocess=Preprocess(height=8, width=8))
+    with pytest.raises(UserError, match="gives a str: pocketfit takes"):
+        model_from_module(Text(), preprocess=Preprocess(height=8, width=8))
     bad = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
     with torch.no_grad():
         bad[1].weight[0, 5] = float("nan")
@@ -333,7 +333,9 @@ def test_damaged_folders_are_sentences(folder):
         'names the factory "shutil:rmtree", code of your': {
             "origin": {**resnet, "kind": "factory", "name": "shutil:rmtree"}
         },
-        '\'origin.kind\' is "evil": give one of "zoo", "factory", "object"': {"origin": {**resnet, "kind": "evil"}},
+        '\'origin.kind\' is "evil": give one of "zoo", "factory", "onnx", "object"': {
+            "origin": {**resnet, "kind": "evil"}
+        },
         "'origin.arguments.path' is \"/\"": zoo_origin(NAME, path="/"),
         "can't be built with depth=3": zoo_origin(NAME, depth=3),
         "can't be built with width=1e\\+09": zoo_origin(NAME, width=1e9),

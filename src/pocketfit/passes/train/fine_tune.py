@@ -164,7 +164,9 @@ def replace_head(model: Model, labels: tuple[str, ...], *, seed: int) -> Model:
     parent = network.get_submodule(name.rpartition(".")[0])
     setattr(parent, name.rpartition(".")[2], new)
     output = replace(model.signature.outputs[0], shape=(None, len(labels)))
-    origin = replace(model.origin, arguments={**model.origin.arguments, "classes": len(labels)})
+    origin = model.origin
+    if origin.kind != "onnx":  # such a network is built with its own head, which gets the size of the stored one
+        origin = replace(origin, arguments={**origin.arguments, "classes": len(labels)})
     return replace(
         model,
         network=network,

@@ -4,8 +4,9 @@ are the same at each call. A failed check is one sentence."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.signature import Signature, TensorSpec
 
 SAME = 1e-2  # of the largest output: far above what sums in another order change, far below what random numbers do
+TOKENS = (127, 10, 2, 1)  # integers are drawn below these
 ABOUT_SIZES = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)  # what an input of another size raises
 
 
@@ -50,31 +52,57 @@ def check_weights(network: nn.Module) -> None:
             raise UserError(f"The tensor {name} of the network contains NaN or infinity: load sound weights first")
 
 
-def signature_of(network: nn.Module, shape: tuple[int, ...]) -> Signature:
-    """One input of this shape, one output [batch, classes]; images are NCHW. `network` is in eval mode.
+def signature_of(
+    network: nn.Module, shape: tuple[int, ...], *, given: TensorSpec | None = None, outputs: Sequence[str] = ()
+) -> Signature:
+    """One input of this shape; outputs of floats whose first dimension is the batch: a tensor, or a tuple, a list or a
+    dict of tensors, the first of which is the main one. Images are NCHW. `network` is in eval mode.
+
+    given    name and dtype of the input; left out: "image" or "input", float32
+    outputs  names; left out: the dict's keys, "logits" for a single [batch, classes], else "output_0", …
 
     Raises UserError where the network takes or gives anything else, does not run at this shape, gives other outputs for
     the same input, or lets the samples of a batch act on each other.
     """
     _check_inputs(network)
     words = "x".join(map(str, shape))
-    noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        first = _run(network, noise, words)
-        classes = _check_answer(first)
-        if not _alike(first, _run(network, noise, words)):
+        noise, answer = _first_run(network, shape, "float32" if given is None else given.dtype, words)
+        first = tensors_of(answer, outputs)
+        again = tensors_of(_run(network, noise, words), outputs)
+        if not all(_alike(one, again.get(name)) for name, one in first.items()):
             raise UserError(_why_differently(network, noise))
-        alone = _run(network, noise[:1], words)
-        if not isinstance(alone, Tensor) or alone.shape != (1, classes):
-            raise UserError(
-                f"For one sample the network gives {_what(alone)}, for two [2, {classes}]: a squeeze() without a"
-                " dimension takes the batch away; write squeeze(-1), or flatten(1)"
-            )
-        if not _alike(first[:1], alone):
+        alone = tensors_of(_run(network, noise[:1], words), outputs, rows=1)
+        for name, one in first.items():
+            if name not in alone or alone[name].shape != (1, *one.shape[1:]):
+                raise UserError(
+                    f"For one sample the network gives {_what(alone.get(name))}, for two {list(one.shape)}: a squeeze()"
+                    " without a dimension takes the batch away; write squeeze(-1), or flatten(1)"
+                )
+        if not all(_alike(one[:1], alone[name]) for name, one in first.items()):
             raise UserError(_why_mixed(network, noise))
-    picture = len(shape) == 3
-    given = TensorSpec("image" if picture else "input", (None, *shape), "float32", "NCHW" if picture else "")
-    return Signature((given,), (TensorSpec("logits", (None, classes)),))
+    if given is None:
+        picture = len(shape) == 3
+        given = TensorSpec("image" if picture else "input", (), "float32", "NCHW" if picture else "")
+    specs = [
+        TensorSpec(name, (None, *one.shape[1:]), str(one.dtype).removeprefix("torch.")) for name, one in first.items()
+    ]
+    return Signature((replace(given, shape=(None, *shape)),), tuple(specs))
+
+
+def check_classes(signature: Signature) -> None:
+    """Raises UserError where the main output is not [batch, classes] with two classes and more."""
+    shape = signature.outputs[0].with_batch(2)
+    if len(shape) != 2:
+        raise UserError(
+            f"For two samples the network gives the shape {shape}: a classifier gives one [batch, classes]; wrap this"
+            " one in a module that returns that"
+        )
+    if shape[1] == 1:
+        raise UserError(
+            "The network gives one number for each sample (one logit, as for BCE): a classifier has one output for each"
+            " class; wrap it in a module that returns torch.cat((0 * z, z), 1), which has the same probabilities"
+        )
 
 
 def blamed(error: BaseException, network: nn.Module) -> tuple[str, str]:
@@ -126,20 +154,52 @@ def _run(network: nn.Module, inputs: Tensor, words: str) -> Any:
         ) from error
 
 
-def _check_answer(answer: Any) -> int:
-    """The number of classes, from the network's output for two samples."""
-    sound = isinstance(answer, Tensor) and answer.ndim == 2 and len(answer) == 2 and answer.is_floating_point()
-    if not sound:
-        raise UserError(
-            f"For two samples the network gives {_what(answer)}: pocketfit takes networks that give one"
-            " [batch, classes]; wrap this one in a module that returns that part of it"
-        )
-    if answer.shape[1] == 1:
-        raise UserError(
-            "The network gives one number for each sample (one logit, as for BCE): pocketfit takes one output for each"
-            " class; wrap it in a module that returns torch.cat((0 * z, z), 1), which has the same probabilities"
-        )
-    return int(answer.shape[1])
+def example(shape: tuple[int, ...], kind: str, below: int = 1) -> Tensor:
+    """Numbers of this dtype, the same ones each time: 0 to 1, for integers 0 to `below`, which is left out."""
+    generator, dtype = torch.Generator().manual_seed(0), getattr(torch, kind)
+    if dtype.is_floating_point:
+        return torch.rand(shape, generator=generator).to(dtype)
+    return torch.randint(0, below, shape, generator=generator).to(dtype)
+
+
+def _first_run(network: nn.Module, shape: tuple[int, ...], kind: str, words: str) -> tuple[Tensor, Any]:
+    """Noise for two samples, and the network's answer: integers below the first bound that the network takes."""
+    dtype = getattr(torch, kind)
+    if dtype.is_floating_point:
+        noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+        return noise, _run(network, noise, words)
+    refused: UserError | None = None
+    for below in (2,) if dtype is torch.bool else TOKENS:
+        noise = example((2, *shape), kind, below)
+        try:
+            return noise, _run(network, noise, words)
+        except UserError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def tensors_of(answer: Any, names: Sequence[str], rows: int = 2) -> dict[str, Tensor]:
+    """The network's outputs for two samples, or for one, by name."""
+    parts: dict[str, Any] = {}
+    if isinstance(answer, Tensor):
+        flat = not names and answer.ndim == 2
+        parts = {"logits" if flat else names[0] if names else "output_0": answer}
+    elif isinstance(answer, Mapping):
+        parts = {str(name): part for name, part in answer.items()}
+    elif isinstance(answer, tuple | list):
+        labels = names if len(names) == len(answer) else [f"output_{i}" for i in range(len(answer))]
+        parts = dict(zip(labels, answer, strict=True))
+    for name, part in (parts or {"": answer}).items():
+        sound = isinstance(part, Tensor) and part.is_floating_point() and part.ndim > 0
+        if not sound or (rows == 2 and len(part) != 2):
+            where = f" in its output '{name}'" if len(parts) > 1 else ""
+            raise UserError(
+                f"For {'two samples' if rows == 2 else 'one sample'} the network gives {_what(part)}{where}: pocketfit"
+                " takes networks that give tensors of floats whose first dimension is the batch, one or a tuple, list"
+                " or dict of them; wrap this one in a module that returns such parts of it"
+            )
+    return parts
 
 
 def _what(answer: Any) -> str:

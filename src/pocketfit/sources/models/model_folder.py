@@ -1,4 +1,5 @@
-"""The model folder: weights.safetensors, and model.json that says how to build and feed the network."""
+"""The model folder: weights.safetensors, model.json that says how to build and feed the network, and model.onnx where it
+came from an .onnx file."""
 
 from __future__ import annotations
 
@@ -22,15 +23,17 @@ from pocketfit.core.support.rules import shown
 from pocketfit.core.support.schema import Violation, checked, reading
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.sources.models.build_network import build
+from pocketfit.sources.models.check_network import example, tensors_of
 from pocketfit.sources.models.fingerprint import fingerprint
 from pocketfit.sources.models.fit_layer_shapes import fit_unweighted, resize_to
+from pocketfit.sources.models.onnx_model import build_again
 from pocketfit.sources.models.unwrap import bare, copied
 from pocketfit.sources.models.weights_file import read_weights, save_tensors
 
 FORMAT_VERSION = 1
 MOST_VALUES = 2**25  # of one input
 AGAIN = "make the folder again"
-WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+WEIGHTS, DESCRIPTION, ONNX = "weights.safetensors", "model.json", "model.onnx"
 
 
 def is_model_folder(path: Path) -> bool:
@@ -57,10 +60,15 @@ def save_model(model: Model, folder: str | Path) -> None:
         save_tensors({name: tensor.contiguous() for name, tensor in state.items()}, partial / WEIGHTS)
         text = json.dumps(_description(model, _sha256(partial / WEIGHTS)), indent=2, ensure_ascii=False)
         (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        if model.origin.kind == "onnx":
+            (partial / ONNX).write_bytes(model.file)
         force(partial)
         if folder.exists() and any(folder.iterdir()):
-            for name in (WEIGHTS, DESCRIPTION):
-                (partial / name).replace(folder / name)
+            for name in (ONNX, WEIGHTS, DESCRIPTION):
+                if (partial / name).exists():
+                    (partial / name).replace(folder / name)
+                else:
+                    (folder / name).unlink(missing_ok=True)
         else:
             partial.replace(folder)
 
@@ -89,7 +97,7 @@ def load_model(
     tensors = read_weights(weights).state
     if _sha256(weights) != told.weights_sha256:
         raise UserError(f"{weights} is not the file that {path} describes: {AGAIN}")
-    network = bare(copied(unpruned) if unpruned is not None else _built(told.origin, path))
+    network = bare(copied(unpruned) if unpruned is not None else _built(told.origin, folder))
     try:
         resize_to(network, tensors)
     except UserError as error:
@@ -111,23 +119,29 @@ def load_model(
         sha256=found,
         learned=told.learned,
         findings=findings,
+        file=(folder / ONNX).read_bytes() if told.origin.kind == "onnx" else b"",
     )
 
 
-def _built(origin: Origin, path: Path) -> nn.Module:
+def _built(origin: Origin, folder: Path) -> nn.Module:
+    if origin.kind == "onnx":
+        return build_again(folder / ONNX, origin)
     try:
         return build(origin)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{folder / DESCRIPTION}: {error}") from error
 
 
 def _check_agreement(told: ModelFile) -> None:
     """Raises Violation where parts of the description contradict each other."""
     inputs, outputs = told.signature.inputs, told.signature.outputs
+    if len(inputs) != 1:
+        raise Violation("must hold one tensor", "signature.inputs")
     for side, specs in (("inputs", inputs), ("outputs", outputs)):
-        if len(specs) != 1 or specs[0].shape[0] is not None or None in specs[0].shape[1:] or len(specs[0].shape) < 2:
-            words = "must hold one tensor, whose shape begins with null for the batch"
-            raise Violation(words, f"signature.{side}")
+        if any(spec.shape[0] is not None or None in spec.shape[1:] for spec in specs):
+            raise Violation("must have null for the batch, and numbers behind it", f"signature.{side}")
+    if len({spec.name for spec in outputs}) < len(outputs):
+        raise Violation("has two tensors of one name", "signature.outputs")
     shape, contract = inputs[0].shape[1:], told.preprocess
     if math.prod(size or 1 for size in shape) > MOST_VALUES:
         raise Violation(f"is {shown(inputs[0].shape)}: no network is fed so much at once", "signature.inputs[0].shape")
@@ -136,28 +150,33 @@ def _check_agreement(told: ModelFile) -> None:
     pixels = (contract.channels, contract.height, contract.width)
     if inputs[0].layout == "NCHW" and shape != pixels:
         raise Violation(f"is {shown(shape)}, and 'preprocess' makes {shown(pixels)}", "signature.inputs[0].shape")
-    if told.labels and len(told.labels) != outputs[0].shape[-1]:
+    if told.labels and len(outputs[0].shape) in (2, 3) and len(told.labels) != outputs[0].shape[-1]:
         count = f"are {len(told.labels)} for {outputs[0].shape[-1]} outputs"
         raise Violation(f"{count}: give one label for each", "labels")
 
 
 def _check_answers(network: nn.Module, signature: Signature, weights: Path) -> None:
     """Refuse weights with which the outputs do not fit the signature, or are NaN."""
-    given, wanted = signature.inputs[0].with_batch(2), signature.outputs[0].with_batch(2)
-    some = torch.rand(given, generator=torch.Generator().manual_seed(0))  # zeros would be 0 / 0 in some networks
+    shape = signature.inputs[0].with_batch(2)
+    some = example(shape, signature.inputs[0].dtype)  # of zeros, some networks would make 0 / 0
     try:
         fit_unweighted(network, some)
         with torch.no_grad():
             answer = network(some)
+        found = tensors_of(answer, [spec.name for spec in signature.outputs])
     except Exception as error:  # a network of a factory may raise anything
         cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UserError(f"With {weights} the network does not run on {shown(given)} ({cause}): {AGAIN}") from error
-    if not isinstance(answer, Tensor) or tuple(answer.shape) != wanted:
-        found = shown(tuple(answer.shape)) if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        raise UserError(f"With {weights} the network does not run on {shown(shape)} ({cause}): {AGAIN}") from error
+    gives = {name: tuple(one.shape) for name, one in found.items()}
+    wanted = {spec.name: spec.with_batch(2) for spec in signature.outputs}
+    if len(gives) == len(wanted) == 1:  # a single output's name is not the network's own
+        gives = dict(zip(wanted, gives.values(), strict=True))
+    if gives != wanted:
+        told, said = (", ".join(map(shown, shapes.values())) for shapes in (gives, wanted))
         raise UserError(
-            f"With {weights} the network gives {found} for two samples, its description says {shown(wanted)}: {AGAIN}"
+            f"With {weights} the network gives {told} for two samples, its description says {said}: {AGAIN}"
         )
-    if not bool(torch.isfinite(answer).all()):
+    if not all(bool(torch.isfinite(one).all()) for one in found.values()):
         raise UserError(f"With {weights} the outputs of the network are NaN or infinity: {AGAIN}")
 
 

@@ -1,4 +1,4 @@
-"""A Model from a zoo name, a factory, a module or a model folder; and back into a folder."""
+"""A Model from a zoo name, a factory, a module, an .onnx file or a model folder; and back into a folder."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from pocketfit.sources.models.fingerprint import fingerprint
 from pocketfit.sources.models.fit_layer_shapes import resize_to
 from pocketfit.sources.models.match_weights import match
 from pocketfit.sources.models.model_folder import is_model_folder, load_model, save_model
+from pocketfit.sources.models.onnx_model import is_onnx_file, open_onnx_model
 from pocketfit.sources.models.unwrap import bare, computing
 from pocketfit.sources.models.weights_file import read_state_dict, read_weights
 from pocketfit.zoo import ARCHITECTURES, head
@@ -50,12 +51,12 @@ def open_model(
     classes: int | None = None,
     allow_code: Allowed = False,
 ) -> Model:
-    """A Model from a model folder, a name of the zoo, or "package.module:factory".
+    """A Model from a model folder, an .onnx file, a name of the zoo, or "package.module:factory".
 
     weights      a .safetensors file or a state dict; the zoo's width and the class count are read off its shapes
     preprocess   a Preprocess, a JSON file, "imagenet", or None for what the architecture was published with
     labels       names in the order of the outputs, or a file with one a line (or a JSON list)
-    input_shape  shape of one sample: (3, 224, 224) or "3x224x224"
+    input_shape  shape of one sample: (3, 224, 224) or "3x224x224"; of an .onnx file it fixes the axes left open
     classes      outputs of the classifier; where the weights have another number, the head starts anew
     allow_code   whether a factory that a model folder names may be called: True, or the names that may. A factory that
                  is given here, as `spec`, is called anyway
@@ -70,12 +71,18 @@ def open_model(
             )
         model = load_model(path, allow_code=allow_code)
         return _with_contract(model, preprocess, labels, input_shape)
+    if is_onnx_file(path):
+        if weights is not None or classes is not None:
+            raise UserError(f"The file {path} has its own weights and classes: leave out --weights and --classes")
+        model = open_onnx_model(path, preprocess=preprocess, labels=labels, input_shape=input_shape)
+        _check_labels(model.labels, model.signature)
+        return model
     if os.path.isdir(path):  # noqa: PTH112 (a name that is too long is none, and no error)
         raise UserError(f"The folder {path} holds no model (it has no model.json): make one with pocketfit train")
     name = str(spec)
     if name not in ARCHITECTURES and ":" not in name:
         raise UserError(
-            f"'{name}' is no model folder, no name of the zoo ({', '.join(sorted(ARCHITECTURES))}) and no "
+            f"'{name}' is no model folder, no .onnx file, no name of the zoo ({', '.join(sorted(ARCHITECTURES))}) and no "
             "package.module:factory"
         )
     origin = Origin("zoo" if name in ARCHITECTURES else "factory", name)
@@ -108,8 +115,8 @@ def model_from_module(
     their weights at every call (weight norms, spectral norms, masks), it holds a copy with the weights as they are.
 
     `input_shape` of one sample is (channels, height, width) for images; left out, it follows from `preprocess`.
-    Raises UserError where the network does not run at this shape, gives anything but one tensor of [batch, classes],
-    gives other outputs for the same input, or is not in float32.
+    Raises UserError where the network does not run at this shape, gives anything but tensors of floats with the batch
+    first, gives other outputs for the same input, or is not in float32.
     """
     if not isinstance(module, nn.Module):
         raise UserError(f"A {type(module).__name__} is no network: hand over a torch.nn.Module")
@@ -182,16 +189,16 @@ def _head_name(network: nn.Module) -> str:
 
 
 def _check_labels(labels: tuple[str, ...], signature: Signature) -> None:
-    outputs = signature.outputs[0].shape[-1]
+    shape = signature.outputs[0].shape
     twice = [name for name, count in Counter(labels).items() if count > 1]
     if twice:
         raise UserError(
             f"The label '{twice[0]}' stands for several outputs ({labels.index(twice[0])} is the first): give each"
             " output a name of its own"
         )
-    if labels and len(labels) != outputs:
+    if labels and len(shape) in (2, 3) and len(labels) != shape[-1]:  # [batch, n] or [batch, steps, n]
         raise UserError(
-            f"There are {len(labels)} labels, but the network has {outputs} outputs: give one label for each"
+            f"There are {len(labels)} labels, but the network has {shape[-1]} outputs: give one label for each"
         )
 
 
@@ -201,9 +208,16 @@ def _with_contract(model: Model, preprocess: Any, labels: Any, input_shape: Any)
     if preprocess is not None or shape is not None:
         contract, findings = read_preprocess(model.preprocess if preprocess is None else preprocess, shape)
         shape = shape or (contract.channels, contract.height, contract.width)
-        signature = signature_of(model.network, shape)
+        signature = _signature_at(model, shape)
         model = replace(model, preprocess=contract, signature=signature, findings=(*model.findings, *findings))
     if labels is not None:
         model = replace(model, labels=read_labels(labels))
     _check_labels(model.labels, model.signature)
     return model
+
+
+def _signature_at(model: Model, shape: tuple[int, ...]) -> Signature:
+    """The signature at another input shape, under the same names."""
+    given, names = model.signature.inputs[0], [spec.name for spec in model.signature.outputs]
+    same = len(shape) + 1 == len(given.shape)
+    return signature_of(model.network, shape, given=given if same else None, outputs=names)

@@ -25,6 +25,7 @@ TOLERANCE_16_BITS = 3e-2
 SIZES = ((1, 16, 64), (3, 24, 96), (2, 32, 48), (2, 32, 224), (1, 64, 320), (1, 1, 64), (3, 3, 64), (1, 576, 128))
 RUNS = 2
 NUDGE = 1e-5  # relative change of each input: the outputs' reaction to it is allowed as a difference on top
+FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 TOKENS = (256, 10, 2, 1)  # integers are drawn below these, the first that ONNX Runtime takes
 
 
@@ -38,8 +39,12 @@ class Checked:
     findings: tuple[str, ...]
 
 
-def check(path: Path, graph: Graph, network: fx.GraphModule, fixed: Mapping[str, Any]) -> Checked:
+def check(
+    path: Path, graph: Graph, network: fx.GraphModule, fixed: Mapping[str, Any], *, own_batch: int = 0
+) -> Checked:
     """Compare at two sizes of the dynamic axes, or twice at the fixed ones; see which parameters get a gradient.
+
+    own_batch  the batch that the file fixes and the graph leaves open: the file gets so many rows at a time
 
     Raises UserError where the outputs differ.
     """
@@ -54,14 +59,14 @@ def check(path: Path, graph: Graph, network: fx.GraphModule, fixed: Mapping[str,
     tried: list[dict[str, list[int]]] = []
     findings: list[str] = []
     why = ""
-    for inputs in trials(graph):
+    for inputs in trials(graph, own_batch):
         feed = {name: tensor.numpy() for name, tensor in inputs.items()} | _fed(graph, fixed, opened)
         try:
-            wanted = opened.run(None, feed)
+            wanted = answers_of(opened, feed, own_batch)
         except Exception as error:  # the file does not run with these sizes or numbers
             why = reason_of(error)
             continue
-        noise = noise_of(opened, feed, wanted)
+        noise = noise_of(opened, feed, wanted, own_batch)
         names = [value.name for value in graph.outputs]
         worst = max(worst, differences(network, list(inputs.values()), wanted, names, noise))
         if not tried:
@@ -77,7 +82,21 @@ def check(path: Path, graph: Graph, network: fx.GraphModule, fixed: Mapping[str,
     return Checked(worst if tried else None, tuple(tried), tuple(findings))
 
 
-def noise_of(opened: Any, feed: Mapping[str, NDArray[Any]], wanted: Sequence[Any]) -> list[float]:
+def answers_of(opened: Any, feed: Mapping[str, NDArray[Any]], own_batch: int = 0) -> list[Any]:
+    """The file's outputs for inputs that have the dtypes of its own, or become so; `own_batch` rows at a time."""
+    kinds = {value.name: FLOATS.get(value.type) for value in opened.get_inputs()}
+    given = {name: a.astype(kinds[name] or a.dtype) if a.dtype.kind == "f" else a for name, a in feed.items()}
+    if not own_batch:
+        return list(opened.run(None, given))
+    count = len(next(iter(given.values())))
+    parts = [
+        opened.run(None, {name: array[row : row + own_batch] for name, array in given.items()})
+        for row in range(0, count, own_batch)
+    ]
+    return [np.concatenate(pieces) if np.ndim(pieces[0]) else pieces[0] for pieces in zip(*parts, strict=True)]
+
+
+def noise_of(opened: Any, feed: Mapping[str, NDArray[Any]], wanted: Sequence[Any], own_batch: int = 0) -> list[float]:
     """How far each output moves, in parts of its largest number, when all inputs are nudged."""
     rng = np.random.default_rng(0)
     nudged = {
@@ -86,7 +105,7 @@ def noise_of(opened: Any, feed: Mapping[str, NDArray[Any]], wanted: Sequence[Any
     }
     return [
         relative(torch.as_tensor(np.asarray(moved)), torch.as_tensor(np.asarray(still)))
-        for moved, still in zip(opened.run(None, nudged), wanted, strict=True)
+        for moved, still in zip(answers_of(opened, nudged, own_batch), wanted, strict=True)
     ]
 
 
@@ -101,14 +120,15 @@ def _fed(graph: Graph, fixed: Mapping[str, Any], opened: Any) -> dict[str, NDArr
     return {value.name: graph.constants[value.name].numpy() for value in opened.get_inputs() if value.name in fixed}
 
 
-def trials(graph: Graph) -> Iterator[dict[str, Tensor]]:
-    """Random inputs by name, for one size of the dynamic axes after the other."""
+def trials(graph: Graph, own_batch: int = 0) -> Iterator[dict[str, Tensor]]:
+    """Random inputs by name, for one size of the dynamic axes after the other; the batch in multiples of `own_batch`."""
     dynamic = any(not isinstance(size, int) for value in graph.inputs for size in value.shape or ())
     whole = any(not _floating(value) for value in graph.inputs)
     for below in TOKENS if whole else TOKENS[:1]:
         for run, sizes in enumerate(SIZES if dynamic else SIZES[:RUNS]):
             generator = torch.Generator().manual_seed(run)
-            yield {v.name: random_input(v, shape_at(v, sizes), below, generator) for v in graph.inputs}
+            at = (sizes[0] * (own_batch or 1), *sizes[1:])
+            yield {v.name: random_input(v, shape_at(v, at), below, generator) for v in graph.inputs}
 
 
 def shape_at(value: Value, sizes: tuple[int, int, int]) -> list[int]:
@@ -156,7 +176,9 @@ def differences(
                 f"{list(np.shape(want))}"
             )
         off = relative(answer, torch.as_tensor(np.asarray(want)))
-        if not off <= own + (TOLERANCE_16_BITS if answer.dtype.itemsize == 2 else TOLERANCE):
+        if not off <= own + (
+            TOLERANCE_16_BITS if 2 in (answer.dtype.itemsize, np.asarray(want).itemsize) else TOLERANCE
+        ):
             raise UserError(
                 f"converted to torch, its output '{name}' differs from ONNX Runtime's by {off:.2g} of its range"
             )

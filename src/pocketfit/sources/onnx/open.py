@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.processes import child_process
 from pocketfit.sources.onnx import compare
 from pocketfit.sources.onnx.convert import convert
-from pocketfit.sources.onnx.file.graph import Value, load_graph
+from pocketfit.sources.onnx.file.child import FILE
+from pocketfit.sources.onnx.file.graph import Graph, Value, load_graph
 
+CHILD = "pocketfit.sources.onnx.file.child"
 TIMEOUT_S = 600.0
 MEMORY_BYTES = 8 * 2**30
 
@@ -34,6 +36,8 @@ class Converted:
     difference  from ONNX Runtime, in parts of the largest number of an output; None: it was not compared
     findings    sentences for the user
     sha256      of the file
+    file        of what open_for_model opens: the file's bytes, weights in other files taken in
+    arguments   of what open_for_model opens: how the file was read, for its `arguments`
     """
 
     network: fx.GraphModule
@@ -43,6 +47,8 @@ class Converted:
     difference: float | None
     findings: tuple[str, ...]
     sha256: str
+    file: bytes = field(default=b"", repr=False)
+    arguments: Mapping[str, int] = field(default_factory=dict)
 
 
 def open_onnx(
@@ -75,6 +81,45 @@ def open_onnx(
     with tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
         about = _in_child(path, "prepare", payload | {"folder": folder}, timeout_s, memory_bytes)
         graph = load_graph(Path(folder))
+    return _converted(path, graph, about, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def open_for_model(
+    path: str | Path,
+    *,
+    shape: Sequence[int] | None = None,
+    exact: bool = False,
+    arguments: Mapping[str, int] | None = None,
+    timeout_s: float = TIMEOUT_S,
+    memory_bytes: int = MEMORY_BYTES,
+) -> Converted:
+    """The network of an .onnx file in the form that a Model takes: one input, a batch of any size, all other sizes
+    known, float32. It is compared with ONNX Runtime.
+
+    shape      of one sample, for axes that the file leaves dynamic
+    exact      whether `shape` has to agree with the sizes that the file fixes
+    arguments  Converted.arguments of an earlier call: read again in the same way, without a comparison
+
+    Raises UserError: one sentence that names the file, and the operator or value that cannot be converted.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is no file")
+    payload = {
+        "path": str(path.absolute()),
+        "shape": None if shape is None else list(shape),
+        "exact": exact,
+        "arguments": None if arguments is None else dict(arguments),
+        "memory_bytes": memory_bytes,
+    }
+    with tempfile.TemporaryDirectory(prefix="pocketfit-") as folder:
+        about = _in_child(path, "prepare_model", payload | {"folder": folder}, timeout_s, memory_bytes)
+        graph, file = load_graph(Path(folder)), Path(folder, FILE).read_bytes()
+    found = _converted(path, graph, about, hashlib.sha256(file).hexdigest())
+    return replace(found, file=file, arguments=about["arguments"])
+
+
+def _converted(path: Path, graph: Graph, about: Mapping[str, Any], sha256: str) -> Converted:
     try:
         network, _ = convert(graph)
     except UserError as error:  # the child has converted the same graph
@@ -86,7 +131,7 @@ def open_onnx(
         metadata=graph.metadata,
         difference=about["difference"],
         findings=tuple(f"{finding.rstrip('.')}." for finding in about["findings"]),
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=sha256,
     )
 
 
@@ -125,7 +170,11 @@ def _in_child(path: Path, function: str, payload: Mapping[str, Any], timeout_s: 
     """Call a function of child.py in a process of its own; every error names the file."""
     try:
         return child_process.call(
-            f"pocketfit.sources.onnx.file.child:{function}", payload, timeout_s=timeout_s, memory_bytes=2 * memory_bytes
+            f"{CHILD}:{function}",
+            payload,
+            timeout_s=timeout_s,
+            memory_bytes=2 * memory_bytes,
+            server=f"{CHILD}:preload",
         )
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -135,7 +184,7 @@ def _in_child(path: Path, function: str, payload: Mapping[str, Any], timeout_s: 
 
 def _plainly(message: str) -> str:
     """ "The step sources.onnx.file.child.prepare died with ..." -> "reading it died with ..." """
-    step, _, end = message.partition("prepare ")
+    step, _, end = message.replace("prepare_model ", "prepare ").partition("prepare ")
     return f"reading it {end}" if end and step.startswith("The step") else message[:1].lower() + message[1:]
 
 

@@ -66,6 +66,29 @@ def parse(path: Path) -> ModelProto:
     return model
 
 
+def whole(path: Path) -> bytes:
+    """The file's bytes, weights in other files taken in.
+
+    Raises UserError for what `parse` refuses, and where file and weights together exceed protobuf's limit.
+    """
+    from onnx import TensorProto as Proto
+
+    model = parse(path)
+    apart = [
+        tensor
+        for part in (model.graph, *model.functions)
+        for tensor in _tensors(part)
+        if tensor.data_location == Proto.EXTERNAL
+    ]
+    if not apart:
+        return path.read_bytes()
+    if sum(tensors.byte_count(tensor) for tensor in apart) + path.stat().st_size > LARGEST_FILE:
+        raise UserError("it has more than 2 GiB of weights, which no single file can hold")
+    for tensor in apart:
+        fetch_external(tensor, path.parent)
+    return bytes(model.SerializeToString())
+
+
 def _tensors(graph: Any) -> Iterator[TensorProto]:
     """Every tensor in a graph or function, and in the branches inside."""
     yield from getattr(graph, "initializer", ())
