@@ -12,6 +12,7 @@ from pocketfit.analysis.layer_table import LayerRow, Totals, layer_table, totals
 from pocketfit.api.file_inputs import check_files
 from pocketfit.api.inputs import Network, as_model
 from pocketfit.core.artifact import Contents
+from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.user_code import Allowed
@@ -47,7 +48,7 @@ def inspect(
 ) -> Layers | Contents:
     """The layers of a network, or the operators of a file as they are read back from it.
 
-    what        a .tflite or .onnx file, or a network as for `fit`
+    what        a .tflite or .onnx file, or another network as for `fit`
     preprocess, labels, allow_code  of a network, as for `fit`
     Raises UserError for what is neither.
     """
@@ -58,3 +59,19 @@ def inspect(
     model = as_model(what, preprocess, labels, allow_code)
     rows = layer_table(model)
     return Layers(model, tuple(rows), totals(rows))
+
+
+def taken_as_network(file: str | Path, input_shape: str | None = None) -> str:
+    """Whether pocketfit takes this .onnx file where it takes a network, as a sentence."""
+    from pocketfit.sources.models.open_model import open_model
+
+    try:
+        model = open_model(file, input_shape=input_shape)
+    except UserError as error:
+        return f"pocketfit can't take it as a network: {str(error).removeprefix(f'{file}: ')}"
+    given, outputs = model.signature.inputs[0], ", ".join(str(spec.shape[1:]) for spec in model.signature.outputs)
+    parameters = sum(tensor.numel() for tensor in model.network.parameters())
+    return (
+        f"pocketfit takes it as a network (fit, train, sensitivity, costs, explain, apply): {given.shape[1:]} ->"
+        f" {outputs} for each sample, {parameters:,} parameters"
+    )

@@ -59,7 +59,7 @@ from pocketfit.core.errors import UserError
 def command(as_json: bool, no_data: bool, **options: Any) -> int:
     """The main job: find a plan that meets the limits, and hand over the file with its proof.
 
-    MODEL is a model folder, a zoo name with --weights, or package.module:factory with --weights.
+    MODEL is a model folder, an .onnx file, a zoo name with --weights, or package.module:factory with --weights.
     Started again with the same inputs and output folder, it goes on where it was stopped.
     """
     from pocketfit.cli.terminal import show_result

@@ -30,6 +30,8 @@ def inspect(source: Source) -> dict[str, Any]:
     from pocketfit import runtimes
     from pocketfit.api.inspect import Layers
     from pocketfit.api.inspect import inspect as inspected
+    from pocketfit.api.inspect import taken_as_network
+    from pocketfit.sources.models.onnx_model import is_onnx_file
 
     found = inspected(source.model if runtimes.is_file_of_one(source.model) else source.open())
     if isinstance(found, Layers):
@@ -43,6 +45,7 @@ def inspect(source: Source) -> dict[str, Any]:
         "macs": sum(op.macs for op in found.ops),
         "parameters": int(sum(np.prod(op.weight_shape) for op in found.ops if op.weight_shape)),
         "not_taken": not_taken(found),
+        "as_network": taken_as_network(source.model, source.input_shape) if is_onnx_file(source.model) else "",
     }
 
 
@@ -111,7 +114,7 @@ def show(data: Mapping[str, Any]) -> None:
             for op in data["ops"]
         ]
         console.print(table(("#", "type", "layer or name", "output", "weights", "computes in", "MACs"), rows, left=3))
-        for sentence in data["not_taken"]:
+        for sentence in filter(None, [*data["not_taken"], data["as_network"]]):
             console.print(f"• {escape(sentence)}")
     for sentence in data.get("findings", ()):
         console.print(f"• {escape(sentence)}")

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 def command(as_json: bool, **options: Any) -> int:
     """Transfer learning: published weights, a new head for the data's classes, fine-tuning.
 
-    MODEL is a zoo name (mobilenet_v2, resnet18, …), a model folder, or package.module:factory.
+    MODEL is a zoo name (mobilenet_v2, resnet18, …), a model folder, an .onnx file, or package.module:factory.
     Processes started by `torchrun -m pocketfit train` train together, each on its part of every batch.
     """
     print_result(train(**options), as_json, show)

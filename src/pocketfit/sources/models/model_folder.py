@@ -1,5 +1,5 @@
-"""The model folder: weights.safetensors, model.json that says how to build and feed the network, and model.onnx where it
-came from an .onnx file."""
+"""The model folder: weights.safetensors, and model.json that says how to build and feed the network; model.onnx where
+the network came from an .onnx file."""
 
 from __future__ import annotations
 

@@ -82,8 +82,8 @@ def open_model(
     name = str(spec)
     if name not in ARCHITECTURES and ":" not in name:
         raise UserError(
-            f"'{name}' is no model folder, no .onnx file, no name of the zoo ({', '.join(sorted(ARCHITECTURES))}) and no "
-            "package.module:factory"
+            f"'{name}' is no model folder, no .onnx file, no name of the zoo ({', '.join(sorted(ARCHITECTURES))}) and"
+            " no package.module:factory"
         )
     origin = Origin("zoo" if name in ARCHITECTURES else "factory", name)
     if weights is None:

@@ -121,7 +121,8 @@ def _fed(graph: Graph, fixed: Mapping[str, Any], opened: Any) -> dict[str, NDArr
 
 
 def trials(graph: Graph, own_batch: int = 0) -> Iterator[dict[str, Tensor]]:
-    """Random inputs by name, for one size of the dynamic axes after the other; the batch in multiples of `own_batch`."""
+    """Random inputs by name, for one size of the dynamic axes after the other; the batch is a multiple of
+    `own_batch`."""
     dynamic = any(not isinstance(size, int) for value in graph.inputs for size in value.shape or ())
     whole = any(not _floating(value) for value in graph.inputs)
     for below in TOKENS if whole else TOKENS[:1]:
