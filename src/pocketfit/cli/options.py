@@ -91,7 +91,9 @@ def source_options(*left_out: str) -> Callable[[Command], Command]:
         "preprocess": click.option("--preprocess", help=f"{PREPROCESS}."),
         "labels": click.option("--labels", type=PATH, help="Text file with one label a line, in the network's order."),
         "input_shape": click.option(
-            "--input-shape", metavar="CxHxW", help="Shape of one input, for a factory or an .onnx file that leaves it open."
+            "--input-shape",
+            metavar="CxHxW",
+            help="Shape of one input, for a factory or an .onnx file that leaves it open.",
         ),
         "allow_code": allow_code_option,
     }

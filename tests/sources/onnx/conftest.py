@@ -34,9 +34,9 @@ def from_package(requirement: str, *members: str) -> Path:
 
 @pytest.fixture(scope="session")
 def paddle_ocr() -> Path:
-    """PP-OCRv4 mobile: recognition and detection; Apache-2.0."""
+    """PP-OCRv4 mobile: recognition and detection, and which way up a line is; Apache-2.0."""
     folder = "rapidocr_onnxruntime/models"
-    names = ("ch_PP-OCRv4_rec_infer", "ch_PP-OCRv4_det_infer")
+    names = ("ch_PP-OCRv4_rec_infer", "ch_PP-OCRv4_det_infer", "ch_ppocr_mobile_v2.0_cls_infer")
     return from_package("rapidocr-onnxruntime==1.4.4", *(f"{folder}/{name}.onnx" for name in names)).parent
 
 

@@ -28,9 +28,8 @@ def inspect(source: Source) -> dict[str, Any]:
     import numpy as np
 
     from pocketfit import runtimes
-    from pocketfit.api.inspect import Layers
+    from pocketfit.api.inspect import Layers, taken_as_network
     from pocketfit.api.inspect import inspect as inspected
-    from pocketfit.api.inspect import taken_as_network
     from pocketfit.sources.models.onnx_model import is_onnx_file
 
     found = inspected(source.model if runtimes.is_file_of_one(source.model) else source.open())
