@@ -16,6 +16,7 @@ from pocketfit.core.signature import Dimension, DType, Layout
 from pocketfit.core.support.json_file import load
 from pocketfit.core.support.rules import Between, FileName, Positive, Sha256, Size, Text, shown
 from pocketfit.core.support.schema import Violation, checked, reading
+from pocketfit.core.task.task_list import TaskName
 
 Limit = Annotated[float, Between(0, 1e15)]
 GoldenName = Annotated[str, Text(r"golden/[^/\\:\x00]+", "the name of a file in golden/")]
@@ -92,6 +93,7 @@ class Manifest(TypedDict):
     input: Input
     output: Output
     preprocess: Preprocess
+    task: NotRequired[TaskName]
     labels: Labels
     golden: Golden
     environment: Mapping[str, str]
@@ -108,6 +110,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         for name in data["files"]:
             if not is_name(name):
                 raise Violation(f"names {shown(name)}: that is no file of its folder", "files")
-        if len(data["labels"]) not in (0, data["output"]["shape"][-1]):
+        named = data.get("task", "classification") in ("classification", "text")
+        if named and len(data["labels"]) not in (0, data["output"]["shape"][-1]):
             raise Violation(f"are {len(data['labels'])} for the output {data['output']['shape']}", "labels")
     return data

@@ -3,6 +3,7 @@
 <file>             as the runtime's exporter made it
 manifest.json      everything about it (run.py reads nothing else)
 preprocess.py      the reference preprocessing, a copy of pocketfit/sources/image_preprocess.py
+answers.py         what the output means, a copy of pocketfit/bundle/python/answers.py
 runtime.py         how the runtime opens the file, a copy of pocketfit/runtimes/<name>/in_app.py
 run.py             a copy of pocketfit/bundle/python/run.py
 golden/            input-output pairs for `run.py --selftest` and for implementations in other languages
@@ -15,7 +16,7 @@ import json
 import platform
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from glob import escape
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -40,6 +41,7 @@ from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support.files import force
 
 BUNDLE_VERSION = 2  # 1 had no seal
+NAMED = ("classification", "text")  # tasks with a label for each number along the last axis
 IN_APP = "pocketfit.runtimes.{}.in_app"
 
 
@@ -119,7 +121,8 @@ def _manifest(partial: Path, artifact: Artifact, model: Model, *, session: Sessi
         "input": source,
         "output": _output(session, answers),
         "preprocess": model.preprocess.to_json(),
-        "labels": _labels(model, answers[0].size, name),
+        "task": model.task,
+        "labels": _labels(model, answers.shape[1:], name),
         "golden": pairs,
         "environment": _environment(),
     }
@@ -129,6 +132,7 @@ def _write_words(partial: Path, manifest: Mapping[str, Any]) -> None:
     """Write the host code, README.md and requirements.txt."""
     shutil.copyfile(_source_of("pocketfit.sources.image_preprocess"), partial / "preprocess.py")
     shutil.copyfile(_source_of("pocketfit.bundle.python.run"), partial / "run.py")
+    shutil.copyfile(_source_of("pocketfit.bundle.python.answers"), partial / "answers.py")
     shutil.copyfile(_source_of(IN_APP.format(manifest["runtime"]["name"])), partial / "runtime.py")
     (partial / "requirements.txt").write_text(readme.requirements(manifest), encoding="utf-8")
     (partial / "README.md").write_text(readme.readme(manifest), encoding="utf-8")
@@ -189,17 +193,20 @@ def _output(session: Session, answers: NDArray[np.generic]) -> dict[str, Any]:
 
 
 def _sums_to_one(raw: NDArray[np.generic], grid: Quantization | None) -> bool:
-    """Whether an output sums to one already, up to half a step of its grid for each class (0.1 in all)."""
-    values = raw.astype(np.float64).reshape(-1)
+    """Whether an output sums to one over its last axis, up to half a step of its grid for each class (0.1 in all)."""
+    values = raw.astype(np.float64).reshape(-1, raw.shape[-1])
     slack = 1e-3
     if grid is not None:
         values = (values - grid.zero_points[0]) * grid.scales[0]
-        slack = min(0.1, slack + len(values) * grid.scales[0] / 2)
-    return bool(values.min() >= 0 and abs(values.sum() - 1) <= slack)
+        slack = min(0.1, slack + values.shape[1] * grid.scales[0] / 2)
+    return bool(values.min() >= 0 and np.abs(values.sum(axis=1) - 1).max() <= slack)
 
 
-def _labels(model: Model, count: int, name: str) -> list[str]:
-    """The names of the classes in the order of the outputs; without any, their numbers."""
+def _labels(model: Model, shape: Sequence[int], name: str) -> list[str]:
+    """The names of the classes in the order of the outputs; of a classifier without any, their numbers."""
+    if model.task not in NAMED:
+        return list(model.labels)
+    count = shape[-1] if shape else 1
     if model.labels and len(model.labels) != count:
         raise UserError(f"{name} has {count} outputs, but the model has {len(model.labels)} labels")
     return list(model.labels) or [str(number) for number in range(count)]

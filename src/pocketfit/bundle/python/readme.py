@@ -29,7 +29,7 @@ def readme(manifest: Mapping[str, Any]) -> str:
     source = "picture.jpg" if manifest["input"]["kind"] == "picture" else "tensor.npy"
     lines = [
         f"# {file['name']}",
-        f"`{manifest['code']}` for {runtime['name']}, {file['bytes'] / 1e6:.2f} MB, {len(manifest['labels'])} classes.",
+        f"`{manifest['code']}` for {runtime['name']}, {file['bytes'] / 1e6:.2f} MB, {_about(manifest)}.",
         "",
         "    pip install -r requirements.txt",
         f"    python run.py {source}     # also folders, and - for names from stdin; --json, --top, --threads",
@@ -66,6 +66,18 @@ def measured(measurements: Mapping[str, Mapping[str, Any]]) -> str:
             details.append(found["how"])
         words.append(text + (f" ({', '.join(details)})" if details else ""))
     return "; ".join(words) or "nothing yet"
+
+
+def _about(manifest: Mapping[str, Any]) -> str:
+    """What the outputs are, in words."""
+    match manifest.get("task", "classification"):
+        case "text":
+            return f"text lines of {len(manifest['labels']):,} symbols (the first is the CTC blank)"
+        case "segmentation":
+            return "a map of classes"
+        case "fidelity":
+            return f"an output of {' x '.join(map(str, manifest['output']['shape'][1:]))}"
+    return f"{len(manifest['labels'])} classes"
 
 
 def _verdict(result: Mapping[str, Any] | None) -> list[str]:

@@ -1,6 +1,6 @@
 """Run this bundle's network on images; everything it needs to know stands in manifest.json beside this file.
 
-    python run.py photo.jpg more.png folder/     # the top five labels of each image, with timing
+    python run.py photo.jpg more.png folder/     # the answer to each image, with timing
     find . -name '*.jpg' | python run.py -       # file names from stdin, one answer as soon as each is done
     python run.py --json photo.jpg               # one JSON object a line
     python run.py --selftest                     # hashes, preprocessing and outputs against golden/
@@ -70,9 +70,10 @@ class Network:
         need("PIL.Image", "pillow")  # preprocess.py needs it
         self.folder, self.manifest = folder, manifest
         self.input, self.output = self.manifest["input"], self.manifest["output"]
-        self.labels = self.manifest["labels"]
+        self.labels, self.task = self.manifest["labels"], self.manifest.get("task", "classification")
         self.settings = _settings(self.manifest["preprocess"])
         self.preprocess = _load(folder / "preprocess.py", manifest["files"]["preprocess.py"])
+        self.answers = _load(folder / "answers.py", manifest["files"]["answers.py"])
         runtime = _load(folder / "runtime.py", manifest["files"]["runtime.py"])
         try:
             self._run: Run = runtime.opened(folder / manifest["file"]["name"], threads)
@@ -83,8 +84,9 @@ class Network:
     def _warm_up(self) -> None:
         """Load decoders and prepare kernels, so that the first image's time does not contain that."""
         answer = self.raw_answer(self.np.zeros(self.input["shape"], "float32"))
-        if answer.size != len(self.labels):
-            raise Refused(f"the network gives {answer.size} numbers, and manifest.json has {len(self.labels)} labels")
+        if self.task in ("classification", "text") and answer.shape[-1] != len(self.labels):
+            given = f"the network gives {answer.shape[-1]} numbers"
+            raise Refused(f"{given}, and manifest.json has {len(self.labels)} labels")
         blank = BytesIO()
         need("PIL.Image", "pillow").new("RGB", (8, 8)).save(blank, "PNG")
         blank.seek(0)
@@ -107,25 +109,17 @@ class Network:
             values = self.np.clip(steps, limits.min, limits.max)
         return self._run(values.astype(self.input["dtype"]))
 
-    def probabilities(self, raw: Any) -> Any:
-        """[1, classes] as the file gives it -> float64 [classes] that sums to one."""
-        values = raw.reshape(-1).astype("float64")
-        if grid := self.output["quantization"]:
-            values = (values - grid["zero_point"]) * grid["scale"]
-        if self.output["values"] == "probabilities":
-            return values
-        powers = self.np.exp(values - values.max())
-        return powers / powers.sum()
-
-    def answer(self, values: Any, top: int) -> dict[str, Any]:
-        """The best `top` labels of one tensor and the time that the runtime took, in milliseconds."""
+    def answer(self, values: Any, top: int) -> "tuple[dict[str, Any], Any]":
+        """(what the output for one tensor means, with the time that the runtime took in milliseconds; an array)."""
         start = time.perf_counter()
         raw = self.raw_answer(values)
         took_ms = (time.perf_counter() - start) * 1e3
-        shares = self.probabilities(raw)
-        best = self.np.argsort(-shares, kind="stable")[:top]
-        labels = [{"label": self.labels[i], "probability": round(float(shares[i]), 6)} for i in best]
-        return {"top": labels, "inference_ms": round(took_ms, 3)}
+        numbers = raw.astype("float64")
+        if grid := self.output["quantization"]:
+            numbers = (numbers - grid["zero_point"]) * grid["scale"]
+        shares = self.output["values"] == "probabilities"
+        found, array = self.answers.read(self.task, numbers, self.labels, probabilities=shares, top=top)
+        return {**found, "inference_ms": round(took_ms, 3)}, array
 
 
 def _settings(preprocess: dict[str, Any]) -> SimpleNamespace:
@@ -160,8 +154,8 @@ def named_files(arguments: Iterable[str], extensions: tuple[str, ...]) -> Iterat
             yield path
 
 
-def classify(network: Network, arguments: list[str], *, top: int, as_json: bool) -> int:
-    """Print the labels of each image as soon as they are there; a broken image is a sentence on stderr."""
+def read_all(network: Network, arguments: list[str], *, top: int, as_json: bool, save: str) -> int:
+    """Print the answer to each image as soon as it is there; a broken image is a sentence on stderr."""
     seen = broken = 0
     for path in named_files(arguments, (".npy",) if network.input["kind"] == "array" else PICTURES):
         seen += 1
@@ -173,7 +167,11 @@ def classify(network: Network, arguments: list[str], *, top: int, as_json: bool)
             print(_complaint(path, error), file=sys.stderr, flush=True)
             continue
         preprocess_ms = round((time.perf_counter() - start) * 1e3, 3)
-        found = {"file": str(path), **network.answer(values, top), "preprocess_ms": preprocess_ms}
+        answer, array = network.answer(values, top)
+        found = {"file": str(path), **answer, "preprocess_ms": preprocess_ms}
+        if save:
+            found["saved"] = str(Path(save, f"{seen:06d}-{path.stem}.npy"))
+            network.np.save(found["saved"], array, allow_pickle=False)
         print(json.dumps(found) if as_json else _readable(found), flush=True)
     if not seen:
         print(f"No image in {', '.join(arguments)}", file=sys.stderr)
@@ -187,7 +185,11 @@ def _complaint(path: Path, error: Exception) -> str:
 
 def _readable(found: dict[str, Any]) -> str:
     times = f"preprocess {found['preprocess_ms']:.1f} ms, inference {found['inference_ms']:.1f} ms"
-    lines = [f"{100 * best['probability']:6.1f} %  {best['label']}" for best in found["top"]]
+    lines = [f"{100 * best['probability']:6.1f} %  {best['label']}" for best in found.get("top", ())]
+    if "text" in found:
+        lines = [f"  {found['text']}  ({100 * found['confidence']:.1f} %)"]
+    lines += [f"{100 * share:6.1f} %  {label}" for label, share in found.get("shares", {}).items()]
+    lines += [f"  {key}: {found[key]}" for key in ("shape", "lowest", "highest", "mean", "saved") if key in found]
     return "\n".join([f"{found['file']}: {times}", *lines])
 
 
@@ -220,7 +222,7 @@ def read_manifest(folder: Path) -> "dict[str, Any]":
         manifest = json.loads(path.read_bytes().decode("utf-8"))
         if seal(manifest) != manifest["seal"]:
             raise Refused("manifest.json was changed: its seal is not that of what stands in it")
-        named = [manifest["file"]["name"], "preprocess.py", "runtime.py", "run.py"]
+        named = [manifest["file"]["name"], "preprocess.py", "answers.py", "runtime.py", "run.py"]
         pairs = manifest["golden"]["pairs"]
         named += [pair[key] for pair in pairs for key in ("input", "tensor", "output")]
         unknown = [name for name in named if name not in manifest["files"]]
@@ -317,9 +319,12 @@ def processor_name() -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    words = argparse.ArgumentParser(description="Classify images with the network in this folder.")
+    words = argparse.ArgumentParser(description="Run the network in this folder on images.")
     words.add_argument("pictures", nargs="*", help="image files or folders; - reads file names from stdin")
     words.add_argument("--top", type=int, default=5, metavar="N", help="how many labels to print (default 5)")
+    words.add_argument(
+        "--save", default="", metavar="DIR", help="write each answer's array there (.npy; folder exists)"
+    )
     words.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the runtime (default 1)")
     words.add_argument("--json", action="store_true", help="print one JSON object a line")
     words.add_argument("--selftest", action="store_true", help="check this bundle against its golden outputs")
@@ -340,6 +345,8 @@ def main(arguments: "list[str] | None" = None, folder: Path = HERE) -> int:
         return selftest(folder, given.threads)
     if not given.pictures:
         words.error("name an image, a folder, or - for file names on stdin")
+    if given.save and not Path(given.save).is_dir():
+        words.error(f"--save {given.save} is no folder")
     try:
         manifest = read_manifest(folder)
         if problems := list(changed_files(folder, manifest["files"])):
@@ -347,7 +354,7 @@ def main(arguments: "list[str] | None" = None, folder: Path = HERE) -> int:
         network = opened(folder, given.threads, manifest)
     except (Refused, OSError) as refusal:
         return _refuse(f"{folder}: {refusal}")
-    return classify(network, given.pictures, top=given.top, as_json=given.json)
+    return read_all(network, given.pictures, top=given.top, as_json=given.json, save=given.save)
 
 
 def opened(folder: Path, threads: int, manifest: "dict[str, Any]") -> Network:

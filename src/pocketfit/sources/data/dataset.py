@@ -237,6 +237,10 @@ def open_data(path: str | Path, *, cache: Path | None = None, progress: Tick | N
     Raises UserError; what is broken is left out and said in `findings`.
     """
     path = Path(path)
+    if path.is_dir() and (listed := _manifests_in(path)):
+        if len(listed) > 1:
+            raise UserError(f"The folder {path} has several manifests ({some(listed)}): give the one that counts")
+        path = path / listed[0]
     if path.is_dir():
         return _dataset(image_folder.read_folder(path, cache=cache, progress=progress), str(path))
     if not os.path.lexists(path):
@@ -272,6 +276,11 @@ def from_arrays(
     given |= {"y_test": y_test} if y_test is not None else {}
     given |= {"class_names": list(class_names)} if len(class_names) else {}
     return _dataset(arrays.from_mapping({key: np.asarray(value) for key, value in given.items()}), "the arrays")
+
+
+def _manifests_in(folder: Path) -> list[str]:
+    """The names of the files called "manifest" that lie directly in a folder."""
+    return [f"manifest{suffix}" for suffix in MANIFESTS if (folder / f"manifest{suffix}").is_file()]
 
 
 class _Nothing:

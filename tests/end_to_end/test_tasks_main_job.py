@@ -1,0 +1,49 @@
+"""The main job for every task, with labels and without, in every runtime: a new task joins by its example."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pocketfit
+from pocketfit.core.plan.runtime_list import for_apps
+from pocketfit.core.task.task_list import TASKS
+from tests.tasks.examples import EXAMPLES, data_of, model_of
+
+CASES = [(name, labelled) for name in TASKS for labelled in (True, False) if not labelled or EXAMPLES[name].targets]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", for_apps())
+@pytest.mark.parametrize(("name", "labelled"), CASES)
+def test_fit_hands_over_a_file_and_says_what_was_proved(
+    name: str, labelled: bool, runtime: str, tmp_path: Path
+) -> None:
+    budget = pocketfit.Budget.parse(max_size="0.6x", max_trials=5)
+    out = tmp_path / "out"
+    result = pocketfit.fit(
+        model_of(name), data_of(name, tmp_path, labelled=labelled), budget, out=out, runtimes=(runtime,)
+    )
+    assert result.status == "met"
+    lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    (verdict,) = [line for line in lines if line["kind"] == "verdict"]
+    assert (verdict["task"], verdict["labelled"]) == (name, labelled)
+    assert ("(with the original)" in verdict["metric_title"]) == (not labelled and name != "fidelity")
+    if not labelled:
+        assert verdict["before"] == pytest.approx(1.0) and verdict["after"] > 0.3
+        assert "nothing of how often the original is right" in (out / "report.html").read_text()
+    failed = [line["error"] for line in lines if line["kind"] == "trial" and line["status"] != "ok"]
+    assert failed == []
+    manifest = json.loads((out / "bundle" / "manifest.json").read_text())
+    assert manifest["task"] == name
+    for arguments in (["--selftest"], ["--json", "golden/chart.png"]):
+        run = subprocess.run(
+            [sys.executable, "run.py", *arguments], cwd=out / "bundle", capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+    answer = json.loads(run.stdout)
+    assert {"classification": "top", "text": "text", "segmentation": "shares", "fidelity": "mean"}[name] in answer

@@ -1,0 +1,122 @@
+"""A small network and data for each task: a new task is missed here by name, and a row joins every test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pocketfit.core.model import Model
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.sources.data.dataset import Dataset, from_arrays, open_data
+from pocketfit.sources.models.open_model import model_from_module
+
+SIDE = 16
+SYMBOLS = ("blank", *"abcdef")
+PREPROCESS = Preprocess(height=SIDE, width=SIDE, resize="exact", resize_px=SIDE, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+class Trunk(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+
+    def forward(self, image: Tensor) -> Tensor:
+        found: Tensor = self.body(self.stem(image))
+        return found
+
+
+class Classes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.head = Trunk(), nn.Linear(16, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        found: Tensor = self.head(self.trunk(image).mean((2, 3)))
+        return found
+
+
+class Lines(nn.Module):
+    """A step for every second column, in probabilities, as PaddleOCR's recognisers end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.head = Trunk(), nn.Linear(16, len(SYMBOLS))
+
+    def forward(self, image: Tensor) -> Tensor:
+        steps = nn.functional.avg_pool2d(self.trunk(image), (SIDE, 2)).flatten(2).transpose(1, 2)
+        found: Tensor = self.head(steps).softmax(-1)
+        return found
+
+
+class Maps(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.head = Trunk(), nn.Conv2d(16, 1, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.sigmoid(self.head(self.trunk(image)))
+
+
+class Points(nn.Module):
+    """Two outputs, the first one is the main one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.head, self.side = Trunk(), nn.Linear(16, 6), nn.Linear(16, 2)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        pooled = self.trunk(image).mean((2, 3))
+        return {"points": self.head(pooled).view(-1, 3, 2), "side": self.side(pooled)}
+
+
+@dataclass(frozen=True)
+class Example:
+    """network, its labels, and the data's targets for pictures uint8 [N, H, W, 3] (None: the task reads none)."""
+
+    network: Callable[[], nn.Module]
+    labels: tuple[str, ...]
+    targets: Callable[[NDArray[np.uint8]], NDArray[np.generic]] | None
+
+
+def _texts(pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
+    return np.array(["".join(SYMBOLS[1 + int(v) % 6] for v in row) for row in pixels[:, 0, :3, 0]])
+
+
+EXAMPLES: dict[str, Example] = {
+    "classification": Example(Classes, tuple("wxyz"), lambda p: p[:, :, :, 0].mean((1, 2)).astype(int) % 4),
+    "text": Example(Lines, SYMBOLS, _texts),
+    "segmentation": Example(Maps, (), lambda p: (p[:, :, :, 0] > 127).astype(np.int64)),
+    "fidelity": Example(Points, (), None),
+}
+
+
+def pictures(count: int = 240) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+
+
+def model_of(task: str) -> Model:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = EXAMPLES[task].network().eval()
+    return model_from_module(network, preprocess=PREPROCESS, labels=EXAMPLES[task].labels)
+
+
+def data_of(task: str, folder: object, *, labelled: bool, count: int = 240) -> Dataset:
+    """The data as an .npz file in `folder`."""
+    from pathlib import Path
+
+    pixels, targets = pictures(count), EXAMPLES[task].targets
+    path = Path(str(folder)) / f"{task}-{labelled}.npz"
+    if labelled and targets is not None:
+        if task == "classification":
+            return from_arrays(pixels, targets(pixels).astype(np.int64), class_names=tuple("wxyz"))
+        np.savez(path, x=pixels, y=targets(pixels))
+    else:
+        np.savez(path, x=pixels)
+    return open_data(path)
