@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from pocketfit.core.preprocess import TEXT_LINE, Preprocess
 from pocketfit.core.samples import pixels_to_values
 from pocketfit.sources import image_preprocess as reference
+from pocketfit.sources.input_contract import read_preprocess
 
 PILLOW = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic")}
 SIDE = st.integers(1, 70)
@@ -140,6 +141,8 @@ def test_a_line_keeps_its_ratio_and_stands_at_the_left(h, w, height, width, filt
 
 def test_text_line_is_what_rapidocr_feeds():
     """The network sees (x / 255 - 0.5) / 0.5 in BGR, and beside the line all but 0, which RapidOCR fills with."""
+    assert read_preprocess("text-line", None) == (TEXT_LINE, ())
+    assert read_preprocess("text-line", (3, 32, 100))[0].width == 100
     pixels = noise(48, 100)
     tensor = reference.to_tensor(stored(Image.fromarray(pixels)), TEXT_LINE)
     assert tensor.shape == (1, 3, 48, 320)

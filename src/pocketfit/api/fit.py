@@ -55,8 +55,8 @@ def fit(
     """Find, make and prove a file that meets the budget.
 
     model       a torch.nn.Module (then `preprocess` says what it expects), a Model, or the name of a model folder
-    samples     a Dataset, a folder of images by class, an .npz file, or a pair (x, y): uint8 images [N, H, W, C] with
-                integer labels [N]
+    samples     a Dataset, a folder or file (see sources.data.dataset.FORMS), or arrays: x, uint8 images [N, H, W, C],
+                without labels, or a pair (x, y) with integer labels [N], masks [N, H, W] or strings [N]
     budget      e.g. Budget.parse(max_size="3MB", max_latency="0.6x", max_drop="1pt", max_time="10min")
     out         the folder for journal.jsonl, result.json, plan.json, models/, bundle/ and report.html; a run that was
                 stopped goes on there

@@ -25,18 +25,22 @@ if TYPE_CHECKING:
     from torch import nn
 
 Network: TypeAlias = Union[Model, "nn.Module", str, Path]
-Data: TypeAlias = Dataset | str | Path | tuple[NDArray[np.generic], NDArray[np.generic]]
+Data: TypeAlias = Dataset | str | Path | NDArray[np.generic] | tuple[NDArray[np.generic], NDArray[np.generic]]
 
 
 def as_dataset(samples: Data, watch: Watch) -> Dataset:
-    """A Dataset: as it is, from a folder or an .npz file, or from arrays (x, y)."""
+    """A Dataset: as it is, from a folder or a file, or from arrays: x without labels, or (x, y)."""
     if isinstance(samples, Dataset):
         return samples
     if isinstance(samples, str | Path):
         return open_data(samples, progress=watch.step("looking at the data"))
+    if isinstance(samples, np.ndarray):
+        return from_arrays(samples)
     if isinstance(samples, tuple) and len(samples) == 2:
         return from_arrays(*samples)
-    raise UserError("samples must be a Dataset, a folder, an .npz file, or a pair of arrays (x, y)")
+    raise UserError(
+        "samples must be a Dataset, a folder, a file, an array x without labels, or a pair of arrays (x, y)"
+    )
 
 
 def as_model(

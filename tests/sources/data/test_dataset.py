@@ -112,7 +112,10 @@ def test_given_parts_are_the_search_and_verdict_splits(tmp_path, val):
 
 
 def test_a_class_may_be_called_train(tmp_path):
-    assert data.open_data(folder(tmp_path, {"train": 9, "car": 9})).class_names == ("car", "train")
+    assert data.open_data(folder(tmp_path / "a", {"train": 9, "car": 9})).class_names == ("car", "train")
+    dataset = data.open_data(folder(tmp_path / "b", {"train": 9, "Test": 9}))
+    assert dataset.class_names == ("Test", "train")
+    assert "The folders Test/, train/ hold images and no class folders: they are taken" in finding(dataset, "manifest")
 
 
 def test_copies_between_parts_are_left_out_of_training(tmp_path):

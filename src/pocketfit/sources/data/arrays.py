@@ -258,7 +258,7 @@ def _with_masks(listing: Listing, blocks: list[NDArray[Any]], keys: list[str], t
         made.append(np.where(y == NO_LABEL, masks.UNKNOWN, y).astype(np.uint8) if lowest < 0 else y.astype(np.uint8))
     values = np.logical_or.reduce([masks.values_of(mask) for block in made for mask in block])
     highest, white_is_one = masks.what_they_mean(values)
-    contents = [content for block in made for content in _contents(block)]
+    contents = masks.identities((content for block in made for content in _contents(block)), white_is_one)
     reader = masks.MaskArrays(tuple(made), contents, highest, white_is_one, resized)
     return replace(listing, masks=reader, findings=(masks.WHITE_IS_ONE,) if white_is_one else ())
 

@@ -122,7 +122,7 @@ class Dataset:
         if cache is not None:
             geometry = {key: getattr(preprocess, key) for key in GEOMETRY}
             contents = (masks.contents[row] for row in rows)
-            key = _hash([f"masks {GEOMETRY_VERSION} {masks.highest} {json.dumps(geometry)}", *contents])
+            key = _hash([f"masks {GEOMETRY_VERSION} {json.dumps(geometry)}", *contents])
             path = Path(cache) / f"pixels-{key[:32]}.npy"
             return stored_array(path, shape, np.int16, lambda: masks.read(rows, preprocess))
         found, start = np.empty(shape, np.int16), 0

@@ -36,7 +36,7 @@ class Masks(Protocol):
 
     @property
     def contents(self) -> Sequence[str]:
-        """The sha256 of each mask."""
+        """What each mask is known by: the sha256 of its content, and what its numbers mean where that differs."""
         ...
 
     @property

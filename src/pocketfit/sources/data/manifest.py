@@ -110,7 +110,7 @@ def _with_masks(
     reader = masks.MaskFiles(
         folder.root,
         tuple(row.target for row, _ in good),
-        [mask.content for _, mask in good],
+        masks.identities((mask.content for _, mask in good), white_is_one),
         highest,
         white_is_one,
     )
@@ -131,14 +131,14 @@ class _Folder:
 
     def why_not(self, name: str) -> str:
         """Why the file by this relative path is not opened; "": it is a plain file that lies inside."""
-        path, folder = self.root / name, name.rpartition("/")[0]
+        path, folder = f"{self.root}/{name}", name.rpartition("/")[0]  # as texts: a million take seconds
         try:
             if folder not in self.sound:
-                self.sound[folder] = self._is_inside(path.parent)
+                self.sound[folder] = self._is_inside(f"{self.root}/{folder}")
             found = os.lstat(path)
             outside = not self.sound[folder]
             if stat.S_ISLNK(found.st_mode):
-                outside, found = outside or not self._is_inside(path), path.stat()
+                outside, found = outside or not self._is_inside(path), Path(path).stat()
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             missing = isinstance(error, ValueError | FileNotFoundError | NotADirectoryError)
             return "it does not exist" if missing else getattr(error, "strerror", None) or str(error)
@@ -146,7 +146,7 @@ class _Folder:
             return "it is a link that leads out of the folder of the manifest"
         return "" if stat.S_ISREG(found.st_mode) else "it is no file"
 
-    def _is_inside(self, path: Path) -> bool:
+    def _is_inside(self, path: str) -> bool:
         return Path(os.path.realpath(path)).is_relative_to(self.root)
 
 

@@ -14,6 +14,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -215,10 +216,8 @@ def _of_csv(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     header: list[str] = []
     for delimiter in DELIMITERS:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        try:
+        with suppress(csv.Error):  # names in quotes, and another delimiter behind them
             header = [name.strip() for name in next((row for row in rows if row), [])]
-        except csv.Error as error:
-            raise UserError(f"{path}, line {rows.line_num} is no CSV ({error})") from error
         if "path" in header:
             break
     else:

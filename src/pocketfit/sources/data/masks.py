@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,6 +132,11 @@ def what_they_mean(values: NDArray[np.bool_]) -> tuple[int, bool]:
         return 1, True
     known = np.flatnonzero(values[:UNKNOWN])
     return int(known.max(initial=0)), False
+
+
+def identities(contents: Iterable[str], white_is_one: bool) -> list[str]:
+    """What masks are known by, in hashes and caches: their contents, and that 255 is class 1, where it is."""
+    return [f"{content} 255=1" if white_is_one else content for content in contents]
 
 
 def _decoded(data: bytes) -> Pixels:

@@ -1,0 +1,120 @@
+"""An example of every form of data. A new row joins all tests of test_forms.py."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+COUNT, SIDES = 120, (12, 16)
+TEXTS = [f"No. {row} é" for row in range(COUNT)]
+CLASSES = [("cat", "dog")[row % 2] for row in range(COUNT)]
+KINDS = [("long", "short", "short")[row % 3] for row in range(COUNT)]
+
+
+def pixels(row: int) -> np.ndarray:
+    return np.random.default_rng(row).integers(0, 256, (*SIDES, 3), dtype=np.uint8)
+
+
+def mask(row: int) -> np.ndarray:
+    """Three classes, and a corner of which nothing is known."""
+    found = np.random.default_rng(1000 + row).integers(0, 3, SIDES, dtype=np.uint8)
+    found[:2, :2] = 255
+    return found
+
+
+def pictures(folder: Path) -> list[str]:
+    for name, draw in (("lines", pixels), ("masks", mask)):
+        (folder / name).mkdir(parents=True)
+        for row in range(COUNT):
+            Image.fromarray(draw(row)).save(folder / name / f"{row}.png")
+    return [f"lines/{row}.png" for row in range(COUNT)]
+
+
+def json_lines(folder: Path, key: str = "", targets: list[str] | None = None, name: str = "data.jsonl") -> Path:
+    paths = pictures(folder)
+    rows = [{"path": paths[row], "kind": KINDS[row]} for row in range(COUNT)]
+    for row, target in enumerate(targets or ()):
+        rows[row][key] = target
+    text = "\n".join(json.dumps(row) for row in rows) if name != "list.json" else json.dumps(rows)
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def table(folder: Path, name: str, delimiter: str) -> Path:
+    """As Excel on Windows writes it: byte order mark, CRLF; with quotes, and an empty line."""
+    with (folder / name).open("w", newline="", encoding="utf-8-sig") as file:
+        rows = csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL)
+        rows.writerow(["text", "path"])
+        rows.writerow([])
+        rows.writerows(zip(TEXTS, pictures(folder), strict=True))
+    return folder / name
+
+
+def paddle(folder: Path) -> Path:
+    lines = [f"{path}\t{text}\r\n" for path, text in zip(pictures(folder), TEXTS, strict=True)]
+    (folder / "rec_gt_train.txt").write_text("".join(lines), encoding="utf-8", newline="")
+    return folder / "rec_gt_train.txt"
+
+
+def by_class(folder: Path) -> Path:
+    for row in range(COUNT):
+        (folder / CLASSES[row]).mkdir(exist_ok=True)
+        Image.fromarray(pixels(row)).save(folder / CLASSES[row] / f"{row}.png")
+    return folder
+
+
+def loose(folder: Path) -> Path:
+    for row in range(COUNT):
+        Image.fromarray(pixels(row)).save(folder / f"{row}.png")
+    return folder
+
+
+def array_file(folder: Path, **y: object) -> Path:
+    np.savez(folder / "data.npz", x=np.stack([pixels(row) for row in range(COUNT)]), **y)
+    return folder / "data.npz"
+
+
+def one_array(folder: Path) -> Path:
+    np.save(folder / "data.npy", np.stack([pixels(row) for row in range(COUNT)]))
+    return folder / "data.npy"
+
+
+MASK_NAMES = [f"masks/{row}.png" for row in range(COUNT)]
+
+
+@dataclass(frozen=True)
+class Example:
+    """How to write data to an empty folder; the form of its targets, and whether it names kinds."""
+
+    write: Callable[[Path], Path]
+    form: str
+    kinds: bool = False
+
+
+EXAMPLES = {
+    "folder by class": Example(by_class, "classes"),
+    "folder": Example(loose, "none"),
+    "labels.jsonl": Example(lambda folder: json_lines(folder, "label", CLASSES), "classes", kinds=True),
+    "texts.jsonl": Example(lambda folder: json_lines(folder, "text", TEXTS), "texts", kinds=True),
+    "masks.jsonl": Example(lambda folder: json_lines(folder, "mask", MASK_NAMES), "masks", kinds=True),
+    "none.jsonl": Example(json_lines, "none", kinds=True),
+    "lines.json": Example(lambda folder: json_lines(folder, "text", TEXTS, "data.json"), "texts", kinds=True),
+    "list.json": Example(lambda folder: json_lines(folder, "text", TEXTS, "list.json"), "texts", kinds=True),
+    "texts.csv": Example(lambda folder: table(folder, "data.csv", ","), "texts"),
+    "semicolons.csv": Example(lambda folder: table(folder, "data.csv", ";"), "texts"),
+    "texts.tsv": Example(lambda folder: table(folder, "data.tsv", "\t"), "texts"),
+    "paddle.txt": Example(paddle, "texts"),
+    "classes.npz": Example(
+        lambda folder: array_file(folder, y=np.arange(COUNT) % 2, class_names=["cat", "dog"]), "classes"
+    ),
+    "texts.npz": Example(lambda folder: array_file(folder, y=np.array(TEXTS)), "texts"),
+    "masks.npz": Example(lambda folder: array_file(folder, y=np.stack([mask(row) for row in range(COUNT)])), "masks"),
+    "none.npz": Example(array_file, "none"),
+    "none.npy": Example(one_array, "none"),
+}

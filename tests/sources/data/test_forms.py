@@ -1,0 +1,123 @@
+"""What holds for every form of data: tests over the table of examples in forms.py."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.samples import SPLITS
+from pocketfit.sources.data import dataset as data
+from pocketfit.sources.image_preprocess import geometry
+from tests.sources.data import forms
+from tests.sources.data.forms import CLASSES, COUNT, EXAMPLES, KINDS, TEXTS
+
+PADDED = Preprocess(height=12, width=20, resize="height", background=(9, 9, 9))
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    known = {}
+
+    def found(name):
+        if name not in known:
+            known[name] = data.open_data(EXAMPLES[name].write(tmp_path_factory.mktemp("data")))
+        return known[name]
+
+    return found
+
+
+def row_of(name):
+    return int(re.findall(r"\d+", name)[-1])
+
+
+def test_every_suffix_has_an_example():
+    shown = {name[name.rfind(".") :] for name in EXAMPLES if "." in name}
+    assert shown == {*data.MANIFESTS, *data.ARRAY_FILES}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_all_splits_with_their_targets(name, opened):
+    dataset, form = opened(name), EXAMPLES[name].form
+    assert dataset.form == form
+    assert dataset.class_names == (("cat", "dog") if form == "classes" else ())
+    counts, seen = dataset.split_counts(0), []
+    assert sum(counts.values()) == COUNT
+    for split in SPLITS:
+        samples = dataset.split(split, PADDED, split_seed=0)
+        rows = [row_of(name) for name in samples.names]
+        assert len(samples) == counts[split] == len(samples.labels) == len(samples.array)
+        assert np.abs(samples.array[0].astype(int) - geometry(forms.pixels(rows[0]), PADDED)).max() <= 1
+        assert list(samples.texts) == ([TEXTS[row] for row in rows] if form == "texts" else [])
+        assert list(samples.kinds) == ([KINDS[row] for row in rows] if EXAMPLES[name].kinds else [])
+        if form == "classes":
+            assert [samples.class_names[label] for label in samples.labels] == [CLASSES[row] for row in rows]
+        elif form == "masks":
+            for row, label in zip(rows, samples.labels, strict=True):
+                wanted = forms.mask(row).astype(int)
+                wanted[wanted == 255] = -1
+                assert label.shape == (12, 20)
+                assert np.array_equal(label[:, :16], wanted)
+                assert (label[:, 16:] == -1).all()
+        else:
+            assert samples.labels.tolist() == [-1] * len(rows)
+        assert len(samples.take([1, 0]).texts) == len(samples.first(2).texts) == (2 if form == "texts" else 0)
+        seen += rows
+    assert sorted(seen) == list(range(COUNT))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_second_reading_is_the_same_and_may_use_the_cache(name, tmp_path):
+    (tmp_path / "data").mkdir()
+    path = EXAMPLES[name].write(tmp_path / "data")
+    one, other = data.open_data(path), data.open_data(path, cache=tmp_path / "cache")
+    assert one.sha256 == other.sha256
+    plain = one.split("train", PADDED, split_seed=1)
+    for _ in range(2):
+        kept = other.split("train", PADDED, split_seed=1, cache=tmp_path / "cache")
+        assert (kept.sha256, list(kept.names)) == (plain.sha256, list(plain.names))
+        assert np.array_equal(kept.labels, plain.labels)
+        assert np.array_equal(kept.array, plain.array)
+    wide = other.split("train", replace(PADDED, width=24), split_seed=1, cache=tmp_path / "cache")
+    assert wide.labels.shape[1:] == ((12, 24) if one.form == "masks" else ())
+
+
+def test_the_same_pictures_are_in_the_same_splits_whatever_their_targets(opened):
+    """Splits follow from content alone, so that the files' forms agree where they hold the same bytes."""
+    by_split = {
+        name: [{row_of(n) for n in opened(name).split(s, PADDED, split_seed=0).names} for s in SPLITS]
+        for name in EXAMPLES
+    }
+    arrays = [found for name, found in by_split.items() if name.endswith((".npz", ".npy"))]
+    files = [found for name, found in by_split.items() if not name.endswith((".npz", ".npy"))]
+    assert len(arrays) >= 5 and all(found == arrays[0] for found in arrays)
+    assert len(files) >= 12 and all(found == files[0] for found in files)
+
+
+def test_the_hash_covers_targets_and_kinds(opened):
+    same = (
+        {"lines.json", "list.json", "texts.jsonl"},
+        {"texts.csv", "semicolons.csv", "texts.tsv", "paddle.txt"},
+        {"none.npz", "none.npy"},
+    )
+    hashes = {name: opened(name).sha256 for name in EXAMPLES}
+    for names in same:
+        assert len({hashes[name] for name in names}) == 1
+    assert len(set(hashes.values())) == len(EXAMPLES) - 6
+    verdicts = {name: opened(name).split("verdict", PADDED, split_seed=0).sha256 for name in EXAMPLES}
+    assert len({verdicts[name] for name in ("texts.jsonl", "masks.jsonl", "labels.jsonl", "none.jsonl")}) == 4
+
+
+def test_the_first_rows_have_the_shares_of_the_kinds(opened):
+    part = opened("texts.jsonl").split("train", PADDED, split_seed=0, limit=30)
+    whole = opened("texts.jsonl").split("train", PADDED, split_seed=0)
+    share = list(whole.kinds).count("long") / len(whole)
+    assert abs(list(part.kinds).count("long") - 30 * share) <= 1
+    assert list(part.names) == list(whole.names[:30])
+
+
+def test_one_class_is_enough_where_classes_are_not_the_targets(opened):
+    assert data.from_arrays(np.zeros((3, 4, 4), np.uint8)).form == "none"
+    assert data.from_arrays(np.zeros((3, 4, 4), np.uint8), np.array(["a", "b", "c"])).form == "texts"
+    assert data.no_data(("a", "b")).form == "none"
