@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from benchmarks.ocr.lines import MANIFEST
 from pocketfit.core.errors import UserError
+from pocketfit.core.preprocess import TEXT_LINE
+from pocketfit.sources.image_preprocess import to_tensor
 
-HEIGHT, WIDTH = 48, 320
+HEIGHT, WIDTH = TEXT_LINE.height, TEXT_LINE.width
 
 
 @dataclass(frozen=True)
 class LabelledLines:
     """Lines of one split.
 
-    values  float32 [n, 3, 48, 320]
+    values  float32 [n, 3, 48, 320], BGR, as pocketfit prepares lines for PP-OCR (TEXT_LINE)
     texts, kinds, fonts  one a line
     """
 
@@ -44,27 +44,13 @@ def read(folder: Path, split: str, limit: int | None = None) -> LabelledLines:
     chosen = [entry for entry in entries if entry["split"] == split][:limit]
     values = np.empty((len(chosen), 3, HEIGHT, WIDTH), np.float32)
     for row, entry in enumerate(chosen):
-        with Image.open(folder / entry["path"]) as picture:
-            values[row] = as_input(picture)
+        values[row] = to_tensor(folder / entry["path"], TEXT_LINE)[0]
     return LabelledLines(
         values,
         tuple(entry["text"] for entry in chosen),
         tuple(entry["kind"] for entry in chosen),
         tuple(Path(entry["path"]).parent.name for entry in chosen),
     )
-
-
-def as_input(picture: Image.Image) -> NDArray[np.float32]:
-    """A picture of a line -> float32 [3, 48, 320], BGR, (x / 255 - 0.5) / 0.5.
-
-    Height 48, width by the ratio and at most 320 (wider lines are squeezed), then zeros to the right: as
-    `resize_norm_img` of PaddleOCR does it (tools/infer/predict_rec.py), but with an antialiased bilinear resize.
-    """
-    width = min(WIDTH, math.ceil(HEIGHT * picture.width / picture.height))
-    pixels = np.asarray(picture.convert("RGB").resize((width, HEIGHT), Image.Resampling.BILINEAR), np.float32)
-    values = np.zeros((3, HEIGHT, WIDTH), np.float32)
-    values[:, :, :width] = (pixels[..., ::-1].transpose(2, 0, 1) / 255 - 0.5) / 0.5
-    return values
 
 
 def greedy(outputs: NDArray[np.float32], charset: Sequence[str]) -> list[str]:

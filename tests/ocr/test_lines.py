@@ -102,11 +102,3 @@ def test_pages_are_pictures_of_one_size_and_repeat(tmp_path: Path, ocr_fonts: Pa
         with Image.open(folder / "000000.jpg") as picture:
             assert picture.size == (640, 640)
     assert contents[0] == contents[1] and contents[0][0] != contents[0][1]
-
-
-def test_a_line_becomes_bgr_with_zeros_on_the_right():
-    red = Image.new("RGB", (96, 24), (255, 0, 0))
-    values = recogniser.as_input(red)
-    assert np.all(values[:, :, 192:] == 0)
-    assert np.all(values[:2, :, :192] == -1) and np.all(values[2, :, :192] == 1)
-    assert np.all(recogniser.as_input(Image.new("RGB", (960, 24)))[:, :, 319] == -1)  # squeezed: no padding
