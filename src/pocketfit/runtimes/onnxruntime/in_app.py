@@ -14,6 +14,8 @@ def opened(path: Path, threads: int) -> Callable[[Any], Any]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # A pattern is a block for all inner tensors, one a shape of the input, beside what the first run has allocated.
+    options.enable_mem_pattern = False
     options.log_severity_level = 3  # its warnings are about the file's making, not about this run
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     source, target = session.get_inputs()[0].name, session.get_outputs()[0].name

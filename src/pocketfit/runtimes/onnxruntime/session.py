@@ -73,6 +73,7 @@ def load(path: Path, *, threads: int = 1) -> OnnxSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.enable_mem_pattern = False  # as in_app.py has it
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
     except Exception as error:  # ONNX Runtime's errors share no base class
