@@ -14,7 +14,7 @@ from typing import Any
 from pocketfit import runtimes
 from pocketfit.core.errors import UserError
 from pocketfit.core.measurement import Measurement
-from pocketfit.core.signature import Signature
+from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.core.support.progress import Tick
 from pocketfit.devices import load, local
 from pocketfit.devices.load import Load
@@ -133,6 +133,7 @@ def load_and_run(*, runtime: str, path: str, threads: int, root: int, size: list
     `root`: see load.snapshot."""
     module, file = runtimes.get(runtime), Path(path)
     importlib.import_module(module.LIBRARY)
+    random_inputs(Signature((TensorSpec("", (1,)),), ()), seed=0)  # its library is no part of the network
     with local.pin(threads):
         earlier = load.snapshot(root)
         before, mapped_before = _resident_bytes("VmRSS"), _resident_bytes("RssFile")

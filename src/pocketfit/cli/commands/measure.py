@@ -11,8 +11,25 @@ import click
 from pocketfit.cli.exit_codes import guarded, print_result
 from pocketfit.cli.options import METRICS, PATH, PREPROCESS, data_option, seed_option, task_option, threads_option
 
+Size = tuple[int, ...]  # of an input, without the batch
+MOST_SIZES = 64
 PROFILE_RUNS = 30
 TRIED = 32  # samples on which a user's own metric is tried
+
+
+class _Sizes(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3
+    """ "3x48x160,3x48x320" -> ((3, 48, 160), (3, 48, 320))."""
+
+    name = "sizes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Size, ...]:
+        try:
+            sizes = tuple(tuple(int(side) for side in one.split("x")) for one in str(value).split(","))
+        except ValueError:
+            sizes = ()
+        if not 0 < len(sizes) <= MOST_SIZES or any(side < 1 for size in sizes for side in size):
+            self.fail(f"'{value}' is not a list of sizes such as 3x48x160,3x48x320", param, ctx)
+        return sizes
 
 
 @click.command("measure")
@@ -23,13 +40,31 @@ TRIED = 32  # samples on which a user's own metric is tried
 @click.option("--preprocess", help=f"{PREPROCESS}; with --data, without --model.")
 @task_option
 @click.option("--metric", default="", metavar="METRIC", help=f"With --data: {METRICS}")
+@click.option(
+    "--sizes",
+    type=_Sizes(),
+    metavar="SIZES",
+    help="Only memory and cold start, at these sizes of the input of a file with dynamic axes (3x48x160,3x48x320).",
+)
 @threads_option
 @seed_option
 @guarded
-def command(as_json: bool, **options: Any) -> int:
+def command(as_json: bool, sizes: tuple[Size, ...] | None, **options: Any) -> int:
     """Size, cold start, latency, memory and per-operator cost of any .tflite or .onnx FILE."""
-    print_result(measure(**options), as_json, show)
+    if sizes:
+        print_result(over_sizes(options["file"], sizes, options["threads"]), as_json, show_sizes)
+    else:
+        print_result(measure(**options), as_json, show)
     return 0
+
+
+def over_sizes(file: Path, sizes: tuple[Size, ...], threads: int) -> dict[str, Any]:
+    """Memory of a file at several sizes of its input."""
+    from pocketfit.api.memory import memory_over_sizes
+    from pocketfit.cli.progress_bar import watch_for_terminal
+
+    with watch_for_terminal() as watch:
+        return memory_over_sizes(file, sizes, threads=threads, watch=watch).to_json()
 
 
 def measure(file: Path, data: Path | None, against: Path | None, **options: Any) -> dict[str, Any]:
@@ -39,6 +74,23 @@ def measure(file: Path, data: Path | None, against: Path | None, **options: Any)
 
     with watch_for_terminal() as watch:
         return measured(file, against=against, samples=data, watch=watch, **options).to_json()
+
+
+def show_sizes(data: Mapping[str, Any]) -> None:
+    from rich.markup import escape
+
+    from pocketfit.cli.terminal import plain, table, value
+
+    console = plain()
+    console.print(f"{escape(data['file'])}  ({data['runtime']})\n")
+    columns = ("memory", "of it weights", "activations", "runtime alone", "process", "cold start")
+    names = [f"memory_{part}bytes" for part in ("", "weights_", "activations_", "runtime_", "gross_")]
+    rows = []
+    for row in data["sizes"]:
+        found = row["measurements"]
+        size = "x".join(str(side) for side in row["size"])
+        rows.append((size, *(value(found[name]) for name in (*names, "cold_start_ms"))))
+    console.print(table(("input", *columns), rows))
 
 
 def show(data: Mapping[str, Any]) -> None:
