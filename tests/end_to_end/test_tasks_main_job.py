@@ -23,7 +23,8 @@ CASES = [(name, labelled) for name in TASKS for labelled in (True, False) if not
 def test_fit_hands_over_a_file_and_says_what_was_proved(
     name: str, labelled: bool, runtime: str, tmp_path: Path
 ) -> None:
-    budget = pocketfit.Budget.parse(max_size="0.6x", max_trials=5)
+    trains = runtime == "onnxruntime" and not labelled  # what pruned networks learn is the same in every runtime
+    budget = pocketfit.Budget.parse(max_drop="50pt", max_trials=4 if trains else 2)
     out = tmp_path / "out"
     result = pocketfit.fit(
         model_of(name), data_of(name, tmp_path, labelled=labelled), budget, out=out, runtimes=(runtime,)

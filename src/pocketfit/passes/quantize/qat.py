@@ -197,7 +197,7 @@ def _guard(
 
     first = as_tensor(some.inputs(slice(0, settings.batch_size)))
     shape = answered(first[:1]).shape[1:]
-    wanted, labels = asked(first), torch.from_numpy(np.ascontiguousarray(some.labels[: settings.batch_size]))
+    wanted, labels = asked(first), torch.from_numpy(np.array(some.labels[: settings.batch_size]))
     wanted = wanted.reshape(len(wanted), *shape)
     constant = float(_loss(torch.zeros_like(wanted), wanted, distance, labels, settings.labels, task))
     exam = Exam(some, shape, recipe, asked)
