@@ -20,8 +20,8 @@ from pocketfit.core.signature import TensorSpec
 # which costs about 1e-6 a layer; the effect of a change in the last bit of the input is allowed on top.
 TOLERANCE = 1e-4
 LAST_BIT = 1e-6
-# Runtimes approximate sigmoid and softmax to about the last bit of 1 (1.2e-7), which is a large share of outputs that are
-# all near 0, as where a detector finds nothing. A difference of twice that is allowed.
+# Runtimes approximate sigmoid and softmax to about the last bit of 1 (1.2e-7), which is a large share of outputs that
+# are all near 0, as where a detector finds nothing. A difference of twice that is allowed.
 SMALLEST_RANGE = 2 * 1.2e-7 / TOLERANCE
 # How far the outputs of a batch may be from those of its rows alone, as a share of the range: because of rounding in a
 # static int8 file, because of the order of sums in one with float activations.
