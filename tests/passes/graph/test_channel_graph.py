@@ -179,3 +179,21 @@ def test_network_that_cannot_be_traced_is_a_sentence():
 
     with pytest.raises(UserError, match=r"torch\.export cannot follow Branching at the input 3x16x16"):
         graph_of(Branching())
+
+
+class StacksNumbers(torch.nn.Module):
+    """Single numbers stacked into a vector, as files in ONNX do it with what they compute of sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        y = self.a(x)
+        two = torch.stack([torch.full((), 2.0), torch.full((), 3.0)])
+        return self.b(y).mean((2, 3)) * two.sum()
+
+
+def test_single_numbers_are_stacked():
+    graph = graph_of(StacksNumbers().eval())
+    assert group_of(graph, "a").prunable

@@ -143,3 +143,21 @@ def test_rows_alone_and_together() -> None:
         return [np.rint(found[0] / step) * step, found[1]]
 
     assert not agreement.same_rows(ranged, SPECS, 1e-4)
+
+
+@pytest.mark.parametrize(("off", "right"), [(2e-7, True), (1e-6, False)])
+def test_outputs_near_zero_may_differ_by_the_last_bits_of_one(off: float, right: bool) -> None:
+    network = nn.Sequential(NETWORK.conv, nn.Flatten(), nn.Linear(36, 5)).eval()
+    with torch.no_grad():
+        network[2].weight *= 1e-5
+        network[2].bias *= 1e-5
+
+    def file(arrays: Arrays) -> Arrays:
+        with torch.no_grad():
+            return [network(torch.from_numpy(np.array(arrays[0]))).numpy() + np.float32(off)]
+
+    if right:
+        assert judged(file, network)
+        return
+    with pytest.raises(ExportFailed, match="'logits' is off"):
+        judged(file, network)

@@ -332,3 +332,11 @@ def test_stored_weights_of_older_files() -> None:
         model(nodes, [tensor("x", [1, 3, 4, 4])], [tensor("y", [1, 4, 4, 4])]), torch.randn(1, 3, 4, 4)
     )
     assert [name for name, _ in network.named_parameters()] == ["conv2d_0.weight", "conv2d_0.bias"]
+
+
+@pytest.mark.parametrize("end", [999_999_999, 2**31 - 1, 2**63 - 1])
+def test_a_slice_to_the_end_says_nothing_about_the_size(end: int) -> None:
+    nodes = [helper.make_node("Slice", ["x", "start", "end", "axis"], ["y"], "part")]
+    stored = {"start": np.array([1]), "end": np.array([end]), "axis": np.array([0])}
+    network = assert_same(model(nodes, [tensor("x", ["n", 3])], [tensor("y", ["m", 3])], stored), torch.randn(4, 3))
+    assert str(end) not in network.code

@@ -309,7 +309,7 @@ def _split(walk: Walk, node: fx.Node) -> Any:
 def _concatenate(walk: Walk, node: fx.Node) -> Any:
     """Along the channel dimension channels are put side by side; along others all parts must have the same channels."""
     parts = [walk.of(source) for source in argument(node, "tensors")]
-    dim = argument(node, "dim", 0) % parts[0].ndim
+    dim = argument(node, "dim", 0) % (parts[0].ndim + (operation(node) == "stack"))
     if operation(node) == "stack" or any(set(walk.labels.varying_dims(part)) - {dim} for part in parts):
         for part in parts[1:]:
             along_part = part if operation(node) == "stack" else part.narrow(dim, 0, 1)

@@ -20,6 +20,9 @@ from pocketfit.core.signature import TensorSpec
 # which costs about 1e-6 a layer; the effect of a change in the last bit of the input is allowed on top.
 TOLERANCE = 1e-4
 LAST_BIT = 1e-6
+# Runtimes approximate sigmoid and softmax to about the last bit of 1 (1.2e-7), which is a large share of outputs that
+# are all near 0, as where a detector finds nothing. A difference of twice that is allowed.
+SMALLEST_RANGE = 2 * 1.2e-7 / TOLERANCE
 # How far the outputs of a batch may be from those of its rows alone, as a share of the range: because of rounding in a
 # static int8 file, because of the order of sums in one with float activations.
 ROW_TOLERANCE = {"int8": 0.02, "dynamic-int8": 1e-3}
@@ -93,14 +96,15 @@ def _must_agree(network: Any, run: Run, given: Arrays, outputs: Sequence[str], w
 def _near(network: Any, given: Arrays, wanted: Arrays, found: Arrays) -> bool:
     """Whether each output is within TOLERANCE, or as near as torch's own outputs are after a change of the inputs' last
     bits."""
-    apart = _apart(wanted, found)
+    apart = _apart(wanted, found, SMALLEST_RANGE)
     if max(apart) <= TOLERANCE:
         return True
     moved: Arrays = [
         (values * np.asarray(1 + LAST_BIT)).astype(values.dtype) if values.dtype.kind == "f" else values
         for values in given
     ]
-    return all(a <= max(TOLERANCE, b) for a, b in zip(apart, _apart(wanted, _answers(network, moved)), strict=True))
+    by_chance = _apart(wanted, _answers(network, moved), SMALLEST_RANGE)
+    return all(a <= max(TOLERANCE, b) for a, b in zip(apart, by_chance, strict=True))
 
 
 def _rows(arrays: Arrays, start: int, stop: int) -> Arrays:
@@ -116,9 +120,9 @@ def _answers(network: Any, given: Arrays) -> Arrays:
     return [value.numpy() for value in tree_leaves(found)]
 
 
-def _apart(wanted: Arrays, found: Arrays) -> list[float]:
-    """The largest difference of each output, as a share of its largest value; infinite for another shape or another
-    number of outputs, or where only one has a NaN."""
+def _apart(wanted: Arrays, found: Arrays, smallest: float = 1e-6) -> list[float]:
+    """The largest difference of each output, as a share of its largest value, or of `smallest` where that is more;
+    infinite for another shape or another number of outputs, or where only one has a NaN."""
     if len(wanted) != len(found):
         return [float("inf")] * len(wanted)
     apart = []
@@ -128,6 +132,6 @@ def _apart(wanted: Arrays, found: Arrays) -> list[float]:
             continue
         finite = np.isfinite(a)
         left, right = a[finite].astype(np.float64), b[finite].astype(np.float64)
-        largest = max(float(np.abs(left).max(initial=0)), 1e-6)
+        largest = max(float(np.abs(left).max(initial=0)), smallest)
         apart.append(float(np.abs(left - right).max(initial=0)) / largest)
     return apart

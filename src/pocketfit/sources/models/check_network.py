@@ -79,7 +79,9 @@ def signature_of(
                     f"For one sample the network gives {_what(alone.get(name))}, for two {list(one.shape)}: a squeeze()"
                     " without a dimension takes the batch away; write squeeze(-1), or flatten(1)"
                 )
-        if not all(_alike(one[:1], alone[name]) for name, one in first.items()):
+        # a recurrent layer that takes the batch for its steps changes the later samples only
+        last = tensors_of(_run(network, noise[1:], words), outputs, rows=1)
+        if not all(_alike(one[:1], alone[name]) and _alike(one[1:], last.get(name)) for name, one in first.items()):
             raise UserError(_why_mixed(network, noise))
     if given is None:
         picture = len(shape) == 3
@@ -251,11 +253,16 @@ def _why_differently(network: nn.Module, inputs: Tensor) -> str:
 def _why_mixed(network: nn.Module, inputs: Tensor) -> str:
     """One sentence about a network whose output for a sample depends on the others in the batch."""
     both: dict[str, Tensor] = {}
-    alone: dict[str, Tensor] = {}
-    for found, given in ((both, inputs), (alone, inputs[:1])):
+    alone: tuple[dict[str, Tensor], ...] = ({}, {})
+    for found, given in ((both, inputs), (alone[0], inputs[:1]), (alone[1], inputs[1:])):
         with _watched(network, [], found):
             network(given)
-    mixed = [n for n, one in both.items() if n in alone and len(one) == 2 and not _alike(one[:1], alone[n])]
+    mixed = [
+        name
+        for name, one in both.items()
+        if len(one) == 2
+        and any(name in each and not _alike(one[i : i + 1], each[name]) for i, each in enumerate(alone))
+    ]
     where = f"layer '{mixed[0]}' ({type(network.get_submodule(mixed[0])).__name__})" if mixed and mixed[0] else ""
     return (
         f"The output of {type(network).__name__} for a sample depends on what else is in the batch"

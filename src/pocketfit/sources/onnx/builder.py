@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,7 +131,8 @@ class Builder:
     def attribute(self, constant: Constant, *, trained: bool = False) -> fx.Node:
         """A constant as a buffer, or as a parameter where it is to be trained."""
         if id(constant) not in self._attributes:
-            name = self.names.free(identifier(constant.name))
+            # torch's ONNX exporter gives the names "val_0", "val_1", … itself, and fails where one is taken
+            name = self.names.free(re.sub(r"^val_(\d+)$", r"constant_\1", identifier(constant.name)))
             if trained:
                 self.root.register_parameter(name, nn.Parameter(constant.tensor.clone()))
             else:

@@ -15,7 +15,7 @@ from pocketfit.sources.onnx.call import Call, Table, dim_of
 from pocketfit.sources.onnx.operators import reshaping
 from pocketfit.sources.onnx.tensors import DTYPES
 
-END = 2**31 - 1  # exporters write this, or 2**63 - 1, for "to the end"
+END = 999_999_999  # exporters write this, 2**31 - 1, or 2**63 - 1, for "to the end"
 
 
 def shape(call: Call) -> Any:

@@ -1,0 +1,108 @@
+"""Files of strangers at the whole door, open_model: the test models of the ONNX standard, and damaged files. Each is a
+network that torch.export follows and ONNX Runtime answers as, or one sentence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from pocketfit.core.errors import ExportFailed, UserError
+from pocketfit.core.model import Model
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
+from pocketfit.runtimes import get
+from pocketfit.runtimes.common.traced_network import program_of
+from pocketfit.sources.models.open_model import open_model
+from tests.sources.models.test_onnx_networks import assert_same, in_onnxruntime, in_torch, inputs
+from tests.sources.onnx.mutations import mutated
+from tests.sources.onnx.onnx_files import conv_net
+
+DATA = Path(onnx.__file__).parent / "backend/test/data"
+FILES = sorted(DATA.glob("**/*.onnx"))
+SAMPLE = [
+    path for folder in ("simple", "pytorch-converted", "pytorch-operator") for path in FILES if folder in str(path)
+]
+MUTATIONS = 400
+
+
+def opened(path: Path) -> Model | str:
+    """The Model, or the sentence that refuses it; anything else fails the test."""
+    try:
+        return open_model(path)
+    except UserError as error:
+        text = str(error)
+        assert "\n" not in text and "Traceback" not in text and 20 < len(text) < 800, text
+        return text
+
+
+def whole_road(path: Path, folder: Path) -> str:
+    """ "carried": traced, out to ONNX Runtime and the same; or why not, as a sentence."""
+    found = opened(path)
+    if isinstance(found, str):
+        return found
+    if found.signature.inputs[0].dtype != "float32":
+        return "carried"
+    try:
+        program = program_of(found)
+    except ExportFailed as error:
+        return f"torch.export: {error}"
+    x = inputs(found)
+    assert_same(in_torch(program.module(), x), in_torch(found.network, x), 1e-3)
+    made = folder / "again.onnx"
+    try:
+        get("onnxruntime").export(
+            found, Plan((), ExportSettings("onnxruntime", layout="NCHW")), None, made, work=folder
+        )
+    except ExportFailed as error:
+        return f"export: {error}"
+    assert_same(in_onnxruntime(made, x), in_torch(found.network, x), 1e-3)
+    return "carried"
+
+
+def ends(files: Sequence[Path], folder: Path) -> tuple[int, dict[str, str]]:
+    told = {}
+    for number, path in enumerate(files):
+        (folder / str(number)).mkdir()
+        told["/".join(path.parts[-3:])] = whole_road(path, folder / str(number))
+    refused = {name: end for name, end in told.items() if end != "carried"}
+    assert all("\n" not in end for end in refused.values()), refused
+    return len(told) - len(refused), refused
+
+
+def test_a_sample_of_the_standards_files(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    carried, refused = ends(SAMPLE[::20], tmp_path)
+    assert carried >= 3 and len(refused) < len(SAMPLE[::20])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_every_file_of_the_standard(part: int, tmp_path: Path) -> None:
+    carried, refused = ends(FILES[part::4], tmp_path)
+    assert carried + len(refused) == len(FILES[part::4]) and carried >= 15, (carried, refused)
+    failed = {name: end for name, end in refused.items() if end.startswith(("torch.export:", "export:"))}
+    assert not failed, failed
+
+
+def fuzzed(seeds: Sequence[int], folder: Path) -> Counter[str]:
+    (folder.parent / "secret.bin").write_bytes(b"0" * 2**16)
+    proto, seen = conv_net("batch", 16, 16).SerializeToString(), Counter[str]()
+    for seed in seeds:
+        (folder / "net.onnx").write_bytes(mutated(proto, seed))
+        seen["refused" if isinstance(opened(folder / "net.onnx"), str) else "opened"] += 1
+    return seen
+
+
+def test_damaged_files_are_opened_or_refused(tmp_path: Path) -> None:
+    assert set(fuzzed(range(30), tmp_path)) == {"opened", "refused"}
+
+
+@pytest.mark.slow
+def test_many_damaged_files_are_opened_or_refused(tmp_path: Path) -> None:
+    seen = fuzzed(range(30, MUTATIONS), tmp_path)
+    assert min(seen["opened"], seen["refused"]) > 20, seen
