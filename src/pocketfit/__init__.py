@@ -19,6 +19,7 @@ _LAZY = {
     "Train": "pocketfit.core.plan.train",
     "Recalibrate": "pocketfit.core.plan.train",
     "Resolution": "pocketfit.core.plan.rewrite",
+    "Fold": "pocketfit.core.plan.rewrite",
     "Piecewise": "pocketfit.core.plan.rewrite",
     "Equalize": "pocketfit.core.plan.quantize",
     "CorrectBias": "pocketfit.core.plan.quantize",

@@ -26,6 +26,7 @@ OTHERS = {
     *(
         "CorrectBias",
         "Equalize",
+        "Fold",
         "Piecewise",
         "Prune",
         "QuantTrain",

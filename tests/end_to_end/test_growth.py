@@ -66,7 +66,7 @@ def kernel_count(artifact: Artifact, threads: int, processes: int) -> dict[str, 
 PASS: Change = {
     "core/plan/rewrite.py": (
         (
-            "\n\nRewriteSettings = Resolution | Piecewise\n",
+            "\n\nRewriteSettings = Resolution | Piecewise | Fold\n",
             '''
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Lift:
         return f"lift{self.by:g}"
 
 
-RewriteSettings = Resolution | Piecewise | Lift
+RewriteSettings = Resolution | Piecewise | Fold | Lift
 ''',
         ),
         (
@@ -114,7 +114,7 @@ def apply(model: Model, settings: Lift) -> Model:
     return replace(model, network=network, sha256=fingerprint(network))
 ''',
     "search/run/pass_table.py": (
-        ("import Piecewise, Resolution\n", "import Lift, Piecewise, Resolution\n"),
+        ("import Fold, Piecewise, Resolution\n", "import Fold, Lift, Piecewise, Resolution\n"),
         (
             "PASSES: Mapping",
             """def _lift(settings: Lift, given: Given) -> Model:

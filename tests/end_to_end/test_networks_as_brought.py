@@ -24,7 +24,7 @@ from pocketfit.core.plan.export import ExportSettings, Grid
 from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.plan.prune import Prune, Sparsify
 from pocketfit.core.plan.quantize import CorrectBias, Equalize, QuantTrain, Round
-from pocketfit.core.plan.rewrite import Piecewise, Resolution
+from pocketfit.core.plan.rewrite import Fold, Piecewise, Resolution
 from pocketfit.core.plan.train import Recalibrate, Train
 from pocketfit.core.samples import Samples
 from pocketfit.passes.graph import aten
@@ -36,6 +36,7 @@ from pocketfit.passes.quantize.equalize import equalize
 from pocketfit.passes.quantize.simulate.fake_quantize import fake_weight, widest_scale
 from pocketfit.passes.quantize.simulate.simulation import WEIGHTED, layers_of, simulate
 from pocketfit.passes.rewrite import hardswish, resolution
+from pocketfit.passes.rewrite.fold import fold_model
 from pocketfit.passes.train import recalibrate_batch_norm
 from pocketfit.sources.data.dataset import from_arrays
 from pocketfit.sources.models.check_network import check_classes
@@ -198,6 +199,7 @@ CARRIED_OUT: Mapping[type, Callable[[str, Any, Grid], Model]] = {
     Sparsify: lambda name, s, grid: sparsify.apply(model_of(name), s, samples_of(name)),
     Resolution: lambda name, s, grid: resolution.apply(model_of(name), s),
     Piecewise: lambda name, s, grid: hardswish.apply(model_of(name)),
+    Fold: lambda name, s, grid: fold_model.apply(model_of(name)),
     Equalize: lambda name, s, grid: equalize.apply(model_of(name), s, samples_of(name), grid),
     CorrectBias: lambda name, s, grid: bias_correction.apply(model_of(name), s, samples_of(name), grid),
     Round: lambda name, s, grid: rounding.apply(model_of(name), s, samples_of(name), grid),
@@ -221,6 +223,7 @@ IN_FLOAT: Mapping[type, list[tuple[PassSettings, Callable[[Model, Model, str], N
     ],
     Resolution: [(Resolution(16, 24), sound, "keep its resolution|no image|torch.export")],
     Piecewise: [(Piecewise(), same_answers, "no hard-swish to replace")],
+    Fold: [(Fold(), same_answers, "")],
     Equalize: [
         (Equalize(samples=8), same_answers, ""),
         (Equalize("batch-norm"), same_answers, "no batch norm"),

@@ -24,7 +24,7 @@ from pocketfit.core.plan.passes import KINDS, PassSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.prune import Prune, Sparsify
 from pocketfit.core.plan.quantize import CorrectBias, Equalize, QuantTrain, Round
-from pocketfit.core.plan.rewrite import Piecewise, Resolution
+from pocketfit.core.plan.rewrite import Fold, Piecewise, Resolution
 from pocketfit.core.plan.runtime_list import for_apps
 from pocketfit.core.plan.train import Recalibrate, Train
 from pocketfit.measurement import latency
@@ -49,6 +49,7 @@ CLIMBED = {
 }
 MET = ("--max-size", "0.6x", "--max-trials", "4")
 EVERY_PASS: tuple[PassSettings, ...] = (
+    Fold(),
     Prune(0.3),
     Sparsify(0.3),
     Train(2, batch_size=8),
@@ -124,8 +125,8 @@ def test_every_trial_of_every_network_comes_through(name: str, here: Path, tried
 
 
 def test_all_that_the_search_can_try_was_tried(tried: dict[str, set[object]]) -> None:
-    # Smaller inputs are tried from 128 pixels on, and training on the grid where all before it lost too much; that
-    # networks can be trained so is asked below.
+    # The zoo's networks have nothing to fold. Smaller inputs are tried from 128 pixels on, and training on the grid
+    # where all before it lost too much; that networks can be trained so is asked below.
     proposed = {Prune, Train, Piecewise, Equalize, Round}
     assert tried["passes"] - {QuantTrain} == proposed
     assert tried["stages"] == {"baseline", "recipe", "ladder", "pruned", "finalist", "control"}

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketfit.core.budget import Budget
+from pocketfit.core.plan.export import ExportSettings
+from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.prune import Prune
-from pocketfit.core.plan.rewrite import Resolution
+from pocketfit.core.plan.rewrite import Fold, Piecewise, Resolution
 from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Trial
 from pocketfit.search.decide.choose import choose, halves
@@ -259,3 +261,19 @@ def test_rounds_of_pruning_share_the_steps_and_end_at_the_ratio() -> None:
     assert np.prod([1 - p.ratio for p in cuts]) == pytest.approx(0.7, abs=1e-3)
     assert [p.layers for p in cuts] == [(("stem", 0.5),), (("stem", 0.0),), (("stem", 0.0),)]
     assert sum(p.steps for p in stretches) == 100 and len({p.seed for p in stretches}) == 3
+
+
+@pytest.mark.parametrize("words", [LIMITS, {"max_drop": "0.1pt"}, {"max_latency": "0.3x", "max_trials": 14}])
+def test_where_there_is_something_to_fold_every_plan_but_the_baselines_begins_with_it(words: dict[str, Any]) -> None:
+    plain = builders.space(BOTH, prelude={"litert": (Piecewise(),)})
+    unfolded = search(plain, builders.budget(**words))
+    recipes = {r: (some[0], plain.baselines[r], *some[1:]) for r, some in plain.recipes.items()}
+    folded = search(replace(plain, fold=(Fold(),), recipes=recipes), builders.budget(**words))
+    for trial in folded:
+        assert (trial.plan.passes[:1] == (Fold(),)) == (trial.stage != "baseline")
+        assert sum(isinstance(p, Fold) for p in trial.plan.passes) <= 1
+    recipe = [t.plan for t in folded if t.stage == "recipe"]
+    assert all(Plan((Fold(),), ExportSettings(runtime)) in recipe for runtime in BOTH)
+    if "max_trials" not in words:  # beside the float32 file, the search is the same
+        halved = [(halves(t.plan.passes), t.plan.export) for t in folded if t.plan not in recipe]
+        assert {(halves(t.plan.passes), t.plan.export) for t in unfolded if t.stage != "recipe"} <= set(halved)

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model, Origin
+from pocketfit.core.plan.rewrite import Fold
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.core.support.progress import Silent
 from pocketfit.runtimes.onnxruntime import runtime as onnxruntime
+from pocketfit.search.run.data_free import plan_without_data
 from pocketfit.search.run.job import (
     Job,
     about_data,
@@ -24,7 +28,9 @@ from pocketfit.search.run.job import (
     recipes,
     why_these_weights,
 )
+from pocketfit.search.run.loop import space_of
 from pocketfit.sources.data.dataset import from_arrays
+from pocketfit.sources.models.fingerprint import fingerprint
 from tests.search import builders
 
 PREPROCESS = Preprocess(height=8, width=8, resize="exact")
@@ -156,3 +162,22 @@ def test_names_that_are_no_text_are_told_as_escapes(tmp_path: Path) -> None:
     """A journal with half a character could not be read again."""
     told = job(tmp_path, model_name="caf\udce9", data_name="photos-\udcff").identity()
     assert (told["model"], told["data"]) == ("caf\\xe9", "photos-\\xff")
+
+
+class Scaled(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x) + 1  # type: ignore[no-any-return]
+
+
+def test_plans_begin_with_the_fold_where_it_finds_something(tmp_path: Path) -> None:
+    layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    for kind, found in ((nn.Sequential, ()), (Scaled, (Fold(),))):
+        network = kind(*layers).eval()
+        some = job(tmp_path)
+        some = replace(some, model=replace(some.model, network=network, sha256=fingerprint(network)))
+        assert some.fold == found and (some.start is some.model) == (not found)
+        space = space_of(some, (10, 20))
+        assert space.fold == found and set(space.params) == {"0", "3"}
+        float_recipes = [e for e in space.recipes["litert"] if e == space.baselines["litert"]]
+        assert len(float_recipes) == len(found)
+        assert plan_without_data(some, "litert").passes[: len(found)] == found

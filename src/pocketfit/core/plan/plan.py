@@ -2,7 +2,7 @@
 
 The short code of a plan reads from left to right as the work is done; parts that are absent were not done:
 
-    prune30.200.800-r160-eq-round-wi8ai8-mse-mix3
+    prune30.200.800-r160-eq-round-wi8ai8-mse-mix3      (in front of it all, "fold": operators folded by exact algebra)
     │              │    │  │     │      │   └ three named layers stay in float
     │              │    │  │     │      └ ranges of the activations by least squared error (nothing: min-max)
     │              │    │  │     └ weights int8, activations int8 (fp32, fp16; dwi8: dynamic range; wo8: weights only)

@@ -37,4 +37,16 @@ class Piecewise:
         return "pw"
 
 
-RewriteSettings = Resolution | Piecewise
+@dataclass(frozen=True)
+class Fold:
+    """Put operators together by exact algebra: activations and norms that come in pieces, scales and offsets beside
+    layers, layouts that cancel. The outputs stay the same; batch norms and dropout stay, as training wants them."""
+
+    FACTS: ClassVar[PassFacts] = PassFacts(kind="fold", words="operators folded", moves_weights=True)
+
+    @property
+    def code(self) -> str:
+        return "fold"
+
+
+RewriteSettings = Resolution | Piecewise | Fold

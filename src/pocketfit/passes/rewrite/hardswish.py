@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from pocketfit.core.errors import UserError
@@ -72,7 +72,11 @@ def apply(model: Model) -> Model:
     if not names:
         raise UserError("This network has no hard-swish to replace (neither nn.Hardswish nor F.hardswish)")
     network = copy.deepcopy(model.network)
+    if isinstance(network, fx.GraphModule):
+        _replace_calls(network)
     for module in [network.get_submodule(name) for name in names]:
+        if isinstance(module, fx.GraphModule):
+            continue
         if not isinstance(module, nn.Hardswish):
             module.__class__ = _with_products(type(module))
         elif module is network:
@@ -91,6 +95,14 @@ def apply(model: Model) -> Model:
             " call it without inplace=True"
         )
     return replace(model, network=network, sha256=fingerprint(network))
+
+
+def _replace_calls(network: fx.GraphModule) -> None:
+    """Let a traced network call the product in place of F.hardswish; a copy of it does so, too."""
+    for node in network.graph.nodes:
+        if node.op == "call_function" and node.target is nn.functional.hardswish:
+            node.target = product
+    network.recompile()
 
 
 class _Calls(TorchFunctionMode):

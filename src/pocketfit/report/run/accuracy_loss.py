@@ -8,7 +8,7 @@ from typing import Any
 from pocketfit.core.budget import Budget
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.quantize import Equalize, QuantTrain, Round
-from pocketfit.core.plan.rewrite import Piecewise
+from pocketfit.core.plan.rewrite import Fold, Piecewise
 from pocketfit.core.trial import Trial
 from pocketfit.report.page import words
 from pocketfit.report.run.limit_bars import cell
@@ -70,7 +70,7 @@ def rung_name(plan: Plan) -> str:
     for settings in plan.passes:
         if isinstance(settings, QuantTrain):
             parts.append(f"trained for {settings.steps:,} steps on the grid")
-        elif settings.FACTS.words and not isinstance(settings, Piecewise):  # plain int8 has Piecewise as well
+        elif settings.FACTS.words and not isinstance(settings, Fold | Piecewise):  # plain int8 has these as well
             parts.append(settings.FACTS.words)
     if export.ranges != "min-max" and not parts:
         parts.append(f"ranges by {words.RANGE_WORDS[export.ranges]}")

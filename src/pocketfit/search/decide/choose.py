@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pocketfit.core.budget import Budget
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.passes import PassSettings
+from pocketfit.core.plan.rewrite import Fold
 from pocketfit.core.trial import Trial
 from pocketfit.search.decide.check_limits import Check, check
 
@@ -117,14 +118,21 @@ def _beginnings(before: Numbers, behind: Numbers) -> Iterator[tuple[Numbers, Num
 
 
 def halves(passes: tuple[PassSettings, ...]) -> tuple[tuple[PassSettings, ...], tuple[PassSettings, ...]]:
-    """(in float, for the quantized file): passes are cut in front of the first that is for one file.
+    """(in float, for the quantized file): passes are cut in front of the first that is for one file. A fold in front of
+    all counts for neither, as it changes no answers; see `fold_of`.
 
     >>> from pocketfit.core.plan.quantize import Equalize
     >>> halves((Equalize(absorb=False),))
     ((), (Equalize(statistics='data', absorb=False, samples=200),))
     """
-    cut = next((i for i, settings in enumerate(passes) if settings.FACTS.for_file), len(passes))
-    return passes[:cut], passes[cut:]
+    rest = passes[len(fold_of(passes)) :]
+    cut = next((i for i, settings in enumerate(rest) if settings.FACTS.for_file), len(rest))
+    return rest[:cut], rest[cut:]
+
+
+def fold_of(passes: tuple[PassSettings, ...]) -> tuple[PassSettings, ...]:
+    """The fold with which these passes begin, () where they begin otherwise."""
+    return passes[:1] if passes and isinstance(passes[0], Fold) else ()
 
 
 def _tier(choice: Choice) -> int:

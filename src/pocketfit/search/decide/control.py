@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Trial
-from pocketfit.search.decide.choose import baselines, halves
+from pocketfit.search.decide.choose import baselines, fold_of, halves
 
 
 def control_plan(trial: Trial, trials: Sequence[Trial]) -> Plan | None:
@@ -22,7 +22,7 @@ def control_plan(trial: Trial, trials: Sequence[Trial]) -> Plan | None:
     base = baselines(trials).get(trial.runtime)
     if not training or training == before or base is None:
         return None
-    return Plan(training, base.plan.export)
+    return Plan((*fold_of(trial.plan.passes), *training), base.plan.export)
 
 
 def control_of(trial: Trial, trials: Sequence[Trial]) -> Trial | None:

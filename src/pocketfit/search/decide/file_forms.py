@@ -16,7 +16,7 @@ from pocketfit.core.measurement import Measurement
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Stage, Trial
-from pocketfit.search.decide.choose import baselines, choose, halves
+from pocketfit.search.decide.choose import baselines, choose, fold_of, halves
 
 # Share of the expected latency that is hoped for: a pruned network may gain more time in another form than the unpruned
 # one does. So a form that is expected to take 1 / 0.8 = 1.25 times as long as the form at hand is still tried.
@@ -57,13 +57,14 @@ def _networks(trials: Sequence[Trial], stage: Stage) -> list[Trial]:
 def _that_could_win(known: Trial, trials: Sequence[Trial], budgets: Sequence[Budget]) -> Iterator[Plan]:
     tried = {trial.plan.hash for trial in trials}
     whole = [t for t in trials if t.stage in ("baseline", "recipe", "ladder") and t.status == "ok"]
-    network, behind = halves(known.plan.passes)
-    unpruned = next((t for t in whole if (t.plan.passes, t.plan.export) == (behind, known.plan.export)), None)
+    fold, (network, behind) = fold_of(known.plan.passes), halves(known.plan.passes)
+    alike = [t for t in whole if (halves(t.plan.passes), t.plan.export) == (((), behind), known.plan.export)]
+    unpruned = min(alike, key=lambda t: fold_of(t.plan.passes) != fold, default=None)
     if unpruned is None:
         return
     base = baselines(trials)
     for form in sorted(whole, key=lambda t: t.number):
-        plan = Plan((*network, *form.plan.passes), form.plan.export)
+        plan = Plan((*fold, *network, *halves(form.plan.passes)[1]), form.plan.export)
         if plan.hash in tried or form.runtime not in base:
             continue
         hoped = _hoped_for(plan, known, unpruned, form, number=1 + max(t.number for t in trials))

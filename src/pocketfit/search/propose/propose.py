@@ -2,7 +2,8 @@
 
     baselines   the float32 file in every runtime
     recipes     exports without training: static int8 variants, float16, dynamic int8, and static int8 with the first
-                and last layer in float where plain static int8 loses more than is allowed
+                and last layer in float where plain static int8 loses more than is allowed; float32 folded, where there
+                is anything to fold (every plan but the baselines begins with the fold then)
     ladder      what makes up for quantization, where static int8 loses too much (see quantization_ladder.py)
     pruned      a ladder of pruning ratios, each trained briefly, exported with the best recipe of each runtime, which
                 may have passes of its own
@@ -28,7 +29,7 @@ from pocketfit.core.plan.rewrite import Resolution
 from pocketfit.core.plan.train import Train
 from pocketfit.core.trial import Stage, Trial
 from pocketfit.search.decide.check_limits import cost_excess
-from pocketfit.search.decide.choose import Choice, baselines, choose, halves, latency_ms
+from pocketfit.search.decide.choose import Choice, baselines, choose, fold_of, halves, latency_ms
 from pocketfit.search.decide.control import control_plan, steps
 from pocketfit.search.decide.file_forms import forms, forms_of_the_chosen
 from pocketfit.search.propose.allocate_widths import cubic
@@ -206,7 +207,7 @@ def best_recipes(space: Space, trials: Sequence[Trial], budget: Budget) -> list[
 def _pruned(space: Space, trials: Sequence[Trial], budget: Budget, most: int) -> Iterator[Plan]:
     best = best_recipes(space, trials, budget)
     plans = [
-        Plan((*passes, *recipe.passes), recipe.export)
+        Plan((*space.fold, *passes, *halves(recipe.passes)[1]), recipe.export)
         for passes in _prefixes(space, ratios(trials, budget, best))
         for recipe in best
     ]
@@ -293,7 +294,7 @@ def _longer(space: Space, trial: Trial) -> Plan:
     before, behind = halves(trial.plan.passes)
     stretches = sum(isinstance(p, Train) for p in before)
     longer = replace(space.train, steps=space.long_steps, seed=space.train.seed + stretches)
-    return Plan((*before, longer, *behind), trial.plan.export)
+    return Plan((*fold_of(trial.plan.passes), *before, longer, *behind), trial.plan.export)
 
 
 def _expense(trial: Trial, base: Mapping[str, Trial], budget: Budget) -> float:

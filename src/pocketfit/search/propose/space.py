@@ -24,6 +24,7 @@ class Space:
     params: how many numbers each of these layers holds
     four_bit: runtimes that have kernels for 4-bit weights in static int8 files
     quant_train: settings of training on the grid
+    fold: what every plan but the float32 baselines begins with, in front of pruning
     prelude: by runtime, what is done to the network before a static int8 file is made of it
     prune: how channels are scored, rounded and limited, for pruned networks
     rounds: how many rounds of pruning and recovery follow each other
@@ -51,6 +52,7 @@ class Space:
     four_bit: tuple[str, ...] = ()
     quant_train: QuantTrain = QuantTrain(100)  # noqa: RUF009 (frozen)
     keep_float: tuple[str, ...] = ()
+    fold: tuple[PassSettings, ...] = ()
     prelude: Mapping[str, tuple[PassSettings, ...]] = field(default_factory=dict)
     sensitive: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
     sensitive_4: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
@@ -61,7 +63,8 @@ class Space:
 
     def plain(self, export: ExportSettings) -> Plan:
         """The plan that only exports; operators without an int8 kernel in the runtime are first replaced by others."""
-        return Plan(self.prelude.get(export.runtime, ()) if export.precision == "int8" else (), export)
+        prelude = self.prelude.get(export.runtime, ()) if export.precision == "int8" else ()
+        return Plan((*self.fold, *prelude), export)
 
 
 @dataclass(frozen=True)

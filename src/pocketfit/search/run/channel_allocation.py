@@ -48,16 +48,16 @@ def allocation_line(
 
     line: dict[str, Any] = {"kind": "allocation", "by": job.allocation, "criterion": job.criterion, "keep": []}
     try:
-        graph = trace(job.model.network, job.model.signature)
-        known = widths.skeleton(job.model.network, graph)
+        graph = trace(job.start.network, job.start.signature)
+        known = widths.skeleton(job.start.network, graph)
         asked = Prune(0.0, job.criterion, seed=job.seed)
         watch.step(f"scoring channels by {job.criterion}")
         samples = job.samples("train", job.model.preprocess, watch, limit=asked.samples)
-        scores = criteria.group_scores(job.model, graph, asked, samples)
+        scores = criteria.group_scores(job.start, graph, asked, samples)
         terms = mac_terms(known)
         if job.allocation == "latency":
             table = channel_cost_table.measure(
-                job.model,
+                job.start,
                 graph,
                 settings,
                 channel_cost_table.cache_folder(watch),

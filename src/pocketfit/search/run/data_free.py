@@ -76,7 +76,7 @@ def plan_without_data(job: Job, runtime: str) -> Plan:
     static = [e for e in recipes(job, runtime) if e.precision == "int8"]
     if not static:
         raise ExportFailed(f"{runtime} has no static int8 file for this network")
-    passes = (*prelude(job, runtime), Equalize("batch-norm"), CorrectBias("batch-norm"))
+    passes = (*job.fold, *prelude(job, runtime), Equalize("batch-norm"), CorrectBias("batch-norm"))
     return Plan(passes, replace(static[0], ranges="batch-norm"))
 
 

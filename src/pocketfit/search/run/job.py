@@ -20,6 +20,7 @@ from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.prune import Prune
+from pocketfit.core.plan.rewrite import Fold
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples, split_words
 from pocketfit.core.support.progress import Watch
@@ -68,8 +69,22 @@ class Job:
 
     @cached_property
     def layers(self) -> tuple[LayerRow, ...]:
-        """The layer table of the unpruned network; tracing it takes seconds."""
-        return tuple(layer_table(self.model))
+        """The layer table of the unpruned network (`start`); tracing it takes seconds."""
+        return tuple(layer_table(self.start))
+
+    @cached_property
+    def fold(self) -> tuple[PassSettings, ...]:
+        """What every plan but the float32 baseline begins with: Fold, where there is anything to fold."""
+        from pocketfit.passes.rewrite.fold import fold_model
+
+        return (Fold(),) if fold_model.finds_something(self.model) else ()
+
+    @cached_property
+    def start(self) -> Model:
+        """The model after `fold`: the network that plans prune, train and quantize."""
+        from pocketfit.passes.rewrite.fold import fold_model
+
+        return fold_model.apply(self.model) if self.fold else self.model
 
     @property
     def does(self) -> Task:
@@ -147,8 +162,8 @@ def recipes(job: Job, runtime: str) -> tuple[ExportSettings, ...]:
 
 
 def prelude(job: Job, runtime: str) -> tuple[PassSettings, ...]:
-    """What is done to the network before a static int8 file is made for this runtime."""
-    return runtimes.get(runtime).prelude(job.model)
+    """What is done to the network, after `job.fold`, before a static int8 file is made for this runtime."""
+    return runtimes.get(runtime).prelude(job.start)
 
 
 def why_these_weights(export: ExportSettings) -> list[str]:
@@ -186,7 +201,7 @@ def check_criterion(job: Job) -> None:
         preprocess, seed = job.model.preprocess, job.model.split_seed
         some = job.data.split("train", preprocess, split_seed=seed, limit=PROBED)
         samples = job.does.read_targets(some, job.model.labels) if job.labelled else some
-        criteria.group_scores(job.model, trace(job.model.network, job.model.signature), asked, samples)
+        criteria.group_scores(job.start, trace(job.start.network, job.start.signature), asked, samples)
 
 
 def check_metric(job: Job) -> None:
@@ -213,7 +228,7 @@ def check_layers(job: Job) -> None:
         from pocketfit.passes.prune import prune_channels
 
         prune_channels.counts_kept(
-            trace(job.model.network, job.model.signature), Prune(0.0, job.criterion, layers=job.layer_ratios)
+            trace(job.start.network, job.start.signature), Prune(0.0, job.criterion, layers=job.layer_ratios)
         )
     names = [row.name for row in job.layers if row.macs]
     for name in job.keep_float:

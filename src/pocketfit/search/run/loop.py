@@ -172,9 +172,10 @@ def space_of(job: Job, steps: tuple[int, int], learning_rate: float = Train.lear
     return Space(
         runtimes=job.runtimes,
         baselines={r: baseline_export(job, r) for r in job.runtimes},
-        recipes={r: recipes(job, r) for r in job.runtimes},
+        recipes={r: _recipes(job, r) for r in job.runtimes},
         ends=tuple(dict.fromkeys((layers[0], layers[-1]))),
         keep_float=job.keep_float,
+        fold=job.fold,
         prelude={r: prelude(job, r) for r in job.runtimes},
         height=job.model.preprocess.height,
         width=job.model.preprocess.width,
@@ -189,6 +190,12 @@ def space_of(job: Job, steps: tuple[int, int], learning_rate: float = Train.lear
         four_bit=tuple(four_bit),
         quant_train=QuantTrain(steps=short, learning_rate=GRID_RATE, seed=job.seed, inner=1.0),
     )
+
+
+def _recipes(job: Job, runtime: str) -> tuple[ExportSettings, ...]:
+    """The runtime's recipes; with the float32 file behind the first one, where it differs from the baseline's."""
+    found = recipes(job, runtime)
+    return (*found[:1], baseline_export(job, runtime), *found[1:]) if job.fold else found
 
 
 def _takes_four_bits(job: Job, export: ExportSettings) -> bool:

@@ -14,7 +14,7 @@ from pocketfit.core.plan.export import Grid
 from pocketfit.core.plan.passes import KINDS
 from pocketfit.core.plan.prune import Prune, Sparsify
 from pocketfit.core.plan.quantize import CorrectBias, Equalize, QuantTrain, Round
-from pocketfit.core.plan.rewrite import Piecewise, Resolution
+from pocketfit.core.plan.rewrite import Fold, Piecewise, Resolution
 from pocketfit.core.plan.train import Recalibrate, Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
@@ -119,6 +119,12 @@ def _piecewise(settings: Piecewise, given: Given) -> Model:
     return hardswish.apply(given.model)
 
 
+def _fold(settings: Fold, given: Given) -> Model:
+    from pocketfit.passes.rewrite.fold import fold_model
+
+    return fold_model.apply(given.model)
+
+
 def _equalize(settings: Equalize, given: Given) -> Model:
     from pocketfit.passes.quantize.equalize import equalize
 
@@ -167,6 +173,7 @@ PASSES: Mapping[type[Any], Pass] = {
     Recalibrate: Pass(_recalibrate),
     Resolution: Pass(_resolution, quick=lambda settings: True),
     Piecewise: Pass(_piecewise, quick=lambda settings: True),
+    Fold: Pass(_fold, quick=lambda settings: True),
     Equalize: Pass(_equalize),
     CorrectBias: Pass(_correct_bias),
     Round: Pass(_round),

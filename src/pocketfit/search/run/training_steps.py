@@ -109,7 +109,7 @@ def grid_seconds(plan: Plan, trials: Sequence[Trial], per_sample_s: float) -> fl
         known = [
             t.seconds
             for t in trials
-            if t.stage == "ladder" and t.status == "ok" and tuple(map(type, t.plan.passes)) == kinds
+            if t.stage == "ladder" and t.status == "ok" and tuple(map(type, halves(t.plan.passes)[1])) == kinds
         ]
         total += max(known) if known else settings.FACTS.steps_a_sample * _looked_at(settings) * per_sample_s
     return total

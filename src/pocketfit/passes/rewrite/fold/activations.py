@@ -272,7 +272,7 @@ def constants(view: View) -> int:
             continue
         number, factors = view.product(node)
         nested = view.kind(node) in ("mul", "div") and any(view.kind(a) in ("mul", "div") for a in node.args)
-        if len(factors) == 1 and nested and isinstance(factors[0], fx.Node):
+        if len(factors) == 1 and nested and isinstance(factors[0], fx.Node) and factors[0] is not node:
             _merge(view, node, torch.mul, factors[0], number)
             count += 1
     return count

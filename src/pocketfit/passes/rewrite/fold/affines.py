@@ -223,7 +223,8 @@ def _take_before(module: Any, scale: Tensor, offset: Tensor) -> None:
 
 
 def _set(module: Any, weight: Tensor, bias: Tensor | None) -> None:
-    dtype = module.weight.dtype
-    module.weight = nn.Parameter(weight.to(dtype))
+    """New numbers; they are frozen where the layer's weight was."""
+    dtype, trained = module.weight.dtype, module.weight.requires_grad
+    module.weight = nn.Parameter(weight.to(dtype), requires_grad=trained)
     if bias is not None:
-        module.bias = nn.Parameter(bias.to(dtype))
+        module.bias = nn.Parameter(bias.to(dtype), requires_grad=trained)

@@ -13,12 +13,14 @@ from torch import Tensor, fx, nn
 from pocketfit.core.errors import UserError
 from pocketfit.passes.rewrite.fold.activations import activations, constants, norms
 from pocketfit.passes.rewrite.fold.affines import affines, batch_norms
-from pocketfit.passes.rewrite.fold.identities import identities
+from pocketfit.passes.rewrite.fold.identities import dropouts, identities
 from pocketfit.passes.rewrite.fold.view import Rule, View
+from pocketfit.sources.models.unwrap import copied
 from pocketfit.sources.onnx.compare import relative
 from pocketfit.sources.onnx.file.read import first_line
 
 RULES: dict[str, Rule] = {
+    "dropouts": dropouts,
     "identities": identities,
     "constants": constants,
     "activations": activations,
@@ -26,6 +28,7 @@ RULES: dict[str, Rule] = {
     "batch norms": batch_norms,
     "affines": affines,
 }
+FOR_TRAINING = ("dropouts", "batch norms")  # rules that take away what training wants
 ROUNDS = 8
 EXACT = 1e-6  # largest difference allowed in float64: a rule that is right differs by 1e-10
 SAME = 1e-5  # largest difference in the network's own dtype, beyond that from a change of the input's last digits
@@ -50,15 +53,15 @@ def fold(network: nn.Module, inputs: Sequence[Tensor], *, rules: Collection[str]
     """A folded copy of a network in eval mode; `network` itself stays as it is.
 
     inputs  one example, on which every rule is checked in float64
-    rules   names of RULES. Batch norms stay where "batch norms" isn't among them, as training wants them
+    rules   names of RULES; without those of FOR_TRAINING the network can be trained as before
 
     Raises UserError where torch.fx can't follow the network.
     """
     examples = tuple(inputs)
     own = traced(network)
-    wanted = answers(own, examples)
     wide, wide_inputs = _widened(own, examples)
-    exact = answers(wide, wide_inputs)
+    exact: tuple[Tensor, ...] | None = None
+    tried = copy.deepcopy(wide)
     applied: dict[str, int] = {}
     findings: list[str] = []
     left_out: set[str] = set()
@@ -67,26 +70,29 @@ def fold(network: nn.Module, inputs: Sequence[Tensor], *, rules: Collection[str]
         for name, rule in RULES.items():
             if name not in rules or name in left_out:
                 continue
-            tried = copy.deepcopy(wide)
             count = rule(View(tried, wide_inputs))
             if not count:
                 continue
             View(tried, wide_inputs)
+            exact = answers(wide, wide_inputs) if exact is None else exact
             off = _worst(answers(tried, wide_inputs), exact)
             if off > EXACT:
                 left_out.add(name)
                 findings.append(f"Folding {name} would have changed the outputs by {off:.1g} of their range: left out.")
-                continue
-            wide, applied[name] = tried, applied.get(name, 0) + count
+            else:
+                wide, applied[name] = tried, applied.get(name, 0) + count
+            tried = copy.deepcopy(wide)
         if applied == before:
             break
     result = _narrowed(wide, own)
-    return Folded(result, applied, _worst(answers(result, examples), wanted), tuple(findings))
+    _remove_leftovers(result)
+    difference = _worst(answers(result, examples), answers(own, examples)) if applied else 0.0
+    return Folded(result, applied, difference, tuple(findings))
 
 
-def traced(network: nn.Module) -> fx.GraphModule:
-    """A copy as a graph of calls, in eval mode."""
-    network = copy.deepcopy(network).eval()
+def traced(network: nn.Module, *, training: bool = False) -> fx.GraphModule:
+    """A copy as a graph of calls, in eval mode unless it is asked for as it is in training."""
+    network = copied(network).train(training)
     if isinstance(network, fx.GraphModule):
         return network
     whole: set[str] = set()
@@ -96,7 +102,8 @@ def traced(network: nn.Module) -> fx.GraphModule:
             return fx.GraphModule(network, tracer.trace(network))
         except Exception as error:  # tracing raises whatever the network's own code raises
             if not tracer.inside or tracer.inside[-1] in whole:
-                raise UserError(f"torch.fx can't follow the network's own forward: {first_line(error)}") from error
+                cause = first_line(error).partition(". ")[0]  # behind it, torch tells of its documentation
+                raise UserError(f"torch.fx can't follow the network's own forward: {cause}") from error
             whole.add(tracer.inside[-1])
 
 
@@ -150,6 +157,19 @@ def _narrowed(wide: fx.GraphModule, own: fx.GraphModule) -> fx.GraphModule:
         for key in ("tensor_meta", "type"):
             node.meta.pop(key, None)
     return narrow.eval()
+
+
+def _remove_leftovers(network: fx.GraphModule) -> None:
+    """Remove the numbers that no node reads any more."""
+    read = {str(node.target) for node in network.graph.nodes if node.op == "get_attr"}
+    called = {str(node.target) for node in network.graph.nodes if node.op == "call_module"}
+    for kind in ("_parameters", "_buffers"):
+        for path, module in network.named_modules():
+            if any(path == name or path.startswith(f"{name}.") for name in called):
+                continue
+            for name in list(getattr(module, kind)):
+                if f"{path}.{name}".lstrip(".") not in read:
+                    del getattr(module, kind)[name]
 
 
 def _recast(network: fx.GraphModule, old: torch.dtype, new: torch.dtype) -> fx.GraphModule:

@@ -1,4 +1,4 @@
-"""Remove operators that change nothing: times 1, plus 0, one layout after another and back."""
+"""Remove operators that change nothing: times 1, plus 0, one layout after another and back; dropout."""
 
 from __future__ import annotations
 
@@ -21,12 +21,22 @@ def identities(view: View) -> int:
     return count
 
 
+def dropouts(view: View) -> int:
+    """Remove dropout, which only training needs, and nn.Identity; return how many."""
+    count = 0
+    for node in list(view.graph.nodes):
+        kind, source = view.kind(node), node.args[0] if node.args else None
+        off = kind == "identity" or (kind == "dropout" and node.kwargs.get("training") is False)
+        if off and isinstance(source, fx.Node):
+            view.replace(node, source)
+            count += 1
+    return count
+
+
 def _same(view: View, node: fx.Node) -> fx.Node | None:
     """The node with the same output as this one, None where there is none."""
     kind = view.kind(node)
     source = node.args[0] if node.args else None
-    if kind == "identity" or (kind == "dropout" and node.kwargs.get("training") is False):
-        return source if isinstance(source, fx.Node) else None
     if kind in ("mul", "add", "sub", "div") and len(node.args) == 2 and not node.kwargs:
         return _neutral(view, node, kind)
     if kind == "permute" and isinstance(source, fx.Node) and view.kind(source) == "permute":

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp
 
 FUNCTIONS: dict[Any, str] = {
@@ -52,9 +53,17 @@ class View:
         self.graph.eliminate_dead_code()
         self.network.delete_all_unused_submodules()
         self.network.recompile()
-        with torch.no_grad():
-            ShapeProp(self.network).propagate(*self.inputs)
+        self._shapes()
         self.calls = Counter(str(node.target) for node in self.graph.nodes if node.op == "call_module")
+
+    def _shapes(self) -> None:
+        """Note the shape of each node's output: without computing, where the network allows that."""
+        with torch.no_grad():
+            try:
+                mode = FakeTensorMode(allow_non_fake_inputs=True)
+                ShapeProp(self.network, fake_mode=mode).propagate(*map(mode.from_tensor, self.inputs))
+            except Exception:  # a module taken whole may do anything with its numbers: they have to be real
+                ShapeProp(self.network).propagate(*self.inputs)
 
     def kind(self, node: Any) -> str:
         """ "add", "mul", "conv", ...; "" for what plays no part here, and for anything with keyword arguments."""
