@@ -9,8 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pocketfit import tasks
 from pocketfit.core.plan.passes import KINDS
 from pocketfit.core.quantities import QUANTITIES
+from pocketfit.core.task.task_list import TASKS
 
 RANGE_WORDS = {
     "moving-average": "moving average",
@@ -315,3 +317,23 @@ def _control_clause(control: Mapping[str, Any] | None) -> str:
 def _signless_zero(value: float, digits: int) -> str:
     text = f"{value:.{digits}f}"
     return text.removeprefix("-") if float(text) == 0 else text
+
+
+def metric_title(metric: str) -> str:
+    """The title of a metric; one of the user's own has its name.
+
+    >>> metric_title("exact-match"), metric_title("mine:f1")
+    ('Exact match', 'mine:f1')
+    """
+    titles = {name: known.title for task in TASKS for name, known in tasks.get(task).METRICS.items()}
+    return titles.get(metric, metric)
+
+
+def metric_words(metric: str) -> str:
+    """The title inside a sentence.
+
+    >>> metric_words("exact-match"), metric_words("iou")
+    ('exact match', 'IoU')
+    """
+    title = metric_title(metric)
+    return title if any(letter.isupper() for letter in title[1:]) else title[:1].lower() + title[1:]

@@ -137,7 +137,7 @@ def _title(quantity: str, limit: Json | None, result: Json) -> str:
         return f"{title} (p{limit.get('percentile', 50) if limit else 50})"
     if quantity == "accuracy":
         metric = ((result.get("comparison") or {}).get("drop") or {}).get("metric") or "accuracy"
-        return f"{title if metric == 'accuracy' else metric} ({split_words(_split(result))} split)"
+        return f"{title if metric == 'accuracy' else words.metric_title(metric)} ({split_words(_split(result))} split)"
     return title
 
 
@@ -152,9 +152,10 @@ def _drop_entry(result: Json, limit: Json | None, judged: Json) -> dict[str, Any
         return None
     count = f", n = {drop['n']:,}" if drop.get("n") else ""
     after = {"quantity": "drop", "value": drop["points"], "unit": "pt"}
+    metric = words.metric_words(str(drop.get("metric", "accuracy")))
     return {
         "quantity": "drop",
-        "title": f"Drop of {drop.get('metric', 'accuracy')} ({split_words(_split(result))} split{count})",
+        "title": f"Drop of {metric} ({split_words(_split(result))} split{count})",
         "before": None,
         "after": cell(after),
         "reasons": [],

@@ -266,7 +266,7 @@ def _classes(verdict: Json | None) -> list[dict[str, Any]]:
 
 
 def _disagreements(verdict: Json | None) -> dict[str, Any]:
-    """Images on which the two files' predictions differ, those that got worse first, at most 48."""
+    """Samples on which the two files' answers differ, those that got worse first, at most 48."""
     entries = []
     for item in (verdict or {}).get("disagreements") or ():
         label, before, after = (str(item.get(key, "")) for key in ("label", "before", "after"))
@@ -288,6 +288,13 @@ def _disagreements(verdict: Json | None) -> dict[str, Any]:
     return {"shown": entries[:PICTURES_AT_MOST], "total": len(entries), "counts": counts}
 
 
+AGAINST_ORIGINAL = (
+    "The data had no labels: the figures are the agreement with the original network on samples that neither training"
+    " nor the search has seen. They prove how near this file is to the original, and not how often the original is"
+    " right."
+)
+
+
 def _verdict(verdict: Json | None, readings: int) -> dict[str, Any] | None:
     if verdict is None:
         return None
@@ -303,7 +310,10 @@ def _verdict(verdict: Json | None, readings: int) -> dict[str, Any] | None:
     return {
         "note": note,
         "n": verdict.get("n"),
-        "metric": verdict.get("metric", "accuracy"),
+        "metric": verdict.get("metric_title") or verdict.get("metric", "accuracy"),
+        "grouped": "Class" if verdict.get("task", "classification") == "classification" else "Kind",
+        "labelled": verdict.get("labelled", True),
+        "proved": "" if verdict.get("labelled", True) else AGAINST_ORIGINAL,
         "between_sessions": "" if spread is None else words.format_ratio(spread),
         "upper": "" if upper is None else words.format_points(upper, 2),
     }
