@@ -6,7 +6,7 @@ moment and started again on the same folder it goes on with the journal that is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -51,6 +51,7 @@ from pocketfit.search.run.verdict.scores_once import was_read
 from pocketfit.search.run.verdict.verdict import read_verdict
 
 GRID_RATE = 0.006  # learning rate on the grid, in units of its step; 0.002 is too small (docs/results/notes.md)
+WITHOUT_TRAINING = ("baselines", "recipes")  # rows of proposals
 ALMOST = 0.8  # share of a trial's expected time that must be left to begin it
 AGAIN_S = 45.0  # expected time of a careful latency measurement
 LESS_PATIENCE = 0.25  # of the verdict's patience, as several trials may be measured again and one is handed over
@@ -97,15 +98,10 @@ def fit_job(job: Job, deliver: Deliver, watch: Watch | None = None) -> Result:
 
 
 def _search(job: Job, path: Path, clock: Clock, deliver: Deliver, watch: Watch) -> None:
-    if journal.read(path).verdict is not None:
-        return
     space: Space | None = None
-    while True:
-        record = journal.read(path)
-        if record.verdict is not None:
-            return
+    while (record := journal.read(path)).verdict is None:
         if space is None:
-            space = space_of(job, *_steps(job, path, clock, watch))
+            space = space_of(job, *_steps(record.pace))
         space = replace(
             space,
             sensitive=sensitive_layers(record, space.macs),
@@ -113,12 +109,19 @@ def _search(job: Job, path: Path, clock: Clock, deliver: Deliver, watch: Watch) 
             widths=allocations(record),
         )
         waiting = awaiting(space, record.trials, job.budget, Share.of(space, job.budget).ladder)
+        proposal = _next(job, space, record, clock) if waiting is None else None
+        trains = waiting is not None or (proposal is not None and proposal.row not in WITHOUT_TRAINING)
+        if trains and record.pace is None:  # measuring it takes minutes, and the first files do not need it
+            journal.append(path, pace_line(job, watch))
+            clock.note()
+            space = None
+            continue
         if waiting is not None and _time_to_climb(job, record, clock.left_s(), waiting.seconds):
             files = baselines(record.trials)[waiting.runtime], waiting
             journal.append(path, sensitivity_line(job, waiting.plan, watch, files))
             clock.note()
             continue
-        proposal = _next(job, space, record, clock)
+        proposal = proposal or _next(job, space, record, clock)
         if proposal is None or proposal.stage == "control":
             if lines := timing_lines(job, record, watch, clock.left_s()):
                 for again in lines:
@@ -133,12 +136,7 @@ def _search(job: Job, path: Path, clock: Clock, deliver: Deliver, watch: Watch) 
         if proposal is None:
             return
         if proposal.stage == "pruned" and record.allocation is None and job.allocation != "uniform":
-            best = best_recipes(space, record.trials, job.budget)
-            ladder = ratios(record.trials, job.budget, best)
-            asked = sorted({share for ratio in ladder for share in cubic(space.rounds, ratio)})
-            line = allocation_line(job, best[0].export, asked, space.prune.multiple, watch)
-            watch.say(f"widths cannot be allocated: {line['error']}") if "error" in line else None
-            journal.append(path, line)
+            journal.append(path, _allocation(job, space, record, watch))
             clock.note()
             continue
         number = max((t.number for t in record.trials), default=-1) + 1
@@ -153,14 +151,23 @@ def _search(job: Job, path: Path, clock: Clock, deliver: Deliver, watch: Watch) 
         _deliver(job, path, deliver, finished=False, watch=watch)
 
 
-def _steps(job: Job, path: Path, clock: Clock, watch: Watch) -> tuple[tuple[int, int], float]:
+def _allocation(job: Job, space: Space, record: journal.Record, watch: Watch) -> dict[str, Any]:
+    """The journal's line with the widths for all ratios that may be asked for; or why there are none, which is said."""
+    best = best_recipes(space, record.trials, job.budget)
+    ladder = ratios(record.trials, job.budget, best)
+    asked = sorted({share for ratio in ladder for share in cubic(space.rounds, ratio)})
+    line = allocation_line(job, best[0].export, asked, space.prune.multiple, watch)
+    if "error" in line:
+        watch.say(f"widths cannot be allocated: {line['error']}")
+    return line
+
+
+def _steps(pace: Mapping[str, Any] | None) -> tuple[tuple[int, int], float]:
     """Steps of a brief and of a long training, and their learning rate: decided once and kept in the journal, so that a
-    resumed run goes on with the plans that it began, with another --max-time too."""
-    if (line := journal.read(path).pace) is None:
-        line = pace_line(job, watch)
-        journal.append(path, line)
-        clock.note()
-    return (line["short_steps"], line["long_steps"]), line.get("learning_rate", Train.learning_rate)
+    resumed run goes on with the plans that it began, with another --max-time too. None: no training is planned yet."""
+    if pace is None:
+        return (1, 1), Train.learning_rate
+    return (pace["short_steps"], pace["long_steps"]), pace.get("learning_rate", Train.learning_rate)
 
 
 def space_of(job: Job, steps: tuple[int, int], learning_rate: float = Train.learning_rate) -> Space:
