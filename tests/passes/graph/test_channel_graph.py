@@ -8,7 +8,9 @@ import torch_pruning as tp
 
 from pocketfit import zoo
 from pocketfit.core.errors import UserError
+from pocketfit.core.plan.prune import Prune
 from pocketfit.passes.graph.channel_graph import OUTPUT, trace
+from pocketfit.passes.prune import prune_channels
 from tests.passes import small_networks as nets
 
 
@@ -197,3 +199,37 @@ class StacksNumbers(torch.nn.Module):
 def test_single_numbers_are_stacked():
     graph = graph_of(StacksNumbers().eval())
     assert group_of(graph, "a").prunable
+
+
+class Words(torch.nn.Module):
+    """Rows of a table for numbers that are computed of a picture, added to what a linear layer makes of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.sure, self.alone = (
+            torch.nn.Embedding(9, 12),
+            torch.nn.Linear(1, 12),
+            torch.nn.Embedding(9, 6, padding_idx=0),
+        )
+        self.back, self.fc = torch.nn.Linear(12, 8), torch.nn.Linear(6, 8)
+        self.places, self.order = torch.nn.Embedding(5, 12), torch.nn.Buffer(torch.arange(5)[None])
+
+    def forward(self, x):
+        level = x.mean((2, 3))
+        index = (level.abs() * 4).clamp(0, 8).long()
+        joined = self.words(index) + self.sure(level[..., None]) + self.places(self.order[:, :3])
+        return self.back(joined.mean(1)) + self.fc(self.alone(index).mean(1))
+
+
+def test_an_embedding_makes_channels_that_can_be_pruned():
+    model = nets.model_of(Words())
+    graph = trace(model.network, model.signature)
+    assert graph.findings == ()
+    assert group_of(graph, "words").members == {
+        ("words.weight", 1): 1, ("sure.weight", 0): 1, ("sure.bias", 0): 1, ("back.weight", 1): 1,
+        ("places.weight", 1): 1,
+    }  # fmt: skip
+    assert group_of(graph, "alone").members == {("alone.weight", 1): 1, ("fc.weight", 1): 1}
+    pruned = prune_channels.apply(model, Prune(0.0, keep=(("words", 8), ("alone", 4))), graph=graph).network
+    assert (pruned.words.embedding_dim, pruned.alone.embedding_dim, pruned.sure.out_features) == (8, 4, 8)
+    assert pruned.words.num_embeddings == 9 and pruned(torch.randn(2, 3, 16, 16)).shape == (2, 8)

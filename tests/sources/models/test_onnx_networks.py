@@ -134,6 +134,22 @@ def test_text_networks_as_people_have_them(
 
 @pytest.mark.slow
 @pytest.mark.weights
+@pytest.mark.parametrize(("kind", "shape", "groups"), [("rec", "3x48x320", 24), ("det", "3x320x320", 36)])
+def test_a_third_of_the_channels_of_text_networks_can_go(kind: str, shape: str, groups: int, paddle_ocr: Path) -> None:
+    torch.set_num_threads(1)
+    (path,) = paddle_ocr.glob(f"*{kind}_infer.onnx")
+    model = open_model(path, input_shape=shape)
+    graph = channel_graph.trace(model.network, model.signature)
+    assert sum(group.prunable for group in graph.groups) == groups
+    pruned = prune_channels.apply(model, Prune(1 / 3), None, graph=graph)
+    x = inputs(model, 2)
+    assert [a.shape for a in in_torch(pruned.network, x)] == [a.shape for a in in_torch(model.network, x)]
+    before, after = (sum(p.numel() for p in found.network.parameters()) for found in (model, pruned))
+    assert after < 0.6 * before
+
+
+@pytest.mark.slow
+@pytest.mark.weights
 def test_kinds_of_files(magika: Path) -> None:
     model = open_model(magika)
     x = inputs(model)

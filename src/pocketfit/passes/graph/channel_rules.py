@@ -188,6 +188,15 @@ def _linear(walk: Walk, node: fx.Node) -> Any:
     return along(outputs, last, shape_of(node))
 
 
+def _embedding(walk: Walk, node: fx.Node) -> Any:
+    """weight [rows, channels]: each index picks a row, and as many rows come out as indices go in."""
+    weight, indices = argument(node, "weight"), argument(node, "indices")
+    if not walk.is_parameter(weight):
+        return _hide(walk, node)
+    walk.labels.fix(walk.of(indices), f"{_place(node)} takes them for numbers of rows")
+    return along(walk.outputs(weight, 1, shape_of(weight)[1]), len(shape_of(node)) - 1, shape_of(node))
+
+
 def _normalization(walk: Walk, node: fx.Node) -> Any:
     """batch_norm and instance_norm along dimension 1, layer_norm along the last one, group_norm in equal groups."""
     source, kind = argument(node, "input"), operation(node)
@@ -363,6 +372,7 @@ RULES: dict[str, Rule] = {
     **_rules("conv1d conv2d conv3d", _convolution),
     **_rules("conv_transpose1d conv_transpose2d conv_transpose3d", _transposed_convolution),
     **_rules("linear", _linear),
+    **_rules("embedding", _embedding),
     **_rules("batch_norm instance_norm group_norm layer_norm", _normalization),
     **_rules("prelu", _prelu),
     **_rules("max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d", _spatial),

@@ -104,6 +104,8 @@ def _fit_sizes(layer: nn.Module) -> None:
         layer.in_channels, layer.out_channels = weight.shape[0], weight.shape[1] * layer.groups
     elif isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = weight.shape
+    elif isinstance(layer, nn.Embedding):
+        layer.num_embeddings, layer.embedding_dim = weight.shape
     elif isinstance(layer, nn.modules.batchnorm._NormBase):
         layer.num_features = len(weight)
     elif isinstance(layer, nn.GroupNorm):
