@@ -22,6 +22,7 @@ from pocketfit.sources.models.check_network import example
 from pocketfit.sources.models.open_model import open_model
 from pocketfit.zoo import ARCHITECTURES
 from tests.brought.networks import NETWORKS, built
+from tests.everything import everything
 from tests.sources.models.onnx_zoo import write, zoo_network
 
 pytest.importorskip("onnxscript")
@@ -43,7 +44,7 @@ NAMES = [name for name, row in NETWORKS.items() if not {"open", "trace"} & set(r
 CASES = [
     *(pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES),
     *(
-        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        pytest.param(name, marks=() if name in QUICK else (pytest.mark.slow, everything))
         for name in NAMES
         if name not in NOT_EXPORTED
     ),
@@ -117,7 +118,7 @@ def test_a_network_comes_back_and_goes_out(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.weights
-@pytest.mark.parametrize("runtime", ["onnxruntime", "litert"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("litert", marks=everything)])
 @pytest.mark.parametrize(
     ("kind", "shape", "labels"), [("rec", "3x48x160", 6625), ("cls", "3x48x192", 0), ("det", "3x64x96", 0)]
 )
