@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.utils._pytree import tree_leaves
 
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.model import Model
@@ -84,7 +85,7 @@ def given(name: str) -> tuple[Model, Samples, NDArray[np.float32]]:
 def by_torch(model: Model, values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     with torch.no_grad():
         found = model.network(torch.zeros(values.shape).copy_(torch.from_numpy(values)))
-    return [value.numpy() for value in (found if isinstance(found, tuple | list) else [found])]
+    return [value.numpy() for value in tree_leaves(found)]
 
 
 def by_file(session: Session, values: NDArray[np.float32]) -> NDArray[np.float32]:

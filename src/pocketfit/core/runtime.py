@@ -128,7 +128,7 @@ def quantize_input(values: NDArray[np.float32], dtype: str, scale: float, zero_p
 
 
 def answer(session: Session, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Float values of one input -> float values of the first output, [n, ...] -> [n, classes].
+    """Float values of one input -> float values of the first output, [n, ...] -> [n, ...], maps with channels first.
 
     Integers that the file takes or gives are quantized and dequantized on the way, as the caller's code would.
     """
@@ -138,7 +138,10 @@ def answer(session: Session, values: NDArray[np.float32]) -> NDArray[np.float32]
     given: NDArray[np.generic] = values
     if quantization is not None:
         given = quantize_input(values, spec.dtype, quantization.scales[0], quantization.zero_points[0])
-    raw = session.run({spec.name: given})[session.signature.outputs[0].name]
+    given_back = session.signature.outputs[0]
+    raw = session.run({spec.name: given})[given_back.name]
+    if given_back.layout == "NHWC" and raw.ndim == 4:
+        raw = np.ascontiguousarray(raw.transpose(0, 3, 1, 2))
     if (back := session.output_quantization) is None:
         return raw.astype(np.float32, copy=False)
     return ((raw.astype(np.float32) - back.zero_points[0]) * np.float32(back.scales[0])).astype(np.float32)

@@ -238,11 +238,16 @@ def _inputs_and_outputs(file: TfliteFile) -> tuple[tuple[FileTensor, ...], tuple
             tuple(None if size < 0 else size for size in shape),
             file.dtype(index),
             file.quantization(index),
-            _layout(file, index) if side == "in" else "",
+            _layout(file, index) if side == "in" else _output_layout(file, index),
         )
 
     inputs = tuple(tensor("in", i) for i in ints(file.graph.inputs))
     return inputs, tuple(tensor("out", i) for i in ints(file.graph.outputs))
+
+
+def _output_layout(file: TfliteFile, index: int) -> str:
+    """The layout of an output that is a map, as the file states it; "" for another output."""
+    return file.notes.get("output_layout", "") if len(file.shape(index)) == 4 else ""
 
 
 def _layout(file: TfliteFile, index: int) -> str:

@@ -117,6 +117,8 @@ class Network:
         numbers = raw.astype("float64")
         if grid := self.output["quantization"]:
             numbers = (numbers - grid["zero_point"]) * grid["scale"]
+        if self.output.get("layout") == "NHWC" and numbers.ndim == 4:
+            numbers = numbers.transpose(0, 3, 1, 2)
         shares = self.output["values"] == "probabilities"
         found, array = self.answers.read(self.task, numbers, self.labels, probabilities=shares, top=top)
         return {**found, "inference_ms": round(took_ms, 3)}, array

@@ -7,7 +7,7 @@ import warnings
 import zipfile
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.model import Model
@@ -79,6 +79,7 @@ def program_of(model: Model) -> ExportedProgram:
         # litert-torch 0.10 tells constants apart by their address in memory, after a temporary copy of those that are
         # not contiguous: of two such weights with the same shape, one was taken for the other.
         tensor.data = tensor.data.contiguous()
+    network.register_forward_hook(_flat)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             # torch warns of the list in which recurrent layers keep their weights, though it exports them correctly
@@ -89,6 +90,14 @@ def program_of(model: Model) -> ExportedProgram:
         raise ExportFailed(f"torch.export could not trace the network{where}: {_short(error)}") from error
     program.graph_module.meta[NOTES] = [flushed] if flushed else []
     return program
+
+
+def _flat(_: nn.Module, __: Any, answer: Any) -> Any:
+    """The outputs in one tuple, whatever the network packs them in: converters know tensors and tuples."""
+    from torch import Tensor
+    from torch.utils._pytree import tree_leaves
+
+    return answer if isinstance(answer, Tensor) else tuple(tree_leaves(answer))
 
 
 def flush_denormals(network: nn.Module) -> str:

@@ -76,6 +76,8 @@ def convert(
     weights, order = _weights_of(program)
     rename(Path(target), weights, order, [s.name for s in given], [s.name for s in wanted])
     about = {"layout": layout if turned[0] else "NCHW" if any(map(_is_picture, given)) else ""}
+    if turned[1]:
+        about["output_layout"] = layout
     if not _right_for_any_batch(program.module(), Path(target), given, wanted, layout):
         about["batch"] = "1"
         notes.append(ROW_BY_ROW)
