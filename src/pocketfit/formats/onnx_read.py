@@ -245,7 +245,7 @@ def _bytes(tensor: TensorProto) -> int:
 
 def _compute_dtype(graph: _Graph, node: NodeProto) -> str:
     """The dtype in which a node computes: integers where every input comes out of a DequantizeLinear and the output
-    goes into a QuantizeLinear."""
+    goes into a QuantizeLinear; matrix products of integers may give float."""
     inputs = [name for name in node.input if name]
     data = [name for name in inputs if not graph.constant_behind(name)]
     stated = graph.dtypes.get(data[0], "") if data else ""
@@ -258,7 +258,8 @@ def _compute_dtype(graph: _Graph, node: NodeProto) -> str:
         if not from_integers and not scalar and graph.dtypes.get(name) != "int64":
             return stated
     readers = graph.readers.get(node.output[0], [])
-    if node.output[0] in graph.outputs or not readers or any(reader.op_type != QUANTIZE for reader in readers):
+    quantized = readers and all(reader.op_type == QUANTIZE for reader in readers)
+    if node.op_type != "MatMul" and (node.output[0] in graph.outputs or not quantized):
         return stated
     return graph.dtypes.get(graph.producer[data[0]].input[0], stated)
 

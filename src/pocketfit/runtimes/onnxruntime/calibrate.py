@@ -13,16 +13,22 @@ from numpy.typing import NDArray
 from pocketfit.core.errors import ExportFailed
 from pocketfit.core.support.cpus import usable
 from pocketfit.numerics import quantization_ranges
+from pocketfit.runtimes.onnxruntime import integer_forms
 from pocketfit.runtimes.onnxruntime.convert import open_session
 
 BATCH = 8  # samples at a time: all tensors of MobileNetV2 together take 27 MB a sample
 
 
 def prepare(source: str, path: str) -> None:
-    """ONNX Runtime's own preparation (shapes, fusions): the file whose tensors are calibrated and quantized."""
+    """ONNX Runtime's own preparation (shapes, fusions) and our integer forms: the file whose tensors are calibrated and
+    quantized."""
+    import onnx
     from onnxruntime.quantization import quant_pre_process
 
     quant_pre_process(source, path, skip_symbolic_shape=True)
+    model = onnx.load(path)
+    integer_forms.prepare(model)
+    onnx.save(model, path)
 
 
 def gather(source: str, samples: str, target: str, histograms: bool) -> None:

@@ -16,13 +16,13 @@ from pocketfit.formats.onnx_read import DEQUANTIZE, QUANTIZE, layer_of, set_meta
 from pocketfit.numerics.affine import quantize, symmetric_scale
 from pocketfit.numerics.nibbles import pack_int4
 from pocketfit.runtimes.common import agreement
+from pocketfit.runtimes.onnxruntime import integer_forms
 from pocketfit.runtimes.onnxruntime import recurrent as onnxruntime_recurrent
 from pocketfit.runtimes.onnxruntime.convert import BATCH, LAYOUT, runner, specs
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
-NORMS = ("InstanceNormalization", "LayerNormalization", "BatchNormalization")  # no integer kernels on CPUs
 DYNAMIC_ROWS = (
     "ONNX Runtime sets the ranges of this file over all samples of a batch: pocketfit runs them one after the other, "
     "as an app does"
@@ -252,6 +252,8 @@ def _static(
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
     biases = _without_grouped_biases(model)
+    floats, products = integer_forms.in_float(model, but_outputs=settings.io != "float32")
+    ranges, scalars = integer_forms.align(model, ranges)
     limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     quantizer = QDQQuantizer(
         model,
@@ -261,8 +263,8 @@ def _static(
         activation_qType=QuantType.QInt8 if settings.activations == "int8" else QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
         nodes_to_quantize=[],
-        nodes_to_exclude=list(float_nodes),
-        op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry} - set(NORMS)),
+        nodes_to_exclude=[*float_nodes, *floats],
+        op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry}),
         extra_options={"TensorQuantOverrides": _narrow_weights(model, settings)},
     )
     quantizer.quantize_model()
@@ -274,6 +276,8 @@ def _static(
             node.input.append(bias.name)
             if all(tensor.name != bias.name for tensor in made.graph.initializer):
                 made.graph.initializer.append(bias)
+    integer_forms.left_in_float(made, products)
+    integer_forms.merge(made, scalars)
     return made
 
 

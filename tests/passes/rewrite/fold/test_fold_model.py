@@ -170,8 +170,9 @@ class Chain(nn.Module):
         kept: Tensor | None = None
         for index, part in enumerate(self.parts):
             if part == "+":
-                x, kept = (x, x) if kept is None or kept.shape != x.shape else (x + kept, None)
+                x, kept = (x, x) if kept is None else (x + kept, None)
             else:
+                kept = None if part in ("grouped", "transposed") else kept  # x is going to have another shape
                 x = (
                     self.layers[index](x)
                     if part in LAYERS
