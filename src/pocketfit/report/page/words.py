@@ -284,7 +284,7 @@ def _drop_clause(drop: Mapping[str, Any] | None) -> Sequence[str]:
         return ()
     points = drop["points"]
     amount = _signless_zero(abs(points), 1)
-    metric = "" if drop.get("metric", "accuracy") == "accuracy" else f" of {drop['metric']}"
+    metric = "" if drop.get("metric", "accuracy") == "accuracy" else f" of {metric_words(drop['metric'])}"
     verb = "gains" if points < 0 and amount != "0.0" else "loses"
     known = []
     if drop.get("low") is not None and drop.get("high") is not None:
