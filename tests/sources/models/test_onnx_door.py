@@ -108,8 +108,8 @@ def ends(files: Sequence[Path], folder: Path) -> tuple[int, dict[str, str]]:
 
 def test_a_sample_of_the_standards_files(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    carried, refused = ends(SAMPLE[::40], tmp_path)
-    assert carried >= 3 and len(refused) < len(SAMPLE[::40])
+    carried, refused = ends(SAMPLE[::30], tmp_path)
+    assert carried >= 2 and len(refused) < len(SAMPLE[::30])
 
 
 @everything
