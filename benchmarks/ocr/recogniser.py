@@ -63,17 +63,3 @@ def greedy(outputs: NDArray[np.float32], charset: Sequence[str]) -> list[str]:
     kept = best != 0
     kept[:, 1:] &= best[:, 1:] != best[:, :-1]
     return ["".join(charset[c - 1] for c in row[keep]) for row, keep in zip(best, kept, strict=True)]
-
-
-def edit_distance(one: str, other: str) -> int:
-    """The fewest insertions, deletions and replacements that make `other` of `one` (Levenshtein).
-
-    >>> edit_distance("kitten", "sitting")
-    3
-    """
-    row = list(range(len(other) + 1))
-    for i, a in enumerate(one, start=1):
-        corner, row[0] = row[0], i
-        for j, b in enumerate(other, start=1):
-            corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (a != b))
-    return row[-1]

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.ocr.lines import MANIFEST
-from benchmarks.ocr.recogniser import LabelledLines, edit_distance, greedy
+from benchmarks.ocr.recogniser import LabelledLines, greedy
 from pocketfit import runtimes
 from pocketfit.core.errors import UserError
 from pocketfit.core.runtime import Session, answer
 from pocketfit.numerics.latency_intervals import mean_interval, paired_drop
+from pocketfit.tasks.text import edit_distance
 
 Floats = NDArray[np.float64]
 MASK_ABOVE = 0.3  # DBNet's threshold of probabilities, as PP-OCR has it

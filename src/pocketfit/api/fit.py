@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from pocketfit.api.delivery import GOLDEN_SAMPLES, Delivery
+from pocketfit.api.inputs import Data, Network, as_dataset, as_model
 from pocketfit.core.budget import Budget
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.cpus import check_threads, usable
@@ -17,13 +19,6 @@ from pocketfit.search.decide.result import Result
 from pocketfit.search.run.begin import check_out
 from pocketfit.search.run.job import Job, check_teacher, settled
 from pocketfit.search.run.loop import fit_job
-
-if TYPE_CHECKING:
-    pass
-
-
-from pocketfit.api.delivery import GOLDEN_SAMPLES, Delivery
-from pocketfit.api.inputs import Data, Network, as_dataset, as_model
 
 
 def fit(

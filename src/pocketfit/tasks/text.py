@@ -164,7 +164,7 @@ def influence(outputs: Tensor) -> Tensor:
     return cross_entropy(logits.transpose(1, 2), logits.detach().argmax(2), reduction="none").mean(1)
 
 
-def edit_distance(one: Sequence[int], other: Sequence[int]) -> int:
+def edit_distance(one: Sequence[object], other: Sequence[object]) -> int:
     """How many insertions, deletions and substitutions make one sequence of the other (Levenshtein 1966).
 
     >>> edit_distance("kitten", "sitting")
