@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 IN_FLOAT = ("InstanceNormalization", "LayerNormalization", "BatchNormalization", "Softmax", "LogSoftmax")
 SATURATED, ABOVE = "/saturated", "/above"  # ends of the names of Clips that integers carry out by themselves
 STEPS = 255  # of 8 bits
-FEWEST_STEPS = 8  # an offset of fewer steps would make the steps more than an eighth wider
+FEWEST_STEPS = (
+    3  # in an offset: with fewer, the steps would grow by more than 4/3, and cost more than a second rounding
+)
+FEWEST_EXACT = 8  # where biases can take what rounding leaves of an offset
 WIDER = 1.1  # times as wide a range may become for an offset
 Range = tuple[float, float]
 
@@ -201,7 +204,7 @@ def _on_steps(range_: Range, offset: float, *, may_round: bool) -> tuple[Range, 
         return None
     step = (most - least) / STEPS
     count = math.floor(abs(offset) / step)
-    if count >= FEWEST_STEPS:
+    if count >= (FEWEST_EXACT if may_round else FEWEST_STEPS):
         step = abs(offset) / count
     elif may_round:
         offset = round(offset / step) * step
