@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 IN_FLOAT = ("InstanceNormalization", "LayerNormalization", "BatchNormalization", "Softmax", "LogSoftmax")
+SHIFTED, CLIPPED = "/shifted", "_above"  # ends of the names of a sum in front of such a Clip, and of what one gives
 SATURATED, ABOVE = "/saturated", "/above"  # ends of the names of Clips that integers carry out by themselves
 STEPS = 255  # of 8 bits
 FEWEST_STEPS = (
     3  # in an offset: with fewer, the steps would grow by more than 4/3, and cost more than a second rounding
 )
+FEWEST_OF_GATE = 32  # of x in the 3 of x + 3: coarser integers of x would make a coarse gate, which has 128 of its own
 FEWEST_EXACT = 8  # where biases can take what rounding leaves of an offset
 WIDER = 1.1  # times as wide a range may become for an offset
 Range = tuple[float, float]
@@ -38,13 +40,14 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Scalar:
-    """A node that gives `value` times `factor` plus `offset`, numbers both."""
+    """A node that gives `value` times `factor` plus `offset`, numbers both, and at most `most`."""
 
     node: str
     value: str
     output: str
     factor: float = 1.0
     offset: float = 0.0
+    most: float = math.inf
 
 
 def prepare(model: ModelProto) -> None:
@@ -57,7 +60,7 @@ def prepare(model: ModelProto) -> None:
             nodes += _saturating(model, node, gates_itself=True)
         elif node.op_type == "Mul" and node.output[0] in clipped.values():
             nodes.append(node)
-            node.input[:] = [f"{name}_above" if name in clipped else name for name in node.input]
+            node.input[:] = [f"{name}{CLIPPED}" if name in clipped else name for name in node.input]
         elif node.op_type == "HardSigmoid" and _attribute(node, "alpha", 0.2) > 0:
             nodes += _saturating(model, node)
         elif node.op_type == "ReduceMean" and ranks.get(node.input[0]) == 4 and _over_pixels(node, constants):
@@ -89,15 +92,15 @@ def _saturating(model: ModelProto, node: NodeProto, *, gates_itself: bool = Fals
     first = []
     if gates_itself:
         least = _store(model, f"{output}_least", np.array(-shift / slope, np.float32))
-        first = [helper.make_node("Clip", [value, least], [f"{value}_above"], f"{node.name or output}{ABOVE}")]
-        value = f"{value}_above"
+        first = [helper.make_node("Clip", [value, least], [f"{value}{CLIPPED}"], f"{node.name or output}{ABOVE}")]
+        value = f"{value}{CLIPPED}"
     numbers = {"shift": shift / slope, "zero": 0.0, "top": 1 / slope, "slope": slope}
     named = {word: _store(model, f"{output}_{word}", np.array(number, np.float32)) for word, number in numbers.items()}
     base = node.name or output
     sum_, clip = f"{output}_shifted", f"{output}_saturated"
     return [
         *first,
-        helper.make_node("Add", [value, named["shift"]], [sum_], f"{base}/shifted"),
+        helper.make_node("Add", [value, named["shift"]], [sum_], f"{base}{SHIFTED}"),
         helper.make_node("Clip", [sum_, named["zero"], named["top"]], [clip], f"{base}{SATURATED}"),
         helper.make_node("Mul", [clip, named["slope"]], [output], f"{base}/scaled"),
     ]
@@ -164,13 +167,19 @@ def align(model: ModelProto, ranges: Mapping[str, Range]) -> tuple[dict[str, Ran
     found, scalars = dict(ranges), []
     constants, readers = _constants(model), _readers(model)
     factors: dict[str, Scalar] = {}  # products by their outputs
+    gates: set[str] = set()
     for node in model.graph.node:
         if node.op_type == "Clip" and node.name.endswith(SATURATED):
-            found[node.output[0]] = (0.0, float(constants[node.input[2]]))
+            if node.output[0] not in gates:
+                found[node.output[0]] = (0.0, float(constants[node.input[2]]))
             continue
         if node.op_type == "Clip" and node.name.endswith(ABOVE):  # a learned range is that of what is clipped
             low, high = found[node.output[0]]
             found[node.output[0]] = (low, min(high, found[node.input[0]][1]))
+            continue
+        if gate := _gate(node, readers, constants, found):
+            gates.add(gate.output)
+            scalars.append(gate)
             continue
         one = _scalar(node, constants)
         if one is None or one.value not in found or one.output not in found:
@@ -193,6 +202,23 @@ def align(model: ModelProto, ranges: Mapping[str, Range]) -> tuple[dict[str, Ran
         found[one.output] = (low * one.factor + one.offset, high * one.factor + one.offset)
         scalars.append(one)
     return found, scalars
+
+
+def _gate(
+    node: NodeProto, readers: Mapping[str, list[NodeProto]], constants: Mapping[str, Any], found: dict[str, Range]
+) -> Scalar | None:
+    """min(x + 3, 6) of an x that is at least -3, as x's own integers; sets the ranges of both."""
+    after = readers.get(node.output[0], [])
+    if not node.name.endswith(SHIFTED) or not node.input[0].endswith(CLIPPED) or len(after) != 1:
+        return None
+    value, output = node.input[0], after[0].output[0]
+    shift, top = (float(constants[name]) for name in (node.input[1], after[0].input[2]))
+    count = math.floor(shift * STEPS / (max(found[value][1], 0.0) + shift))
+    if count < FEWEST_OF_GATE:
+        return None
+    step = shift / count
+    found[value], found[output] = (-shift, STEPS * step - shift), (0.0, STEPS * step)
+    return Scalar(node.name, value, output, offset=shift, most=top)
 
 
 def _on_steps(range_: Range, offset: float, *, may_round: bool) -> tuple[Range, float] | None:
@@ -252,23 +278,53 @@ def _scalar(node: NodeProto, constants: Mapping[str, Any]) -> Scalar | None:
 
 def merge(model: ModelProto, scalars: Collection[Scalar]) -> None:
     """Let what reads the integers of a Scalar's output read the integers of its input, where they are the same."""
-    constants = _constants(model)
-    outputs = {value.name for value in model.graph.output}
-    by_name = {node.name: node for node in model.graph.node}
     for one in scalars:
-        node, readers = by_name.get(one.node), _readers(model)
-        made = {name: n for n in model.graph.node for name in n.output}
-        before = [made[name] for name in (node.input if node else ()) if made.get(name) is not None]
-        wide = [n for n in before if n.op_type == DEQUANTIZE and n.input[0] not in constants]
-        after = readers.get(node.output[0], []) if node else []
-        if node is None or len(wide) != 1 or [n.op_type for n in after] != [QUANTIZE] or node.output[0] in outputs:
-            continue
-        (old_scale, old_zero), (scale, zero) = (_grid(n, constants) for n in (wide[0], after[0]))
-        if abs(scale - old_scale * one.factor) > 1e-5 * scale or zero != old_zero - round(one.offset / old_scale):
-            continue
-        if after[0].output[0] not in outputs:
-            _rename_inputs(model, after[0].output[0], wide[0].input[0])
+        ends = _same_integers(model, one)
+        if ends is not None:
+            wide, narrow, most = ends
+            top = np.iinfo(_constants(model)[wide.input[2]].dtype)
+            source = (
+                wide.input[0] if most >= top.max else _at_most(model, one, wide.input[0], np.array(most, top.dtype))
+            )
+            _rename_inputs(model, narrow.output[0], source)
+        elif math.isfinite(one.most):
+            made = next((node for node in model.graph.node if one.output in node.output), None)
+            if made is not None and made.name == one.node:  # else the Clip is still there
+                made.output[0] = f"{one.output}_unbounded"
+                _rename_inputs(model, one.output, _at_most(model, one, made.output[0], np.array(one.most, np.float32)))
     _remove_unread(model)
+
+
+def _same_integers(model: ModelProto, one: Scalar) -> tuple[NodeProto, NodeProto, float] | None:
+    """(the DequantizeLinear before a Scalar, the QuantizeLinear behind it, the integer that stands for `most`), where
+    both have the same integers; else None."""
+    constants, readers = _constants(model), _readers(model)
+    made = {name: node for node in model.graph.node for name in node.output}
+    node = next((node for node in model.graph.node if node.name == one.node), None)
+    after = readers.get(node.output[0], []) if node is not None else []
+    if node is None or [n.op_type for n in after] != [QUANTIZE] or node.output[0] != one.output:
+        return None
+    wide = [n for n in map(made.get, node.input) if n is not None and n.op_type == DEQUANTIZE]
+    wide = [n for n in wide if n.input[0] not in constants and len(n.input) > 2]
+    ends = {value.name for value in model.graph.output}
+    if len(wide) != 1 or {one.output, after[0].output[0]} & ends:
+        return None
+    (old_scale, old_zero), (scale, zero) = (_grid(n, constants) for n in (wide[0], after[0]))
+    if abs(scale - old_scale * one.factor) > 1e-5 * scale or zero != old_zero - round(one.offset / old_scale):
+        return None
+    return wide[0], after[0], zero + round(one.most / scale) if math.isfinite(one.most) else math.inf
+
+
+def _at_most(model: ModelProto, one: Scalar, source: str, most: Any) -> str:
+    """The name of min(source, most): of integers, or of float."""
+    from onnx import helper
+
+    top, output = _store(model, f"{one.output}_most", most), f"{one.output}_bounded"
+    clip = helper.make_node("Clip", [source, "", top], [output], f"{one.node}/Clip")
+    nodes = list(model.graph.node)
+    place = next(i for i, node in enumerate(nodes) if source in node.output) + 1
+    _replace_nodes(model, [*nodes[:place], clip, *nodes[place:]])
+    return output
 
 
 def _grid(node: NodeProto, constants: Mapping[str, Any]) -> tuple[float, int]:
