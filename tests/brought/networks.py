@@ -256,13 +256,13 @@ NETWORKS: Mapping[str, Brought] = {
     "answers as integers": Brought(
         lambda: Parts(lambda parts, x: parts.body(x).argmax(1), body=plain()), refused=_open("int64", "float")
     ),
-    "mask": Brought(lambda: nn.Conv2d(3, CLASSES, 3, 2, 1), refused=_classes("(2, 5, 16, 16)", "[batch, classes]")),
+    "mask": Brought(lambda: nn.Conv2d(3, CLASSES, 3, 2, 1), refused=_classes("[batch, 5, 16, 16]", "[batch, classes]")),
     "a class for each step": Brought(
         lambda: Parts(
             lambda parts, x: parts.fc(parts.gru(x)[0]), gru=nn.GRU(8, 16, batch_first=True), fc=nn.Linear(16, CLASSES)
         ),
         (12, 8),
-        _classes("(2, 12, 5)", "[batch, classes]"),
+        _classes("[batch, 12, 5]", "[batch, classes]"),
     ),
     "the batch taken for steps": Brought(
         lambda: Parts(lambda parts, x: parts.fc(parts.gru(x)[0][:, -1]), gru=nn.GRU(8, 16), fc=nn.Linear(16, CLASSES)),

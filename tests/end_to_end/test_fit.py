@@ -352,7 +352,7 @@ def test_what_python_callers_get_wrong(here: Path) -> None:
     with pytest.raises(UserError, match=r"give preprocess=Preprocess"):
         pocketfit.fit(Nothing(), (pixels, labels), Budget(), out=here / "never")
     with pytest.raises(UserError, match="samples must be a Dataset"):
-        pocketfit.fit(Nothing(), pixels, Budget(), out=here / "never")
+        pocketfit.fit(Nothing(), [pixels], Budget(), out=here / "never")
     with pytest.raises(UserError, match="metric"):
         pocketfit.fit(Nothing(), (pixels, labels), Budget(), out=here / "never", metric="loss")
     assert not (here / "never").exists()

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pocketfit import tasks
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan.export import ExportSettings, Grid
@@ -39,7 +40,6 @@ from pocketfit.passes.rewrite import hardswish, resolution
 from pocketfit.passes.rewrite.fold import fold_model
 from pocketfit.passes.train import recalibrate_batch_norm
 from pocketfit.sources.data.dataset import from_arrays
-from pocketfit.sources.models.check_network import check_classes
 from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
 from tests.brought.networks import CLASSIFIERS, NETWORKS, arrays, built, opened
 
@@ -105,7 +105,8 @@ def test_refused_in_one_sentence(name: str, where: str) -> None:
     with pytest.raises(UserError) as refusal:
         model = opened(name)
         assert where != "open", "it was opened"
-        check_classes(model.signature)
+        if reason := tasks.get("classification").why_not(model.signature.outputs, ()):
+            raise UserError(reason)
         trace(model.network, model.signature)
     assert says(refusal.value, NETWORKS[name].refused[where]), refusal.value
 

@@ -12,6 +12,7 @@ import pytest
 import pocketfit
 from pocketfit.core.plan.runtime_list import for_apps
 from pocketfit.core.task.task_list import TASKS
+from pocketfit.measurement import latency
 from tests.tasks.examples import EXAMPLES, data_of, model_of
 
 CASES = [(name, labelled) for name in TASKS for labelled in (True, False) if not labelled or EXAMPLES[name].targets]
@@ -21,8 +22,10 @@ CASES = [(name, labelled) for name in TASKS for labelled in (True, False) if not
 @pytest.mark.parametrize("runtime", for_apps())
 @pytest.mark.parametrize(("name", "labelled"), CASES)
 def test_fit_hands_over_a_file_and_says_what_was_proved(
-    name: str, labelled: bool, runtime: str, tmp_path: Path
+    name: str, labelled: bool, runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for effort in ("QUICK", "CAREFUL"):  # no limit on the latency
+        monkeypatch.setattr(latency, effort, latency.Effort(sessions=2, seconds=0.02, min_rounds=2, max_rounds=3))
     trains = runtime == "onnxruntime" and not labelled  # what pruned networks learn is the same in every runtime
     budget = pocketfit.Budget.parse(max_drop="50pt", max_trials=4 if trains else 2)
     out = tmp_path / "out"

@@ -20,7 +20,7 @@ from pocketfit.core.support.text import readable
 from pocketfit.search.run.job import read_split
 from pocketfit.sources.input_contract import check_preprocess, read_preprocess
 from pocketfit.tasks.choose_task import checked_task, task_reading
-from pocketfit.tasks.class_names import order_of_numbers
+from pocketfit.tasks.common.class_names import order_of_numbers
 
 
 @dataclass(frozen=True)

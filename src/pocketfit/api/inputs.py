@@ -19,7 +19,7 @@ from pocketfit.search.run.job import read_split
 from pocketfit.sources.data.dataset import Dataset, from_arrays, open_data
 from pocketfit.sources.models.open_model import model_from_module, open_model
 from pocketfit.tasks.choose_task import with_task
-from pocketfit.tasks.class_names import about_order
+from pocketfit.tasks.common.class_names import about_order
 
 if TYPE_CHECKING:
     from torch import nn

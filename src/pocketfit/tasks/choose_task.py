@@ -11,7 +11,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.task.task import Form, Task
 from pocketfit.core.task.task_list import TASKS, TaskName
-from pocketfit.tasks.class_names import with_labels
+from pocketfit.tasks.common.class_names import with_labels
 
 CALLED: dict[Form, str] = {"classes": "classes", "texts": "texts", "masks": "masks", "none": "no labels"}
 

@@ -14,8 +14,8 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
 from pocketfit.core.task.task import Form, Group, Kept, Metric, Targets
 from pocketfit.core.task.task_list import TaskName
-from pocketfit.tasks.class_names import label_mapping
-from pocketfit.tasks.probabilities import as_logits
+from pocketfit.tasks.common.class_names import label_mapping
+from pocketfit.tasks.common.probabilities import as_logits
 
 if TYPE_CHECKING:
     from torch import Tensor

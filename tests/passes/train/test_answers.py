@@ -15,8 +15,9 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.plan.train import Train
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
+from pocketfit.passes.graph.main_answer import main_answer
 from pocketfit.passes.train import answers, distillation, fine_tune
-from pocketfit.passes.train.answers import in_order, main_answer, manner, thawed
+from pocketfit.passes.train.answers import in_order, manner, thawed
 from pocketfit.passes.train.torch_accuracy import accuracy
 from pocketfit.sources.models.open_model import model_from_module
 

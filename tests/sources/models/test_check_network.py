@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.signature import Signature, TensorSpec
-from pocketfit.sources.models.check_network import check_classes, signature_of
+from pocketfit.sources.models.check_network import signature_of
 from pocketfit.sources.models.open_model import model_from_module, open_model
 
 SMALL = Preprocess(height=8, width=8, resize="none")
@@ -104,17 +103,6 @@ def test_outputs_have_names_and_shapes(wrap: Any, names: list[str], shapes: list
 def test_outputs_that_are_no_tensors_of_a_batch(wrap: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         model_from_module(Does(lambda _, x: wrap(x)), preprocess=SMALL)
-
-
-def test_what_a_classifier_gives_is_checked_apart() -> None:
-    def signature(*shape: int | None) -> Signature:
-        return Signature((TensorSpec("x", (None, 3, 8, 8)),), (TensorSpec("y", shape),))
-
-    check_classes(signature(None, 2))
-    with pytest.raises(UserError, match=r"two samples the network gives the shape \(2, 7, 4\): .* \[batch, classes\]"):
-        check_classes(signature(None, 7, 4))
-    with pytest.raises(UserError, match=r"one number for each sample .* torch\.cat"):
-        check_classes(signature(None, 1))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan.export import Grid, RangeMethod
 from pocketfit.core.samples import Samples
 from pocketfit.numerics import quantization_ranges as numerics
+from pocketfit.passes.graph.main_answer import main_answer
 from pocketfit.passes.quantize.simulate.observe_ranges import batches, observe, set_ranges
 from pocketfit.passes.quantize.simulate.simulation import Point, Simulation, WeightGrid, simulate
 
@@ -150,10 +151,10 @@ def _add(found: Noise, runs: _Runs, batch: Tensor) -> None:
     """One batch more: first each layer alone in the float network, then each in float in the quantized one."""
     end = runs.runner.end
     exact = runs.all_of(batch, weights=False, points=False)
-    answers = first(exact[end])
+    answers = main_answer(exact[end])
 
     def error(values: Values) -> float:
-        return energy(first(values[end]) - answers)
+        return energy(main_answer(values[end]) - answers)
 
     signal = energy(answers)
     found.signal += signal
@@ -203,13 +204,6 @@ def _tensor_of(module: fx.GraphModule, node: Any) -> str:
 
 def _called(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return module.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def first(output: Any) -> Tensor:
-    while isinstance(output, list | tuple):
-        output = output[0]
-    assert isinstance(output, Tensor)
-    return output
 
 
 def energy(values: Tensor) -> float:

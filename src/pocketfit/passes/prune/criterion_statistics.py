@@ -25,6 +25,7 @@ from pocketfit.passes.graph.aten import argument, operation, shape_of
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Group, followed
 from pocketfit.passes.graph.interpret import Run, batches
 from pocketfit.passes.graph.labels import NO_CHANNEL, vector
+from pocketfit.passes.graph.main_answer import main_answer
 from pocketfit.passes.graph.operators import Fact, having
 
 GRADIENT_BATCH = 32  # samples in a batch; each batch gives one gradient of `first_order`
@@ -112,7 +113,7 @@ class Survey:
         unlabelled = 0
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            answers = network(torch.from_numpy(samples.inputs(part)))
+            answers = main_answer(network(torch.from_numpy(samples.inputs(part))))
             targets = np.asarray(samples.labels[part])
             known = task.has_target(targets)
             self._check_targets(answers, targets)
@@ -135,13 +136,8 @@ class Survey:
                 "label: the network's own answers stood in for them."
             )
 
-    def _check_targets(self, answers: Any, targets: NDArray[np.generic]) -> None:
+    def _check_targets(self, answers: Tensor, targets: NDArray[np.generic]) -> None:
         task = tasks.get(self.model.task)
-        if not isinstance(answers, Tensor):
-            raise UserError(
-                f"The criterion '{self.criterion}' needs a loss, and the network gives a {type(answers).__name__}: "
-                "choose one that looks at weights or activations"
-            )
         if reason := task.why_not((TensorSpec("output", (None, *answers.shape[1:])),), self.model.labels):
             raise UserError(
                 f"The criterion '{self.criterion}' needs the loss of the task '{task.NAME}', and {_lower(reason)}"

@@ -23,6 +23,7 @@ from pocketfit.core.plan.prune import Prune
 from pocketfit.core.samples import Samples
 from pocketfit.passes.graph import aten
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Group, trace
+from pocketfit.passes.graph.main_answer import tensors
 from pocketfit.passes.prune import constant_channels, criteria, reachable_ratio, sparsify
 from pocketfit.passes.prune.constant_channels import Reader
 from pocketfit.passes.prune.criteria import Criterion
@@ -281,7 +282,7 @@ def _failure(network: nn.Module, model: Model) -> str | None:
     finally:
         for hook in hooks:
             hook.remove()
-    shapes = [[tuple(t.shape) for t in (y if isinstance(y, list | tuple) else [y])] for y in (before, after)]
+    shapes = [[tuple(tensor.shape) for tensor in tensors(answer)] for answer in (before, after)]
     return None if shapes[0] == shapes[1] else f"its output changes from {shapes[0]} to {shapes[1]}"
 
 

@@ -50,6 +50,7 @@ from pocketfit.core.support.progress import Tick
 from pocketfit.core.task.task_list import TaskName
 from pocketfit.passes.graph.aten import off_grid
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
+from pocketfit.passes.graph.main_answer import main_answer
 from pocketfit.passes.graph.parameters import attribute, put
 from pocketfit.passes.quantize.rounding import TINY, best_scale, error, layer_inputs
 from pocketfit.passes.quantize.simulate.fake_quantize import largest_integer, widest_scale
@@ -63,7 +64,7 @@ from pocketfit.passes.train.guarded.guard import Guard
 from pocketfit.passes.train.guarded.objective import Exam, Recipe
 from pocketfit.passes.train.malloc import kept_memory
 from pocketfit.sources.models.fingerprint import fingerprint
-from pocketfit.tasks.probabilities import as_logits
+from pocketfit.tasks.common.probabilities import as_logits
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 OBSERVED = 64  # samples from all over the split, from which the first ranges are taken
@@ -125,7 +126,7 @@ def apply(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * schedule(taken / settings.steps) * (1.0 if guard is None else guard.slower)
         inputs = laid_out(batch)
-        answers = simulation.network(inputs)
+        answers = main_answer(simulation.network(inputs))
         exactly = inside.answers(inputs) if inside is not None else None
         # a forward of the user's own may view what it is given
         wanted = exactly if exactly is not None and one_network else asked(inputs.contiguous())
@@ -192,8 +193,7 @@ def _guard(
 
     def answered(inputs: Tensor) -> Tensor:
         with torch.inference_mode():
-            found: Tensor = simulation.network(laid_out(inputs))
-        return found
+            return main_answer(simulation.network(laid_out(inputs)))
 
     first = as_tensor(some.inputs(slice(0, settings.batch_size)))
     shape = answered(first[:1]).shape[1:]

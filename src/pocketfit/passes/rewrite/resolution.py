@@ -11,6 +11,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan.rewrite import Resolution
 from pocketfit.core.signature import Signature
 from pocketfit.passes.graph import aten
+from pocketfit.passes.graph.main_answer import main_answer
 
 
 def apply(model: Model, settings: Resolution) -> Model:
@@ -34,7 +35,7 @@ def apply(model: Model, settings: Resolution) -> Model:
         raise UserError(
             f"The network does not run at {settings.height} x {settings.width} pixels ({cause}); keep its resolution"
         ) from error
-    first = answers[0] if isinstance(answers, list | tuple) else answers
+    first = main_answer(answers)
     expected = model.signature.outputs[0].with_batch(aten.BATCH)
     if tuple(first.shape) != expected:
         raise UserError(

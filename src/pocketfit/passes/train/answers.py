@@ -5,7 +5,7 @@ its parameters learn.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
+from pocketfit.passes.graph.main_answer import main_answer, tensors
 
 TRIED_ROWS = 4
 THAWED_SHARE = 0.5  # share of frozen parameters above which all are thawed: they were frozen for an earlier training
@@ -79,7 +80,7 @@ def _tried(network: nn.Module, rows: Tensor, memory: torch.memory_format, shape:
         move(tried, None, memory)
         answer = tried(Manner(memory, shape).laid_out(rows))
         torch.autograd.backward(main_answer(answer, shape).float().sum())
-    return len(list(_tensors(answer)))
+    return len(list(tensors(answer)))
 
 
 def move(network: nn.Module, place: torch.device | str | None, memory: torch.memory_format) -> None:
@@ -98,25 +99,6 @@ def laid_out(inputs: Tensor, memory: torch.memory_format) -> Tensor:
     """
     blank = torch.empty(inputs.shape, device="meta", memory_format=memory)
     return inputs if inputs.stride() == blank.stride() else inputs.clone(memory_format=memory)
-
-
-def main_answer(answer: object, shape: tuple[int, ...] | None = None) -> Tensor:
-    """The output tensor that counts: the first with this shape of one sample (None: any shape), else the first."""
-    found = list(_tensors(answer))
-    if not found:
-        raise TypeError(f"the output of the network is {type(answer).__name__} with no tensor in it")
-    return next((tensor for tensor in found if shape is None or tensor.shape[1:] == shape), found[0])
-
-
-def _tensors(answer: object) -> Iterator[Tensor]:
-    if isinstance(answer, Tensor):
-        yield answer
-    elif isinstance(answer, Mapping):
-        for part in answer.values():
-            yield from _tensors(part)
-    elif isinstance(answer, tuple | list):
-        for part in answer:
-            yield from _tensors(part)
 
 
 @contextmanager

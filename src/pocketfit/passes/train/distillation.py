@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
-from pocketfit.passes.train.answers import in_order, laid_out, main_answer
+from pocketfit.passes.graph.main_answer import main_answer
+from pocketfit.passes.train.answers import in_order, laid_out
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.support.processes import rank
 from pocketfit.core.support.progress import Tick
 from pocketfit.core.task.task_list import TaskName
+from pocketfit.passes.graph.main_answer import main_answer
 from pocketfit.passes.train import data_parallel, distillation
-from pocketfit.passes.train.answers import Manner, main_answer, manner, move, thawed
+from pocketfit.passes.train.answers import Manner, manner, move, thawed
 from pocketfit.passes.train.batches import prefetched, shuffled
 from pocketfit.passes.train.ema import Average
 from pocketfit.passes.train.guarded.clip_gradients import Clip

@@ -8,6 +8,7 @@ import torch
 from pocketfit.core.model import Model
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Tick
+from pocketfit.passes.graph.main_answer import main_answer
 
 
 def accuracy(model: Model, samples: Samples, *, batch_size: int = 256, progress: Tick | None = None) -> float:
@@ -15,7 +16,7 @@ def accuracy(model: Model, samples: Samples, *, batch_size: int = 256, progress:
     right = done = 0
     with torch.inference_mode():
         for inputs, labels in samples.batches(batch_size):
-            logits = model.network(torch.from_numpy(np.ascontiguousarray(inputs)))
+            logits = main_answer(model.network(torch.from_numpy(np.ascontiguousarray(inputs))))
             right += int(((logits.argmax(1).numpy() == labels) & torch.isfinite(logits).all(1).numpy()).sum())
             done += len(labels)
             if progress:

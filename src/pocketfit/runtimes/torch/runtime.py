@@ -124,6 +124,8 @@ class TorchSession:
         """Arrays by name -> arrays by name. Raises UserError where a name, shape or dtype does not fit."""
         import torch
 
+        from pocketfit.passes.graph.main_answer import tensors
+
         if self._module is None:
             raise UserError("This session has been closed")
         wanted = [spec.name for spec in self.signature.inputs]
@@ -141,9 +143,8 @@ class TorchSession:
             torch.set_num_threads(self._threads)
         with torch.no_grad():
             results = self._module(*(torch.from_numpy(np.array(inputs[name])) for name in wanted))
-        listed = results if isinstance(results, tuple | list) else (results,)
         names = [spec.name for spec in self.signature.outputs]
-        return {name: value.numpy().copy() for name, value in zip(names, listed, strict=True)}
+        return {name: value.numpy().copy() for name, value in zip(names, tensors(results), strict=True)}
 
     def close(self) -> None:
         self._module = None

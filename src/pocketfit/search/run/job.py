@@ -28,7 +28,7 @@ from pocketfit.core.support.text import readable
 from pocketfit.core.task.task import Task
 from pocketfit.sources.data.dataset import Dataset
 from pocketfit.tasks.choose_task import metric_of, with_task
-from pocketfit.tasks.class_names import label_mapping, order_of_numbers
+from pocketfit.tasks.common.class_names import label_mapping, order_of_numbers
 
 CALIBRATION_SAMPLES = 200
 UNEVEN = 10  # times as many samples of one class as of another: beyond that it is said

@@ -92,21 +92,6 @@ def signature_of(
     return Signature((replace(given, shape=(None, *shape)),), tuple(specs))
 
 
-def check_classes(signature: Signature) -> None:
-    """Raises UserError where the main output is not [batch, classes] with two classes and more."""
-    shape = signature.outputs[0].with_batch(2)
-    if len(shape) != 2:
-        raise UserError(
-            f"For two samples the network gives the shape {shape}: a classifier gives one [batch, classes]; wrap this"
-            " one in a module that returns that"
-        )
-    if shape[1] == 1:
-        raise UserError(
-            "The network gives one number for each sample (one logit, as for BCE): a classifier has one output for each"
-            " class; wrap it in a module that returns torch.cat((0 * z, z), 1), which has the same probabilities"
-        )
-
-
 def blamed(error: BaseException, network: nn.Module) -> tuple[str, str]:
     """(dotted name of the innermost module that the error passed through, "" for the network itself; the place in its
     forward: "net.py, line 12")."""

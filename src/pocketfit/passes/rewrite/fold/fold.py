@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pocketfit.core.errors import UserError
+from pocketfit.passes.graph.main_answer import tensors
 from pocketfit.passes.rewrite.fold.activations import activations, constants, norms
 from pocketfit.passes.rewrite.fold.affines import affines, batch_norms
 from pocketfit.passes.rewrite.fold.identities import dropouts, identities
@@ -128,10 +129,7 @@ class _Tracer(fx.Tracer):
 
 def answers(network: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     with torch.no_grad():
-        result: Any = network(*inputs)
-    if isinstance(result, Mapping):
-        result = tuple(result.values())
-    return tuple(result) if isinstance(result, tuple | list) else (result,)
+        return tuple(tensors(network(*inputs)))
 
 
 def _worst(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> float:

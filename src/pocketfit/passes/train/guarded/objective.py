@@ -26,7 +26,7 @@ from pocketfit.core.task.task import Task
 from pocketfit.core.task.task_list import TaskName
 from pocketfit.passes.train import distillation as distil
 from pocketfit.passes.train.batches import as_tensor
-from pocketfit.tasks.probabilities import as_logits
+from pocketfit.tasks.common.probabilities import as_logits
 
 SMALLEST_SPREAD, LARGEST_SPREAD = 0.5, 20.0  # ordinary standard deviations of logits over the classes
 USUAL_SPREAD = 4.0  # that of networks trained by cross-entropy; 2.7 to 5.7 were seen

@@ -23,7 +23,7 @@ from pocketfit.search.run.run_trial import drop, mean_score, scored, timing
 from pocketfit.search.run.verdict import scores_once
 from pocketfit.search.run.verdict.disturbed_latencies import patient
 from pocketfit.tasks.choose_task import title_of
-from pocketfit.tasks.class_names import label_mapping
+from pocketfit.tasks.common.class_names import label_mapping
 
 PICTURES_SHOWN = 12
 FOOTPRINT_PROCESSES = 3

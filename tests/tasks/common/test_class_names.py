@@ -15,7 +15,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.tasks import classification
-from pocketfit.tasks.class_names import label_mapping, order_of_numbers, with_labels
+from pocketfit.tasks.common.class_names import label_mapping, order_of_numbers, with_labels
 
 PREPROCESS = Preprocess(height=8, width=8, resize="exact")
 
