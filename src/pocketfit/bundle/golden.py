@@ -2,13 +2,15 @@
 
 Two kinds of input: `chart.png`, a drawn image before any geometry (it has transparency, sharp edges and another
 shape than the network's input; text lines have `chart-narrow.png` as well, which has to be padded), and a few of the
-user's samples after the geometry. Each has the tensor that the reference preprocessing makes of it, and the output of
-the exported file in its own runtime.
+user's samples after the geometry. For recordings these are `chirp.wav`, a drawn sound at another rate and in two
+channels, and features of the user's samples. Each has the tensor that the reference preprocessing makes of it, and the
+output of the exported file in its own runtime.
 """
 
 from __future__ import annotations
 
 import math
+import wave
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +19,19 @@ from numpy.typing import NDArray
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan.export import ExportSettings
-from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.preprocess import Preprocess, Sound
 from pocketfit.core.runtime import Session, quantize_input
 from pocketfit.core.samples import Samples
+from pocketfit.core.signature import TensorSpec
+from pocketfit.measurement.run_samples import fed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SAMPLES = 3
+DRAWN = ("chart", "chirp")
+# Of features of recordings, in units of their deviation: Fourier transforms of other libraries, also in float32.
+FEATURES_MAX, FEATURES_MEAN = 1e-2, 1e-4
 # Share of the span of the golden outputs by which another processor or version of the runtime may be off. Kernels for
 # integers differ by tens of steps of 255 between instruction sets; some compute float16 as float32.
 ELSEWHERE = {"float32": 1e-3, "float16": 2e-2, "dynamic-int8": 0.1, "int8": 0.1}
@@ -40,7 +47,7 @@ def write_golden(
     """
     folder.mkdir()
     pairs, answers = [], []
-    for stem, source, values in _inputs(folder, samples, layout):
+    for stem, source, values in _inputs(folder, samples, layout, session.signature.inputs[0]):
         if values.shape != session.signature.inputs[0].with_batch(1):
             raise UserError(
                 f"The golden samples have the shape {list(values.shape[1:])}, but the file takes"
@@ -56,7 +63,7 @@ def write_golden(
         pairs.append(
             {
                 "input": f"golden/{source}",
-                "geometry_done": not stem.startswith("chart"),
+                "geometry_done": not stem.startswith(DRAWN),
                 "tensor": f"golden/{stem}.tensor.npy",
                 "output": f"golden/{stem}.output.npy",
             }
@@ -80,7 +87,8 @@ def raw_answer(session: Session, values: NDArray[np.float32]) -> NDArray[np.gene
 def tolerance(answers: NDArray[np.generic], preprocess: Preprocess, settings: ExportSettings) -> dict[str, Any]:
     """How far tensors and outputs may be off.
 
-    Tensors: one step of one pixel (where a rounding falls the other way), a hundredth of it on average. Outputs, in
+    Tensors: one step of one pixel (where a rounding falls the other way), a hundredth of it on average; for recordings
+    FEATURES_MAX and FEATURES_MEAN. Outputs, in
     the file's own unit: integers must be equal with the same version of the runtime on the same processor; elsewhere,
     and for floats, a share of the span of the golden outputs.
 
@@ -88,23 +96,30 @@ def tolerance(answers: NDArray[np.generic], preprocess: Preprocess, settings: Ex
     >>> made["output_same_place"], made["output_elsewhere"], made["output_unit"]
     (0, 20, 'steps')
     """
-    pixel_step = preprocess.scale / min(preprocess.std)
+    if preprocess.sound is None:
+        pixel_step = preprocess.scale / min(preprocess.std)
+        tensor_max, tensor_mean = 1.01 * pixel_step, 0.01 * pixel_step
+    else:
+        tensor_max, tensor_mean = FEATURES_MAX / abs(preprocess.sound.std), FEATURES_MEAN / abs(preprocess.sound.std)
     span = float(answers.max()) - float(answers.min())
     elsewhere = ELSEWHERE[settings.precision] * span
     is_integer = np.issubdtype(answers.dtype, np.integer)
     return {
-        "tensor_max": 1.01 * pixel_step,
-        "tensor_mean": 0.01 * pixel_step,
+        "tensor_max": tensor_max,
+        "tensor_mean": tensor_mean,
         "output_same_place": 0 if is_integer else max(SAME_PLACE * span, 1e-6),
         "output_elsewhere": max(1, math.ceil(elsewhere)) if is_integer else max(elsewhere, 1e-6),
         "output_unit": "steps" if is_integer else "of the output's own unit",
     }
 
 
-def _inputs(folder: Path, samples: Samples, layout: str) -> list[tuple[str, str, NDArray[np.float32]]]:
+def _inputs(
+    folder: Path, samples: Samples, layout: str, spec: TensorSpec
+) -> list[tuple[str, str, NDArray[np.float32]]]:
     """Write the file of each golden input; returns its stem, file name and tensor [1, ...]."""
     from PIL import Image
 
+    from pocketfit.sources import sound_preprocess
     from pocketfit.sources.image_preprocess import to_tensor
 
     made = []
@@ -115,8 +130,12 @@ def _inputs(folder: Path, samples: Samples, layout: str) -> list[tuple[str, str,
             chart = folder / f"{stem}.png"
             Image.fromarray(draw_chart(preprocess, width)).save(chart)
             made.append((stem, chart.name, to_tensor(chart, preprocess, layout)))
+    if preprocess.sound is not None:
+        draw_chirp(folder / "chirp.wav", preprocess.sound)
+        values = sound_preprocess.to_tensor(folder / "chirp.wav", preprocess.sound)
+        made.append(("chirp", "chirp.wav", values.reshape(spec.with_batch(1))))
     for number, row in enumerate(_spread(len(samples))):
-        values = samples.inputs([row], layout)
+        values = samples.inputs([row], layout) if is_picture else fed(samples, slice(row, row + 1), spec)
         stem = f"sample{number}"
         if is_picture:
             _picture(np.asarray(samples.array[row], np.uint8), preprocess).save(folder / f"{stem}.png")
@@ -163,3 +182,20 @@ def draw_chart(preprocess: Preprocess, width: int) -> NDArray[np.uint8]:
     chart[..., 3] = np.where((down < 0.4) & (across > 0.6), 255 * down / 0.4, 255)
     pixels: NDArray[np.uint8] = np.rint(chart).astype(np.uint8)
     return pixels
+
+
+def draw_chirp(path: Path, sound: Sound) -> None:
+    """A .wav file of 16 bits in two channels, at 1.5 times the network's rate where it resamples, and a quarter longer
+    than what is kept: a rising tone on the left, steps of another one on the right, and silence at the end."""
+    rate_hz = sound.rate_hz * 3 // 2 if sound.resample == "polyphase" else sound.rate_hz
+    seconds = 1.25 * sound.samples / sound.rate_hz
+    at = np.arange(max(8, round(seconds * rate_hz))) / (seconds * rate_hz)  # 0 to 1
+    cycles = seconds * sound.rate_hz / 4  # of the highest tone, half of what the network's rate can carry
+    rising = 0.6 * np.sin(np.pi * cycles * at**2)
+    steps = 0.3 * np.sin(2 * np.pi * cycles / 4 * at) * (np.floor(8 * at) % 2)
+    both = np.stack([rising, steps], axis=1) * (at[:, np.newaxis] < 0.7)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(rate_hz)
+        file.writeframes(np.rint(32767 * both).astype("<i2").tobytes())

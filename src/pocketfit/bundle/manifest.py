@@ -43,7 +43,7 @@ class Grid(TypedDict):
 
 
 class Input(TypedDict):
-    kind: Literal["picture", "array"]
+    kind: Literal["picture", "array", "sound"]
     name: str
     shape: Annotated[tuple[Dimension, ...], Size(1, 8)]
     dtype: DType

@@ -2,7 +2,8 @@
 
 <file>             as the runtime's exporter made it
 manifest.json      everything about it (run.py reads nothing else)
-preprocess.py      the reference preprocessing, a copy of pocketfit/sources/image_preprocess.py
+preprocess.py      the reference preprocessing, a copy of pocketfit/sources/image_preprocess.py (of recordings:
+                   sound_preprocess.py)
 answers.py         what the output means, a copy of pocketfit/bundle/python/answers.py
 runtime.py         how the runtime opens the file, a copy of pocketfit/runtimes/<name>/in_app.py
 run.py             a copy of pocketfit/bundle/python/run.py
@@ -130,7 +131,8 @@ def _manifest(partial: Path, artifact: Artifact, model: Model, *, session: Sessi
 
 def _write_words(partial: Path, manifest: Mapping[str, Any]) -> None:
     """Write the host code, README.md and requirements.txt."""
-    shutil.copyfile(_source_of("pocketfit.sources.image_preprocess"), partial / "preprocess.py")
+    kind = "sound" if manifest["input"]["kind"] == "sound" else "image"
+    shutil.copyfile(_source_of(f"pocketfit.sources.{kind}_preprocess"), partial / "preprocess.py")
     shutil.copyfile(_source_of("pocketfit.bundle.python.run"), partial / "run.py")
     shutil.copyfile(_source_of("pocketfit.bundle.python.answers"), partial / "answers.py")
     shutil.copyfile(_source_of(IN_APP.format(manifest["runtime"]["name"])), partial / "runtime.py")
@@ -158,7 +160,7 @@ def _input(session: Session, model: Model, golden: Samples, name: str) -> dict[s
     if golden.preprocess != model.preprocess:
         raise UserError(f"The golden samples for {name} were prepared with other settings than the model's preprocess")
     return {
-        "kind": "picture" if is_picture else "array",
+        "kind": "picture" if is_picture else "array" if model.preprocess.sound is None else "sound",
         "name": spec.name,
         "shape": list(spec.with_batch(1)),
         "dtype": spec.dtype,

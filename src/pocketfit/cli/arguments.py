@@ -29,7 +29,7 @@ class Source:
 
     model: str
     weights: Path | None = None
-    preprocess: str | None = None  # "imagenet", "text-line", or a JSON file
+    preprocess: str | None = None  # "imagenet", "log-mel", …, or a JSON file
     labels: Path | None = None
     input_shape: str | None = None
     allow_code: bool = False

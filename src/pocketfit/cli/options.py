@@ -48,7 +48,10 @@ METRICS = (
     " segmentation iou or pixel-accuracy; for fidelity cosine or nearness; or package.module:function.  [default: the"
     " task's first]"
 )
-PREPROCESS = "What the network expects: 'imagenet', 'text-line' (48 x 320, BGR), or a JSON file (see the README)"
+PREPROCESS = (
+    "What the network expects: 'imagenet', 'text-line' (48 x 320, BGR), 'log-mel', 'mfcc' or 'waveform' (.wav of 1 s at"
+    " 16 kHz), or a JSON file (see the README)"
+)
 
 allow_code_option = click.option(
     "--allow-code",

@@ -17,7 +17,7 @@ SPLIT_WORDS = {"train": "training", "search": "validation", "verdict": "test"}  
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Images after the geometry half of `preprocess`, or ready tensors.
+    """Images after the geometry half of `preprocess`, features of recordings, or ready tensors.
 
     array   uint8 [N, H, W, C] (geometry done, values not), or float32 [N, ...] that is fed as is; may be a memory map
     labels  int64 [N], the class, -1 where there is none; or [N, ...], a target of another form (tasks/)
@@ -44,7 +44,8 @@ class Samples:
         """The tensor of these rows: uint8 [n, H, W, C] -> float32 [n, C, H, W] ("NCHW") or [n, H, W, C] ("NHWC")."""
         chosen = np.asarray(self.array[rows])
         if chosen.dtype != np.uint8:
-            return chosen.astype(np.float32, copy=False)
+            # torch takes no views of a file that may only be read
+            return chosen.astype(np.float32, copy=not chosen.flags.writeable)
         values = pixels_to_values(chosen, self.preprocess)
         if layout != "NCHW":
             return values

@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.preprocess import TEXT_LINE, Preprocess
+from pocketfit.core.preprocess import LOG_MEL, MFCC, TEXT_LINE, WAVEFORM, Preprocess
 from pocketfit.core.support.json_file import load, parse, read_bytes, text_of
 from pocketfit.core.support.schema import checked
 from pocketfit.core.support.text import comparable
 
-NAMED = {"imagenet": Preprocess(), "text-line": TEXT_LINE}
+NAMED = {
+    "imagenet": Preprocess(),
+    "text-line": TEXT_LINE,
+    "log-mel": LOG_MEL,
+    "mfcc": MFCC,
+    "waveform": WAVEFORM,
+}
 MAX_VALUES = 2**26  # of one sample: more would take seconds and gigabytes for a single run
 
 
@@ -73,6 +79,13 @@ def read_preprocess(
         contract = NAMED[str(given)]
     else:
         contract = _from_file(Path(given))
+    if contract.sound is not None:
+        if shape is not None and tuple(shape) != contract.shape:
+            raise UserError(
+                f"The network takes {list(shape)} a sample, and the preprocessing makes {list(contract.shape)} of a"
+                " recording: make --input-shape and --preprocess agree"
+            )
+        return contract, findings
     if shape is None or len(shape) != 3:
         return contract, findings if shape is None else ()
     channels, height, width = shape
@@ -87,7 +100,7 @@ def read_preprocess(
 def check_preprocess(data: Any, source: str | Path) -> Preprocess:
     """A Preprocess from parsed JSON. Raises UserError naming the file and the key."""
     contract: Preprocess = checked(Preprocess, data, str(source))
-    if contract.height * contract.width * contract.channels > MAX_VALUES:
+    if math.prod(contract.shape) > MAX_VALUES:
         raise UserError(f"{source} makes images of {contract.height} x {contract.width} pixels: that is too large")
     return contract
 

@@ -16,17 +16,16 @@ SHOWN = {  # quantity -> (words, factor, unit, digits)
 
 
 def requirements(manifest: Mapping[str, Any]) -> str:
-    """The three packages that run.py needs, in the versions with which the golden outputs were made."""
+    """The packages that run.py needs, in the versions with which the golden outputs were made."""
     runtime, environment = manifest["runtime"], manifest["environment"]
-    return (
-        f"{runtime['package']}=={runtime['version']}\nnumpy=={environment['numpy']}\npillow=={environment['pillow']}\n"
-    )
+    needed = f"{runtime['package']}=={runtime['version']}\nnumpy=={environment['numpy']}\n"
+    return needed if manifest["input"]["kind"] == "sound" else f"{needed}pillow=={environment['pillow']}\n"
 
 
 def readme(manifest: Mapping[str, Any]) -> str:
     """README.md: how to run the bundle, what was measured, and where; at most 15 lines and one for each note."""
     file, runtime, environment = manifest["file"], manifest["runtime"], manifest["environment"]
-    source = "picture.jpg" if manifest["input"]["kind"] == "picture" else "tensor.npy"
+    source = {"picture": "picture.jpg", "sound": "sound.wav"}.get(manifest["input"]["kind"], "tensor.npy")
     lines = [
         f"# {file['name']}",
         f"`{manifest['code']}` for {runtime['name']}, {file['bytes'] / 1e6:.2f} MB, {_about(manifest)}.",
@@ -40,7 +39,8 @@ def readme(manifest: Mapping[str, Any]) -> str:
         f" {runtime['package']} {runtime['version']}, Python {environment['python']}.",
         *_verdict(manifest["result"]),
         *(f"Note: {note}." for note in manifest["notes"]),
-        "manifest.json says how an image becomes the input and what the output means; preprocess.py is that in numpy.",
+        f"manifest.json says how {'a recording' if source == 'sound.wav' else 'an image'} becomes the input and what the"
+        " output means; preprocess.py is that in numpy.",
     ]
     return "\n".join(lines) + "\n"
 

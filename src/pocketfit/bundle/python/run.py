@@ -1,13 +1,13 @@
-"""Run this bundle's network on images; everything it needs to know stands in manifest.json beside this file.
+"""Run this bundle's network on images or recordings; all that it needs to know stands in manifest.json beside this file.
 
     python run.py photo.jpg more.png folder/     # the answer to each image, with timing
     find . -name '*.jpg' | python run.py -       # file names from stdin, one answer as soon as each is done
     python run.py --json photo.jpg               # one JSON object a line
     python run.py --selftest                     # hashes, preprocessing and outputs against golden/
 
-Needs numpy, Pillow and the one runtime that manifest.json names. Every start checks all files against their hashes
-first. Exit codes: 0 done, 1 an image could not be read or the self-test failed, 2 wrong usage, a missing package or a
-changed bundle, 130 Ctrl-C.
+Needs numpy, the one runtime that manifest.json names, and for images Pillow; recordings are .wav files. Every start
+checks all files against their hashes first. Exit codes: 0 done, 1 an image or a recording could not be read or the
+self-test failed, 2 wrong usage, a missing package or a changed bundle, 130 Ctrl-C.
 """
 
 import os
@@ -67,9 +67,10 @@ class Network:
 
     def __init__(self, folder: Path, threads: int, manifest: "dict[str, Any]") -> None:
         self.np = need("numpy", "numpy")
-        need("PIL.Image", "pillow")  # preprocess.py needs it
         self.folder, self.manifest = folder, manifest
         self.input, self.output = self.manifest["input"], self.manifest["output"]
+        if self.input["kind"] != "sound":
+            need("PIL.Image", "pillow")  # preprocess.py needs it
         self.labels, self.task = self.manifest["labels"], self.manifest.get("task", "classification")
         self.settings = _settings(self.manifest["preprocess"])
         self.preprocess = _load(folder / "preprocess.py", manifest["files"]["preprocess.py"])
@@ -87,14 +88,16 @@ class Network:
         if self.task in ("classification", "text") and answer.shape[-1] != len(self.labels):
             given = f"the network gives {answer.shape[-1]} numbers"
             raise Refused(f"{given}, and manifest.json has {len(self.labels)} labels")
+        if self.input["kind"] == "sound":
+            return
         blank = BytesIO()
         need("PIL.Image", "pillow").new("RGB", (8, 8)).save(blank, "PNG")
         blank.seek(0)
         self.preprocess.to_tensor(blank, self.settings, self.input["layout"])
 
     def tensor(self, path: Path, **changes: Any) -> Any:
-        """The float32 input of one image, with a batch of one; a .npy file is fed as it is."""
-        if self.input["kind"] == "array":
+        """The float32 input of one image or recording, with a batch of one; a .npy file is fed as it is."""
+        if self.input["kind"] == "array" or (self.input["kind"] == "sound" and path.suffix == ".npy"):
             values = self.np.load(path, allow_pickle=False).astype("float32")
         else:
             settings = SimpleNamespace(**{**vars(self.settings), **changes})
@@ -125,6 +128,8 @@ class Network:
 
 
 def _settings(preprocess: dict[str, Any]) -> SimpleNamespace:
+    if "sound" in preprocess:
+        return SimpleNamespace(**preprocess["sound"])
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in preprocess.items()}
     return SimpleNamespace(**settings, channels=1 if preprocess["colour"] == "GRAY" else 3)
 
@@ -159,7 +164,7 @@ def named_files(arguments: Iterable[str], extensions: tuple[str, ...]) -> Iterat
 def read_all(network: Network, arguments: list[str], *, top: int, as_json: bool, save: str) -> int:
     """Print the answer to each image as soon as it is there; a broken image is a sentence on stderr."""
     seen = broken = 0
-    for path in named_files(arguments, (".npy",) if network.input["kind"] == "array" else PICTURES):
+    for path in named_files(arguments, {"array": (".npy",), "sound": (".wav",)}.get(network.input["kind"], PICTURES)):
         seen += 1
         start = time.perf_counter()
         try:
@@ -176,7 +181,10 @@ def read_all(network: Network, arguments: list[str], *, top: int, as_json: bool,
             network.np.save(found["saved"], array, allow_pickle=False)
         print(json.dumps(found) if as_json else _readable(found), flush=True)
     if not seen:
-        print(f"No image in {', '.join(arguments)}", file=sys.stderr)
+        print(
+            f"No {'recording' if network.input['kind'] == 'sound' else 'image'} in {', '.join(arguments)}",
+            file=sys.stderr,
+        )
     return 1 if broken or not seen else 0
 
 
@@ -229,8 +237,12 @@ def read_manifest(folder: Path) -> "dict[str, Any]":
         named += [pair[key] for pair in pairs for key in ("input", "tensor", "output")]
         unknown = [name for name in named if name not in manifest["files"]]
         outside = [name for name in manifest["files"] if not is_name(name)]
-        sides = [manifest["preprocess"][key] for key in ("height", "width", "resize_px")]
-        too_large = math.prod(manifest["input"]["shape"]) > MOST_VALUES or max(sides) > MOST_PIXELS
+        sizes, sound = manifest["preprocess"], manifest["preprocess"].get("sound")
+        too_large = math.prod(manifest["input"]["shape"]) > MOST_VALUES
+        if sound is None:
+            too_large |= max(sizes[key] for key in ("height", "width", "resize_px")) > MOST_PIXELS
+        else:
+            too_large |= max(sound[key] for key in ("samples", "fft", "window", "mels")) > MOST_VALUES
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise Refused(f"manifest.json is not what was written ({type(error).__name__}: {str(error)[:100]})") from error
     if unknown or outside or manifest["files"][named[0]] != manifest["file"]["sha256"]:
@@ -321,8 +333,8 @@ def processor_name() -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    words = argparse.ArgumentParser(description="Run the network in this folder on images.")
-    words.add_argument("pictures", nargs="*", help="image files or folders; - reads file names from stdin")
+    words = argparse.ArgumentParser(description="Run the network in this folder on images or recordings.")
+    words.add_argument("pictures", nargs="*", help="image or .wav files, or folders; - reads file names from stdin")
     words.add_argument("--top", type=int, default=5, metavar="N", help="how many labels to print (default 5)")
     words.add_argument(
         "--save", default="", metavar="DIR", help="write each answer's array there (.npy; folder exists)"
@@ -346,7 +358,7 @@ def main(arguments: "list[str] | None" = None, folder: Path = HERE) -> int:
     if given.selftest:
         return selftest(folder, given.threads)
     if not given.pictures:
-        words.error("name an image, a folder, or - for file names on stdin")
+        words.error("name an image or a recording, a folder, or - for file names on stdin")
     if given.save and not Path(given.save).is_dir():
         words.error(f"--save {given.save} is no folder")
     try:

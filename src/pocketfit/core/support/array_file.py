@@ -94,7 +94,7 @@ class FileHashes:
     Without a folder nothing is stored.
     """
 
-    VERSION = 1  # raise it when other files count as readable
+    VERSION = 2  # raise it when other files count as readable
 
     def __init__(self, folder: Path | None, root: Path) -> None:
         name = hashlib.sha256(str(root).encode(errors="surrogateescape")).hexdigest()[:16]

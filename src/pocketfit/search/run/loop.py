@@ -186,7 +186,10 @@ def space_of(job: Job, steps: tuple[int, int], learning_rate: float = Train.lear
         prelude={r: prelude(job, r) for r in job.runtimes},
         height=job.model.preprocess.height,
         width=job.model.preprocess.width,
-        keep_resolution=job.keep_resolution or job.model.task != "classification",  # answers would have another size
+        # of other tasks answers would have another size, and only images can be made smaller
+        keep_resolution=job.keep_resolution
+        or job.model.task != "classification"
+        or not job.model.signature.inputs[0].layout,
         train=Train(steps=short, batch_size=job.batch_size, learning_rate=learning_rate, seed=job.seed),
         short_steps=short,
         long_steps=long,

@@ -1,5 +1,5 @@
-"""Data -> Samples: images of a folder (image_folder.py) or of a manifest (manifest.py), or arrays (arrays.py), split by
-content (splits.py).
+"""Data -> Samples: images or recordings of a folder (image_folder.py) or of a manifest (manifest.py), or arrays
+(arrays.py), split by content (splits.py).
 
 open_data(path) ──▶ Dataset ──split(name, preprocess)──▶ Samples
 """
@@ -30,10 +30,11 @@ from pocketfit.core.support.text import some
 from pocketfit.core.task.task import Form
 from pocketfit.sources.data import arrays, image_folder, manifest, splits
 from pocketfit.sources.data.listing import Listing, counted, without_leaks
+from pocketfit.sources.data.sound_files import Recordings
 
 FORMS = (
-    "a folder of images, by class or without labels; a manifest (.jsonl, .json, .csv, .tsv, or PaddleOCR's .txt); or"
-    " arrays (.npz, .npy)"
+    "a folder of images or of .wav files, by class or without labels; a manifest (.jsonl, .json, .csv, .tsv, or"
+    " PaddleOCR's .txt); or arrays (.npz, .npy)"
 )
 MANIFESTS = (".jsonl", ".json", ".csv", ".tsv", ".txt")
 ARRAY_FILES: dict[str, Callable[[Path], Listing]] = {".npz": arrays.read_npz, ".npy": arrays.read_npy}
@@ -167,6 +168,13 @@ class Dataset:
         reader = self.listing.reader
         if reader is NOTHING:
             return
+        if isinstance(reader, Recordings) and preprocess.sound is None:
+            raise UserError(
+                "The data are recordings, and the preprocessing is one for images: give --preprocess log-mel, mfcc,"
+                ' waveform, or a JSON file with "sound"'
+            )
+        if preprocess.sound is not None and reader.row_dtype() is np.uint8:
+            raise UserError("The data are images, and the preprocessing is one for recordings: give .wav files")
         own, row, pictures = spec.shape[1:], reader.row_shape(preprocess), reader.row_dtype() is np.uint8
         wanted = (own[2], *own[:2]) if spec.layout == "NHWC" and len(own) == 3 else own
         takes = f"the network takes {list(wanted)} a sample"
@@ -174,6 +182,11 @@ class Dataset:
             raise UserError(
                 f"The data are images, which the preprocessing makes {[row[2], *row[:2]]} (channels, height, width),"
                 f" and {takes}: make the two agree (--preprocess, --input-shape), or give float arrays of its shape"
+            )
+        if isinstance(reader, Recordings) and not _same(row, wanted):
+            raise UserError(
+                f"The preprocessing makes {list(row)} of a recording, and {takes}: make the two agree (--preprocess,"
+                " --input-shape)"
             )
         if not pictures and not _same(row, wanted) and not _same(row, own):
             raise UserError(f"The data's float arrays have {list(row)} a sample, and {takes}: {_mend(row, wanted)}")
@@ -200,8 +213,10 @@ class Dataset:
                 if progress is not None:
                     progress(done, len(rows))
 
-        if cache is not None and dtype is np.uint8:
+        if cache is not None and (dtype is np.uint8 or isinstance(reader, Recordings)):
             geometry = {key: getattr(preprocess, key) for key in GEOMETRY}
+            if preprocess.sound is not None:
+                geometry = preprocess.sound.to_json()
             key = _hash([f"{GEOMETRY_VERSION} {json.dumps(geometry)}", *(self.listing.contents[row] for row in rows)])
             return stored_array(Path(cache) / f"pixels-{key[:32]}.npy", shape, dtype, chunks)
         array, start = np.empty(shape, dtype), 0

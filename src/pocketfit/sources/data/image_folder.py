@@ -1,4 +1,4 @@
-"""A folder of images -> Listing.
+"""A folder of images or of recordings -> Listing.
 
 photos/cat/1.jpg                      classes are folders
 photos/train/cat/1.jpg                with parts: train/, and val/ (valid/, validation/) or test/ or both beside it
@@ -20,7 +20,7 @@ from pocketfit.core.support.array_file import FileHashes
 from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.text import comparable, readable, some
 from pocketfit.sources.data.listing import NO_LABEL, Listing, Part, counted
-from pocketfit.sources.data.picture_files import SUFFIXES, Pictures, about_broken, checked
+from pocketfit.sources.data.picture_files import SUFFIXES, about_broken, checked, reader_of, word_for
 
 SYSTEM_NAMES = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
 PART_FOLDERS: dict[str, Part] = {
@@ -32,7 +32,7 @@ LAYOUT = (
     "expected are folders by class (cat/1.jpg, dog/2.jpg), or train/, val/ and test/ with such folders inside, or"
     " images alone, without labels"
 )
-NO_LABELS = "The images lie in no class folders: they have no labels."
+NO_LABELS = "The {}s lie in no class folders: they have no labels."
 
 
 def read_folder(root: Path, *, cache: Path | None = None, progress: Tick | None = None) -> Listing:
@@ -68,9 +68,9 @@ def read_folder(root: Path, *, cache: Path | None = None, progress: Tick | None 
         contents=[known[path][1] for path in good],
         labels=np.array([index[walk.found[path][1]] for path in good], np.int64),
         parts=[walk.found[path][0] for path in good],
-        reader=Pictures(root, tuple(good)),
+        reader=reader_of(root, good),
     )
-    remarks = _about_classes(walk, listing) if class_names else [NO_LABELS]
+    remarks = _about_classes(walk, listing) if class_names else [NO_LABELS.format(walk.word)]
     return replace(listing, findings=(*walk.findings(), *about_broken(broken, len(known)), *remarks))
 
 
@@ -145,6 +145,11 @@ class _Walk:
             if empty:
                 self.bare.append(class_folder.relative_to(self.root).as_posix())
 
+    @property
+    def word(self) -> str:
+        """What the files are called in sentences."""
+        return word_for(self.found)
+
     def class_names(self, part: Part) -> set[str]:
         return {label for own, label in self.found.values() if own == part}
 
@@ -160,24 +165,26 @@ class _Walk:
             number = counted(len(self.linked), "folder is a link and is", "folders are links and are")
             yield f"{number} read where it leads: {some(self.linked)}"
         if self.outward:
-            number = counted(len(self.outward), "image is a link", "images are links")
+            number = counted(len(self.outward), f"{self.word} is a link", f"{self.word}s are links")
             yield f"{number} to a file elsewhere, which is read: {some(self.outward)}"
         if self.links:
             number = counted(len(self.links), "link is", "links are")
             yield (
-                f"{number} not followed ({some(self.links)}): links to images are, and links in the place of a class"
-                " folder"
+                f"{number} not followed ({some(self.links)}): links to {self.word}s are, and links in the place of a"
+                " class folder"
             )
         if self.no_pictures:
-            number = counted(len(self.no_pictures), "file is no image", "files are no images")
+            number = counted(len(self.no_pictures), f"file is no {self.word}", f"files are no {self.word}s")
             yield f"{number} and ignored: {some(self.no_pictures)}"
         if self.outside_classes:
-            number = counted(len(self.outside_classes), "image lies", "images lie")
+            number = counted(len(self.outside_classes), f"{self.word} lies", f"{self.word}s lie")
             yield f"{number} outside the class folders and cannot be used: {some(self.outside_classes)}"
         classes = self.class_names("train")
         if bare := [name for name in self.bare if class_name(name.rpartition("/")[2]) not in classes]:
             number = counted(
-                len(bare), "folder holds no image and is no class", "folders hold no image and are no classes"
+                len(bare),
+                f"folder holds no {self.word} and is no class",
+                f"folders hold no {self.word} and are no classes",
             )
             yield f"{number}: {some(bare)}"
 
@@ -221,18 +228,18 @@ def _about_classes(walk: _Walk, listing: Listing) -> Iterator[str]:
     known = set(listing.class_names)
     if all(name.lower() in PART_FOLDERS for name in known):
         yield (
-            f"The folders {some([f'{name}/' for name in listing.class_names])} hold images and no class folders: they"
-            " are taken for classes; where they are parts of data without labels, give a manifest with path and split"
+            f"The folders {some([f'{name}/' for name in listing.class_names])} hold {walk.word}s and no class folders:"
+            " they are taken for classes; where they are parts of data without labels, give a manifest with path and split"
         )
     unknown = sorted({label for part, label in walk.found.values() if part != "train" and label not in known})
     if unknown:
         pictures = sum(part != "train" and label not in known for part, label in walk.found.values())
         yield (
             f"{counted(len(unknown), 'class is', 'classes are')} missing in train/ but not beside it: {some(unknown)};"
-            f" {counted(pictures, 'image is', 'images are')} left out"
+            f" {counted(pictures, f'{walk.word} is', f'{walk.word}s are')} left out"
         )
     for part in dict.fromkeys(listing.parts):
         rows = Counter(label for label, own in zip(listing.labels.tolist(), listing.parts, strict=True) if own == part)
         empty = [name for index, name in enumerate(listing.class_names) if not rows[index]]
         if empty and part != "train":
-            yield f"The {part} part has no images of {counted(len(empty), 'class', 'classes')}: {some(empty)}"
+            yield f"The {part} part has no {walk.word}s of {counted(len(empty), 'class', 'classes')}: {some(empty)}"

@@ -1,4 +1,4 @@
-"""A manifest of pictures -> Listing. Nothing outside the manifest's own folder is opened.
+"""A manifest of pictures or recordings -> Listing. Nothing outside the manifest's own folder is opened.
 
 manifest_rows.py reads the text; here the pictures and masks that it names are found and checked.
 """
@@ -23,7 +23,7 @@ from pocketfit.core.support.text import readable, some
 from pocketfit.sources.data import masks
 from pocketfit.sources.data.listing import NO_LABEL, Listing, counted
 from pocketfit.sources.data.manifest_rows import Row, Rows, read_rows
-from pocketfit.sources.data.picture_files import Pictures, about_broken, checked
+from pocketfit.sources.data.picture_files import about_broken, checked, reader_of
 
 
 def read_manifest(path: Path, *, cache: Path | None = None, progress: Tick | None = None) -> Listing:
@@ -79,7 +79,7 @@ def _listing(folder: _Folder, rows: Sequence[Row], contents: dict[str, str], fin
         contents=[contents[row.path] for row in rows],
         labels=np.full(len(rows), NO_LABEL, np.int64),
         parts=[row.part for row in rows],
-        reader=Pictures(folder.root, tuple(row.path for row in rows)),
+        reader=reader_of(folder.root, [row.path for row in rows]),
         findings=tuple(findings),
         kinds=kinds if any(kinds) else (),
     )

@@ -1,4 +1,5 @@
-"""Files of images: each is read once and checked, and read again when its pixels are wanted.
+"""Files of images (and of recordings, sound_files.py): each is read once and checked, and read again when its pixels
+are wanted.
 
 Its content is hashed and checked for being a whole image. Decoding happens in threads, because hashlib, Pillow's
 decoders and numpy's products let go of the interpreter lock.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,12 @@ from pocketfit.core.support.array_file import FileHashes
 from pocketfit.core.support.cpus import usable
 from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.text import some
-from pocketfit.sources.data.listing import counted
+from pocketfit.sources.data import sound_files
+from pocketfit.sources.data.listing import Reader, counted
 from pocketfit.sources.image_preprocess import BadPicture, decode, geometry, open_picture
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+SUFFIXES = PICTURES | sound_files.SUFFIXES
 MAX_FILE_BYTES = 2**28
 ROWS_PER_CHUNK = 128
 
@@ -57,6 +60,24 @@ class Pictures:
         return np.uint8
 
 
+def is_sound(path: str) -> bool:
+    return path[path.rfind(".") :].lower() in sound_files.SUFFIXES
+
+
+def reader_of(root: Path, paths: Sequence[str]) -> Reader:
+    """The reader of these files. Raises UserError where some are images and some recordings."""
+    sounds = [path for path in paths if is_sound(path)]
+    if sounds and len(sounds) < len(paths):
+        other = next(path for path in paths if not is_sound(path))
+        raise UserError(f"{root} holds images and recordings ({other}, {sounds[0]}): give a network one kind of them")
+    return sound_files.Recordings(root, tuple(paths)) if sounds else Pictures(root, tuple(paths))
+
+
+def word_for(paths: Iterable[str]) -> str:
+    """What these files are called in sentences."""
+    return "recording" if (found := list(paths)) and all(map(is_sound, found)) else "image"
+
+
 def checked(
     root: Path, paths: list[str], hashes: FileHashes, progress: Tick | None
 ) -> dict[str, tuple[os.stat_result, str, str]]:
@@ -64,7 +85,8 @@ def checked(
 
     def check(path: str) -> tuple[os.stat_result, str, str]:
         stat = (root / path).stat()
-        return stat, *(hashes.get(path, stat) or check_picture(root / path, stat.st_size))
+        check_one = sound_files.check_recording if is_sound(path) else check_picture
+        return stat, *(hashes.get(path, stat) or check_one(root / path, stat.st_size))
 
     found: dict[str, tuple[os.stat_result, str, str]] = {}
     with ThreadPoolExecutor(usable()) as pool:
@@ -95,7 +117,7 @@ def check_picture(path: Path, size_bytes: int) -> tuple[str, str]:
 
 def about_broken(broken: dict[str, str], total: int) -> Iterator[str]:
     if broken:
-        number = counted(len(broken), "image")
+        number = counted(len(broken), word_for(path.partition(" (")[0] for path in broken))
         verb = "is" if len(broken) == 1 else "are"
         yield (
             f"{number} of {total:,} cannot be read and {verb} left out: "

@@ -147,9 +147,9 @@ def _check_agreement(told: ModelFile) -> None:
         raise Violation(f"is {shown(inputs[0].shape)}: no network is fed so much at once", "signature.inputs[0].shape")
     if inputs[0].layout == "NHWC":
         raise Violation('is "NHWC": networks take images as NCHW', "signature.inputs[0].layout")
-    pixels = (contract.channels, contract.height, contract.width)
-    if inputs[0].layout == "NCHW" and shape != pixels:
-        raise Violation(f"is {shown(shape)}, and 'preprocess' makes {shown(pixels)}", "signature.inputs[0].shape")
+    if (inputs[0].layout == "NCHW" or contract.sound is not None) and shape != contract.shape:
+        made = shown(contract.shape)
+        raise Violation(f"is {shown(shape)}, and 'preprocess' makes {made}", "signature.inputs[0].shape")
     if told.labels and len(outputs[0].shape) in (2, 3) and len(told.labels) != outputs[0].shape[-1]:
         count = f"are {len(told.labels)} for {outputs[0].shape[-1]} outputs"
         raise Violation(f"{count}: give one label for each", "labels")

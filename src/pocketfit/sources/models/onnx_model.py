@@ -47,12 +47,12 @@ def open_onnx_model(
     """
     shape = None if input_shape is None else read_input_shape(input_shape)
     given, said = read_preprocess(preprocess, shape) if preprocess is not None else (None, ())
-    pixels = None if given is None else (given.channels, given.height, given.width)
+    pixels = None if given is None else given.shape
     found = open_for_model(path, shape=shape or pixels, exact=shape is not None)
     found.network.eval()
     try:
         check_weights(found.network)
-        signature = _signature(found)
+        signature = _signature(found, is_sound=given is not None and given.sound is not None)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     fed = tuple(size or 1 for size in signature.inputs[0].shape[1:])
@@ -133,12 +133,12 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(re.sub(r"\\(.)", r"\1", found[number]) for number in range(len(found)))
 
 
-def _signature(found: Converted) -> Signature:
+def _signature(found: Converted, *, is_sound: bool) -> Signature:
     """The file's own names, where they can stand in a file of ours."""
     (given,), outputs = found.signature.inputs, found.signature.outputs
     shape = tuple(size or 1 for size in given.shape[1:])  # all are known
     sound = re.fullmatch(NAME, given.name) is not None
-    picture = len(shape) == 3 and shape[0] in (1, 3) and given.dtype == "float32"
+    picture = len(shape) == 3 and shape[0] in (1, 3) and given.dtype == "float32" and not is_sound
     named = TensorSpec(given.name if sound else "input", (), given.dtype, "NCHW" if picture else "")
     names = [spec.name for spec in outputs if re.fullmatch(NAME, spec.name)]
     kept = names if len(set(names) - {named.name}) == len(outputs) else [f"output_{i}" for i in range(len(outputs))]

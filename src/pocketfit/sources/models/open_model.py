@@ -14,7 +14,7 @@ from torch import nn
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model, Origin
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.signature import Signature
+from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.core.support.text import some
 from pocketfit.core.support.user_code import Allowed
 from pocketfit.sources.input_contract import read_input_shape, read_labels, read_preprocess
@@ -28,6 +28,8 @@ from pocketfit.sources.models.onnx_model import is_onnx_file, open_onnx_model
 from pocketfit.sources.models.unwrap import bare, computing
 from pocketfit.sources.models.weights_file import read_state_dict, read_weights
 from pocketfit.zoo import ARCHITECTURES, head
+
+SOUND = TensorSpec("sound", ())
 
 __all__ = [
     "fingerprint",
@@ -54,7 +56,8 @@ def open_model(
     """A Model from a model folder, an .onnx file, a name of the zoo, or "package.module:factory".
 
     weights      a .safetensors file or a state dict; the zoo's width and the class count are read off its shapes
-    preprocess   a Preprocess, a JSON file, "imagenet", or None for what the architecture was published with
+    preprocess   a Preprocess, a JSON file, "imagenet", "log-mel" and so on, or None for what the architecture was
+                 published with
     labels       names in the order of the outputs, or a file with one a line (or a JSON list)
     input_shape  shape of one sample: (3, 224, 224) or "3x224x224"; of an .onnx file it fixes the axes left open
     classes      outputs of the classifier; where the weights have another number, the head starts anew
@@ -124,9 +127,8 @@ def model_from_module(
     computed, module = computing(module), bare(module)
     shape = None if input_shape is None else read_input_shape(input_shape)
     contract, findings = read_preprocess(preprocess, shape)
-    if shape is None:
-        shape = (contract.channels, contract.height, contract.width)
-    signature = signature_of(module, shape)
+    shape = contract.shape if shape is None else shape
+    signature = signature_of(module, shape, given=None if contract.sound is None else SOUND)
     if computed:
         findings = (
             *findings,
@@ -207,8 +209,7 @@ def _with_contract(model: Model, preprocess: Any, labels: Any, input_shape: Any)
     shape = read_input_shape(input_shape) if input_shape is not None else None
     if preprocess is not None or shape is not None:
         contract, findings = read_preprocess(model.preprocess if preprocess is None else preprocess, shape)
-        shape = shape or (contract.channels, contract.height, contract.width)
-        signature = _signature_at(model, shape)
+        signature = _signature_at(model, shape or contract.shape)
         model = replace(model, preprocess=contract, signature=signature, findings=(*model.findings, *findings))
     if labels is not None:
         model = replace(model, labels=read_labels(labels))
