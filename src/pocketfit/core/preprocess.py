@@ -103,8 +103,8 @@ class Sound:
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How an image becomes a tensor, or, where `sound` is given, a recording. Images have two halves, so that the result
-    of the slow one can be cached as uint8.
+    """How an image becomes a tensor, or, where `sound` is given, a recording. Images have two halves, so that the
+    result of the slow one can be cached as uint8.
 
     Geometry (uint8 in, uint8 out): decode (alpha is blended over `background`), bring to `colour`, resize with
     `filter` (antialiased, half-pixel centres, round half up) so that

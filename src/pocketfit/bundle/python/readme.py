@@ -39,8 +39,8 @@ def readme(manifest: Mapping[str, Any]) -> str:
         f" {runtime['package']} {runtime['version']}, Python {environment['python']}.",
         *_verdict(manifest["result"]),
         *(f"Note: {note}." for note in manifest["notes"]),
-        f"manifest.json says how {'a recording' if source == 'sound.wav' else 'an image'} becomes the input and what the"
-        " output means; preprocess.py is that in numpy.",
+        f"manifest.json says how {'a recording' if source == 'sound.wav' else 'an image'} becomes the input and what"
+        " the output means; preprocess.py is that in numpy.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""Run this bundle's network on images or recordings; all that it needs to know stands in manifest.json beside this file.
+"""Run this bundle's network on images or recordings; all that it needs to know is in manifest.json beside this file.
 
     python run.py photo.jpg more.png folder/     # the answer to each image, with timing
     find . -name '*.jpg' | python run.py -       # file names from stdin, one answer as soon as each is done

@@ -33,7 +33,7 @@ from pocketfit.sources.data.listing import Listing, counted, without_leaks
 from pocketfit.sources.data.sound_files import Recordings
 
 FORMS = (
-    "a folder of images or of .wav files, by class or without labels; a manifest (.jsonl, .json, .csv, .tsv, or"
+    "a folder of images, by class or without labels, or of recordings (.wav); a manifest (.jsonl, .json, .csv, .tsv, or"
     " PaddleOCR's .txt); or arrays (.npz, .npy)"
 )
 MANIFESTS = (".jsonl", ".json", ".csv", ".tsv", ".txt")
