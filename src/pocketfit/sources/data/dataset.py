@@ -33,8 +33,8 @@ from pocketfit.sources.data.listing import Listing, counted, without_leaks
 from pocketfit.sources.data.sound_files import Recordings
 
 FORMS = (
-    "a folder of images, by class or without labels, or of recordings (.wav); a manifest (.jsonl, .json, .csv, .tsv, or"
-    " PaddleOCR's .txt); or arrays (.npz, .npy)"
+    "a folder of images, by class or without labels; one of recordings (.wav); a manifest (.jsonl, .json, .csv, .tsv,"
+    " or PaddleOCR's .txt); or arrays (.npz, .npy)"
 )
 MANIFESTS = (".jsonl", ".json", ".csv", ".tsv", ".txt")
 ARRAY_FILES: dict[str, Callable[[Path], Listing]] = {".npz": arrays.read_npz, ".npy": arrays.read_npy}

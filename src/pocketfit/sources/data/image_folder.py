@@ -228,8 +228,9 @@ def _about_classes(walk: _Walk, listing: Listing) -> Iterator[str]:
     known = set(listing.class_names)
     if all(name.lower() in PART_FOLDERS for name in known):
         yield (
-            f"The folders {some([f'{name}/' for name in listing.class_names])} hold {walk.word}s and no class"
-            " folders: they are taken for classes; where they are parts of data without labels, give a manifest with path and split"
+            f"The folders {some([f'{name}/' for name in listing.class_names])} hold {walk.word}s and no class folders:"
+            " they are taken for classes; where they are parts of data without labels, give a manifest with path and"
+            " split"
         )
     unknown = sorted({label for part, label in walk.found.values() if part != "train" and label not in known})
     if unknown:
