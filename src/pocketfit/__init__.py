@@ -11,6 +11,7 @@ _LAZY = {
     "explain": "pocketfit.api.explain",
     "sensitivity": "pocketfit.api.sensitivity",
     "costs": "pocketfit.api.costs",
+    "export": "pocketfit.api.export",
     "Budget": "pocketfit.core.budget",
     "Plan": "pocketfit.core.plan.plan",
     "ExportSettings": "pocketfit.core.plan.export",

@@ -20,7 +20,7 @@ from pocketfit.cli.main import main
 from pocketfit.core.artifact import Contents
 from pocketfit.measurement import latency
 
-FUNCTIONS = ("apply", "compare", "costs", "explain", "fit", "inspect", "measure", "sensitivity")
+FUNCTIONS = ("apply", "compare", "costs", "explain", "export", "fit", "inspect", "measure", "sensitivity")
 OTHERS = {
     *("Budget", "ExportSettings", "Plan", "PocketfitError", "Preprocess", "Result", "UserError", "__version__"),
     *(

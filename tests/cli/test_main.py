@@ -39,6 +39,7 @@ VERBS = (
     "compare",
     "inspect",
     "explain",
+    "export",
     "sensitivity",
     "costs",
     "report",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from pocketfit.core.errors import UserError
 
 if TYPE_CHECKING:
+    from pocketfit.core.plan.plan import Plan
+    from pocketfit.core.support.user_code import Allowed
     from pocketfit.search import journal
 
 
@@ -22,3 +24,15 @@ def record_of(out: Path) -> journal.Record:
     if record.start is None:
         raise UserError(f"{path} does not say what its run is about: its first line is missing")
     return record
+
+
+def plan_of(path: Path, agreed: Allowed) -> Plan:
+    """The plan in a file. Raises UserError where it calls code that the user has not agreed to."""
+    from pocketfit.core.plan.plan import Plan
+    from pocketfit.core.support import user_code
+    from pocketfit.core.support.json_file import load
+
+    plan = Plan.from_json(load(path, "plan"), str(path), allow_code=True)
+    for name in plan.called:
+        user_code.function(name, "criterion", user_code.consent(agreed).check(name, path, "criterion"))
+    return plan

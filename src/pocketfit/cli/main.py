@@ -19,6 +19,7 @@ from pocketfit.cli.commands import (
     costs,
     doctor,
     explain,
+    export,
     fit,
     inspect,
     measure,
@@ -48,5 +49,19 @@ def main() -> None:
     """
 
 
-for _verb in (apply, choose, compare, costs, doctor, explain, fit, inspect, measure, report, sensitivity, train):
+for _verb in (
+    apply,
+    choose,
+    compare,
+    costs,
+    doctor,
+    explain,
+    export,
+    fit,
+    inspect,
+    measure,
+    report,
+    sensitivity,
+    train,
+):
     main.add_command(_verb.command)

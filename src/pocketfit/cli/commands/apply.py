@@ -10,8 +10,8 @@ import click
 
 from pocketfit.cli.arguments import Source, Teacher, dataset
 from pocketfit.cli.exit_codes import guarded, print_result
+from pocketfit.cli.files_in import plan_of
 from pocketfit.cli.options import DATA, PATH, data_option, quiet_option, source_options, task_option, teacher_options
-from pocketfit.core.support.json_file import load
 from pocketfit.core.support.processes import rank
 
 
@@ -40,15 +40,12 @@ def apply(
     """Make a plan's artifact again."""
     from pocketfit.api import apply as road
     from pocketfit.cli.progress_bar import watch_for_terminal
-    from pocketfit.core.plan.plan import Plan
-    from pocketfit.core.support import user_code
     from pocketfit.core.support.files import OF_APPLY, check_folder
 
     if rank().first:
         check_folder(out, OF_APPLY)
-    wanted, agreed = Plan.from_json(load(plan, "plan"), str(plan), allow_code=True), source.agreed(teacher.model)
-    for name in wanted.called:
-        user_code.function(name, "criterion", user_code.consent(agreed).check(name, plan, "criterion"))
+    agreed = source.agreed(teacher.model)
+    wanted = plan_of(plan, agreed)
     network = source.open(teacher.model)
     taught_by = teacher.open(network, agreed)
     with watch_for_terminal(quiet) as watch:

@@ -46,14 +46,21 @@ class Layer:
     macs: int
 
 
-def export(network: nn.Module, signature: Signature, batch: int = BATCH) -> ExportedProgram:
-    """The network in eval mode as an ATen graph at fixed sizes. Raises UserError where torch.export can't follow it."""
+def export(
+    network: nn.Module, signature: Signature, batch: int = BATCH, *, free_batch: bool = False
+) -> ExportedProgram:
+    """The network in eval mode as an ATen graph at fixed sizes, or for any batch size (`free_batch`).
+
+    Raises UserError where torch.export can't follow it.
+    """
     if network.training:
         network = copied(network)
         eval_mode(network)
+    free = {0: torch.export.Dim("batch")} if free_batch else None
+    shapes = tuple(free if spec.shape[0] is None else None for spec in signature.inputs)
     try:
         with quiet():
-            return torch.export.export(network, zeros(signature, batch))
+            return torch.export.export(network, zeros(signature, batch), dynamic_shapes=shapes if free_batch else None)
     except Exception as error:  # torch.export has no base class for what it can meet in a stranger's code
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         layer, _ = blamed(error, network)
