@@ -30,13 +30,20 @@ def test_fit_hands_over_a_file_and_says_what_was_proved(
     budget = pocketfit.Budget.parse(max_drop="50pt", max_trials=4 if trains else 2)
     out = tmp_path / "out"
     result = pocketfit.fit(
-        model_of(name), data_of(name, tmp_path, labelled=labelled), budget, out=out, runtimes=(runtime,)
+        model_of(name),
+        data_of(name, tmp_path, labelled=labelled),
+        budget,
+        out=out,
+        runtimes=(runtime,),
+        task=name if EXAMPLES[name].asked else "",
     )
     assert result.status == "met"
     lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
     (verdict,) = [line for line in lines if line["kind"] == "verdict"]
     assert (verdict["task"], verdict["labelled"]) == (name, labelled)
-    assert ("(with the original)" in verdict["metric_title"]) == (not labelled and name != "fidelity")
+    assert ("(with the original)" in verdict["metric_title"]) == (
+        not labelled and name not in ("fidelity", "embedding")
+    )
     if not labelled:
         assert verdict["before"] == pytest.approx(1.0) and verdict["after"] > 0.3
         assert "nothing of how often the original is right" in (out / "report.html").read_text()
@@ -50,4 +57,10 @@ def test_fit_hands_over_a_file_and_says_what_was_proved(
         )
         assert run.returncode == 0, run.stdout + run.stderr
     answer = json.loads(run.stdout)
-    assert {"classification": "top", "text": "text", "segmentation": "shares", "fidelity": "mean"}[name] in answer
+    assert {
+        "classification": "top",
+        "text": "text",
+        "segmentation": "shares",
+        "embedding": "embedding",
+        "fidelity": "mean",
+    }[name] in answer

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pocketfit.core.support.files import write_json
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.trial import Trial
+from pocketfit.search import journal
 from pocketfit.search.run.job import Job
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def bundle(job: Job, chosen: Trial, data: dict[str, Any], watch: Watch) -> None:
     from pocketfit.search.run.apply_passes import carried_out
 
     assert chosen.artifact is not None
+    verdict = journal.read(job.out / "journal.jsonl").verdict
+    told = None if verdict is None or verdict["trial"] != chosen.number else verdict.get("verification")
     model = carried_out(job, chosen.plan, watch)
     golden = job.samples("calibration", model.preprocess, watch, limit=GOLDEN_SAMPLES)
     artifact = replace(chosen.artifact, path=str(job.out / chosen.artifact.path))
@@ -53,4 +56,5 @@ def bundle(job: Job, chosen: Trial, data: dict[str, Any], watch: Watch) -> None:
         golden=golden,
         measurements=data["chosen"]["measurements"],
         result=data if data["status"] != "stopped" else None,
+        verification=None if told is None else told["after"],
     )

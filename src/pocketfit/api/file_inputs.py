@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketfit import runtimes
+from pocketfit import runtimes, tasks
 from pocketfit.api.inputs import Data, as_dataset
 from pocketfit.bundle.manifest import read_manifest
 from pocketfit.core.errors import UserError
@@ -18,6 +18,7 @@ from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.schema import checked
 from pocketfit.core.support.text import readable
 from pocketfit.search.run.job import read_split
+from pocketfit.sources.data.dataset import for_form
 from pocketfit.sources.input_contract import check_preprocess, read_preprocess
 from pocketfit.tasks.choose_task import checked_task, task_reading
 from pocketfit.tasks.common.class_names import order_of_numbers
@@ -87,9 +88,10 @@ def samples_of(
     task  what the user named; "": that of the contract, else the one that reads the data's targets, else fidelity
     """
     given = as_dataset(data, watch)
+    name = checked_task(task or contract.task or task_reading(given.form))
+    given = for_form(given, tasks.get(name).FORM)
     for spec in fed:
         given.check_fits(spec, contract.preprocess)
-    name = checked_task(task or contract.task or task_reading(given.form))
     if given.form == "classes":
         for sentence in order_of_numbers(given.class_names, contract.labels) if contract.labels else ():
             watch.say(sentence)

@@ -81,6 +81,19 @@ class Golden(TypedDict):
     tolerance: Tolerance
 
 
+class Verification(TypedDict):
+    """Two pictures count as the same above this cosine: `far` of the impostor pairs were, and `tar` of the genuine."""
+
+    asked: Limit
+    threshold: Annotated[float, Between(-1, 1.001)]
+    low: Annotated[float, Between(-1, 1.001)]
+    high: Annotated[float, Between(-1, 1.001)]
+    tar: Limit
+    far: Limit
+    genuine: int
+    impostors: int
+
+
 class Manifest(TypedDict):
     """`seal`: sha256 over everything else, from version 2 on."""
 
@@ -95,6 +108,7 @@ class Manifest(TypedDict):
     preprocess: Preprocess
     task: NotRequired[TaskName]
     labels: Labels
+    verification: NotRequired[Verification | None]
     golden: Golden
     environment: Mapping[str, str]
     measurements: Mapping[str, Measurement]

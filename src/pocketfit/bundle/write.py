@@ -54,6 +54,7 @@ def write_bundle(
     golden: Samples,
     measurements: Mapping[str, Any],
     result: Mapping[str, Any] | None,
+    verification: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the bundle of `artifact` to `folder`, whole or not at all; it replaces an earlier bundle.
 
@@ -61,6 +62,7 @@ def write_bundle(
     golden        samples with that preprocess; a few of them become golden pairs (images are copied as PNG)
     measurements  by quantity: Measurement, or its JSON
     result        the dict of result.json, None while the search is still under way
+    verification  the threshold of embeddings, as the journal's verdict has it
 
     A folder that isn't one of our bundles is never touched; files that a user has added to a bundle are kept. Raises
     UserError for such a folder, for a runtime that no app can ship, and for a file that does not fit the model;
@@ -83,6 +85,8 @@ def write_bundle(
             session.close()
         manifest["measurements"] = {quantity: _short(value) for quantity, value in measurements.items()}
         manifest["result"] = _verdict(result)
+        if verification is not None:
+            manifest["verification"] = dict(verification)
         _write_words(partial, manifest)
         manifest["files"] = _hashes(partial)
         manifest = json.loads(json.dumps(manifest, allow_nan=False))  # the seal is over the form that will be read back

@@ -45,8 +45,8 @@ class Finite(click.FloatRange):
 PATH = _Named(path_type=Path)
 METRICS = (
     "accuracy, balanced-accuracy (classes count alike) or top5; for text exact-match or character-accuracy; for"
-    " segmentation iou or pixel-accuracy; for fidelity cosine or nearness; or package.module:function.  [default: the"
-    " task's first]"
+    " segmentation iou or pixel-accuracy; for embedding tar-at-far-1e-2 (1e-1 to 1e-5) or"
+    " cosine; for fidelity cosine or nearness; or package.module:function.  [default: the task's first]"
 )
 PREPROCESS = (
     "What the network expects: 'imagenet', 'text-line' (48 x 320, BGR), 'log-mel', 'mfcc' or 'waveform' (.wav of 1 s at"
@@ -74,8 +74,8 @@ threads_option = click.option(
 
 
 DATA = (
-    "Folder of images, by class or without labels; manifest (.jsonl, .csv: path and label, text or mask; PaddleOCR's"
-    " .txt); or arrays (.npz, .npy)."
+    "Folder of images, by class or without labels; manifest (.jsonl, .csv: path and label, text, mask or identity; pairs"
+    " of pictures; PaddleOCR's .txt); or arrays (.npz, .npy)."
 )
 
 

@@ -97,7 +97,7 @@ def compare(
     theirs = samples if samples_b is None else samples_b
     does = tasks.get(task)
     labelled = len(samples) > 0 and bool(does.has_target(samples.labels).all())
-    metric = metric_of(does, metric)
+    metric = metric_of(does, metric, labelled=labelled or does.FORM == "none")
     total = 2 * len(samples)
     scored, answers, outputs = [], [], []
     for number, (path, name, given) in enumerate(zip((a, b), names, (samples, theirs), strict=True)):

@@ -176,6 +176,25 @@ class Control(TypedDict):
     loss: Moved
 
 
+class Verification(TypedDict):
+    """A threshold on the cosine of two embeddings, and what it does on the pairs of the test split, as
+    OperatingPoint of tasks/common/verification.py has it."""
+
+    asked: Number
+    threshold: Number
+    low: Number
+    high: Number
+    tar: Number
+    far: Number
+    genuine: Count
+    impostors: Count
+
+
+class Verifications(TypedDict):
+    before: Verification | None
+    after: Verification | None
+
+
 class Verdict(TypedDict):
     """Scores `before` and `after` are means of the metric on the verdict split. Where the data are not labelled, they
     are against the answers of the original network."""
@@ -197,6 +216,7 @@ class Verdict(TypedDict):
     baseline_measurements: Measurements
     per_class: NotRequired[list[ClassRow]]
     disagreements: NotRequired[list[Disagreement]]
+    verification: NotRequired[Verifications | None]
 
 
 KINDS: Mapping[str, Any] = {

@@ -13,7 +13,13 @@ from pocketfit.core.task.task import Form, Task
 from pocketfit.core.task.task_list import TASKS, TaskName
 from pocketfit.tasks.common.class_names import with_labels
 
-CALLED: dict[Form, str] = {"classes": "classes", "texts": "texts", "masks": "masks", "none": "no labels"}
+CALLED: dict[Form, str] = {
+    "classes": "classes",
+    "texts": "texts",
+    "masks": "masks",
+    "identities": "identities",
+    "none": "no labels",
+}
 
 
 def with_task(model: Model, form: Form, class_names: Sequence[str] = (), asked: str = "") -> Model:
@@ -40,10 +46,20 @@ def with_task(model: Model, form: Form, class_names: Sequence[str] = (), asked: 
     return known
 
 
-def metric_of(task: Task, asked: str = "") -> str:
-    """The metric that the user named, else the task's first. Raises UserError for another task's."""
-    if not asked:
-        return next(iter(task.METRICS))
+def metric_of(task: Task, asked: str = "", *, labelled: bool = True) -> str:
+    """The metric that the user named, else the task's first of those that compare with what there is: the data's
+    targets where they are labelled, else the original network's answers. Raises UserError for another task's."""
+    missing = "original" if labelled else "labels"
+    fitting = [name for name, metric in task.METRICS.items() if metric.of != missing]
+    if not asked and fitting:
+        return fitting[0]
+    if asked in task.METRICS and asked not in fitting:
+        what = (
+            "the original network's answers, and here the data's labels count"
+            if labelled
+            else "labels, and the data have none"
+        )
+        raise UserError(f"The metric '{asked}' compares with {what}: known are {', '.join(fitting)}")
     if ":" not in asked and asked not in task.METRICS:
         raise UserError(
             f"There is no metric '{asked}' for the task '{task.NAME}': known are {', '.join(task.METRICS)}, or"
@@ -60,7 +76,8 @@ def title_of(task: Task, metric: str, *, labelled: bool = True) -> str:
     """
     known = task.METRICS.get(metric)
     title = metric if known is None else known.title
-    return title if labelled or task.FORM == "none" else f"{title} (with the original)"
+    own = task.FORM == "none" or (known is not None and known.of == "original")
+    return title if labelled or own else f"{title} (with the original)"
 
 
 def checked_task(name: str) -> str:

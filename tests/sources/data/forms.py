@@ -97,12 +97,37 @@ class Example:
     kinds: bool = False
 
 
+WHO = [f"person {row // 3}" for row in range(COUNT)]
+
+
+def pairs(folder: Path, name: str) -> Path:
+    """A picture with its neighbour in a group of three, and with one of the next group; groups of twelve are apart."""
+    paths, said = pictures(folder), []
+    for row in range(COUNT):
+        for other in (row + 1, row + 3):
+            if row // 12 == other // 12:
+                said.append((paths[row], paths[other], row // 3 == other // 3))
+    if name.endswith(".csv"):
+        with (folder / name).open("w", newline="") as file:
+            csv.writer(file).writerows([("path_a", "path_b", "same"), *((a, b, int(same)) for a, b, same in said)])
+    elif name.endswith(".txt"):
+        (folder / name).write_text("".join(f"{a}\t{b}\t{'same' if same else 'different'}\n" for a, b, same in said))
+    else:
+        rows = [json.dumps({"path_a": a, "path_b": b, "same": same}) for a, b, same in said]
+        (folder / name).write_text("\n".join(rows))
+    return folder / name
+
+
 EXAMPLES = {
     "folder by class": Example(by_class, "classes"),
     "folder": Example(loose, "none"),
     "labels.jsonl": Example(lambda folder: json_lines(folder, "label", CLASSES), "classes", kinds=True),
     "texts.jsonl": Example(lambda folder: json_lines(folder, "text", TEXTS), "texts", kinds=True),
     "masks.jsonl": Example(lambda folder: json_lines(folder, "mask", MASK_NAMES), "masks", kinds=True),
+    "identities.jsonl": Example(lambda folder: json_lines(folder, "identity", WHO), "identities", kinds=True),
+    "pairs.csv": Example(lambda folder: pairs(folder, "pairs.csv"), "identities"),
+    "pairs.txt": Example(lambda folder: pairs(folder, "pairs.txt"), "identities"),
+    "pairs.jsonl": Example(lambda folder: pairs(folder, "pairs.jsonl"), "identities"),
     "none.jsonl": Example(json_lines, "none", kinds=True),
     "lines.json": Example(lambda folder: json_lines(folder, "text", TEXTS, "data.json"), "texts", kinds=True),
     "list.json": Example(lambda folder: json_lines(folder, "text", TEXTS, "list.json"), "texts", kinds=True),

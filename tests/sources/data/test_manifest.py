@@ -168,7 +168,7 @@ ROW = {"path": "0.png", "text": "x"}
         ("m.jsonl", lines({**ROW, "split": "dev"}), r'\'split\' is "dev": give train, val or test'),
         ("m.jsonl", lines({**ROW, "split": 1}), "'split' is 1: give a text"),
         ("m.jsonl", lines({**ROW, "kind": 1}), "'kind' is 1: give a text"),
-        ("m.jsonl", lines({**ROW, "label": "a"}), "there are two targets: give one of label, text and mask"),
+        ("m.jsonl", lines({**ROW, "label": "a"}), "there are two targets: give one of label, text, mask and identity"),
         ("m.jsonl", lines(ROW, {"path": "1.png", "label": "a"}), "line 2: there is a 'label', and line 1 has a 'text'"),
         ("m.jsonl", lines({"path": "0.png", "labels": ["a", "b"]}), "'labels' names 2 classes: pocketfit reads one"),
         ("m.jsonl", lines({"path": "0.png", "label": 0.5}), r"'label' is 0\.5: give a text"),

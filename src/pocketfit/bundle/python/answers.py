@@ -19,12 +19,16 @@ def read(task: str, values: Any, labels: Sequence[str], *, probabilities: bool, 
     classification  {"top": [{"label", "probability"}, ...]}             array: probabilities [classes]
     text            {"text", "confidence"}                               array: best symbols [steps]
     segmentation    {"shares": {class: share of the picture}}            array: classes uint8 [H, W]
+    embedding       {"embedding": numbers of length 1}                   array: the embedding [width]
     fidelity        {"shape", "lowest", "highest", "mean"} of the output array: the output
     """
     if task == "text":
         return _text(values[0], labels, probabilities)
     if task == "segmentation":
         return _segmentation(values[0], labels)
+    if task == "embedding":
+        unit = values[0] / max(float(np.linalg.norm(values[0])), 1e-12)
+        return {"embedding": [round(float(x), 6) for x in unit]}, unit
     if task == "fidelity":
         described = {"lowest": values.min(), "highest": values.max(), "mean": values.mean()}
         return {"shape": list(values.shape[1:]), **{key: round(float(x), 6) for key, x in described.items()}}, values[0]
@@ -32,6 +36,13 @@ def read(task: str, values: Any, labels: Sequence[str], *, probabilities: bool, 
     best = np.argsort(-shares, kind="stable")[:top]
     named = [{"label": labels[i], "probability": round(float(shares[i]), 6)} for i in best]
     return {"top": named}, shares
+
+
+def match(one: Any, other: Any, verification: dict[str, Any] | None) -> dict[str, Any]:
+    """How like two embeddings of length 1 are, and whether that is above the threshold, where one is known."""
+    cosine = float((one * other).sum())
+    above = {} if not verification else {"same": cosine > verification["threshold"]}
+    return {"cosine": round(cosine, 6), **above}
 
 
 def softmax(values: Any) -> Any:

@@ -75,6 +75,8 @@ def _about(manifest: Mapping[str, Any]) -> str:
             return f"text lines of {len(manifest['labels']):,} symbols (the first is the CTC blank)"
         case "segmentation":
             return "a map of classes"
+        case "embedding":
+            return f"embeddings of {manifest['output']['shape'][-1]} numbers, compared by their cosine (--match)"
         case "fidelity":
             return f"an output of {' x '.join(map(str, manifest['output']['shape'][1:]))}"
     return f"{len(manifest['labels'])} classes"

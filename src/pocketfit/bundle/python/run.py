@@ -3,6 +3,7 @@
     python run.py photo.jpg more.png folder/     # the answer to each image, with timing
     find . -name '*.jpg' | python run.py -       # file names from stdin, one answer as soon as each is done
     python run.py --json photo.jpg               # one JSON object a line
+    python run.py --match a.png b.png            # embeddings: is b the same as a, by the threshold in manifest.json
     python run.py --selftest                     # hashes, preprocessing and outputs against golden/
 
 Needs numpy, the one runtime that manifest.json names, and for images Pillow; recordings are .wav files. Every start
@@ -71,6 +72,7 @@ class Network:
         self.input, self.output = self.manifest["input"], self.manifest["output"]
         if self.input["kind"] != "sound":
             need("PIL.Image", "pillow")  # preprocess.py needs it
+        self.first: Any = None
         self.labels, self.task = self.manifest["labels"], self.manifest.get("task", "classification")
         self.settings = _settings(self.manifest["preprocess"])
         self.preprocess = _load(folder / "preprocess.py", manifest["files"]["preprocess.py"])
@@ -111,6 +113,13 @@ class Network:
             steps = self.np.rint(values / self.np.float32(grid["scale"])) + grid["zero_point"]
             values = self.np.clip(steps, limits.min, limits.max)
         return self._run(values.astype(self.input["dtype"]))
+
+    def match(self, array: Any) -> "dict[str, Any]":
+        """How like an embedding is to the first one, which is remembered."""
+        if self.first is None:
+            self.first = array
+            return {}
+        return dict(self.answers.match(self.first, array, self.manifest.get("verification")))
 
     def answer(self, values: Any, top: int) -> "tuple[dict[str, Any], Any]":
         """(what the output for one tensor means, with the time that the runtime took in milliseconds; an array)."""
@@ -161,7 +170,7 @@ def named_files(arguments: Iterable[str], extensions: tuple[str, ...]) -> Iterat
             yield path
 
 
-def read_all(network: Network, arguments: list[str], *, top: int, as_json: bool, save: str) -> int:
+def read_all(network: Network, arguments: list[str], *, top: int, as_json: bool, save: str, match: bool) -> int:
     """Print the answer to each image as soon as it is there; a broken image is a sentence on stderr."""
     seen = broken = 0
     for path in named_files(arguments, {"array": (".npy",), "sound": (".wav",)}.get(network.input["kind"], PICTURES)):
@@ -175,7 +184,8 @@ def read_all(network: Network, arguments: list[str], *, top: int, as_json: bool,
             continue
         preprocess_ms = round((time.perf_counter() - start) * 1e3, 3)
         answer, array = network.answer(values, top)
-        found = {"file": str(path), **answer, "preprocess_ms": preprocess_ms}
+        like = network.match(array) if match else {}
+        found = {"file": str(path), **answer, **like, "preprocess_ms": preprocess_ms}
         if save:
             found["saved"] = str(Path(save, f"{seen:06d}-{path.stem}.npy"))
             network.np.save(found["saved"], array, allow_pickle=False)
@@ -199,7 +209,11 @@ def _readable(found: dict[str, Any]) -> str:
     if "text" in found:
         lines = [f"  {found['text']}  ({100 * found['confidence']:.1f} %)"]
     lines += [f"{100 * share:6.1f} %  {label}" for label, share in found.get("shares", {}).items()]
-    lines += [f"  {key}: {found[key]}" for key in ("shape", "lowest", "highest", "mean", "saved") if key in found]
+    lines += [
+        f"  {key}: {found[key]}"
+        for key in ("shape", "lowest", "highest", "mean", "cosine", "same", "saved")
+        if key in found
+    ]
     return "\n".join([f"{found['file']}: {times}", *lines])
 
 
@@ -339,6 +353,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument(
         "--save", default="", metavar="DIR", help="write each answer's array there (.npy; folder exists)"
     )
+    words.add_argument("--match", action="store_true", help="compare the first image with the others (embeddings)")
     words.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the runtime (default 1)")
     words.add_argument("--json", action="store_true", help="print one JSON object a line")
     words.add_argument("--selftest", action="store_true", help="check this bundle against its golden outputs")
@@ -368,7 +383,9 @@ def main(arguments: "list[str] | None" = None, folder: Path = HERE) -> int:
         network = opened(folder, given.threads, manifest)
     except (Refused, OSError) as refusal:
         return _refuse(f"{folder}: {refusal}")
-    return read_all(network, given.pictures, top=given.top, as_json=given.json, save=given.save)
+    if given.match and network.task != "embedding":
+        return _refuse(f"--match compares embeddings, and this network's task is {network.task}")
+    return read_all(network, given.pictures, top=given.top, as_json=given.json, save=given.save, match=given.match)
 
 
 def opened(folder: Path, threads: int, manifest: "dict[str, Any]") -> Network:

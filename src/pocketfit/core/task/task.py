@@ -14,7 +14,7 @@ from pocketfit.core.signature import TensorSpec
 from pocketfit.core.task.task_list import TaskName
 
 Tensor = Any  # of torch, which core doesn't need
-Form = Literal["classes", "texts", "masks", "none"]  # of the targets that come with data
+Form = Literal["classes", "texts", "masks", "identities", "none"]  # of the targets that come with data
 Kept = NDArray[Any]
 Targets = NDArray[Any]
 
@@ -26,11 +26,13 @@ class Metric:
     title    its name in tables and pages: "Exact match"
     meaning  what it counts, as the end of a sentence
     alike    whether every class counts alike, however many samples it has
+    of       what it compares with: the data's targets, the original network's answers, or either
     """
 
     title: str
     meaning: str
     alike: bool = False
+    of: Literal["labels", "original", "either"] = "either"
 
 
 @dataclass(frozen=True)

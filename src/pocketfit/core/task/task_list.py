@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-TaskName = Literal["classification", "text", "segmentation", "fidelity"]
+TaskName = Literal["classification", "text", "segmentation", "embedding", "fidelity"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)

@@ -59,10 +59,10 @@ from pocketfit.passes.quantize.simulate.simulation import Simulation, WeightGrid
 from pocketfit.passes.train.answers import in_order
 from pocketfit.passes.train.batches import as_tensor, prefetched, shuffled
 from pocketfit.passes.train.distillation import Teacher, divergence, stands_channels_last, teacher_of
-from pocketfit.passes.train.fine_tune import schedule
 from pocketfit.passes.train.guarded.guard import Guard
 from pocketfit.passes.train.guarded.objective import Exam, Recipe
 from pocketfit.passes.train.malloc import kept_memory
+from pocketfit.passes.train.optimizers import schedule
 from pocketfit.sources.models.fingerprint import fingerprint
 from pocketfit.tasks.common.probabilities import as_logits
 

@@ -36,14 +36,14 @@ from pocketfit.passes.train.ema import Average
 from pocketfit.passes.train.guarded.clip_gradients import Clip
 from pocketfit.passes.train.guarded.guard import NO_SCORE, Guard, held_rows
 from pocketfit.passes.train.guarded.objective import Exam, Recipe, objective
+from pocketfit.passes.train.heads import training_head
 from pocketfit.passes.train.malloc import kept_memory
-from pocketfit.passes.train.optimizers import Optimizer
+from pocketfit.passes.train.optimizers import Optimizer, schedule
 from pocketfit.passes.train.recalibrate_batch_norm import Norm, norms_of, take_anew
 from pocketfit.passes.train.teacher_cache import taught
 from pocketfit.sources.models.fingerprint import fingerprint
 
 Batch = tuple[Tensor, Tensor, Tensor | None]  # inputs, labels, and a teacher's logits where they are known already
-WARMUP_SHARE = 0.05
 # Each step counts a tenth in a batch norm's running statistics, so that these follow the end of a cosine schedule of
 # 100 steps closely enough.
 LAG_STEPS, LAG_BATCHES = 100, 10
@@ -217,7 +217,7 @@ def optimise(
     with thawed(network) as said:
         how.begin(network, place)
         data_parallel.same_as_first(network)
-        run = Run(network, teacher, recipe, how, held if len(held) else samples.first(rows))
+        run = Run(network, teacher, recipe, how, held if len(held) else samples.first(rows), samples)
         run.masks = [(network.get_parameter(name), mask.to(place)) for name, mask in (masks or {}).items()]
         if recipe.guarded:
             run.watch(judged=len(held) > 0)
@@ -264,27 +264,23 @@ def precision(place: torch.device) -> AbstractContextManager[object]:
     return nullcontext() if place.type == "cpu" else torch.autocast(place.type, torch.bfloat16)
 
 
-def schedule(share: float) -> float:
-    """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter 2017, equation 5).
-
-    >>> round(schedule(0.05), 3), round(schedule(1.0), 3)
-    (1.0, 0.0)
-    """
-    if share < WARMUP_SHARE:
-        return (share + 0.01) / (WARMUP_SHARE + 0.01)
-    return 0.5 * (1 + math.cos(math.pi * (share - WARMUP_SHARE) / (1 - WARMUP_SHARE)))
-
-
 class Run:
     """A training under way: a network on its device, its optimizer, and its guard.
 
     samples  the samples from which the scale of the logits is computed
+    learned  those that it trains on
     """
 
     def __init__(
-        self, network: nn.Module, teacher: distillation.Teacher | None, recipe: Recipe, how: Manner, samples: Samples
+        self,
+        network: nn.Module,
+        teacher: distillation.Teacher | None,
+        recipe: Recipe,
+        how: Manner,
+        samples: Samples,
+        learned: Samples,
     ) -> None:
-        self.network, self.teacher, self.recipe, self.how = network, teacher, recipe, how
+        self.network, self.teacher, self.recipe, self.how, self._learned = network, teacher, recipe, how, learned
         self.place = next(network.parameters()).device
         self.taken = 0
         self.masks: list[tuple[nn.Parameter, torch.Tensor]] = []
@@ -294,7 +290,9 @@ class Run:
         self._begin()
 
     def _begin(self) -> None:
-        self._optimizer = Optimizer(self.network, self.recipe.optimizer)
+        self.head = training_head(self.recipe, self._learned, self._answered, self.place)
+        also = () if self.head is None else tuple(self.head.parameters())
+        self._optimizer = Optimizer(self.network, self.recipe.optimizer, also)
         self._clip = Clip(self.network, self._optimizer.relative) if self.recipe.guarded else None
 
     def watch(self, *, judged: bool) -> None:
@@ -372,7 +370,8 @@ class Run:
         with precision(self.place):
             logits, maps = distillation.watched(self.network, self.recipe.features, inputs, self.how.shape)
             wanted = self.teacher(inputs) if self.teacher is not None and answers is None else answers
-        return objective(logits, labels, self.recipe, wanted, maps, 1.0 if self.exam is None else self.exam.scale)
+        scale = 1.0 if self.exam is None else self.exam.scale
+        return objective(logits, labels, self.recipe, wanted, maps, scale, self.head)
 
     def _mask(self) -> None:
         """Put zeros back where the masks have them."""

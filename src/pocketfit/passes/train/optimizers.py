@@ -13,6 +13,7 @@ instructions. Figures: docs/results/notes.md, "Training".
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,13 +29,25 @@ MATRIX_SHARE = 0.4
 MATRIX_MOMENTUM = 0.8
 QUINTIC = (3.4445, -4.775, 2.0315)  # Jordan et al. 2024: steepest at zero; singular values end between 0.7 and 1.2
 ITERATIONS = 5
+WARMUP_SHARE = 0.05
+
+
+def schedule(share: float) -> float:
+    """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter 2017, equation 5).
+
+    >>> round(schedule(0.05), 3), round(schedule(1.0), 3)
+    (1.0, 0.0)
+    """
+    if share < WARMUP_SHARE:
+        return (share + 0.01) / (WARMUP_SHARE + 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (share - WARMUP_SHARE) / (1 - WARMUP_SHARE)))
 
 
 class Optimizer:
-    """One learning rate for all the parameters of a network that learn."""
+    """One learning rate for all the parameters of a network that learn, and for some others."""
 
-    def __init__(self, network: nn.Module, name: OptimizerName) -> None:
-        self.parameters = [p for p in network.parameters() if p.requires_grad]
+    def __init__(self, network: nn.Module, name: OptimizerName, also: Sequence[nn.Parameter] = ()) -> None:
+        self.parameters = [*(p for p in network.parameters() if p.requires_grad), *also]
         self._matrices = [_Matrix(weight) for weight in matrices(network)] if name == "muon" else []
         self.relative = [matrix.weight for matrix in self._matrices]  # they move by shares of their own norm
         taken = set(map(id, self.relative))

@@ -308,7 +308,7 @@ def _verdict(verdict: Json | None, readings: int) -> dict[str, Any] | None:
     spread = ratio.get("between_sessions", ratio.get("environment", {}).get("between_sessions"))
     upper = (verdict.get("drop") or {}).get("upper_one_sided")
     return {
-        "note": note,
+        "note": f"{note}{_threshold(verdict)}",
         "n": verdict.get("n"),
         "metric": verdict.get("metric_title") or verdict.get("metric", "accuracy"),
         "grouped": "Class" if verdict.get("task", "classification") == "classification" else "Kind",
@@ -317,6 +317,18 @@ def _verdict(verdict: Json | None, readings: int) -> dict[str, Any] | None:
         "between_sessions": "" if spread is None else words.format_ratio(spread),
         "upper": "" if upper is None else words.format_points(upper, 2),
     }
+
+
+def _threshold(verdict: Json) -> str:
+    """The threshold of embeddings as a further sentence; "" for other tasks."""
+    told = (verdict.get("verification") or {}).get("after")
+    if not told:
+        return ""
+    return (
+        f" Two pictures count as the same above a cosine of {told['threshold']:.3f} ({told['low']:.3f} to"
+        f" {told['high']:.3f} by chance, 95 %), chosen for a FAR of {100 * told['asked']:g} % on"
+        f" {told['impostors']:,} impostor pairs; {told['genuine']:,} genuine pairs were compared with it."
+    )
 
 
 def _plan(chosen: Json | None) -> dict[str, Any] | None:

@@ -26,7 +26,9 @@ from pocketfit.core.samples import Samples, split_words
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.text import readable
 from pocketfit.core.task.task import Task
-from pocketfit.sources.data.dataset import Dataset
+from pocketfit.core.task.task_list import TASKS
+from pocketfit.sources.data.dataset import Dataset, for_form
+from pocketfit.tasks import embedding
 from pocketfit.tasks.choose_task import metric_of, with_task
 from pocketfit.tasks.common.class_names import label_mapping, order_of_numbers
 
@@ -263,6 +265,9 @@ def about_data(job: Job) -> list[str]:
     """Remarks on the data, and on how it fits the network, in sentences."""
     if not job.labelled:
         return [WITHOUT_LABELS]
+    if job.data.form == "identities":
+        pairs = {split: job.data.targets(split, job.model.split_seed) for split in embedding.JUDGED}
+        return [few for split, known in pairs.items() if (few := embedding.too_few(job.metric, known, split))]
     if job.data.form != "classes":
         return []
     shares = np.bincount(job.data.listing.labels, minlength=1)
@@ -301,8 +306,12 @@ def read_split(
 
 def settled(job: Job) -> Job:
     """The job with its model's task, labels and metric. Raises UserError where network, data and task do not fit."""
-    model = with_task(job.model, job.data.form, job.data.class_names, job.task)
-    return replace(job, model=model, metric=metric_of(tasks.get(model.task), job.metric))
+    data = for_form(job.data, tasks.get(job.task).FORM if job.task in TASKS else "none")
+    model = with_task(job.model, data.form, data.class_names, job.task)
+    known = replace(job, model=model, data=data)
+    return replace(
+        known, metric=metric_of(known.does, job.metric, labelled=known.labelled or known.does.FORM == "none")
+    )
 
 
 def differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import os
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.text import some
 from pocketfit.core.task.task import Form
 from pocketfit.sources.data import arrays, image_folder, manifest, splits
-from pocketfit.sources.data.listing import Listing, counted, without_leaks
+from pocketfit.sources.data.listing import Listing, counted, with_identities, without_leaks
 from pocketfit.sources.data.sound_files import Recordings
 
 FORMS = (
@@ -109,7 +109,10 @@ class Dataset:
         )
 
     def _strata(self) -> NDArray[np.int64]:
-        """The class of each sample; without classes, the number of its kind."""
+        """The class or the identity of each sample; without these, the number of its kind."""
+        who = self.listing.identities
+        if who is not None and who.ndim == 1:
+            return who
         if self.form == "classes" or not len(self.listing.kinds):
             return self.listing.labels
         return np.unique(np.asarray(self.listing.kinds), return_inverse=True)[1].astype(np.int64)
@@ -118,7 +121,8 @@ class Dataset:
         """int64 [N], -1 where there is no class; for masks int16 [N, H, W]: the class of each pixel, -1 unknown."""
         masks = self.listing.masks
         if masks is None:
-            return self.listing.labels[rows]
+            who = self.listing.identities
+            return self.listing.labels[rows] if who is None else who[rows]
         shape = (len(rows), *masks.shape(preprocess))
         if cache is not None:
             geometry = {key: getattr(preprocess, key) for key in GEOMETRY}
@@ -135,9 +139,17 @@ class Dataset:
     def _described(self, row: int) -> str:
         """A sample's content and target, for hashes."""
         listing = self.listing
-        target = json.dumps(listing.target(row)) if self.form in ("texts", "masks") else listing.labels[row]
+        target = (
+            json.dumps(listing.target(row)) if self.form in ("texts", "masks", "identities") else listing.labels[row]
+        )
         kind = f" {json.dumps(listing.kinds[row])}" if len(listing.kinds) else ""
         return f"{listing.contents[row]} {target}{kind}"
+
+    def targets(self, name: str, split_seed: int) -> NDArray[np.int64]:
+        """The classes, or the identities or pairs, of all samples of a split; no picture is read."""
+        rows = np.array([row for row, split in enumerate(self._splits(split_seed)) if split == name], np.int64)
+        who = self.listing.identities
+        return self.listing.labels[rows] if who is None else who[rows]
 
     def check_splits(self, split_seed: int, names: Sequence[str] = SPLITS) -> None:
         """Raises UserError where one of these splits would be empty."""
@@ -195,8 +207,8 @@ class Dataset:
         """The split of each row; "left out" for those that would leak."""
         given = {splits.GIVEN_AS[part] for part in set(self.listing.parts) & set(splits.GIVEN_AS)}
         return [
-            splits.assign(content, split_seed, given) if part == "train" else splits.GIVEN_AS.get(part, part)
-            for content, part in zip(self.listing.contents, self.listing.parts, strict=True)
+            splits.assign(drawn, split_seed, given) if part == "train" else splits.GIVEN_AS.get(part, part)
+            for drawn, part in zip(self.listing.together or self.listing.contents, self.listing.parts, strict=True)
         ]
 
     def _pixels(
@@ -291,6 +303,17 @@ def from_arrays(
     given |= {"y_test": y_test} if y_test is not None else {}
     given |= {"class_names": list(class_names)} if len(class_names) else {}
     return _dataset(arrays.from_mapping({key: np.asarray(value) for key, value in given.items()}), "the arrays")
+
+
+def for_form(data: Dataset, wanted: Form) -> Dataset:
+    """The data with their classes as identities where a task reads these, else the data as they are. Identities that
+    are missing in the training part are kept: such a network is asked about people that it has never seen."""
+    if wanted != "identities" or data.form != "classes":
+        return data
+    listing = data.listing if data.listing.whole is None else without_leaks(data.listing.whole)
+    names = [listing.class_names[label] for label in listing.labels.tolist()]
+    found = with_identities(replace(listing, class_names=()), names)
+    return replace(data, class_names=(), listing=found, findings=found.findings, sha256=_hash([data.sha256, wanted]))
 
 
 def _manifests_in(folder: Path) -> list[str]:

@@ -61,17 +61,29 @@ def read_folder(root: Path, *, cache: Path | None = None, progress: Tick | None 
             f"The folder {root} has the one class folder {class_names[0]}/, and folders in it ({some(below)}): give"
             f" {root / below[0].partition('/')[0]} where those are the classes"
         )
-    good = [path for path in known if path not in broken and walk.found[path][1] in index]
-    listing = Listing(
+    sound = {path: known[path][1] for path in known if path not in broken}
+    listing = _listing(walk, sound, index, class_names)
+    remarks = _about_classes(walk, listing) if class_names else [NO_LABELS.format(walk.word)]
+    findings = (*walk.findings(), *about_broken(broken, len(known)))
+    whole = None
+    every = tuple(sorted({walk.found[path][1] for path in sound}))
+    if class_names and every != class_names:
+        indices = {name: place for place, name in enumerate(every)}
+        whole = replace(_listing(walk, sound, indices, every), findings=findings)
+    return replace(listing, findings=(*findings, *remarks), whole=whole)
+
+
+def _listing(walk: _Walk, sound: dict[str, str], index: dict[str, int], class_names: tuple[str, ...]) -> Listing:
+    """The pictures (relative path -> sha256) of these classes."""
+    good = [path for path in sound if walk.found[path][1] in index]
+    return Listing(
         class_names=class_names,
         names=[readable(path) for path in good],
-        contents=[known[path][1] for path in good],
+        contents=[sound[path] for path in good],
         labels=np.array([index[walk.found[path][1]] for path in good], np.int64),
         parts=[walk.found[path][0] for path in good],
-        reader=reader_of(root, good),
+        reader=reader_of(walk.root, good),
     )
-    remarks = _about_classes(walk, listing) if class_names else [NO_LABELS.format(walk.word)]
-    return replace(listing, findings=(*walk.findings(), *about_broken(broken, len(known)), *remarks))
 
 
 @dataclass

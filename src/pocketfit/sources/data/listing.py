@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -15,8 +17,20 @@ from pocketfit.core.task.task import Form
 
 Part = Literal["train", "val", "test", "left out"]
 NO_LABEL = -1
-ANOTHER = {"classes": "of another class", "texts": "with another text", "masks": "with another mask"}
-SAME = {"classes": " of the same class", "texts": " with the same text", "masks": " with the same mask", "none": ""}
+MANY = 100  # identities, from which on each goes to one split as a whole; of fewer the small splits would have none
+ANOTHER = {
+    "classes": "of another class",
+    "texts": "with another text",
+    "masks": "with another mask",
+    "identities": "of another identity",
+}
+SAME = {
+    "classes": " of the same class",
+    "texts": " with the same text",
+    "masks": " with the same mask",
+    "identities": " of the same identity",
+    "none": "",
+}
 
 
 class Reader(Protocol):
@@ -63,6 +77,9 @@ class Listing:
     texts     the text of each sample; (): the targets are no texts
     masks     their reader; None: the targets are no masks
     kinds     a word for each sample, by which reports group them; (): the data name none
+    identities  int64 [N], who or what is seen, or [N, 1 + k], pairs (tasks/common/verification.py); None: neither
+    together  a text for each sample; samples with the same one go to the same split; (): each goes alone
+    whole     the samples with those of classes that have none to train on, all parts; None: there are no such classes
     """
 
     class_names: tuple[str, ...]
@@ -75,6 +92,9 @@ class Listing:
     texts: Sequence[str] = ()
     masks: Masks | None = None
     kinds: Sequence[str] = ()
+    identities: NDArray[np.int64] | None = None
+    together: Sequence[str] = ()
+    whole: Listing | None = None
 
     @property
     def form(self) -> Form:
@@ -83,6 +103,8 @@ class Listing:
             return "masks"
         if len(self.texts):
             return "texts"
+        if self.identities is not None:
+            return "identities"
         return "classes" if len(self.labels) and self.class_names else "none"
 
     def target(self, row: int) -> str:
@@ -91,6 +113,8 @@ class Listing:
             return self.masks.contents[row]
         if len(self.texts):
             return self.texts[row]
+        if self.identities is not None:
+            return json.dumps(self.identities[row].tolist())
         return self.class_names[self.labels[row]] if self.class_names else ""
 
 
@@ -160,3 +184,19 @@ def _about_copies(listing: Listing, copies: list[list[int]]) -> Iterator[str]:
             f"{counted(len(repeated), 'sample repeats', 'samples repeat')} another one{SAME[listing.form]} (same"
             f" content), for example {names[first]} = {names[again]}; copies are kept, always in the same split"
         )
+
+
+def with_identities(listing: Listing, names: Sequence[str]) -> Listing:
+    """The listing with the identity of each sample, by its name, and a finding about how they are split."""
+    known, numbers = np.unique(np.asarray(names, str), return_inverse=True)
+    many = len({who for who, part in zip(names, listing.parts, strict=True) if part == "train"}) >= MANY
+    together = [hashlib.sha256(f"identity {name}".encode()).hexdigest() for name in names] if many else ()
+    findings = listing.findings
+    if not many and "test" not in listing.parts:
+        findings = (
+            *findings,
+            f"There are {counted(len(known), 'identity', 'identities')}, fewer than {MANY}: their pictures are spread"
+            " over all splits, so that the test split shows no identity that training has not seen. Say with 'split'"
+            " which pictures are for the test.",
+        )
+    return replace(listing, identities=numbers.astype(np.int64), together=together, findings=findings)

@@ -20,9 +20,9 @@ from pocketfit.core.support.array_file import FileHashes
 from pocketfit.core.support.cpus import usable
 from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.text import readable, some
-from pocketfit.sources.data import masks
-from pocketfit.sources.data.listing import NO_LABEL, Listing, counted
-from pocketfit.sources.data.manifest_rows import Row, Rows, read_rows
+from pocketfit.sources.data import masks, pairs_file
+from pocketfit.sources.data.listing import NO_LABEL, Listing, counted, with_identities
+from pocketfit.sources.data.manifest_rows import PARTS, Row, Rows, read_rows
 from pocketfit.sources.data.picture_files import about_broken, checked, reader_of
 
 
@@ -32,6 +32,8 @@ def read_manifest(path: Path, *, cache: Path | None = None, progress: Tick | Non
     `cache` is a folder where the files' hashes are kept; `progress(done, total)` is called as files are read.
     Raises UserError.
     """
+    if pairs_file.is_pairs_file(path):
+        return _with_pairs(path, cache, progress)
     said = read_rows(path)
     if not said.rows:
         raise UserError(f"{path} names no picture: write one row for each")
@@ -67,6 +69,8 @@ def read_manifest(path: Path, *, cache: Path | None = None, progress: Tick | Non
     if class_names:
         labels = np.array([index[row.target] for row in rows], np.int64)
         return replace(listing, class_names=class_names, labels=labels)
+    if said.target == "identity":
+        return with_identities(listing, [row.target for row in rows])
     return replace(listing, texts=[row.target for row in rows]) if said.target == "text" else listing
 
 
@@ -83,6 +87,41 @@ def _listing(folder: _Folder, rows: Sequence[Row], contents: dict[str, str], fin
         findings=tuple(findings),
         kinds=kinds if any(kinds) else (),
     )
+
+
+def _with_pairs(path: Path, cache: Path | None, progress: Tick | None) -> Listing:
+    """The pictures of a file of pairs, each once; pairs with a picture that can't be read are left out."""
+    pairs = pairs_file.read_pairs(path)
+    parts: dict[str, tuple[str, int]] = {}
+    for pair in pairs:
+        for name in (pair.one, pair.other):
+            part, first = parts.setdefault(name, (pair.part, pair.place))
+            if part != pair.part:
+                raise UserError(
+                    f"{path}, line {pair.place}: {readable(name)} is in another split than in line {first}: pictures of"
+                    " the test are in no other pair"
+                )
+    folder = _Folder(Path(os.path.realpath(path.parent)))
+    names = sorted(parts)
+    broken = {name: why for name in names if (why := folder.why_not(name))}
+    try:
+        known = checked(
+            folder.root, [n for n in names if n not in broken], FileHashes(cache, path.absolute()), progress
+        )
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+    broken |= {name: why for name, (_, _, why) in known.items() if why}
+    names = [name for name in names if name not in broken]
+    if not names:
+        first_name = next(iter(broken))
+        raise UserError(
+            f"None of the {counted(len(broken), 'picture')} that {path} names can be read, for example"
+            f" {readable(first_name)} ({broken[first_name]}): paths are relative to the folder of the file"
+        )
+    rows = [Row(0, name, "", PARTS[parts[name][0]], "") for name in names]
+    listing = _listing(folder, rows, {name: known[name][1] for name in names}, ())
+    said = about_broken({readable(name): why for name, why in broken.items()}, len(parts))
+    return pairs_file.with_pairs(replace(listing, findings=tuple(said)), names, pairs)
 
 
 def _with_masks(

@@ -4,7 +4,7 @@
     path,label,split                                                                              CSV with a header
     lines/1.png<TAB>110101199003077758                                                            PaddleOCR's label file
 
-Targets are one of `label`, `text` and `mask`, the same in all rows, or none.
+Targets are one of `label`, `text`, `mask` and `identity`, the same in all rows, or none.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pocketfit.sources.data.listing import Part, counted
 MOST_BYTES = 2**29  # of a manifest
 MOST_ROWS = 10**7
 LONGEST = 100_000  # letters of a path or a target
-KNOWN = "path, one of label, text and mask, and if need be split and kind"
-TARGETS = {"label": "label", "labels": "label", "text": "text", "mask": "mask"}
+KNOWN = "path, one of label, text, mask and identity, and if need be split and kind"
+TARGETS = {"label": "label", "labels": "label", "text": "text", "mask": "mask", "identity": "identity"}
 PARTS: dict[str, Part] = {
     **dict.fromkeys(("train", "training", ""), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -53,7 +53,7 @@ class Row(NamedTuple):
 class Rows:
     """What a manifest says.
 
-    target  "label", "text", "mask" or "" (none)
+    target  "label", "text", "mask", "identity" or "" (none)
     word    what `place` of a Row counts: "line" or "entry"
     """
 
@@ -123,7 +123,7 @@ class _Reader:
     def _check_target(self, place: int, kind: str, another: bool) -> None:
         """Raises UserError where targets are of two kinds, in a row or in the manifest."""
         if another:
-            self._refuse(place, "there are two targets: give one of label, text and mask")
+            self._refuse(place, "there are two targets: give one of label, text, mask and identity")
         if self.target not in ("", kind):
             also = f"{self.word} {self.first} has a '{self.target}'"
             self._refuse(place, f"there is a '{kind}', and {also}: a manifest has one kind of target")
@@ -131,7 +131,7 @@ class _Reader:
             self.target, self.first = kind, place
 
     def _target(self, place: int, key: str, value: Any) -> str:
-        if TARGETS[key] == "label":
+        if TARGETS[key] in ("label", "identity"):
             return self._class(place, key, value)
         word = self._word(place, key, value)
         if key == "mask":

@@ -96,7 +96,8 @@ def _tried(model: Model, settings: Train, samples: Samples, rate: float) -> tupl
     highest = 0.0
     with thawed(network):
         how.begin(network, place)
-        run = Run(network, teacher.on(place), recipe_of(settings, rate, model.task), how, samples.first(rows))
+        recipe = recipe_of(settings, rate, model.task)
+        run = Run(network, teacher.on(place), recipe, how, samples.first(rows), samples)
         assert run.exam is not None
         batches = shuffled(samples, settings.batch_size, STEPS, seed=settings.seed)
         for step, batch in enumerate(prefetched(batches)):

@@ -64,6 +64,7 @@ def objective(
     wanted: Tensor | None = None,
     maps: Sequence[Tensor] = (),
     scale: float = 1.0,
+    head: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The loss of outputs [n, ...], a number.
 
@@ -72,6 +73,7 @@ def objective(
             no teacher
     maps    the network's own attention maps
     scale   the factor on all logits
+    head    the loss of outputs and targets, [n], where layers behind the network learn with it; None: the task's
     """
     task = tasks.get(recipe.task)
     outputs = _scaled(task, outputs.float(), scale)
@@ -79,7 +81,8 @@ def objective(
     if recipe.alpha < 1:
         known = torch.from_numpy(task.has_target(labels.cpu().numpy())).to(outputs.device)
         if known.any():
-            each = task.loss(outputs[known], labels[known], recipe.label_smoothing)
+            ours, own = outputs[known], labels[known]
+            each = task.loss(ours, own, recipe.label_smoothing) if head is None else head(ours, own)
             loss = loss + (1 - recipe.alpha) * each.mean()
     if wanted is None:
         return loss

@@ -22,6 +22,7 @@ from pocketfit.search.run.job import Job
 from pocketfit.search.run.run_trial import drop, mean_score, scored, timing
 from pocketfit.search.run.verdict import scores_once
 from pocketfit.search.run.verdict.disturbed_latencies import patient
+from pocketfit.tasks import embedding
 from pocketfit.tasks.choose_task import title_of
 from pocketfit.tasks.common.class_names import label_mapping
 
@@ -94,7 +95,19 @@ def read_verdict(
         "control": None if control is None else _against(control, scores),
         "per_class": _class_rows(job, scores["baseline"], scores["chosen"], samples["chosen"]),
         "disagreements": disagreements(job, scores["baseline"], scores["chosen"], samples["chosen"]),
+        "verification": _verification(job, scores, own),
     }
+
+
+def _verification(job: Job, scores: Mapping[str, run_samples.Scores], samples: Samples) -> dict[str, Any] | None:
+    """The threshold of each file on these pairs; None where the task is another, or the metric has no FAR."""
+    if job.model.task != "embedding" or not job.labelled or job.metric not in embedding.FARS:
+        return None
+    found = {}
+    for key, side in (("before", "baseline"), ("after", "chosen")):
+        point = embedding.operating_point(job.metric, scores[side].answers, samples.labels)
+        found[key] = None if point is None else point.to_json()
+    return found
 
 
 def _against(control: Trial, scores: Mapping[str, run_samples.Scores]) -> dict[str, Any]:
