@@ -74,8 +74,8 @@ threads_option = click.option(
 
 
 DATA = (
-    "Folder of images, by class or without labels; manifest (.jsonl, .csv: path and label, text, mask or identity; pairs"
-    " of pictures; PaddleOCR's .txt); or arrays (.npz, .npy)."
+    "Folder of images, by class or without labels; manifest (.jsonl, .csv: path and label, text, mask or identity;"
+    " pairs of pictures; PaddleOCR's .txt); or arrays (.npz, .npy)."
 )
 
 

@@ -10,8 +10,9 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import SPLITS
 from pocketfit.sources.data import dataset as data
 from pocketfit.sources.image_preprocess import geometry
+from pocketfit.tasks.common.verification import Pairs
 from tests.sources.data import forms
-from tests.sources.data.forms import CLASSES, COUNT, EXAMPLES, KINDS, TEXTS
+from tests.sources.data.forms import CLASSES, COUNT, EXAMPLES, KINDS, TEXTS, WHO
 
 PADDED = Preprocess(height=12, width=20, resize="height", background=(9, 9, 9))
 
@@ -60,6 +61,17 @@ def test_all_splits_with_their_targets(name, opened):
                 assert label.shape == (12, 20)
                 assert np.array_equal(label[:, :16], wanted)
                 assert (label[:, 16:] == -1).all()
+        elif form == "identities":
+            genuine, impostors = Pairs(samples.labels).counts
+            assert (genuine and impostors) or split == "calibration"
+            if samples.labels.ndim == 1:
+                same = np.array([WHO[row] for row in rows])
+                assert np.array_equal(same == same[:, None], samples.labels == samples.labels[:, None])
+            else:
+                pairs = [(a, b) for a in rows for b in rows if a // 12 == b // 12 and b - a in (1, 3)]
+                assert genuine == sum(a // 3 == b // 3 for a, b in pairs) and genuine + impostors == len(pairs)
+                alone = {place for place, row in enumerate(rows) if (samples.labels[place, 1:] < 0).all()}
+                assert not alone
         else:
             assert samples.labels.tolist() == [-1] * len(rows)
         assert len(samples.take([1, 0]).texts) == len(samples.first(2).texts) == (2 if form == "texts" else 0)
@@ -80,7 +92,7 @@ def test_a_second_reading_is_the_same_and_may_use_the_cache(name, tmp_path):
         assert np.array_equal(kept.labels, plain.labels)
         assert np.array_equal(kept.array, plain.array)
     wide = other.split("train", replace(PADDED, width=24), split_seed=1, cache=tmp_path / "cache")
-    assert wide.labels.shape[1:] == ((12, 24) if one.form == "masks" else ())
+    assert wide.labels.shape[1:] == ((12, 24) if one.form == "masks" else plain.labels.shape[1:])
 
 
 def test_the_same_pictures_are_in_the_same_splits_whatever_their_targets(opened):
@@ -90,7 +102,7 @@ def test_the_same_pictures_are_in_the_same_splits_whatever_their_targets(opened)
         for name in EXAMPLES
     }
     arrays = [found for name, found in by_split.items() if name.endswith((".npz", ".npy"))]
-    files = [found for name, found in by_split.items() if not name.endswith((".npz", ".npy"))]
+    files = [found for name, found in by_split.items() if not name.endswith((".npz", ".npy")) and "pairs" not in name]
     assert len(arrays) >= 5 and all(found == arrays[0] for found in arrays)
     assert len(files) >= 12 and all(found == files[0] for found in files)
 
@@ -100,11 +112,12 @@ def test_the_hash_covers_targets_and_kinds(opened):
         {"lines.json", "list.json", "texts.jsonl"},
         {"texts.csv", "semicolons.csv", "texts.tsv", "paddle.txt"},
         {"none.npz", "none.npy"},
+        {"pairs.csv", "pairs.txt", "pairs.jsonl"},
     )
     hashes = {name: opened(name).sha256 for name in EXAMPLES}
     for names in same:
         assert len({hashes[name] for name in names}) == 1
-    assert len(set(hashes.values())) == len(EXAMPLES) - 6
+    assert len(set(hashes.values())) == len(EXAMPLES) - 8
     verdicts = {name: opened(name).split("verdict", PADDED, split_seed=0).sha256 for name in EXAMPLES}
     assert len({verdicts[name] for name in ("texts.jsonl", "masks.jsonl", "labels.jsonl", "none.jsonl")}) == 4
 

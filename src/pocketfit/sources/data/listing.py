@@ -161,7 +161,8 @@ def without_leaks(listing: Listing) -> Listing:
 
 def _about_copies(listing: Listing, copies: list[list[int]]) -> Iterator[str]:
     parts, names = listing.parts, listing.names
-    targets = {row: listing.target(row) for rows in copies for row in rows}
+    paired = listing.identities is not None and listing.identities.ndim == 2  # each picture has its own pairs
+    targets = {row: "" if paired else listing.target(row) for rows in copies for row in rows}
     at_odds = [(rows[0], row) for rows in copies for row in rows if targets[row] != targets[rows[0]]]
     if at_odds:
         one, other = (
