@@ -38,11 +38,21 @@ def read(task: str, values: Any, labels: Sequence[str], *, probabilities: bool, 
     return {"top": named}, shares
 
 
-def match(one: Any, other: Any, verification: dict[str, Any] | None) -> dict[str, Any]:
-    """How like two embeddings of length 1 are, and whether that is above the threshold, where one is known."""
-    cosine = float((one * other).sum())
-    above = {} if not verification else {"same": cosine > verification["threshold"]}
-    return {"cosine": round(cosine, 6), **above}
+class Matcher:
+    """How like embeddings of length 1 are to the first one that it is called with, and whether that is above the
+    threshold, where one is known."""
+
+    def __init__(self, verification: dict[str, Any] | None) -> None:
+        self.threshold = verification["threshold"] if verification else None
+        self.first: Any = None
+
+    def __call__(self, embedding: Any) -> dict[str, Any]:
+        if self.first is None:
+            self.first = embedding
+            return {}
+        cosine = float((self.first * embedding).sum())
+        same = {} if self.threshold is None else {"same": cosine > self.threshold}
+        return {"cosine": round(cosine, 6), **same}
 
 
 def softmax(values: Any) -> Any:

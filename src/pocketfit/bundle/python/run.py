@@ -37,6 +37,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 INTEGER_SETS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")  # as /proc/cpuinfo says
+SHOWN = ("shape", "lowest", "highest", "mean", "cosine", "same", "saved")  # of an answer, where it has them
 CHUNK_BYTES = 1 << 20
 MOST_MANIFEST_BYTES, MOST_VALUES, MOST_PIXELS = 10 << 20, 1 << 26, 16_384  # values of an input, pixels of its side
 Run = Callable[[Any], Any]  # one input as the file takes it -> its first output as the file gives it
@@ -72,7 +73,6 @@ class Network:
         self.input, self.output = self.manifest["input"], self.manifest["output"]
         if self.input["kind"] != "sound":
             need("PIL.Image", "pillow")  # preprocess.py needs it
-        self.first: Any = None
         self.labels, self.task = self.manifest["labels"], self.manifest.get("task", "classification")
         self.settings = _settings(self.manifest["preprocess"])
         self.preprocess = _load(folder / "preprocess.py", manifest["files"]["preprocess.py"])
@@ -113,13 +113,6 @@ class Network:
             steps = self.np.rint(values / self.np.float32(grid["scale"])) + grid["zero_point"]
             values = self.np.clip(steps, limits.min, limits.max)
         return self._run(values.astype(self.input["dtype"]))
-
-    def match(self, array: Any) -> "dict[str, Any]":
-        """How like an embedding is to the first one, which is remembered."""
-        if self.first is None:
-            self.first = array
-            return {}
-        return dict(self.answers.match(self.first, array, self.manifest.get("verification")))
 
     def answer(self, values: Any, top: int) -> "tuple[dict[str, Any], Any]":
         """(what the output for one tensor means, with the time that the runtime took in milliseconds; an array)."""
@@ -170,7 +163,7 @@ def named_files(arguments: Iterable[str], extensions: tuple[str, ...]) -> Iterat
             yield path
 
 
-def read_all(network: Network, arguments: list[str], *, top: int, as_json: bool, save: str, match: bool) -> int:
+def read_all(network: Network, arguments: list[str], *, top: int, as_json: bool, save: str, match: Any) -> int:
     """Print the answer to each image as soon as it is there; a broken image is a sentence on stderr."""
     seen = broken = 0
     for path in named_files(arguments, {"array": (".npy",), "sound": (".wav",)}.get(network.input["kind"], PICTURES)):
@@ -184,8 +177,7 @@ def read_all(network: Network, arguments: list[str], *, top: int, as_json: bool,
             continue
         preprocess_ms = round((time.perf_counter() - start) * 1e3, 3)
         answer, array = network.answer(values, top)
-        like = network.match(array) if match else {}
-        found = {"file": str(path), **answer, **like, "preprocess_ms": preprocess_ms}
+        found = {"file": str(path), **answer, **(match(array) if match else {}), "preprocess_ms": preprocess_ms}
         if save:
             found["saved"] = str(Path(save, f"{seen:06d}-{path.stem}.npy"))
             network.np.save(found["saved"], array, allow_pickle=False)
@@ -209,11 +201,7 @@ def _readable(found: dict[str, Any]) -> str:
     if "text" in found:
         lines = [f"  {found['text']}  ({100 * found['confidence']:.1f} %)"]
     lines += [f"{100 * share:6.1f} %  {label}" for label, share in found.get("shares", {}).items()]
-    lines += [
-        f"  {key}: {found[key]}"
-        for key in ("shape", "lowest", "highest", "mean", "cosine", "same", "saved")
-        if key in found
-    ]
+    lines += [f"  {key}: {found[key]}" for key in SHOWN if key in found]
     return "\n".join([f"{found['file']}: {times}", *lines])
 
 
@@ -350,9 +338,7 @@ def parser() -> argparse.ArgumentParser:
     words = argparse.ArgumentParser(description="Run the network in this folder on images or recordings.")
     words.add_argument("pictures", nargs="*", help="image or .wav files, or folders; - reads file names from stdin")
     words.add_argument("--top", type=int, default=5, metavar="N", help="how many labels to print (default 5)")
-    words.add_argument(
-        "--save", default="", metavar="DIR", help="write each answer's array there (.npy; folder exists)"
-    )
+    words.add_argument("--save", default="", metavar="DIR", help="write each answer's array there, as .npy")
     words.add_argument("--match", action="store_true", help="compare the first image with the others (embeddings)")
     words.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the runtime (default 1)")
     words.add_argument("--json", action="store_true", help="print one JSON object a line")
@@ -385,7 +371,8 @@ def main(arguments: "list[str] | None" = None, folder: Path = HERE) -> int:
         return _refuse(f"{folder}: {refusal}")
     if given.match and network.task != "embedding":
         return _refuse(f"--match compares embeddings, and this network's task is {network.task}")
-    return read_all(network, given.pictures, top=given.top, as_json=given.json, save=given.save, match=given.match)
+    match = network.answers.Matcher(manifest.get("verification")) if given.match else None
+    return read_all(network, given.pictures, top=given.top, as_json=given.json, save=given.save, match=match)
 
 
 def opened(folder: Path, threads: int, manifest: "dict[str, Any]") -> Network:
