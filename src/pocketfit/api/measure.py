@@ -15,6 +15,7 @@ from pocketfit.core.errors import CannotRunHere, UserError
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.runtime_list import bytes_of
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import Runtime
 from pocketfit.core.samples import Samples
@@ -51,7 +52,7 @@ class Against:
         """What was found when `file` was timed against `other`."""
         return cls(
             file=other,
-            size_ratio=file.stat().st_size / other.stat().st_size,
+            size_ratio=bytes_of(file) / bytes_of(other),
             measurements=turns.baseline,
             ratios=turns.ratios,
             between_sessions=turns.between,

@@ -35,11 +35,13 @@ from pocketfit.core.artifact import Artifact, Quantization
 from pocketfit.core.errors import UserError
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.model import Model
+from pocketfit.core.plan.runtime_list import files_of
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import Session
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support.files import force
+from pocketfit.runtimes.common.output_file import artifact_of
 
 BUNDLE_VERSION = 2  # 1 had no seal
 NAMED = ("classification", "text")  # tasks with a label for each number along the last axis
@@ -111,7 +113,7 @@ def _manifest(partial: Path, artifact: Artifact, model: Model, *, session: Sessi
         "made_by": {"name": "pocketfit", "version": __version__},
         "file": {
             "name": name,
-            "sha256": artifact.sha256,
+            "sha256": run.file_sha256(partial / name),
             "bytes": artifact.bytes,
             "download_bytes": artifact.download_bytes,
         },
@@ -146,10 +148,11 @@ def _write_words(partial: Path, manifest: Mapping[str, Any]) -> None:
 
 def _copy_checked(artifact: Artifact, partial: Path) -> Path:
     source, target = Path(artifact.path), partial / Path(artifact.path).name
-    if not source.is_file():
-        raise UserError(f"{source} is missing: run the same command again, and it is made anew")
-    shutil.copyfile(source, target)
-    if run.file_sha256(target) != artifact.sha256:
+    for part in files_of(source):
+        if not part.is_file():
+            raise UserError(f"{part} is missing: run the same command again, and it is made anew")
+        shutil.copyfile(part, partial / part.name)
+    if artifact_of(target, artifact.plan, artifact.runtime).sha256 != artifact.sha256:
         raise UserError(f"{source} was changed after it was measured: remove it and run the same command again")
     return target
 

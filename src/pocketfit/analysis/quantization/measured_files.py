@@ -15,6 +15,7 @@ from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.quantize import Equalize, Round
+from pocketfit.core.plan.runtime_list import bytes_of
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
 from pocketfit.measurement import compare_files
@@ -86,7 +87,7 @@ class Bench:
         self._exact = self._answers(self.float_path, plan.code)
         scores = self._exact[1]
         mean = None if scores is None else float(scores.mean())
-        size = self.float_path.stat().st_size
+        size = bytes_of(self.float_path)
         return Measured(
             name="float32",
             kind="float",
@@ -124,7 +125,7 @@ class Bench:
             name=name,
             kind=kind,
             code=plan.code,
-            size_bytes=path.stat().st_size,
+            size_bytes=bytes_of(path),
             sqnr_db=sqnr_db,
             agreement=self._agreement(exact, outputs),
             accuracy=None if scores is None else float(scores.mean()),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -30,6 +29,7 @@ def inspect(source: Source) -> dict[str, Any]:
     from pocketfit import runtimes
     from pocketfit.api.inspect import Layers, taken_as_network
     from pocketfit.api.inspect import inspect as inspected
+    from pocketfit.core.plan.runtime_list import bytes_of
     from pocketfit.sources.models.onnx_model import is_onnx_file
 
     found = inspected(source.model if runtimes.is_file_of_one(source.model) else source.open())
@@ -37,7 +37,7 @@ def inspect(source: Source) -> dict[str, Any]:
         return {"model": source.model, **found.to_json()}
     return {
         "file": source.model,
-        "bytes": Path(source.model).stat().st_size,
+        "bytes": bytes_of(source.model),
         **found.to_json(),
         "op_counts": found.op_counts(),
         "weight_dtypes": found.weight_dtypes(),

@@ -22,7 +22,7 @@ PROBE_BYTES = 2**20
 LONGEST_NAME = 255 - 20  # bytes; files beside a folder have its name and a suffix
 # Names of what the verbs write into an output folder; anything else there is the user's own.
 OF_A_RUN = (".lock", "cache", "journal.jsonl", "result.json", "plan.json", "report.html", "models", "bundle")
-OF_APPLY = (".lock", "cache", "*.tflite", "*.onnx", "*.pt2")
+OF_APPLY = (".lock", "cache", "*.tflite", "*.onnx", "*.xml", "*.bin", "*.pt2")
 OF_LOOKS = ("cache", "explain.json", "explain.html", "sensitivity.json", "sensitivity.html", "prune.json")
 
 
@@ -85,21 +85,25 @@ def write_json(path: Path, data: Any) -> None:
 
 
 @contextmanager
-def whole_or_not(path: Path) -> Iterator[Path]:
+def whole_or_not(path: Path, beside: Collection[str] = ()) -> Iterator[Path]:
     """An empty file beside `path` to write to; it becomes `path`, forced to the disk, when the block ends well, and is
     removed when it doesn't. Folders on the way to it are made.
 
     Its name keeps the extension: converters choose their format by it.
+
+    beside  suffixes of files that come with it: what the block writes under them goes the same way, before `path`
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{secrets.token_hex(4)}{path.suffix}")
     partial.touch(exist_ok=False)  # not mkstemp, whose files are for the owner only
     try:
         yield partial
-        force(partial)
-        partial.replace(path)
+        for suffix in (*beside, path.suffix):
+            force(partial.with_suffix(suffix))
+            partial.with_suffix(suffix).replace(path.with_suffix(suffix))
     finally:
-        partial.unlink(missing_ok=True)
+        for suffix in (*beside, path.suffix):
+            partial.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def force(path: Path) -> None:

@@ -11,21 +11,26 @@ from pathlib import Path
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
+from pocketfit.core.plan.runtime_list import bytes_of, files_of
 
 CHUNK_BYTES = 1 << 20
 NOTES = ".notes.json"
 
 
 def artifact_of(path: Path, plan: Plan, runtime: str, notes: Sequence[str] = ()) -> Artifact:
-    """Describe a finished file: its bytes, its sha256, and its bytes after raw deflate at level 9."""
-    digest, deflate = hashlib.sha256(), zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    size_bytes = download_bytes = 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-            size_bytes += len(chunk)
-            download_bytes += len(deflate.compress(chunk))
-    download_bytes += len(deflate.flush())
+    """Describe a finished file: its bytes, its sha256, and its bytes after raw deflate at level 9.
+
+    For an artifact of several files: the sums, and the sha256 of their contents one after the other.
+    """
+    digest, size_bytes, download_bytes = hashlib.sha256(), 0, 0
+    for part in files_of(path):
+        deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        with part.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+                size_bytes += len(chunk)
+                download_bytes += len(deflate.compress(chunk))
+        download_bytes += len(deflate.flush())
     return Artifact(
         path=str(path),
         sha256=digest.hexdigest(),
@@ -39,7 +44,7 @@ def artifact_of(path: Path, plan: Plan, runtime: str, notes: Sequence[str] = ())
 
 def not_smaller(path: Path, float_file: Path, settings: ExportSettings) -> list[str]:
     """A sentence where a file of another precision is no smaller than the float32 file of the same network."""
-    size_bytes, float_bytes = path.stat().st_size, float_file.stat().st_size
+    size_bytes, float_bytes = bytes_of(path), bytes_of(float_file)
     if settings.precision == "float32" or size_bytes < float_bytes:
         return []
     return [

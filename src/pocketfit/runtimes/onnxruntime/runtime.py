@@ -142,9 +142,26 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
     """Write the .onnx file of `plan.export` to `path`; `<work>/<model.key>.onnx` is the float32 file behind it."""
     if reasons := why_not(plan, model.signature):
         raise UserError(reasons[0])
+    settings = plan.export
+    with whole_or_not(path) as partial, temporary_folder() as folder:
+        float_file, notes = write(model, settings, calibration, partial, work=work)
+        contents = onnx_read.contents(partial)
+        notes = read_back(contents, settings) + notes
+        if settings.precision == "int8":
+            notes += float_operators(contents, settings)
+            notes += _fusion_notes(partial, folder, settings) + _saturation_notes(partial, settings)
+        notes += not_smaller(partial, float_file, settings)
+    return artifact_of(path, plan, NAME, notes)
+
+
+def write(
+    model: Model, settings: ExportSettings, calibration: Samples | None, path: Path, *, work: Path
+) -> tuple[Path, list[str]]:
+    """Write the .onnx file of these settings to `path`, which other runtimes read, too: (the float32 file behind it,
+    sentences on what became of the network on the way)."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         require(package, EXTRA)
-    settings, notes = plan.export, []
+    notes: list[str] = []
     found: Ranges = {}
     if settings.precision == "int8":
         if calibration is None:
@@ -154,29 +171,22 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
         if settings.ranges != "batch-norm" and len(calibration) < settings.calibration:
             notes.append(f"Calibrated on {len(calibration)} samples, as there are no {settings.calibration}")
     float_file, became = _float_file(model, work)
-    source, notes = float_file, notes + became
+    source = float_file
+    notes += became
     if calibration is not None and settings.precision == "int8":
         source = _prepared_file(source)
         found = _ranges(model, source, calibration, settings, work)
-    with whole_or_not(path) as partial, temporary_folder() as folder:
-        if settings == ExportSettings(NAME) or settings == ExportSettings(NAME, layout="NCHW"):
-            shutil.copyfile(source, partial)
-        else:
-            payload = {
-                "source": str(source),
-                "path": str(partial),
-                "plan": Plan((), settings).to_json(),
-                "about": onnx_read.metadata(onnx_read.read_model(float_file)),
-                "ranges": found,
-            }
-            notes += _call(f"{QUANTIZE}:make", payload)
-        contents = onnx_read.contents(partial)
-        notes = read_back(contents, settings) + notes
-        if settings.precision == "int8":
-            notes += float_operators(contents, settings)
-            notes += _fusion_notes(partial, folder, settings) + _saturation_notes(partial, settings)
-        notes += not_smaller(partial, float_file, settings)
-    return artifact_of(path, plan, NAME, notes)
+    if settings == ExportSettings(NAME) or settings == ExportSettings(NAME, layout="NCHW"):
+        shutil.copyfile(source, path)
+        return float_file, notes
+    payload = {
+        "source": str(source),
+        "path": str(path),
+        "plan": Plan((), settings).to_json(),
+        "about": onnx_read.metadata(onnx_read.read_model(float_file)),
+        "ranges": found,
+    }
+    return float_file, notes + _call(f"{QUANTIZE}:make", payload)
 
 
 def _float_file(model: Model, work: Path) -> tuple[Path, list[str]]:

@@ -37,6 +37,7 @@ from pocketfit.core.support.loading import require
 from pocketfit.core.support.schema import checked
 from pocketfit.runtimes.common.output_file import artifact_of
 from pocketfit.runtimes.common.probe import probe_by_export
+from pocketfit.runtimes.common.session_inputs import check_inputs
 from pocketfit.runtimes.common.traced_network import SIGNATURE, notes_of, traced
 
 if TYPE_CHECKING:
@@ -128,21 +129,11 @@ class TorchSession:
 
         if self._module is None:
             raise UserError("This session has been closed")
-        wanted = [spec.name for spec in self.signature.inputs]
-        if sorted(inputs) != sorted(wanted):
-            raise UserError(f"The inputs are called {', '.join(wanted)}, not {', '.join(inputs) or 'nothing'}")
-        for spec in self.signature.inputs:
-            given = inputs[spec.name]
-            fits = given.ndim == len(spec.shape) and spec.with_batch(len(given)) == given.shape
-            if not fits or str(given.dtype) != spec.dtype:
-                raise UserError(
-                    f"The inputs do not fit the file: '{spec.name}' is {given.dtype} {given.shape}, "
-                    f"the file takes {spec.dtype} {spec.shape}"
-                )
+        check_inputs(self.signature, inputs)
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         with torch.no_grad():
-            results = self._module(*(torch.from_numpy(np.array(inputs[name])) for name in wanted))
+            results = self._module(*(torch.from_numpy(np.array(inputs[spec.name])) for spec in self.signature.inputs))
         names = [spec.name for spec in self.signature.outputs]
         return {name: value.numpy().copy() for name, value in zip(names, tensors(results), strict=True)}
 

@@ -1,0 +1,1 @@
+"""OpenVINO: .xml with .bin, on the processors of servers, gateways and laptops."""
