@@ -33,7 +33,7 @@ from benchmarks.data import photos
 from benchmarks.quantization.file_runners import OPENVINO, Places
 from benchmarks.quantization.result_rows import Entry, Row, Score, as_json, measure, sentence, table
 from benchmarks.quantization.rival_settings import OPPONENTS, Opponent
-from pocketfit import runtimes
+from pocketfit import runtimes, tasks
 from pocketfit.cli.progress_bar import watch_for_terminal
 from pocketfit.core.budget import Budget
 from pocketfit.core.errors import ExportFailed, PocketfitError, UserError
@@ -54,7 +54,7 @@ from pocketfit.numerics.sqnr import sqnr_db
 from pocketfit.processes import child_process
 from pocketfit.search.propose.quantization_ladder import REPAIRS, REPAIRS_4
 from pocketfit.search.run.apply_passes import carried_out
-from pocketfit.search.run.job import Job, aligned
+from pocketfit.search.run.job import Job
 from pocketfit.sources.data.dataset import open_data
 from pocketfit.sources.models.open_model import load_model, open_model
 
@@ -369,7 +369,7 @@ def fashion(calibration: int, quick: bool) -> Subject:
     def read(split: str, limit: int | None) -> Samples:
         seed, pixels = model.split_seed, WORK / "pixels"
         found = data.split(split, model.preprocess, split_seed=seed, limit=limit, cache=pixels)
-        return aligned(found, data.class_names, model.labels)
+        return tasks.get(model.task).read_targets(found, model.labels)
 
     test = read("verdict", QUICK_PICTURES if quick else None)
     given = Given(read("calibration", calibration), read("train", None))

@@ -16,6 +16,7 @@ from pocketfit.formats.onnx_read import layer_of, layout_of
 MAX_BYTES = 2**28  # of an .xml, which holds no weights
 DTYPES = {"f32": "float32", "f16": "float16", "f64": "float64", "bf16": "bfloat16", "boolean": "bool"}
 # Operators that may stand between a stored weight and the operator that uses it.
+ENDS = ("Parameter", "Result", "Const")
 LOOK_THROUGH = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose")
 CONVOLUTIONS = {"Convolution": 1, "GroupConvolution": 2}  # leading dimensions of a kernel that count its outputs
 TRANSPOSED = {"ConvolutionBackpropData": 1, "GroupConvolutionBackpropData": 2}  # those that count its inputs
@@ -84,7 +85,7 @@ def contents(path: str | Path) -> Contents:
         elif layer.type == "Result":
             ((source, port),) = graph.sources(layer)
             outputs.append(FileTensor(port.name or source.name, port.shape, port.dtype))
-    kept = [layer for layer in graph.layers.values() if layer.type not in ("Parameter", "Result", "Const")]
+    kept = [layer for layer in graph.layers.values() if layer.type not in ENDS]
     ops = tuple(_op(graph, index, layer) for index, layer in enumerate(kept))
     return Contents("openvino", tuple(inputs), tuple(outputs), ops)
 
@@ -92,6 +93,19 @@ def contents(path: str | Path) -> Contents:
 def metadata(path: str | Path) -> dict[str, str]:
     """What the file says of itself beside the network: the entries of the .onnx file that it was made of."""
     return dict(_read(Path(path)).metadata)
+
+
+def producers(path: str | Path) -> dict[int, int]:
+    """By index of an operator, the index of the one that makes the first tensor that it reads and that is computed."""
+    graph = _read(Path(path))
+    kept = [layer for layer in graph.layers.values() if layer.type not in ENDS]
+    index = {layer.number: i for i, layer in enumerate(kept)}
+    found = {}
+    for layer in kept:
+        computed = [s.number for s, _ in graph.sources(layer) if graph.constants.get(s.number) is None]
+        if computed and computed[0] in index:
+            found[index[layer.number]] = index[computed[0]]
+    return found
 
 
 def _read(path: Path) -> _Graph:

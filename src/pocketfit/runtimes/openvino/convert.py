@@ -27,6 +27,7 @@ def to_ir(source: str, path: str, *, half: bool) -> None:
         plain = Path(folder, "plain.onnx")
         _drop_zero_points(Path(source), plain)
         model = openvino.Core().read_model(plain)
+    _drop_ones(model)
     _merge_pairs(model)
     _write_shapes(model)
     _name(model)
@@ -48,6 +49,19 @@ def _drop_zero_points(source: Path, target: Path) -> None:
             if zero is not None and not numpy_helper.to_array(zero).any():
                 del node.input[2:]
     onnx.save(model, str(target))
+
+
+def _drop_ones(model: Any) -> None:
+    """Leave out products with the number 1, which the reader makes of each Gemm."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Multiply":
+            continue
+        for index in (0, 1):
+            one, rest = _constant(node, index), node.input_value(1 - index)
+            if one is not None and one.size == 1 and float(one.ravel()[0]) == 1.0:
+                if rest.get_partial_shape() == node.output(0).get_partial_shape():
+                    node.output(0).replace(rest)
+                break
 
 
 def _merge_pairs(model: Any) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pocketfit.core.artifact import OpInfo
 from pocketfit.core.runtime import Arrays
+from pocketfit.formats.openvino_read import LOOK_THROUGH
 
 BEHIND = ("Relu", "PRelu", "Clamp", "Maximum", "Minimum", "FakeQuantize", "Add")
 
@@ -27,12 +28,19 @@ def opened(path: Path, operators: Sequence[OpInfo], threads: int) -> _Opened:
     model = core.read_model(str(path))
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
     ends = {op.layer or op.name: _behind(nodes[op.name]) for op in operators}
-    stated = len(model.outputs)
+    sources = [_key(result.input_value(0)) for result in model.get_results()]
     for output in ends.values():
-        model.add_outputs([output])
+        if _key(output) not in sources:
+            model.add_outputs([output])
+            sources.append(_key(output))
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
     request = core.compile_model(model, "CPU", settings).create_infer_request()
-    return _Opened(request, {layer: layer for layer in ends}, stated)
+    places = {layer: sources.index(_key(output)) for layer, output in ends.items()}
+    return _Opened(request, {layer: _key(output)[0] for layer, output in ends.items()}, places)
+
+
+def _key(output: Any) -> tuple[str, int]:
+    return output.get_node().get_friendly_name(), output.get_index()
 
 
 def _behind(node: Any) -> Any:
@@ -41,11 +49,18 @@ def _behind(node: Any) -> Any:
     while len(readers := output.get_target_inputs()) == 1:
         after = next(iter(readers)).get_node()
         others = [after.input_value(i).get_node() for i in range(after.get_input_size())]
-        constant = sum(one.get_type_name() in ("Constant", "Convert") for one in others)
-        if after.get_type_name() not in BEHIND or constant != len(others) - 1:
+        if after.get_type_name() not in BEHIND or sum(map(_stored, others)) != len(others) - 1:
             break
         output = after.output(0)
     return output
+
+
+def _stored(node: Any) -> bool:
+    """Whether a node's output does not depend on the input."""
+    if node.get_type_name() == "Constant":
+        return True
+    sources = [node.input_value(i).get_node() for i in range(node.get_input_size())]
+    return node.get_type_name() in LOOK_THROUGH and all(map(_stored, sources))
 
 
 @dataclass
@@ -54,9 +69,8 @@ class _Opened:
 
     request: Any
     layers: Mapping[str, str]
-    stated: int
+    places: Mapping[str, int]  # of the layers' tensors among the outputs
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
         results = self.request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})
-        behind = {layer: np.array(results[self.stated + i]) for i, layer in enumerate(self.layers)}
-        return {"": np.array(results[0])} | behind
+        return {"": np.array(results[0])} | {layer: np.array(results[place]) for layer, place in self.places.items()}
