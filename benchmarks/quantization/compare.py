@@ -145,6 +145,7 @@ class Given:
 
     calibration: Samples
     more: Samples
+    form: str = "classes"
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.measurement import latency, memory, run_samples
 from pocketfit.measurement.latency import LatencyComparison
 from pocketfit.runtimes.common.output_file import artifact_of
+from pocketfit.search.run.file_quantities import flash_and_ram
 from pocketfit.search.run.run_trial import mean_score
 from pocketfit.tasks.choose_task import metric_of
 
@@ -120,11 +121,12 @@ def measure(
     metric: str = "",
     threads: int = 1,
     seed: int = 0,
+    runtime: str = "",
     watch: Watch | None = None,
 ) -> Measured:
     """Size, latency, cold start, memory and the cost of each operator of one file, in its own runtime.
 
-    file        any .tflite or .onnx file
+    file        any .tflite, .onnx or .xml file
     against     a second file of the same runtime, timed in turns with it
     samples     adds the accuracy on the test split of this data
     model       a model folder or bundle that says how images are prepared; None: the bundle that the file lies in
@@ -133,14 +135,15 @@ def measure(
     metric      one of the task's, or "package.module:function"; "": the task's first
     threads     of the runtime
     seed        of the random inputs that are timed, and of the order of turns
+    runtime     which one, where several take such a file ("micro"); "": the first
     Raises UserError for files and data that do not fit together; CannotRunHere where the runtime is not there.
     """
     file, other = Path(file), None if against is None else Path(against)
     watch = watch or Silent()
     run_samples.check_metric(metric)
     check_files(file, other)
-    runtime = runtimes.for_file(file)
-    if other is not None and runtimes.for_file(other).NAME != runtime.NAME:
+    module = runtimes.for_file(file, runtime)
+    if other is not None and runtimes.for_file(other, runtime).NAME != module.NAME:
         raise UserError(
             f"{file.name} and {other.name} belong to different runtimes: ratios are taken inside one runtime"
         )
@@ -153,27 +156,28 @@ def measure(
         run_samples.check_targets(does, judged, judged.labels, metric)
         if metric not in does.METRICS:
             run_samples.try_metric(metric, judged.labels[:TRIED], output_of(file).with_batch(1)[1:])
-    described = artifact_of(file, Plan((), ExportSettings(runtime.NAME)), runtime.NAME)
+    described = artifact_of(file, Plan((), ExportSettings(module.NAME)), module.NAME)
     tick = watch.step("timing")
     if other is None:
-        found, compared = latency.latency(runtime.NAME, file, threads=threads, seed=seed, progress=tick), None
+        found, compared = latency.latency(module.NAME, file, threads=threads, seed=seed, progress=tick), None
     else:
-        (turns,) = latency.compare_latency(runtime.NAME, other, [file], threads=threads, seed=seed, progress=tick)
+        (turns,) = latency.compare_latency(module.NAME, other, [file], threads=threads, seed=seed, progress=tick)
         found, compared = {**turns.candidate, **turns.ratios}, Against.of(other, file, turns)
     watch.step("memory and cold start")
-    found = {**found, **memory.footprint(runtime.NAME, file, threads=threads)}
+    found = {**found, **memory.footprint(module.NAME, file, threads=threads)}
+    found |= flash_and_ram(described, threads, memory.PROCESSES)
     if judged is not None:
         with temporary_folder() as work:
             tick = watch.step(f"scoring {len(judged)} samples")
             scores = run_samples.score(
-                runtime.NAME, file, judged, task=task, threads=threads, metric=metric, work=Path(work), progress=tick
+                module.NAME, file, judged, task=task, threads=threads, metric=metric, work=Path(work), progress=tick
             )
         found["accuracy"] = mean_score(scores.centred)
     watch.step("per-operator cost")
-    operators, why = _operators(runtime, file, threads, seed)
+    operators, why = _operators(module, file, threads, seed)
     return Measured(
         file=file,
-        runtime=runtime.NAME,
+        runtime=module.NAME,
         sha256=described.sha256,
         size_bytes=described.bytes,
         download_bytes=described.download_bytes,

@@ -41,6 +41,7 @@ from pocketfit.core.runtime import Session
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support.files import force
+from pocketfit.core.support.loading import called
 from pocketfit.runtimes.common.output_file import artifact_of
 
 BUNDLE_VERSION = 2  # 1 had no seal
@@ -142,6 +143,9 @@ def _write_words(partial: Path, manifest: Mapping[str, Any]) -> None:
     shutil.copyfile(_source_of("pocketfit.bundle.python.run"), partial / "run.py")
     shutil.copyfile(_source_of("pocketfit.bundle.python.answers"), partial / "answers.py")
     shutil.copyfile(_source_of(IN_APP.format(manifest["runtime"]["name"])), partial / "runtime.py")
+    if make := runtimes.get(manifest["runtime"]["name"]).SOURCES:
+        for name, text in called(make)(partial / manifest["file"]["name"]).items():
+            (partial / name).write_text(text, encoding="utf-8")
     (partial / "requirements.txt").write_text(readme.requirements(manifest), encoding="utf-8")
     (partial / "README.md").write_text(readme.readme(manifest), encoding="utf-8")
 

@@ -78,6 +78,8 @@ class Runtime(Protocol):
         str  # "module:function" that sums up the tensors of its float file (runtimes/common/calibration.py); "": none
     )
     LAYER_OUTPUTS: str  # "module:function" that opens a file with its inner tensors (LayerOutputs); "": it shows none
+    ARENA: str  # "module:function" that tells the bytes of memory that a file plans for its tensors; "": it plans none
+    SOURCES: str  # "module:function" that makes source texts of a file for its bundle, by name; "": none
     LAYER_OUTPUTS_DIFFER: str  # how such a file runs otherwise than the one that ships, as the end of a sentence
 
     def probe(self) -> RuntimeInfo: ...

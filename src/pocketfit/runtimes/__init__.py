@@ -34,15 +34,18 @@ def is_file_of_one(path: str | Path) -> bool:
     return Path(path).suffix.lower() in {listed.suffix for listed in RUNTIMES.values()}
 
 
-def for_file(path: str | Path) -> Runtime:
-    """The runtime that runs this file, by its suffix.
+def for_file(path: str | Path, named: str = "") -> Runtime:
+    """The runtime that runs this file: the one that is named, else the first with its suffix. Raises UserError where no
+    runtime takes it, or the named one does not.
 
     >>> for_file("model.onnx").NAME
     'onnxruntime'
     """
     suffix = Path(path).suffix.lower()
+    if named and suffix != get(named).EXTENSION:
+        raise UserError(f"'{path}' is no file of {named}, whose files end in {get(named).EXTENSION}")
     for name, listed in RUNTIMES.items():
-        if listed.suffix == suffix:
+        if listed.suffix == suffix and named in ("", name):
             return get(name)
     known = ", ".join(listed.suffix for listed in RUNTIMES.values())
     raise UserError(f"No runtime takes '{path}': its name should end in one of {known}")

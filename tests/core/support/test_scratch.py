@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +60,22 @@ def test_folders_of_the_killed_are_swept_and_those_of_the_living_are_not(tmp_pat
     with temporary_folder(tmp_path) as folder:
         assert {path.name for path in tmp_path.iterdir()} == {Path(folder).name, f"{PREFIX}link"}
     assert time.monotonic() - started < 5
+
+
+def test_a_folder_that_was_swept_before_it_was_held_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = tempfile.mkdtemp, []
+
+    def swept_at_once(**settings: Any) -> str:
+        made.append(make(**settings))
+        if len(made) == 1:
+            Path(made[0]).rmdir()
+        return made[-1]
+
+    monkeypatch.setattr(scratch.tempfile, "mkdtemp", swept_at_once)
+    with temporary_folder(tmp_path) as folder:
+        assert folder == made[1] and Path(folder).is_dir()
 
 
 def test_halves_are_swept_and_nothing_else(tmp_path: Path) -> None:

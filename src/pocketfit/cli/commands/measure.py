@@ -46,11 +46,12 @@ class _Sizes(click.ParamType):  # type: ignore[type-arg]  # generic since click 
     metavar="SIZES",
     help="Only memory and cold start, at these sizes of the input of a file with dynamic axes (3x48x160,3x48x320).",
 )
+@click.option("--runtime", default="", help="Which one, where several take such a file: micro for a .tflite.")
 @threads_option
 @seed_option
 @guarded
 def command(as_json: bool, sizes: tuple[Size, ...] | None, **options: Any) -> int:
-    """Size, cold start, latency, memory and per-operator cost of any .tflite or .onnx FILE."""
+    """Size, cold start, latency, memory and per-operator cost of any .tflite, .onnx or .xml FILE."""
     if sizes:
         print_result(over_sizes(options["file"], sizes, options["threads"]), as_json, show_sizes)
     else:

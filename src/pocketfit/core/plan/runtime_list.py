@@ -10,7 +10,8 @@ from pathlib import Path
 class Listed:
     """A runtime in the list.
 
-    suffix    suffix of its files, with the dot
+    suffix    suffix of its files, with the dot; of two runtimes with one suffix, the first takes a file unless the
+              other is named
     for_apps  whether apps ship it, so that `fit` makes files for it; False: it is for analysis only
     module    module with the functions of core.runtime.Runtime; "": pocketfit.runtimes.<name>.runtime
     beside    suffixes of further files of an artifact, which have its name and lie beside it
@@ -26,6 +27,7 @@ RUNTIMES: dict[str, Listed] = {
     "litert": Listed(".tflite"),
     "onnxruntime": Listed(".onnx"),
     "openvino": Listed(".xml", beside=(".bin",)),
+    "micro": Listed(".tflite"),
     "torch": Listed(".pt2", for_apps=False),
 }
 
@@ -34,7 +36,7 @@ def for_apps() -> tuple[str, ...]:
     """Names of the runtimes that `fit` makes files for.
 
     >>> for_apps()
-    ('litert', 'onnxruntime', 'openvino')
+    ('litert', 'onnxruntime', 'openvino', 'micro')
     """
     return tuple(name for name, listed in RUNTIMES.items() if listed.for_apps)
 

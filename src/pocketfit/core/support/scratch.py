@@ -70,7 +70,10 @@ def _held(place: str) -> tuple[str, int | None]:
             return folder, None
         import fcntl
 
-        handle = os.open(folder, os.O_RDONLY)
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # another process, which was sweeping, has removed it already
+            continue
         with contextlib.suppress(OSError):  # a file system without locks: no other process can lock the folder either
             fcntl.flock(handle, fcntl.LOCK_EX)
         if Path(folder).is_dir():  # else another process locked it before us, and has removed it

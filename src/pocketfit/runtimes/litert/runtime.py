@@ -41,6 +41,7 @@ APP_PACKAGE = "ai-edge-litert"
 GATHER = "pocketfit.runtimes.litert.quantize:gather"
 LAYER_OUTPUTS = "pocketfit.runtimes.litert.layer_outputs:opened"
 LAYER_OUTPUTS_DIFFER = ", in LiteRT's builtin kernels (XNNPACK, which ships, keeps no inner tensors)"
+ARENA = SOURCES = ""
 
 SERVER = "pocketfit.runtimes.litert.convert:preload"
 CHILD_ENVIRONMENT = {  # so that every run makes the same file: a fixed order of sets, one thread

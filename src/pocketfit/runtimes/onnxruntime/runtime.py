@@ -51,6 +51,7 @@ APP_PACKAGE = "onnxruntime"
 GATHER = "pocketfit.runtimes.onnxruntime.calibrate:gather"
 LAYER_OUTPUTS = "pocketfit.runtimes.onnxruntime.layer_outputs:opened"
 LAYER_OUTPUTS_DIFFER = ""
+ARENA = SOURCES = ""
 
 CONVERT = "pocketfit.runtimes.onnxruntime.convert"
 CALIBRATE = "pocketfit.runtimes.onnxruntime.calibrate"

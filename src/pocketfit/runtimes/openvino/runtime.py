@@ -41,6 +41,7 @@ APP_PACKAGE = "openvino"
 GATHER = "pocketfit.runtimes.onnxruntime.calibrate:gather"
 LAYER_OUTPUTS = "pocketfit.runtimes.openvino.layer_outputs:opened"
 LAYER_OUTPUTS_DIFFER = "OpenVINO fuses fewer operators where inner tensors are read"
+ARENA = SOURCES = ""
 
 CONVERT = "pocketfit.runtimes.openvino.convert:to_ir"
 PRECISIONS = ("float32", "float16", "int8", "weight-only")

@@ -52,6 +52,7 @@ HOW = "estimated"
 PACKAGES = ("torch",)
 LIBRARY = "torch"
 APP_PACKAGE = GATHER = LAYER_OUTPUTS = LAYER_OUTPUTS_DIFFER = ""
+ARENA = SOURCES = ""
 
 MAX_BYTES = 4 * 2**30
 # torch.export evaluates expressions and guards over sizes with Python: only these words may stand in them.

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from pocketfit import runtimes
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.measurement import Measurement
+from pocketfit.core.support.loading import called
 from pocketfit.measurement import memory
 
 Measured = dict[str, Measurement]
@@ -27,8 +29,20 @@ def footprint(artifact: Artifact, threads: int, processes: int) -> Measured:
     return memory.footprint(artifact.runtime, Path(artifact.path), threads=threads, processes=processes)
 
 
+def flash_and_ram(artifact: Artifact, threads: int, processes: int) -> Measured:
+    """Of files for microcontrollers: what lies in flash, and the memory that is planned for tensors; {} of others."""
+    arena = runtimes.get(artifact.runtime).ARENA
+    if not arena:
+        return {}
+    ram = int(called(arena)(Path(artifact.path)))
+    return {
+        "ram_bytes": Measurement(quantity="ram_bytes", unit="B", value=ram),
+        "flash_bytes": Measurement(quantity="flash_bytes", unit="B", value=artifact.bytes),
+    }
+
+
 # Each takes the artifact, the threads of the runtime, and in how many processes a noisy quantity is taken.
-OF_A_FILE: tuple[Callable[[Artifact, int, int], Measured], ...] = (sizes, footprint)
+OF_A_FILE: tuple[Callable[[Artifact, int, int], Measured], ...] = (sizes, footprint, flash_and_ram)
 
 
 def of_file(artifact: Artifact, *, threads: int, processes: int, path: Path | None = None) -> Measured:

@@ -22,6 +22,7 @@ from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.prune import Prune
 from pocketfit.core.plan.rewrite import Fold
 from pocketfit.core.preprocess import Preprocess
+from pocketfit.core.quantities import QUANTITIES
 from pocketfit.core.samples import Samples, split_words
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.text import readable
@@ -33,6 +34,7 @@ from pocketfit.tasks.choose_task import metric_of, with_task
 from pocketfit.tasks.common.class_names import label_mapping, order_of_numbers
 
 CALIBRATION_SAMPLES = 200
+PLANNED = ("ram", "flash")  # quantities of files that plan their memory
 UNEVEN = 10  # times as many samples of one class as of another: beyond that it is said
 PROBED = 32  # samples on which a user's own criterion or metric is tried before the run
 WITHOUT_LABELS = (
@@ -154,11 +156,11 @@ def baseline_export(job: Job, runtime: str) -> ExportSettings:
 def recipes(job: Job, runtime: str) -> tuple[ExportSettings, ...]:
     """Exports without training that this runtime supports, the most promising first."""
     module = runtimes.get(runtime)
+    statics: dict[str, Any] = {"layout": job.layout, "keep_float": job.keep_float, "calibration": CALIBRATION_SAMPLES}
+    if job.io != "float32":
+        statics["io"] = job.io
     wanted = [
-        replace(e, io=job.io, layout=job.layout, keep_float=job.keep_float, calibration=CALIBRATION_SAMPLES)
-        if e.precision == "int8"
-        else replace(e, layout=job.layout)
-        for e in module.recipes()
+        replace(e, **statics) if e.precision == "int8" else replace(e, layout=job.layout) for e in module.recipes()
     ]
     return tuple(e for e in wanted if not module.why_not(Plan((), e), job.model.signature))
 
@@ -185,6 +187,12 @@ def check_runtimes(job: Job) -> None:
         refusals = module.why_not(Plan((), baseline_export(job, runtime)), job.model.signature)
         if refusals:
             raise UserError(refusals[0])
+        for quantity in PLANNED if not module.ARENA else ():
+            if job.budget.limit_on(quantity) is not None:
+                raise UserError(
+                    f"{QUANTITIES[quantity].option} is about microcontrollers, and {runtime} plans no memory: give"
+                    " --runtime micro"
+                )
         static = [r for r in recipes(job, runtime) if r.precision == "int8"]
         if job.io != "float32" and not static:
             asked = ExportSettings(
