@@ -17,7 +17,7 @@ from pocketfit.core.support.user_code import Allowed
 from pocketfit.measurement.run_samples import check_metric
 from pocketfit.search.decide.result import Result
 from pocketfit.search.run.begin import check_out
-from pocketfit.search.run.job import Job, check_teacher, settled
+from pocketfit.search.run.job import Job, check_teacher, settled, with_every_runtime
 from pocketfit.search.run.loop import fit_job
 
 
@@ -55,7 +55,8 @@ def fit(
     budget      e.g. Budget.parse(max_size="3MB", max_latency="0.6x", max_drop="1pt", max_time="10min")
     out         the folder for journal.jsonl, result.json, plan.json, models/, bundle/ and report.html; a run that was
                 stopped goes on there
-    runtimes    whose files are tried: "litert", "onnxruntime"
+    runtimes    whose files are tried: "litert", "onnxruntime", "openvino", "micro"; ("all",): each that is installed
+                and measures here
     preprocess  how images become the network's input; None: as the model folder says
     labels      names of the outputs, in their order; (): the classes of the data
     io          dtype of the file's inputs and outputs; integers for static int8 files
@@ -114,8 +115,16 @@ def run(job: Job, watch: Watch | None = None) -> Result:
     check_threads(job.threads)
     stay_in_quota()
     watch = watch or Silent()
+    job = _with_runtimes(job, watch)
     check_teacher(job)
     return fit_job(settled(job), Delivery(watch), watch)
+
+
+def _with_runtimes(job: Job, watch: Watch) -> Job:
+    known, left_out = with_every_runtime(job)
+    for sentence in left_out:
+        watch.say(sentence)
+    return known
 
 
 def run_without_data(job: Job, watch: Watch | None = None) -> dict[str, Any]:
@@ -124,7 +133,7 @@ def run_without_data(job: Job, watch: Watch | None = None) -> dict[str, Any]:
     from pocketfit.search.run.data_free import fit_without_data
     from pocketfit.sources.data.random_inputs import noise
 
-    data, made = fit_without_data(settled(job), watch)
+    data, made = fit_without_data(settled(_with_runtimes(job, watch or Silent())), watch)
     golden = noise(made.model.signature.inputs[0], made.model.preprocess, GOLDEN_SAMPLES)
     measurements = data["trials"][data["chosen"]]["measurements"]
     write_bundle(job.out / "bundle", made.artifact, made.model, golden=golden, measurements=measurements, result=None)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.plan.runtime_list import for_apps
+from pocketfit.core.plan.runtime_list import EVERY, for_apps
 from pocketfit.core.support.user_code import Allowed, consent
 
 if TYPE_CHECKING:
@@ -111,9 +111,12 @@ class Files:
         ('onnxruntime', 'litert')
         """
         names = listed(self.runtimes)
+        if names == (EVERY,):
+            return names
         if not names or any(name not in for_apps() for name in names):
             raise UserError(
-                f"--runtime '{self.runtimes}' is not known: give one or more of {', '.join(for_apps())}, with commas"
+                f"--runtime '{self.runtimes}' is not known: give one or more of {', '.join(for_apps())}, with commas,"
+                f" or {EVERY}"
             )
         return names
 

@@ -196,7 +196,7 @@ def file_options(command: Command) -> Command:
             default="litert",
             show_default=True,
             metavar="NAME[,NAME]",
-            help="litert, onnxruntime, or both.",
+            help="litert, onnxruntime, openvino, micro (microcontrollers), or all that run here.",
         ),
         click.option(
             "--io",

@@ -27,6 +27,7 @@ from pocketfit.search.run.job import (
     differences,
     recipes,
     why_these_weights,
+    with_every_runtime,
 )
 from pocketfit.search.run.loop import space_of
 from pocketfit.sources.data.dataset import from_arrays
@@ -136,6 +137,22 @@ def test_what_a_runtime_cannot_do_is_refused_before_any_work(tmp_path: Path) -> 
     check_runtimes(job(tmp_path))
     with pytest.raises(UserError, match="No runtime is called 'tensorrt'"):
         check_runtimes(replace(job(tmp_path), runtimes=("tensorrt",)))
+
+
+def test_all_runtimes_are_those_that_are_here_and_measure(tmp_path: Path) -> None:
+    every, left_out = with_every_runtime(job(tmp_path, runtimes=("all",)))
+    assert every.runtimes == ("litert", "onnxruntime", "openvino")
+    assert left_out == ["micro takes no part: its times cannot be measured here"]
+    assert with_every_runtime(job(tmp_path, runtimes=("litert",)))[1] == []
+
+
+def test_a_runtime_that_is_not_installed_is_left_out_with_the_pip_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pocketfit.search.run.job.installed", lambda package: package != "openvino")
+    every, left_out = with_every_runtime(job(tmp_path, runtimes=("all",)))
+    assert every.runtimes == ("litert", "onnxruntime")
+    assert "openvino takes no part: openvino is not installed: pip install 'pocketfit[openvino]'" in left_out
 
 
 def test_static_int8_comes_first_and_in_both_variants_where_the_runtime_has_them(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ RUNTIMES: dict[str, Listed] = {
 }
 
 
+EVERY = "all"  # a user's word for every runtime for apps that is installed and measures
+
+
 def for_apps() -> tuple[str, ...]:
     """Names of the runtimes that `fit` makes files for.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,18 @@ def require(package: str, extra: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != package.split(".", maxsplit=1)[0]:
             raise  # the package is installed; something that it needs is not
         raise MissingPackage(package.split(".", maxsplit=1)[0], extra) from error
+
+
+def installed(distribution: str) -> bool:
+    """Whether a package is installed, by its name on PyPI; nothing is imported.
+
+    >>> installed("numpy"), installed("no-such-package")
+    (True, False)
+    """
+    try:
+        return bool(importlib.metadata.version(distribution))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def called(name: str) -> Callable[..., Any]:

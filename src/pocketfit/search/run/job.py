@@ -21,9 +21,11 @@ from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.prune import Prune
 from pocketfit.core.plan.rewrite import Fold
+from pocketfit.core.plan.runtime_list import EVERY, for_apps
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.quantities import QUANTITIES
 from pocketfit.core.samples import Samples, split_words
+from pocketfit.core.support.loading import installed
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.text import readable
 from pocketfit.core.task.task import Task
@@ -199,6 +201,31 @@ def check_runtimes(job: Job) -> None:
                 runtime, "int8", activations="uint8" if job.io == "uint8" else "int8", io=job.io, layout=job.layout
             )
             raise UserError(module.why_not(Plan((), asked), job.model.signature)[0])
+
+
+def with_every_runtime(job: Job) -> tuple[Job, list[str]]:
+    """The job with each runtime that is installed, measures and takes its network, where "all" was asked for; and a
+    sentence about each of the others."""
+    if job.runtimes != (EVERY,):
+        return job, []
+    taken, left_out = [], []
+    for name in for_apps():
+        module = runtimes.get(name)
+        missing = [package for package in module.PACKAGES if not installed(package)]
+        if module.HOW != "measured":
+            reason = "its times cannot be measured here"
+        elif missing:
+            reason = f"{missing[0]} is not installed: pip install 'pocketfit[{module.EXTRA}]'"
+        else:
+            refusals = module.why_not(Plan((), baseline_export(job, name)), job.model.signature)
+            reason = refusals[0] if refusals else ""
+        if reason:
+            left_out.append(f"{name} takes no part: {reason}")
+        else:
+            taken.append(name)
+    if not taken:
+        raise UserError("; ".join(left_out))
+    return replace(job, runtimes=tuple(taken)), left_out
 
 
 def check_criterion(job: Job) -> None:
