@@ -1,4 +1,5 @@
-"""The main job for every task, with labels and without, in every runtime: a new task joins by its example."""
+"""The main job for every task, with labels and without, in the runtimes of phones, and for one task in every other: a
+new task joins by its example. What other runtimes do is their contract (tests/runtimes/test_contract.py)."""
 
 from __future__ import annotations
 
@@ -15,12 +16,19 @@ from pocketfit.core.task.task_list import TASKS
 from pocketfit.measurement import latency
 from tests.tasks.examples import EXAMPLES, data_of, model_of
 
-CASES = [(name, labelled) for name in TASKS for labelled in (True, False) if not labelled or EXAMPLES[name].targets]
+PHONES = ("litert", "onnxruntime")
+CASES = [
+    (name, labelled, runtime)
+    for name in TASKS
+    for labelled in (True, False)
+    if not labelled or EXAMPLES[name].targets
+    for runtime in for_apps()
+    if runtime in PHONES or (name, labelled) == ("classification", True)
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", for_apps())
-@pytest.mark.parametrize(("name", "labelled"), CASES)
+@pytest.mark.parametrize(("name", "labelled", "runtime"), CASES)
 def test_fit_hands_over_a_file_and_says_what_was_proved(
     name: str, labelled: bool, runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
