@@ -19,13 +19,18 @@ TOLD = re.compile(r"Arena allocation (total|head|tail) (\d+) bytes")
 
 
 def arena_bytes(path: Path) -> int:
-    """Head and tail together, as the runtime's recording allocator counts them on this machine."""
+    """Head and tail together."""
+    return parts_bytes(path)["total"]
+
+
+def parts_bytes(path: Path) -> dict[str, int]:
+    """ "total", "head" and "tail", as the runtime's recording allocator counts them on this machine."""
     found = child_process.call("pocketfit.runtimes.micro.arena:allocations", {"path": str(path.resolve())})
-    return int(found["total"])
+    return {str(name): int(count) for name, count in found.items()}
 
 
 def allocations(path: str) -> dict[str, int]:
-    """In a child process: {"total": …, "head": …, "tail": …} in bytes."""
+    """In the child process, whose output it takes for itself."""
     from pocketfit.formats import tflite_read
     from pocketfit.runtimes.micro.session import interpreter_of
 
