@@ -70,5 +70,6 @@ def test_fit_hands_over_a_file_and_says_what_was_proved(
         "text": "text",
         "segmentation": "shares",
         "embedding": "embedding",
+        "detection": "boxes",
         "fidelity": "mean",
     }[name] in answer

@@ -8,7 +8,7 @@ import pytest
 
 from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
 from pocketfit.core.signature import TensorSpec
-from pocketfit.measurement import run_samples
+from pocketfit.measurement import group_scores, run_samples
 from pocketfit.measurement.run_samples import Scores
 from pocketfit.numerics.latency_intervals import paired_drop
 from pocketfit.tasks import classification
@@ -16,7 +16,8 @@ from pocketfit.tasks import classification
 
 def scores_of(predictions, labels, metric="accuracy"):
     predictions, labels = np.asarray(predictions), np.asarray(labels)
-    return Scores((predictions == labels).astype(np.float64), predictions.astype(np.int64), metric, 0)
+    right = (predictions == labels).astype(np.float64)
+    return Scores(values=right, answers=predictions.astype(np.int64), metric=metric, nan=0)
 
 
 # --- scoring a file ---
@@ -115,7 +116,7 @@ def test_a_metric_of_the_users_own(mean_file, coloured, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="There is no module no_such_module_here"):
         run_samples.check_metric("no_such_module_here:f")
     with pytest.raises(UserError, match="known are accuracy, top5"):
-        run_samples.check_metric("f1")
+        run_samples.check_metric("recall")
 
 
 # --- what is wrong, in words ---
@@ -155,9 +156,9 @@ def test_a_runtime_that_dies_takes_only_its_child_along(mean_file, coloured, mon
 def test_per_group_puts_the_groups_that_lost_most_on_top(coloured):
     samples = replace(coloured(n=7), labels=np.array([0, 0, 1, 1, 2, 2, -1]))
     before, after = np.array([1, 1, 1, 1, 0, 1, 1.0]), np.array([1, 0, 0, 0, 1, 1, 1.0])
-    rows = run_samples.per_group(classification.groups(samples, ("a", "b")), before, after)
+    rows = group_scores.per_group(classification.groups(samples, ("a", "b")), before, after)
     assert [(row.name, row.n, row.drop_points) for row in rows] == [("b", 2, 100.0), ("a", 2, 50.0), ("2", 2, -50.0)]
-    alone = run_samples.per_group(classification.groups(samples, ("a", "b", "c")), before)
+    alone = group_scores.per_group(classification.groups(samples, ("a", "b", "c")), before)
     assert [(row.name, row.baseline, row.candidate) for row in alone] == [
         ("a", 1, None),
         ("b", 1, None),
@@ -170,7 +171,13 @@ def test_balanced_accuracy_counts_classes_alike():
     labels = np.array([0] * 98 + [1] * 2)
     right = np.ones(100)
     right[[3, 99]] = 0
-    scores = Scores(right * run_samples.alike(labels), np.zeros(100, np.int64), "balanced-accuracy", 0, None, labels)
+    scores = Scores(
+        values=right * run_samples.alike(labels),
+        answers=np.zeros(100, np.int64),
+        metric="balanced-accuracy",
+        nan=0,
+        strata=labels,
+    )
     assert scores.mean == pytest.approx((97 / 98 + 1 / 2) / 2)
     assert scores.of_each.tolist() == right.tolist()
     assert scores.centred.mean() == pytest.approx(scores.mean)

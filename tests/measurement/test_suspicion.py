@@ -8,7 +8,8 @@ from pocketfit.measurement.run_samples import Scores
 
 def scores_of(predictions, labels, metric="accuracy"):
     predictions, labels = np.asarray(predictions), np.asarray(labels)
-    return Scores((predictions == labels).astype(np.float64), predictions.astype(np.int64), metric, 0)
+    right = (predictions == labels).astype(np.float64)
+    return Scores(values=right, answers=predictions.astype(np.int64), metric=metric, nan=0)
 
 
 def test_a_network_that_guesses_is_suspicious_and_one_that_knows_is_not():

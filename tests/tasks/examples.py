@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from pocketfit import tasks
@@ -74,6 +77,23 @@ class Faces(nn.Module):
         return found
 
 
+class Boxes(nn.Module):
+    """Pixels and probabilities in one output [n, 4 + classes, boxes], as YOLOv8 ends, a box every 2 pixels."""
+
+    grid: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.head = Trunk(), nn.Conv2d(16, 7, 3, stride=2, padding=1)
+        row, column = torch.meshgrid(torch.arange(SIDE // 2), torch.arange(SIDE // 2), indexing="ij")
+        self.register_buffer("grid", 2.0 * torch.stack([column, row]).flatten(1).float() + 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        found = self.head(self.trunk(image)).flatten(2)
+        centre, size, scores = found[:, :2], found[:, 2:4], found[:, 4:]
+        return torch.cat([centre.tanh() * 2 + self.grid, size.tanh().add(1.5) * 2, (4 * scores).sigmoid()], 1)
+
+
 class Points(nn.Module):
     """Two outputs, the first one is the main one."""
 
@@ -109,11 +129,18 @@ def _people(pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
     return order * 4 // max(len(pixels), 1)
 
 
+def _objects(pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
+    """[N, 2, 5]: left, top, width, height, class."""
+    found = np.stack([pixels[:, 0, i : i + 5, 0] for i in (0, 5)], 1).astype(np.int64)
+    return found % (10, 10, 3, 3, 3) + (0, 0, 3, 3, 0)
+
+
 EXAMPLES: dict[str, Example] = {
     "classification": Example(Classes, tuple("wxyz"), lambda p: p[:, :, :, 0].mean((1, 2)).astype(int) % 4),
     "text": Example(Lines, SYMBOLS, _texts),
     "segmentation": Example(Maps, (), lambda p: (p[:, :, :, 0] > 127).astype(np.int64)),
     "embedding": Example(Faces, (), _people, asked=True),
+    "detection": Example(Boxes, ("disc", "ring", "star"), _objects),
     "fidelity": Example(Points, (), None),
 }
 
@@ -129,11 +156,31 @@ def model_of(task: str) -> Model:
     return model_from_module(network, preprocess=PREPROCESS, labels=EXAMPLES[task].labels)
 
 
+def write_coco(folder: Path, pixels: NDArray[np.uint8], objects: NDArray[np.generic], names: tuple[str, ...]) -> Path:
+    """Pictures with COCO's annotations beside them; objects [N, k, 5] as `_objects` gives them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sides = dict(zip(("height", "width"), pixels.shape[1:3], strict=True))
+    annotations = [
+        {"id": 10 * row + n, "image_id": row, "category_id": 1 + int(box[4]), "bbox": box[:4].tolist(), "iscrowd": 0}
+        for row, boxes in enumerate(objects)
+        for n, box in enumerate(boxes)
+    ]
+    for row, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{row}.png")
+    data = {
+        "images": [{"id": row, "file_name": f"{row}.png", **sides} for row in range(len(pixels))],
+        "annotations": annotations,
+        "categories": [{"id": 1 + n, "name": name} for n, name in enumerate(names)],
+    }
+    (folder / "annotations.json").write_text(json.dumps(data))
+    return folder / "annotations.json"
+
+
 def data_of(task: str, folder: object, *, labelled: bool, count: int = 240) -> Dataset:
     """The data as an .npz file in `folder`."""
-    from pathlib import Path
-
     pixels, targets = pictures(count), EXAMPLES[task].targets
+    if task == "detection" and labelled:
+        return open_data(write_coco(Path(str(folder)) / "coco", pixels, _objects(pixels), EXAMPLES[task].labels))
     path = Path(str(folder)) / f"{task}-{labelled}.npz"
     if labelled and targets is not None:
         if task == "classification":

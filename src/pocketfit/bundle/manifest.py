@@ -19,6 +19,7 @@ from pocketfit.core.support.schema import Violation, checked, reading
 from pocketfit.core.task.task_list import TaskName
 
 Limit = Annotated[float, Between(0, 1e15)]
+BoxForm = Literal["yolov8", "yolov8-rows", "yolov5", "yolox", "corners", "nms"]  # tasks/common/boxes.py
 GoldenName = Annotated[str, Text(r"golden/[^/\\:\x00]+", "the name of a file in golden/")]
 
 
@@ -107,6 +108,7 @@ class Manifest(TypedDict):
     output: Output
     preprocess: Preprocess
     task: NotRequired[TaskName]
+    boxes: NotRequired[BoxForm]
     labels: Labels
     verification: NotRequired[Verification | None]
     golden: Golden

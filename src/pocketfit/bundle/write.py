@@ -5,6 +5,7 @@ manifest.json      everything about it (run.py reads nothing else)
 preprocess.py      the reference preprocessing, a copy of pocketfit/sources/image_preprocess.py (of recordings:
                    sound_preprocess.py)
 answers.py         what the output means, a copy of pocketfit/bundle/python/answers.py
+boxes.py           of a detector: how boxes are read, a copy of pocketfit/tasks/common/boxes.py
 runtime.py         how the runtime opens the file, a copy of pocketfit/runtimes/<name>/in_app.py
 run.py             a copy of pocketfit/bundle/python/run.py
 golden/            input-output pairs for `run.py --selftest` and for implementations in other languages
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfit import __version__, runtimes
+from pocketfit import __version__, runtimes, tasks
 from pocketfit.bundle.golden import write_golden
 from pocketfit.bundle.manifest import read_manifest
 from pocketfit.bundle.python import readme, run
@@ -43,6 +44,7 @@ from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support.files import force
 from pocketfit.core.support.loading import called
 from pocketfit.runtimes.common.output_file import artifact_of
+from pocketfit.tasks.detection import Detection
 
 BUNDLE_VERSION = 2  # 1 had no seal
 NAMED = ("classification", "text")  # tasks with a label for each number along the last axis
@@ -104,7 +106,7 @@ def write_bundle(
 
 def _manifest(partial: Path, artifact: Artifact, model: Model, *, session: Session, golden: Samples) -> dict[str, Any]:
     """Write golden/ to `partial`, and return the manifest: facts about the file and this machine."""
-    name = Path(artifact.path).name
+    name, does = Path(artifact.path).name, tasks.get(model.task)
     source = _input(session, model, golden, name)
     pairs, answers = write_golden(
         partial / "golden", session, golden, layout=source["layout"], settings=artifact.plan.export
@@ -129,7 +131,8 @@ def _manifest(partial: Path, artifact: Artifact, model: Model, *, session: Sessi
         "input": source,
         "output": _output(session, answers),
         "preprocess": model.preprocess.to_json(),
-        "task": model.task,
+        "task": does.NAME,
+        **({"boxes": does.form_of(session.signature.outputs)} if isinstance(does, Detection) else {}),
         "labels": _labels(model, answers.shape[1:], name),
         "golden": pairs,
         "environment": _environment(),
@@ -146,6 +149,8 @@ def _write_words(partial: Path, manifest: Mapping[str, Any]) -> None:
     if make := runtimes.get(manifest["runtime"]["name"]).SOURCES:
         for name, text in called(make)(partial / manifest["file"]["name"]).items():
             (partial / name).write_text(text, encoding="utf-8")
+    if "boxes" in manifest:
+        shutil.copyfile(_source_of("pocketfit.tasks.common.boxes"), partial / "boxes.py")
     (partial / "requirements.txt").write_text(readme.requirements(manifest), encoding="utf-8")
     (partial / "README.md").write_text(readme.readme(manifest), encoding="utf-8")
 

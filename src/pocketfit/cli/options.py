@@ -49,8 +49,8 @@ METRICS = (
     " cosine; for fidelity cosine or nearness; or package.module:function.  [default: the task's first]"
 )
 PREPROCESS = (
-    "What the network expects: 'imagenet', 'text-line' (48 x 320, BGR), 'log-mel', 'mfcc' or 'waveform' (.wav of 1 s at"
-    " 16 kHz), or a JSON file (see the README)"
+    "What the network expects: 'imagenet', 'text-line' (48 x 320), 'letterbox' (640 x 640), 'log-mel', 'mfcc' or"
+    " 'waveform' (.wav of 1 s at 16 kHz), or a JSON file (see the README)"
 )
 
 allow_code_option = click.option(
@@ -63,7 +63,8 @@ task_option = click.option(
     "--task",
     default="",
     metavar="TASK",
-    help=f"What the outputs mean: {', '.join(TASKS)} (agreement with the original network, for anything)."
+    help=f"What the outputs mean: {', '.join(TASKS)} (agreement with the original network, for anything);"
+    " detection:FORM names the form of boxes."
     "  [default: follows from the data and the outputs]",
 )
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")

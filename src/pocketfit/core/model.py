@@ -13,7 +13,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature
 from pocketfit.core.support.rules import Seed, Sha256, Size, Text
 from pocketfit.core.support.schema import build
-from pocketfit.core.task.task_list import TaskName
+from pocketfit.core.task.task_list import TaskKey
 
 Level = Literal["torch", "onnx"]
 Label = Annotated[str, Text(".{1,1000}", "a name")]
@@ -82,7 +82,7 @@ class Model:
     split_seed: int = 0
     level: Level = "torch"
     sha256: str = ""
-    task: TaskName = "classification"
+    task: TaskKey = "classification"
     learned: Learned = field(default_factory=Learned)
     findings: tuple[str, ...] = ()
     file: bytes = field(default=b"", repr=False)

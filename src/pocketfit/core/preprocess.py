@@ -180,6 +180,16 @@ class Preprocess:
     read = from_json
 
 
+# As Ultralytics' YOLO networks take pictures: the ratio is kept, what is missing is grey, values are 0..1.
+LETTERBOX = Preprocess(
+    height=640,
+    width=640,
+    resize="longer",
+    resize_px=640,
+    background=(114, 114, 114),
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+)
 # As PaddleOCR and RapidOCR prepare lines for PP-OCR. They pad with 0 behind the values half, which would be a pixel of
 # 127.5; 127 is the nearest below (-0.004).
 TEXT_LINE = Preprocess(

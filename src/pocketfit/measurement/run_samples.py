@@ -22,7 +22,7 @@ from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support import user_code
 from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.scratch import temporary_folder
-from pocketfit.core.task.task import Group, Task
+from pocketfit.core.task.task import Task
 from pocketfit.core.task.task_list import TASKS
 from pocketfit.processes import child_process
 
@@ -47,7 +47,7 @@ class Ran:
     nan: NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """The scores of a file on n samples.
 
@@ -63,6 +63,7 @@ class Scores:
     nan: int
     outputs: NDArray[np.float32] | None = None
     strata: NDArray[np.int64] | None = None  # [n], the classes, where these count alike
+    by_class: NDArray[np.float64] | None = None  # [classes], where the metric has a number of its own for each
 
     @property
     def of_each(self) -> NDArray[np.float64]:
@@ -93,17 +94,6 @@ class Scores:
         if not self.nan:
             return ""
         return f"{self.nan} of {len(self.values)} samples got NaN (not a number) as an output; each counts as wrong"
-
-
-@dataclass(frozen=True)
-class GroupScore:
-    """Mean score of one group of samples; `candidate` and `drop_points` are None without a second file."""
-
-    name: str
-    n: int
-    baseline: float
-    candidate: float | None = None
-    drop_points: float | None = None
 
 
 def score(
@@ -155,11 +145,20 @@ def score(
         values = does.scores(metric, ran.kept, wanted)
     answers[ran.nan] = -1
     values[ran.nan] = 0.0
-    strata = None
-    if metric in does.METRICS and does.METRICS[metric].alike:
+    strata, known = None, does.METRICS.get(metric)
+    if known is not None and known.alike:
         strata = np.asarray(wanted, np.int64)
         values = values * alike(strata)
-    return Scores(values, answers, metric, int(ran.nan.sum()), ran.outputs, strata)
+    by_class = None if known is None or known.by_class is None else known.by_class(ran.kept, wanted)
+    return Scores(
+        values=values,
+        answers=answers,
+        metric=metric,
+        nan=int(ran.nan.sum()),
+        outputs=ran.outputs,
+        strata=strata,
+        by_class=by_class,
+    )
 
 
 def run_all(
@@ -334,25 +333,6 @@ def check_targets(task: Task, samples: Samples, targets: NDArray[np.generic], me
     if missing := int(np.sum(~known)):
         first = samples.names[int(np.argmin(known))] if len(samples.names) else "a sample"
         raise UserError(f"{missing} samples have no label ('{first}' is the first), which '{metric}' needs")
-
-
-def per_group(
-    groups: Sequence[Group], baseline: NDArray[np.float64], candidate: NDArray[np.float64] | None = None
-) -> list[GroupScore]:
-    """Mean score of every group; with a candidate, the groups that lost most come first.
-
-    >>> groups = [Group("cat", np.array([0, 1])), Group("dog", np.array([2]))]
-    >>> rows = per_group(groups, np.array([1.0, 1.0, 1.0]), np.array([1.0, 1.0, 0.0]))
-    >>> [(row.name, row.drop_points) for row in rows]
-    [('dog', 100.0), ('cat', 0.0)]
-    """
-    found = []
-    for group in groups:
-        before = float(baseline[group.rows].mean())
-        after = None if candidate is None else float(candidate[group.rows].mean())
-        drop = None if after is None else 100 * (before - after)
-        found.append(GroupScore(group.name, len(group.rows), before, after, drop))
-    return found if candidate is None else sorted(found, key=lambda row: -(row.drop_points or 0.0))
 
 
 def _custom(

@@ -39,7 +39,12 @@ def to_tensor(source: str | Path | BinaryIO, preprocess: Preprocess, layout: str
 
     Raises BadPicture.
     """
-    tensor = values(geometry(decode(source, preprocess), preprocess), preprocess)[np.newaxis]
+    return tensor_of(decode(source, preprocess), preprocess, layout)
+
+
+def tensor_of(pixels: Pixels, preprocess: Preprocess, layout: str = "NCHW") -> NDArray[np.float32]:
+    """A decoded image, uint8 [h, w, C], as the network takes it."""
+    tensor = values(geometry(pixels, preprocess), preprocess)[np.newaxis]
     return np.ascontiguousarray(tensor.transpose(0, 3, 1, 2)) if layout == "NCHW" else tensor
 
 
@@ -175,6 +180,21 @@ def resized(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
         return preprocess.height, min(preprocess.width, -(-preprocess.height * width // height))
     leading = min(height, width) if preprocess.resize == "shorter" else max(height, width)
     return max(1, height * preprocess.resize_px // leading), max(1, width * preprocess.resize_px // leading)
+
+
+def placed(height: int, width: int, preprocess: Preprocess) -> tuple[float, float, int, int]:
+    """Where the pixels of an image of this size are after the geometry: (down, across, top, left), a place (y, x) is at
+    (y * down + top, x * across + left). What is cut away has negative places, or places beyond the size.
+
+    >>> from types import SimpleNamespace
+    >>> placed(480, 640, SimpleNamespace(resize="longer", resize_px=320, height=320, width=320))
+    (0.5, 0.5, 40, 0)
+    """
+    rows, columns = resized(height, width, preprocess)
+    top, left = preprocess.height - rows, preprocess.width - columns
+    top = -(-top // 2) if top < 0 else top // 2  # as `geometry` rounds: what is cut, and what is added, at the top
+    left = 0 if preprocess.resize == "height" else -(-left // 2) if left < 0 else left // 2
+    return rows / height, columns / width, top, left
 
 
 def resize(pixels: Pixels, height: int, width: int, filter: str) -> Pixels:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketfit.core.errors import UserError
-from pocketfit.core.preprocess import LOG_MEL, MFCC, TEXT_LINE, WAVEFORM, Preprocess
+from pocketfit.core.preprocess import LETTERBOX, LOG_MEL, MFCC, TEXT_LINE, WAVEFORM, Preprocess
 from pocketfit.core.support.json_file import load, parse, read_bytes, text_of
 from pocketfit.core.support.schema import checked
 from pocketfit.core.support.text import comparable
@@ -17,6 +17,7 @@ from pocketfit.core.support.text import comparable
 NAMED = {
     "imagenet": Preprocess(),
     "text-line": TEXT_LINE,
+    "letterbox": LETTERBOX,
     "log-mel": LOG_MEL,
     "mfcc": MFCC,
     "waveform": WAVEFORM,

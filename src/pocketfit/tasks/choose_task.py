@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 from pocketfit import tasks
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.task.task import Form, Task
-from pocketfit.core.task.task_list import TASKS, TaskName
-from pocketfit.tasks.common.class_names import with_labels
+from pocketfit.core.task.task_list import TASKS
+from pocketfit.tasks.common import boxes
+from pocketfit.tasks.common.class_names import with_box_labels, with_labels
+from pocketfit.tasks.detection import Detection
 
 CALLED: dict[Form, str] = {
     "classes": "classes",
     "texts": "texts",
     "masks": "masks",
     "identities": "identities",
+    "boxes": "boxes",
     "none": "no labels",
 }
 
@@ -38,11 +40,13 @@ def with_task(model: Model, form: Form, class_names: Sequence[str] = (), asked: 
             f"The task '{name}' reads {CALLED[task.FORM]}, and the data have {CALLED[form]}: give --task"
             f" {task_reading(form)}, or --task fidelity, which compares with the original network alone"
         )
-    known = replace(model, task=cast(TaskName, name))
+    known = replace(model, task=name)
     if name == "classification":
         known = with_labels(known, class_names)
     if reason := task.why_not(known.signature.outputs, known.labels):
         raise UserError(reason)
+    if isinstance(task, Detection):
+        return with_box_labels(known, task.classes(known.signature.outputs), class_names)
     return known
 
 
@@ -82,8 +86,12 @@ def title_of(task: Task, metric: str, *, labelled: bool = True) -> str:
 
 def checked_task(name: str) -> str:
     """Raises UserError for a name that is no task."""
-    if name not in TASKS:
+    known, colon, settings = name.partition(":")
+    if known not in TASKS:
         raise UserError(f"There is no task '{name}': known are {', '.join(TASKS)}")
+    if colon and not hasattr(tasks.module_of(known), "with_settings"):
+        raise UserError(f"The task '{known}' has no settings, and '{settings}' stands behind its colon: leave it out")
+    tasks.get(name)  # raises UserError for settings that it does not know
     return name
 
 
@@ -104,6 +112,8 @@ def _suggested(model: Model, form: Form) -> str:
         return "classification"
     if len(shape) == 3 and model.labels and not tasks.get("text").why_not(model.signature.outputs, model.labels):
         return "text"
+    if len(shape) == 3 and shape[1] == len(model.labels) + 4 and boxes.recognised(shape) == "yolov8" and model.labels:
+        return "detection"
     if len(shape) == 4 and shape[1] == 1:
         return "segmentation"
     return "fidelity"

@@ -62,6 +62,31 @@ def paddle(folder: Path) -> Path:
     return folder / "rec_gt_train.txt"
 
 
+def coco(folder: Path) -> Path:
+    """One box of the sample's class in each picture."""
+    sides = dict(zip(("height", "width"), SIDES, strict=True))
+    images = [{"id": row, "file_name": path, **sides} for row, path in enumerate(pictures(folder))]
+    boxes = [
+        {"id": row, "image_id": row, "category_id": ("cat", "dog").index(CLASSES[row]), "bbox": [row % 8, 2, 4, 6]}
+        for row in range(COUNT)
+    ]
+    categories = [{"id": n, "name": name} for n, name in enumerate(("cat", "dog"))]
+    (folder / "boxes.json").write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
+    return folder / "boxes.json"
+
+
+def yolo(folder: Path) -> Path:
+    pictures(folder)
+    (folder / "lines").rename(folder / "images")
+    (folder / "labels").mkdir()
+    for row in range(COUNT):
+        place = ((row % 8 + 2) / SIDES[1], 5 / SIDES[0], 4 / SIDES[1], 6 / SIDES[0])
+        text = f"{('cat', 'dog').index(CLASSES[row])} {' '.join(map(str, place))}"
+        (folder / "labels" / f"{row}.txt").write_text(text)
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    return folder
+
+
 def by_class(folder: Path) -> Path:
     for row in range(COUNT):
         (folder / CLASSES[row]).mkdir(exist_ok=True)
@@ -128,6 +153,8 @@ EXAMPLES = {
     "pairs.csv": Example(lambda folder: pairs(folder, "pairs.csv"), "identities"),
     "pairs.txt": Example(lambda folder: pairs(folder, "pairs.txt"), "identities"),
     "pairs.jsonl": Example(lambda folder: pairs(folder, "pairs.jsonl"), "identities"),
+    "coco.json": Example(coco, "boxes"),
+    "yolo": Example(yolo, "boxes"),
     "none.jsonl": Example(json_lines, "none", kinds=True),
     "lines.json": Example(lambda folder: json_lines(folder, "text", TEXTS, "data.json"), "texts", kinds=True),
     "list.json": Example(lambda folder: json_lines(folder, "text", TEXTS, "list.json"), "texts", kinds=True),

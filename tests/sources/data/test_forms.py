@@ -42,7 +42,7 @@ def test_every_suffix_has_an_example():
 def test_all_splits_with_their_targets(name, opened):
     dataset, form = opened(name), EXAMPLES[name].form
     assert dataset.form == form
-    assert dataset.class_names == (("cat", "dog") if form == "classes" else ())
+    assert dataset.class_names == (("cat", "dog") if form in ("classes", "boxes") else ())
     counts, seen = dataset.split_counts(0), []
     assert sum(counts.values()) == COUNT
     for split in SPLITS:
@@ -54,6 +54,9 @@ def test_all_splits_with_their_targets(name, opened):
         assert list(samples.kinds) == ([KINDS[row] for row in rows] if EXAMPLES[name].kinds else [])
         if form == "classes":
             assert [samples.class_names[label] for label in samples.labels] == [CLASSES[row] for row in rows]
+        elif form == "boxes":
+            for row, label in zip(rows, samples.labels, strict=True):
+                assert label == pytest.approx(np.array([[row % 8, 2, row % 8 + 4, 8, row % 2, 0]]), abs=1e-4)
         elif form == "masks":
             for row, label in zip(rows, samples.labels, strict=True):
                 wanted = forms.mask(row).astype(int)
@@ -113,11 +116,12 @@ def test_the_hash_covers_targets_and_kinds(opened):
         {"texts.csv", "semicolons.csv", "texts.tsv", "paddle.txt"},
         {"none.npz", "none.npy"},
         {"pairs.csv", "pairs.txt", "pairs.jsonl"},
+        {"coco.json", "yolo"},
     )
     hashes = {name: opened(name).sha256 for name in EXAMPLES}
     for names in same:
         assert len({hashes[name] for name in names}) == 1
-    assert len(set(hashes.values())) == len(EXAMPLES) - 8
+    assert len(set(hashes.values())) == len(EXAMPLES) - 9
     verdicts = {name: opened(name).split("verdict", PADDED, split_seed=0).sha256 for name in EXAMPLES}
     assert len({verdicts[name] for name in ("texts.jsonl", "masks.jsonl", "labels.jsonl", "none.jsonl")}) == 4
 

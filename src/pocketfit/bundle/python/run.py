@@ -37,7 +37,6 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 INTEGER_SETS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")  # as /proc/cpuinfo says
-SHOWN = ("shape", "lowest", "highest", "mean", "cosine", "same", "saved")  # of an answer, where it has them
 CHUNK_BYTES = 1 << 20
 MOST_MANIFEST_BYTES, MOST_VALUES, MOST_PIXELS = 10 << 20, 1 << 26, 16_384  # values of an input, pixels of its side
 Run = Callable[[Any], Any]  # one input as the file takes it -> its first output as the file gives it
@@ -77,6 +76,9 @@ class Network:
         self.settings = _settings(self.manifest["preprocess"])
         self.preprocess = _load(folder / "preprocess.py", manifest["files"]["preprocess.py"])
         self.answers = _load(folder / "answers.py", manifest["files"]["answers.py"])
+        self.size: "tuple[int, int] | None" = None  # of the picture that `tensor` has read last: (height, width)
+        has_boxes = self.task == "detection"
+        self.boxes = _load(folder / "boxes.py", manifest["files"]["boxes.py"]) if has_boxes else None
         runtime = _load(folder / "runtime.py", manifest["files"]["runtime.py"])
         try:
             self._run: Run = runtime.opened(folder / manifest["file"]["name"], threads)
@@ -103,7 +105,9 @@ class Network:
             values = self.np.load(path, allow_pickle=False).astype("float32")
         else:
             settings = SimpleNamespace(**{**vars(self.settings), **changes})
-            values = self.preprocess.to_tensor(path, settings, self.input["layout"])
+            pixels = self.preprocess.decode(path, settings)
+            self.size = pixels.shape[:2]
+            values = self.preprocess.tensor_of(pixels, settings, self.input["layout"])
         return self.np.ascontiguousarray(values).reshape(self.input["shape"])
 
     def raw_answer(self, values: Any) -> Any:
@@ -125,7 +129,11 @@ class Network:
         if self.output.get("layout") == "NHWC" and numbers.ndim == 4:
             numbers = numbers.transpose(0, 3, 1, 2)
         shares = self.output["values"] == "probabilities"
-        found, array = self.answers.read(self.task, numbers, self.labels, probabilities=shares, top=top)
+        boxes = None
+        if self.boxes is not None:
+            place = self.preprocess.placed(*self.size, self.settings) if self.size else None
+            boxes = self.boxes.shown(numbers, self.manifest["boxes"], self.size, place)
+        found, array = self.answers.read(self.task, numbers, self.labels, probabilities=shares, top=top, boxes=boxes)
         return {**found, "inference_ms": round(took_ms, 3)}, array
 
 
@@ -181,7 +189,7 @@ def read_all(network: Network, arguments: list[str], *, top: int, as_json: bool,
         if save:
             found["saved"] = str(Path(save, f"{seen:06d}-{path.stem}.npy"))
             network.np.save(found["saved"], array, allow_pickle=False)
-        print(json.dumps(found) if as_json else _readable(found), flush=True)
+        print(json.dumps(found) if as_json else network.answers.readable(found), flush=True)
     if not seen:
         print(
             f"No {'recording' if network.input['kind'] == 'sound' else 'image'} in {', '.join(arguments)}",
@@ -193,16 +201,6 @@ def read_all(network: Network, arguments: list[str], *, top: int, as_json: bool,
 def _complaint(path: Path, error: Exception) -> str:
     reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     return reason if str(path) in reason else f"{path} cannot be read: {reason}"
-
-
-def _readable(found: dict[str, Any]) -> str:
-    times = f"preprocess {found['preprocess_ms']:.1f} ms, inference {found['inference_ms']:.1f} ms"
-    lines = [f"{100 * best['probability']:6.1f} %  {best['label']}" for best in found.get("top", ())]
-    if "text" in found:
-        lines = [f"  {found['text']}  ({100 * found['confidence']:.1f} %)"]
-    lines += [f"{100 * share:6.1f} %  {label}" for label, share in found.get("shares", {}).items()]
-    lines += [f"  {key}: {found[key]}" for key in SHOWN if key in found]
-    return "\n".join([f"{found['file']}: {times}", *lines])
 
 
 def selftest(folder: Path, threads: int) -> int:

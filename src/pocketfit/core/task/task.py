@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -14,7 +14,7 @@ from pocketfit.core.signature import TensorSpec
 from pocketfit.core.task.task_list import TaskName
 
 Tensor = Any  # of torch, which core doesn't need
-Form = Literal["classes", "texts", "masks", "identities", "none"]  # of the targets that come with data
+Form = Literal["classes", "texts", "masks", "identities", "boxes", "none"]  # of the targets that come with data
 Kept = NDArray[Any]
 Targets = NDArray[Any]
 
@@ -27,12 +27,18 @@ class Metric:
     meaning  what it counts, as the end of a sentence
     alike    whether every class counts alike, however many samples it has
     of       what it compares with: the data's targets, the original network's answers, or either
+    whole    whether it is a number of all samples at once. Scores of samples are then pseudo-values: their mean is the
+             metric and their variance that of the metric, and single ones may lie beyond 0 and 1
+    by_class  (kept, targets) -> float [classes], the metric of each class, NaN where there is none; None: a class's is
+             the mean over its samples
     """
 
     title: str
     meaning: str
     alike: bool = False
     of: Literal["labels", "original", "either"] = "either"
+    whole: bool = False
+    by_class: Callable[[Kept, Targets], NDArray[np.float64]] | None = None
 
 
 @dataclass(frozen=True)

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-TaskName = Literal["classification", "text", "segmentation", "embedding", "fidelity"]
+TaskName = Literal["classification", "text", "segmentation", "detection", "embedding", "fidelity"]
+TaskKey = str  # a name, for some tasks with what they have to know of the outputs behind a colon: "detection:yolov5"
 TASKS: tuple[TaskName, ...] = get_args(TaskName)

@@ -47,7 +47,7 @@ from pocketfit.core.plan.quantize import QuantTrain
 from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Tick
-from pocketfit.core.task.task_list import TaskName
+from pocketfit.core.task.task_list import TaskKey
 from pocketfit.passes.graph.aten import off_grid
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.main_answer import main_answer
@@ -174,7 +174,7 @@ def _as_it_is(inputs: Tensor) -> Tensor:
 
 def _guard(
     settings: QuantTrain,
-    task: TaskName,
+    task: TaskKey,
     simulation: Simulation,
     asked: Teacher,
     distance: Distance,
@@ -316,7 +316,10 @@ def first_scale(weight: Tensor, bits: int, axis: int) -> Tensor:
 
 def _taught_by(model: Model, own: Model, teacher: Model | None) -> tuple[Teacher, Distance]:
     """The teacher and the distance to it (D above); a teacher that is the network itself counts as `own`."""
-    softmax = tasks.get(model.task).SOFTMAX
+    does = tasks.get(model.task)
+    softmax = does.SOFTMAX
+    if does.FORM == "boxes":  # errors in pixels would drown those of probabilities
+        return teacher_of(model, own if teacher is None else teacher), lambda a, b: does.distance(a, b).mean()
     if teacher is None or (teacher.key, teacher.labels) == (own.key, own.labels):
         return teacher_of(model, own), own_error if softmax else mean_relative_error
     return teacher_of(model, teacher), softened_divergence if softmax else mean_relative_error

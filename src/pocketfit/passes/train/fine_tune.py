@@ -27,7 +27,7 @@ from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.processes import rank
 from pocketfit.core.support.progress import Tick
-from pocketfit.core.task.task_list import TaskName
+from pocketfit.core.task.task_list import TaskKey
 from pocketfit.passes.graph.main_answer import main_answer
 from pocketfit.passes.train import data_parallel, distillation
 from pocketfit.passes.train.answers import Manner, manner, move, thawed
@@ -102,7 +102,7 @@ def apply(
     return _with(model, network, course)
 
 
-def recipe_of(settings: Train, learning_rate: float, task: TaskName = "classification") -> Recipe:
+def recipe_of(settings: Train, learning_rate: float, task: TaskKey = "classification") -> Recipe:
     """The Recipe of `Train`'s settings, at this learning rate.
 
     Raises UserError for a distillation that the task's outputs have no use for.

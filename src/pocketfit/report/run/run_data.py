@@ -311,7 +311,7 @@ def _verdict(verdict: Json | None, readings: int) -> dict[str, Any] | None:
         "note": f"{note}{_threshold(verdict)}",
         "n": verdict.get("n"),
         "metric": verdict.get("metric_title") or verdict.get("metric", "accuracy"),
-        "grouped": "Class" if verdict.get("task", "classification") == "classification" else "Kind",
+        "grouped": "Class" if verdict.get("task", "classification") in ("classification", "detection") else "Kind",
         "labelled": verdict.get("labelled", True),
         "proved": "" if verdict.get("labelled", True) else AGAINST_ORIGINAL,
         "between_sessions": "" if spread is None else words.format_ratio(spread),

@@ -25,6 +25,7 @@ from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.formats import tflite_read, tflite_write
 from pocketfit.processes import child_process
 from pocketfit.runtimes.common import calibration as ranges
+from pocketfit.runtimes.common import mixed_ends
 from pocketfit.runtimes.common.output_file import artifact_of, keep_notes, kept_notes, not_smaller
 from pocketfit.runtimes.common.torch_ranges import ranges_for
 from pocketfit.runtimes.litert import blame, verify
@@ -219,6 +220,10 @@ def _ranges(model: Model, base: Path, settings: ExportSettings, samples: Samples
 def _quantize(base: Path, target: Path, settings: ExportSettings, found: ranges.Ranges) -> list[str]:
     file, grid = tflite_read.read(base), settings.grid
     ops = tflite_read.contents(file).ops
+    end = verify.mixed_end(file, found) if settings.precision == "int8" else mixed_ends.End()
+    if end.operators and settings.io != "float32":
+        raise UserError(end.why_no_integers(file.name(int(file.graph.outputs[0]))))
+    last = [file.name(int(file.graph.operators[index].outputs[0])) for index in end.operators]
     made: list[str] = child_process.call(
         "pocketfit.runtimes.litert.quantize:quantize",
         {
@@ -226,7 +231,7 @@ def _quantize(base: Path, target: Path, settings: ExportSettings, found: ranges.
             "target": str(target),
             "precision": settings.precision,
             "activation_bits": grid.activation_bits if grid else None,
-            "kept": verify.kept_operators(file, settings),
+            "kept": [*verify.kept_operators(file, settings), *last],
             "narrow": [op.name for op in ops if op.type in verify.NARROW and verify.weight_bits(op, settings) == 4],
             "io": settings.io,
             "ranges": found,
@@ -235,7 +240,7 @@ def _quantize(base: Path, target: Path, settings: ExportSettings, found: ranges.
         server=SERVER,
         start_server=False,
     )
-    return made
+    return [*made, *([end.sentence] if end.operators else [])]
 
 
 def _try_out() -> tuple[bool, str]:

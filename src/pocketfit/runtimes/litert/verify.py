@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from pocketfit.core.artifact import Contents, OpInfo
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.formats import tflite_read
 from pocketfit.formats.tflite_read import CASTS, WEIGHTED, TfliteFile, ints
+from pocketfit.runtimes.common import mixed_ends
 
 FLOAT = ("float32", "float16")
 PADDING = ("PAD", "PADV2")
@@ -57,6 +58,22 @@ def kept_operators(file: TfliteFile, settings: ExportSettings) -> list[str]:
     return [file.name(int(graph.operators[index].outputs[0])) for index in sorted(kept)]
 
 
+def mixed_end(file: TfliteFile, ranges: Mapping[str, Sequence[float]]) -> mixed_ends.End:
+    """The operators at the end of the float file that stay in float32, by their index."""
+    operators = []
+    for op in file.graph.operators:
+        sizes = [file.stored_bytes(file.stored[i]) // 4 for i in ints(op.inputs) if i in file.stored]
+        operators.append(
+            mixed_ends.Operator(
+                tuple(file.name(i) for i in ints(op.inputs) if i >= 0),
+                tuple(file.name(i) for i in ints(op.outputs)),
+                joins=file.op_type(op) == "CONCATENATION",
+                weights=max(sizes, default=0) if file.op_type(op) in tflite_read.LAYERED else 0,
+            )
+        )
+    return mixed_ends.mixed_end(operators, {name: (low, high) for name, (low, high) in ranges.items()})
+
+
 def verify(contents: Contents, settings: ExportSettings) -> list[str]:
     """Compare the file with the settings: sentences on what differs.
 
@@ -96,7 +113,7 @@ def verify(contents: Contents, settings: ExportSettings) -> list[str]:
             floats = [op for op in floats if op.type not in PADDING]  # see `kept_operators`
         if floats:
             notes.append(
-                f"Operators that ai-edge-quantizer has no {settings.activations} form for stay in float32: "
+                f"Operators without an {settings.activations} form in ai-edge-quantizer, or at an end in float32: "
                 f"{_counted(op.type for op in floats)}"
             )
     return notes

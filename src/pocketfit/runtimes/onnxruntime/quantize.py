@@ -16,7 +16,7 @@ from pocketfit.formats.onnx_read import DEQUANTIZE, QUANTIZE, layer_of, set_meta
 from pocketfit.numerics.affine import quantize, symmetric_scale
 from pocketfit.numerics.nibbles import pack_int4
 from pocketfit.runtimes.common import agreement
-from pocketfit.runtimes.onnxruntime import integer_forms
+from pocketfit.runtimes.onnxruntime import integer_forms, mixed_end
 from pocketfit.runtimes.onnxruntime import recurrent as onnxruntime_recurrent
 from pocketfit.runtimes.onnxruntime.convert import BATCH, LAYOUT, runner, specs
 
@@ -48,6 +48,7 @@ def make(
 
     wanted = Plan.from_json(plan, allow_code=True).export
     model = onnx.load(source)
+    said: list[str] = []
     float_nodes = nodes_of_layers(model, wanted.keep_float, "stay in float32")
     nodes_of_layers(model, wanted.keep_int8, "keep int8 weights")
     if wanted.precision == "float16":
@@ -57,7 +58,8 @@ def make(
     elif wanted.precision == "dynamic-int8":
         model = _dynamic(model, path, float_nodes)
     elif wanted.precision == "int8":
-        model = _static(model, wanted, float_nodes, ranges)
+        mixed, said = mixed_end.names_and_sentences(model, ranges, wanted.io)
+        model = _static(model, wanted, [*float_nodes, *mixed], ranges)
         shield(model, float_nodes)
     if wanted.precision in ("int8", "dynamic-int8"):
         model = integer_weights(model, wanted, onnxruntime_recurrent.weights_of(model))
@@ -74,12 +76,12 @@ def make(
     check_scales(model)
     onnx.save(model, path)
     if about.get(BATCH) == "1" or wanted.precision not in agreement.ROW_TOLERANCE:
-        return []
+        return said
     if agreement.same_rows(runner(path), specs(path), agreement.ROW_TOLERANCE[wanted.precision]):
-        return []
+        return said
     set_metadata(model, {BATCH: "1"})
     onnx.save(model, path)
-    return [DYNAMIC_ROWS if wanted.precision == "dynamic-int8" else agreement.ROW_BY_ROW]
+    return [*said, DYNAMIC_ROWS if wanted.precision == "dynamic-int8" else agreement.ROW_BY_ROW]
 
 
 def check_scales(model: ModelProto) -> None:

@@ -169,7 +169,7 @@ def _original(job: Job, runtime: str, path: Path, watch: Watch) -> run_samples.S
     if not stored.exists():  # somebody has emptied the cache
         _keep(job, runtime, scored(job, runtime, path, search_samples(job, job.model, watch), None))
     with np.load(stored, allow_pickle=False) as found:
-        return run_samples.Scores(found["values"], found["answers"], job.metric, 0, found["outputs"])
+        return run_samples.Scores(nan=0, metric=job.metric, **found)
 
 
 def _fidelity(before: NDArray[np.float32], after: NDArray[np.float32] | None) -> dict[str, Measurement]:

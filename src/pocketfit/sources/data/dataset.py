@@ -28,13 +28,14 @@ from pocketfit.core.support.array_file import stored_array
 from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.text import some
 from pocketfit.core.task.task import Form
-from pocketfit.sources.data import arrays, image_folder, manifest, splits
+from pocketfit.sources.data import arrays, box_files, image_folder, manifest, splits
 from pocketfit.sources.data.listing import Listing, counted, with_identities, without_leaks
 from pocketfit.sources.data.sound_files import Recordings
 
 FORMS = (
     "a folder of images, by class or without labels; one of recordings (.wav); a manifest (.jsonl, .json, .csv, .tsv,"
-    " or PaddleOCR's .txt); or arrays (.npz, .npy)"
+    " or PaddleOCR's .txt); boxes (COCO's .json, or folders images/ and labels/ as YOLO has them); or arrays (.npz,"
+    " .npy)"
 )
 MANIFESTS = (".jsonl", ".json", ".csv", ".tsv", ".txt")
 ARRAY_FILES: dict[str, Callable[[Path], Listing]] = {".npz": arrays.read_npz, ".npy": arrays.read_npy}
@@ -59,7 +60,7 @@ class Dataset:
 
     @property
     def form(self) -> Form:
-        """The form of the targets: "classes", "texts", "masks"; "none" where the samples have none."""
+        """The form of the targets: "classes", "texts", "masks", "boxes"; "none" where the samples have none."""
         return self.listing.form
 
     def split_counts(self, split_seed: int) -> dict[str, int]:
@@ -118,8 +119,11 @@ class Dataset:
         return np.unique(np.asarray(self.listing.kinds), return_inverse=True)[1].astype(np.int64)
 
     def _labels(self, rows: NDArray[np.int64], preprocess: Preprocess, cache: Path | None) -> Any:
-        """int64 [N], -1 where there is no class; for masks int16 [N, H, W]: the class of each pixel, -1 unknown."""
+        """int64 [N], -1 where there is no class; for masks int16 [N, H, W]: the class of each pixel, -1 unknown;
+        for boxes float32 [N, k, 6]."""
         masks = self.listing.masks
+        if self.listing.boxes is not None:
+            return box_files.box_targets([self.listing.boxes[row] for row in rows], preprocess)
         if masks is None:
             who = self.listing.identities
             return self.listing.labels[rows] if who is None else who[rows]
@@ -139,9 +143,8 @@ class Dataset:
     def _described(self, row: int) -> str:
         """A sample's content and target, for hashes."""
         listing = self.listing
-        target = (
-            json.dumps(listing.target(row)) if self.form in ("texts", "masks", "identities") else listing.labels[row]
-        )
+        as_text = self.form in ("texts", "masks", "boxes", "identities")
+        target = json.dumps(listing.target(row)) if as_text else listing.labels[row]
         kind = f" {json.dumps(listing.kinds[row])}" if len(listing.kinds) else ""
         return f"{listing.contents[row]} {target}{kind}"
 
@@ -268,6 +271,8 @@ def open_data(path: str | Path, *, cache: Path | None = None, progress: Tick | N
         if len(listed) > 1:
             raise UserError(f"The folder {path} has several manifests ({some(listed)}): give the one that counts")
         path = path / listed[0]
+    if (boxes := box_files.found(path)) is not None:
+        return _dataset(box_files.read(boxes, cache=cache, progress=progress), str(path))
     if path.is_dir():
         return _dataset(image_folder.read_folder(path, cache=cache, progress=progress), str(path))
     if not os.path.lexists(path):

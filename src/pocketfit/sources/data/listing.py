@@ -23,12 +23,14 @@ ANOTHER = {
     "texts": "with another text",
     "masks": "with another mask",
     "identities": "of another identity",
+    "boxes": "with other boxes",
 }
 SAME = {
     "classes": " of the same class",
     "texts": " with the same text",
     "masks": " with the same mask",
     "identities": " of the same identity",
+    "boxes": " with the same boxes",
     "none": "",
 }
 
@@ -65,6 +67,24 @@ class Masks(Protocol):
     def shape(self, preprocess: Preprocess) -> tuple[int, int]: ...
 
 
+@dataclass(frozen=True)
+class Boxes:
+    """The objects of one picture.
+
+    size  (height, width) of the picture, upright
+    rows  float64 [k, 6]: x1, y1, x2, y2 in its pixels, index into class_names, and 1 for a crowd
+    """
+
+    size: tuple[int, int]
+    rows: NDArray[np.float64]
+
+    @property
+    def content(self) -> str:
+        """A hash of them, whatever their order."""
+        ordered = sorted(self.rows.round(3).tolist())
+        return hashlib.sha256(repr((self.size, ordered)).encode()).hexdigest()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Listing:
     """All readable samples of a data source. They have targets of one form: labels, texts, masks, or none.
@@ -76,6 +96,7 @@ class Listing:
     findings  sentences for the user
     texts     the text of each sample; (): the targets are no texts
     masks     their reader; None: the targets are no masks
+    boxes     of each picture; None: the targets are no boxes
     kinds     a word for each sample, by which reports group them; (): the data name none
     identities  int64 [N], who or what is seen, or [N, 1 + k], pairs (tasks/common/verification.py); None: neither
     together  a text for each sample; samples with the same one go to the same split; (): each goes alone
@@ -91,6 +112,7 @@ class Listing:
     findings: tuple[str, ...] = ()
     texts: Sequence[str] = ()
     masks: Masks | None = None
+    boxes: Sequence[Boxes] | None = None
     kinds: Sequence[str] = ()
     identities: NDArray[np.int64] | None = None
     together: Sequence[str] = ()
@@ -101,6 +123,8 @@ class Listing:
         """The form of the targets."""
         if self.masks is not None:
             return "masks"
+        if self.boxes is not None:
+            return "boxes"
         if len(self.texts):
             return "texts"
         if self.identities is not None:
@@ -111,6 +135,8 @@ class Listing:
         """What a sample's answer is compared with, as a text that differs where targets do."""
         if self.masks is not None:
             return self.masks.contents[row]
+        if self.boxes is not None:
+            return self.boxes[row].content
         if len(self.texts):
             return self.texts[row]
         if self.identities is not None:
@@ -166,7 +192,8 @@ def _about_copies(listing: Listing, copies: list[list[int]]) -> Iterator[str]:
     at_odds = [(rows[0], row) for rows in copies for row in rows if targets[row] != targets[rows[0]]]
     if at_odds:
         one, other = (
-            names[row] if listing.form == "masks" else f"{names[row]} ({readable(targets[row])})" for row in at_odds[0]
+            names[row] if listing.form in ("masks", "boxes") else f"{names[row]} ({readable(targets[row])})"
+            for row in at_odds[0]
         )
         yield (
             f"{counted(len(at_odds), 'sample has', 'samples have')} the same content as one {ANOTHER[listing.form]},"

@@ -39,7 +39,7 @@ def read_manifest(path: Path, *, cache: Path | None = None, progress: Tick | Non
         raise UserError(f"{path} names no picture: write one row for each")
     rows = [row for row in said.rows if row.target] if said.target else said.rows
     findings = [*said.findings, *_about_rows(said, len(rows))]
-    folder = _Folder(Path(os.path.realpath(path.parent)))
+    folder = Folder(Path(os.path.realpath(path.parent)))
     try:
         named = {row.path for row in rows}
         broken = {name: why for name in sorted(named) if (why := folder.why_not(name))}
@@ -74,7 +74,7 @@ def read_manifest(path: Path, *, cache: Path | None = None, progress: Tick | Non
     return replace(listing, texts=[row.target for row in rows]) if said.target == "text" else listing
 
 
-def _listing(folder: _Folder, rows: Sequence[Row], contents: dict[str, str], findings: Sequence[str]) -> Listing:
+def _listing(folder: Folder, rows: Sequence[Row], contents: dict[str, str], findings: Sequence[str]) -> Listing:
     """The rows without their targets."""
     kinds = [row.kind for row in rows]
     return Listing(
@@ -101,7 +101,7 @@ def _with_pairs(path: Path, cache: Path | None, progress: Tick | None) -> Listin
                     f"{path}, line {pair.place}: {readable(name)} is in another split than in line {first}: pictures of"
                     " the test are in no other pair"
                 )
-    folder = _Folder(Path(os.path.realpath(path.parent)))
+    folder = Folder(Path(os.path.realpath(path.parent)))
     names = sorted(parts)
     broken = {name: why for name in names if (why := folder.why_not(name))}
     try:
@@ -125,7 +125,7 @@ def _with_pairs(path: Path, cache: Path | None, progress: Tick | None) -> Listin
 
 
 def _with_masks(
-    path: Path, folder: _Folder, rows: Sequence[Row], contents: dict[str, str], findings: list[str]
+    path: Path, folder: Folder, rows: Sequence[Row], contents: dict[str, str], findings: list[str]
 ) -> Listing:
     def check(row: Row) -> masks.Mask | str:
         if why := folder.why_not(row.target):
@@ -162,7 +162,7 @@ def _any(values: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
 
 
 @dataclass
-class _Folder:
+class Folder:
     """The folder of a manifest, all of its links followed, and what of it may be opened."""
 
     root: Path

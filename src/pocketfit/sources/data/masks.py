@@ -108,7 +108,7 @@ def checked_mask(path: Path, size_bytes: int, picture: Path) -> Mask | str:
     try:
         data = path.read_bytes()
         mask = _decoded(data)
-        height, width = _upright_size(picture)
+        height, width = upright_size(picture)
     except (BadPicture, OSError) as error:
         return str(error)
     if mask.shape != (height, width):
@@ -160,7 +160,7 @@ def _decoded(data: bytes) -> Pixels:
     return upright
 
 
-def _upright_size(path: Path) -> tuple[int, int]:
+def upright_size(path: Path) -> tuple[int, int]:
     """Height and width of an image file, most often from its header alone. Raises BadPicture."""
     try:
         with open_picture(path) as image:

@@ -150,7 +150,7 @@ def _check_agreement(told: ModelFile) -> None:
     if (inputs[0].layout == "NCHW" or contract.sound is not None) and shape != contract.shape:
         made = shown(contract.shape)
         raise Violation(f"is {shown(shape)}, and 'preprocess' makes {made}", "signature.inputs[0].shape")
-    if told.labels and len(outputs[0].shape) in (2, 3) and len(told.labels) != outputs[0].shape[-1]:
+    if told.labels and len(outputs[0].shape) == 2 and len(told.labels) != outputs[0].shape[-1]:
         count = f"are {len(told.labels)} for {outputs[0].shape[-1]} outputs"
         raise Violation(f"{count}: give one label for each", "labels")
 

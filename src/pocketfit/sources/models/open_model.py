@@ -198,7 +198,7 @@ def _check_labels(labels: tuple[str, ...], signature: Signature) -> None:
             f"The label '{twice[0]}' stands for several outputs ({labels.index(twice[0])} is the first): give each"
             " output a name of its own"
         )
-    if labels and len(shape) in (2, 3) and len(labels) != shape[-1]:  # [batch, n] or [batch, steps, n]
+    if labels and len(shape) == 2 and len(labels) != shape[-1]:  # of other shapes, the task says what labels are for
         raise UserError(
             f"There are {len(labels)} labels, but the network has {shape[-1]} outputs: give one label for each"
         )

@@ -34,6 +34,28 @@ def with_labels(model: Model, class_names: Sequence[str] = ()) -> Model:
     return replace(model, labels=tuple(class_names), findings=(*model.findings, said))
 
 
+def with_box_labels(model: Model, count: int, class_names: Sequence[str]) -> Model:
+    """A detector with labels, if it has none: the data's classes in their order. Raises UserError where it has another
+    number of classes.
+
+    count  of the network's classes, 0: its outputs do not say
+    """
+    if model.labels or not (count or class_names):
+        return model
+    if not class_names:
+        return replace(model, labels=tuple(map(str, range(count))))
+    if count and len(class_names) != count:
+        raise UserError(
+            f"The network has {count} classes of boxes, and the data name {len(class_names)} ({some(class_names)}):"
+            " give --labels with the network's classes, in its order"
+        )
+    said = (
+        "Nobody has said which class of the network is which of the data's: their order is assumed to be"
+        f" {some(class_names, 5)}; give --labels where it is another."
+    )
+    return replace(model, labels=tuple(class_names), findings=(*model.findings, said))
+
+
 def about_order(opened: Model, named: Model, class_names: Sequence[str]) -> list[str]:
     """Sentences about the order of the classes that `with_labels` and `label_mapping` have assumed."""
     return [*named.findings[len(opened.findings) :], *order_of_numbers(class_names, named.labels)]

@@ -39,7 +39,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Job, Path, l
         assert samples.split == "verdict"
         read.append(file.name)
         right = (np.arange(len(samples)) % 10 > ("fp32" not in file.name)).astype(np.float64)
-        return Scores(right, samples.labels.copy(), "accuracy", 0)
+        return Scores(values=right, answers=samples.labels.copy(), metric="accuracy", nan=0)
 
     monkeypatch.setattr(verdict, "scored", score)
     monkeypatch.setattr(verdict, "carried_out", lambda *_: a_job.model)
@@ -96,12 +96,19 @@ def test_a_reading_that_was_interrupted_is_done_again_and_counted(
 def test_scores_come_back_as_they_were_and_only_for_the_same_file(begun: tuple[Job, Path, list[str]]) -> None:
     a_job, _, _ = begun
     labels = np.arange(6) % 2
-    scores = Scores(np.linspace(0, 1, 6), labels, "balanced-accuracy", 3, None, labels)
+    scores = Scores(
+        values=np.linspace(0, 1, 6),
+        answers=labels,
+        metric="balanced-accuracy",
+        nan=3,
+        strata=labels,
+        by_class=labels / 7,
+    )
     balanced = replace(a_job, metric="balanced-accuracy")
     scores_once.keep(balanced, builders.trial(1), scores)
     found = scores_once.kept(balanced, builders.trial(1))
     assert found is not None and (found.nan, found.metric) == (3, "balanced-accuracy")
-    for name in ("values", "answers", "strata"):
+    for name in ("values", "answers", "strata", "by_class"):
         assert np.array_equal(getattr(found, name), getattr(scores, name))
     assert scores_once.kept(a_job, builders.trial(1)) is None, "another metric"
     assert scores_once.kept(balanced, builders.trial(2, precision="int8")) is None, "another file"

@@ -23,7 +23,7 @@ from pocketfit import tasks
 from pocketfit.core.plan.train import OptimizerName
 from pocketfit.core.samples import Samples
 from pocketfit.core.task.task import Task
-from pocketfit.core.task.task_list import TaskName
+from pocketfit.core.task.task_list import TaskKey
 from pocketfit.passes.train import distillation as distil
 from pocketfit.passes.train.batches import as_tensor
 from pocketfit.tasks.common.probabilities import as_logits
@@ -54,7 +54,7 @@ class Recipe:
     ema: float = 0.0
     optimizer: OptimizerName = "sgd"
     guarded: bool = True
-    task: TaskName = "classification"
+    task: TaskKey = "classification"
 
 
 def objective(

@@ -25,6 +25,8 @@ def keep(job: Job, trial: Trial, scores: Scores) -> None:
     arrays = {"values": scores.values, "answers": scores.answers, "nan": np.array(scores.nan)}
     if scores.strata is not None:
         arrays["strata"] = scores.strata
+    if scores.by_class is not None:
+        arrays["by_class"] = scores.by_class
     with whole_or_not(_place(job, trial)) as partial:
         np.savez(partial, allow_pickle=False, **arrays)
 
@@ -33,8 +35,9 @@ def kept(job: Job, trial: Trial) -> Scores | None:
     """The kept scores; None where the split has not been read for this file, or where they are damaged."""
     try:
         with _place(job, trial).open("rb") as file, np.load(file, allow_pickle=False) as found:
-            strata = found["strata"] if "strata" in found.files else None
-            return Scores(found["values"], found["answers"], job.metric, int(found["nan"]), strata=strata)
+            more = {name: found[name] for name in ("strata", "by_class") if name in found.files}
+            values, answers, nan = found["values"], found["answers"], int(found["nan"])
+            return Scores(values=values, answers=answers, metric=job.metric, nan=nan, **more)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 

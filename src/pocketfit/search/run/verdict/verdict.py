@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
+from pocketfit.core.task.task import Group
 from pocketfit.core.trial import Trial
-from pocketfit.measurement import latency, run_samples
+from pocketfit.measurement import group_scores, latency, run_samples
 from pocketfit.search.decide.control import steps
 from pocketfit.search.run.apply_passes import carried_out
 from pocketfit.search.run.file_quantities import of_file
@@ -81,7 +83,7 @@ def read_verdict(
         "reading": reading,
         "trial": chosen.number,
         "baseline": baseline.number,
-        "task": job.model.task,
+        "task": job.does.NAME,
         "labelled": job.labelled,
         "metric": job.metric,
         "metric_title": title_of(job.does, job.metric, labelled=job.labelled),
@@ -126,12 +128,28 @@ def _class_rows(
 ) -> list[dict[str, Any]]:
     """One row a class of the data, or a kind of sample; without a share where the split has none of a class."""
     labels = job.model.labels
-    rows = run_samples.per_group(job.does.groups(samples, labels), before.of_each, after.of_each)
+    groups = job.does.groups(samples, labels)
+    if before.by_class is not None and after.by_class is not None and job.labelled:
+        return _rows_of_metric(groups, labels, before.by_class, after.by_class)
+    rows = group_scores.per_group(groups, before.of_each, after.of_each)
     known = [{"label": row.name, "n": row.n, "before": row.baseline, "after": row.candidate} for row in rows]
     if not job.labelled or job.data.form != "classes":
         return known
     absent = set(label_mapping(job.data.class_names, labels)) - set(samples.labels.tolist())
     return known + [{"label": labels[label], "n": 0, "before": None, "after": None} for label in sorted(absent)]
+
+
+def _rows_of_metric(
+    groups: Sequence[Group], labels: Sequence[str], before: NDArray[np.float64], after: NDArray[np.float64]
+) -> list[dict[str, Any]]:
+    """One row a class with the metric's own number of it, the largest drop first."""
+    index = {label: place for place, label in enumerate(labels)}
+    rows = [
+        {"label": g.name, "n": len(g.rows), "before": float(before[place]), "after": float(after[place])}
+        for g in groups
+        if (place := index.get(g.name, len(labels))) < min(len(before), len(after))
+    ]
+    return sorted(rows, key=lambda row: row["after"] - row["before"])
 
 
 def disagreements(
