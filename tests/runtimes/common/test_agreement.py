@@ -161,3 +161,33 @@ def test_outputs_near_zero_may_differ_by_the_last_bits_of_one(off: float, right:
         return
     with pytest.raises(ExportFailed, match="'logits' is off"):
         judged(file, network)
+
+
+class Tokens(nn.Module):
+    """The mean of an embedding of so many rows; `seen` is the largest number of the last call."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rows = nn.Embedding(rows, 16)
+        self.seen = 0
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.seen = int(tokens.max())
+        return self.rows(tokens).mean(1)
+
+
+@pytest.mark.parametrize(("rows", "highest"), [(256, 126), (20, 9), (2, 1)])
+def test_whole_numbers_are_as_many_as_the_network_has_rows(rows: int, highest: int) -> None:
+    network, file, specs = Tokens(rows).eval(), Tokens(rows).eval(), [TensorSpec("tokens", (None, 40), "int64")]
+
+    def answers(arrays: Arrays) -> Arrays:
+        with torch.no_grad():
+            return [file(torch.from_numpy(np.array(arrays[0]))).numpy()]
+
+    assert agreement.any_batch(network, answers, specs, ["mean"], "The file")
+    assert file.seen == highest
+    with torch.no_grad():
+        file.rows.weight[highest] += 1
+    with pytest.raises(ExportFailed, match="'mean' is off by"):
+        agreement.any_batch(network, answers, specs, ["mean"], "The file")
