@@ -16,9 +16,15 @@ import pytest
 from PIL import Image
 
 import pocketfit
+from benchmarks.sound import words
+from pocketfit.core.model import Model
+from pocketfit.core.preprocess import MFCC
 from pocketfit.core.task.task_list import TASKS
 from pocketfit.measurement import latency
-from pocketfit.sources.data.dataset import from_arrays
+from pocketfit.sources.data.dataset import Dataset, from_arrays, open_data
+from pocketfit.sources.models.open_model import model_from_module
+from pocketfit.zoo.ds_cnn import ds_cnn_s
+from tests.end_to_end.test_sound import Windows, motions
 from tests.tasks.examples import SIDE, model_of
 
 PAGES = Path(__file__).parents[2] / "docs" / "tasks"
@@ -36,10 +42,13 @@ def _network(name: str, folder: Path) -> None:
     """The task's example as network.onnx, and how it is fed as prep.json."""
     model = model_of(name)
     (folder / "prep.json").write_text(json.dumps(model.preprocess.to_json()))
-    images = from_arrays(np.zeros((8, SIDE, SIDE, 3), np.uint8))
+    _export(model, from_arrays(np.zeros((8, SIDE, SIDE, 3), np.uint8)), folder / "network.onnx", name)
+
+
+def _export(model: Model, data: Dataset, file: Path, task: str) -> None:
     plan = pocketfit.Plan((), pocketfit.ExportSettings("onnxruntime"))
-    made = pocketfit.apply(plan, model, images, folder / "made", task=name)
-    shutil.copy(made.artifact.path, folder / "network.onnx")
+    made = pocketfit.apply(plan, model, data, file.parent / f"made-{file.stem}", task=task)
+    shutil.copy(made.artifact.path, file)
 
 
 def _embedding(folder: Path) -> None:
@@ -49,27 +58,44 @@ def _embedding(folder: Path) -> None:
     (folder / "pairs.csv").write_text("\n".join(["path_a,path_b,same,split", *pairs]))
 
 
-FOLDERS = {"embedding": _embedding}  # page -> what makes its data; its network is that of tests/tasks/examples.py
+def _sound(folder: Path) -> None:
+    for name in ("iso", "otu"):
+        for row in range(60):
+            for path in (folder / "words" / name / f"{row}.wav", folder / "recordings" / f"{name}{row}.wav"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                words.save(path, words.recording(name, np.random.default_rng(row)))
+    words.save(folder / "new.wav", words.recording("iso", np.random.default_rng(99)))
+    data = open_data(motions(folder, True))
+    np.save(folder / "window.npy", np.zeros((1, 3, 64), np.float32))
+    keywords = model_from_module(ds_cnn_s(2).eval(), preprocess=MFCC)
+    _export(keywords, open_data(folder / "words"), folder / "network.onnx", "classification")
+    windows = model_from_module(Windows().eval(), input_shape=(3, 64))
+    _export(windows, data, folder / "motion.onnx", "classification")
+
+
+# page -> what makes its data; the network of a task is that of tests/tasks/examples.py
+FOLDERS = {"embedding": _embedding, "sound": _sound}
 
 
 def test_every_page_of_a_task_has_its_folder_here() -> None:
-    assert {page.stem for page in PAGES.glob("*.md")} <= set(FOLDERS) <= set(TASKS)
+    assert {page.stem for page in PAGES.glob("*.md")} <= set(FOLDERS) <= {*TASKS, "sound"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
 def test_the_commands_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FOLDERS[name](tmp_path)
-    _network(name, tmp_path)
+    if name in TASKS:
+        _network(name, tmp_path)
     monkeypatch.chdir(tmp_path)
     commands = [line for block in COMMANDS.findall((PAGES / f"{name}.md").read_text()) for line in block.splitlines()]
     assert commands
     for command in commands:
-        words = [found for word in shlex.split(command) for found in (sorted(map(str, Path().glob(word))) or [word])]
-        program = [sys.executable, "-c", BRIEF] if words[0] == "pocketfit" else [sys.executable]
-        more = ["--max-trials", "2"] if words[:2] == ["pocketfit", "fit"] else []
+        parts = [found for word in shlex.split(command) for found in (sorted(map(str, Path().glob(word))) or [word])]
+        program = [sys.executable, "-c", BRIEF] if parts[0] == "pocketfit" else [sys.executable]
+        more = ["--max-trials", "2"] if parts[:2] == ["pocketfit", "fit"] else []
         done = subprocess.run(
-            [*program, *words[1:], *more], capture_output=True, text=True, check=False, env=dict(os.environ)
+            [*program, *parts[1:], *more], capture_output=True, text=True, check=False, env=dict(os.environ)
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
