@@ -7,19 +7,64 @@ from typing import Any
 
 import click
 
+from pocketfit.analysis.accelerators.targets import NO_SOURCE, TARGETS
+from pocketfit.cli import accelerators
 from pocketfit.cli.arguments import Source
 from pocketfit.cli.exit_codes import guarded, print_result
-from pocketfit.cli.options import source_options
+from pocketfit.cli.options import PATH, source_options
+from pocketfit.core.errors import UserError
 
 
 @click.command("inspect")
 @click.argument("model", metavar="MODEL|FILE")
+@click.option(
+    "--for",
+    "target",
+    type=click.Choice([*TARGETS, *NO_SOURCE]),
+    help="Which operators of the file, or of the network's float export, this accelerator documents as supported, what"
+    f" would fall back, and the source. No source here: {', '.join(NO_SOURCE)}.",
+)
+@click.option(
+    "--mobile",
+    "folder",
+    type=PATH,
+    metavar="FOLDER",
+    help="Write the .ort form of an .onnx file, and the operators and types that it needs, to FOLDER; and what ONNX"
+    " Runtime's providers on phones list of it.",
+)
 @source_options("labels")
 @guarded
-def command(as_json: bool, **options: Any) -> int:
+def command(as_json: bool, target: str | None, folder: Path | None, **options: Any) -> int:
     """Layers of a network, or operators of a file as read back from it: shapes, parameters, MACs, bytes, dtypes."""
-    print_result(inspect(**options), as_json, show)
+    if target and folder:
+        raise UserError("--for and --mobile are two questions: ask one at a time")
+    if target:
+        print_result(taken_by(options["source"], target), as_json, accelerators.show)
+    elif folder:
+        print_result(mobile_forms(options["source"], folder), as_json, accelerators.show_mobile)
+    else:
+        print_result(inspect(**options), as_json, show)
     return 0
+
+
+def taken_by(source: Source, target: str) -> dict[str, Any]:
+    """What an accelerator documents of the operators of a file, or of a network's float export."""
+    from pocketfit import runtimes
+    from pocketfit.analysis.accelerators.targets import tables
+    from pocketfit.api.accelerators import taken_by as taken
+
+    tables(target)  # a target without a source is refused before a network is opened
+    return {
+        "model": source.model,
+        **taken(source.model if runtimes.is_file_of_one(source.model) else source.open(), target),
+    }
+
+
+def mobile_forms(source: Source, folder: Path) -> dict[str, Any]:
+    """The .ort form of an .onnx file, and what providers on phones list of it."""
+    from pocketfit.api.accelerators import mobile_forms as forms
+
+    return {"model": source.model, **forms(source.model, folder)}
 
 
 def inspect(source: Source) -> dict[str, Any]:

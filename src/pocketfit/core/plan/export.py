@@ -73,6 +73,8 @@ class ExportSettings:
     keep_int8      dotted names of layers that have int8 weights where the others have fewer bits
     ranges         how calibration computes the range of an activation (numerics/quantization_ranges.py);
                    "batch-norm": from statistics of batch norms, without data (passes/quantize/data_free_ranges.py)
+    symmetric      static int8 of ONNX Runtime only: zero points are 0 and biases stay in float, as TensorRT asks
+                   (docs/accelerators.md)
     """
 
     runtime: RuntimeName
@@ -85,6 +87,7 @@ class ExportSettings:
     weights: Weights = "int8"
     keep_int8: tuple[str, ...] = ()
     ranges: RangeSource = "min-max"
+    symmetric: bool = False
 
     def __post_init__(self) -> None:
         known = get_args(Precision)
@@ -93,6 +96,8 @@ class ExportSettings:
         check_rules(self)
         if self.io != "float32" and self.precision != "int8":
             raise UserError(f"--io {self.io} needs static int8: a {self.precision} file takes float32 inputs")
+        if self.symmetric and (self.precision, self.activations) != ("int8", "int8"):
+            raise UserError("Symmetric quantization is for static int8 with int8 activations")
         if self.precision in ("float32", "float16") and (self.weights != "int8" or self.keep_int8):
             raise UserError(f"A {self.precision} file has no {self.weights} weights: ask for a quantized precision")
 
@@ -116,6 +121,8 @@ class ExportSettings:
         code = short.get(self.precision) or f"wi{bits}a{self.activations.replace('int', 'i').replace('ui', 'u')}"
         if self.precision == "int8" and self.ranges != "min-max":
             code += f"-{_RANGE_CODES[self.ranges]}"
+        if self.symmetric:
+            code += "-sym"
         if self.keep_float:
             code += f"-mix{len(self.keep_float)}"
         if self.keep_int8:

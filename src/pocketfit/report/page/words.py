@@ -199,11 +199,12 @@ def plan_words(plan: Mapping[str, Any]) -> str:
             case other:
                 parts.append((KINDS[other].FACTS.words if other in KINDS else "") or str(other))
     export = plan["export"]
+    symmetric = "symmetric " if export.get("symmetric") else ""
     precision = {
         "float32": "float32",
         "float16": "float16 weights",
         "dynamic-int8": "dynamic-range int8",
-        "int8": f"static int8 ({export.get('activations', 'int8')} activations)",
+        "int8": f"static int8 ({symmetric}{export.get('activations', 'int8')} activations)",
         "weight-only": "computed in float",
     }.get(export.get("precision", "float32"), str(export.get("precision")))
     weights = export.get("weights", "int8")

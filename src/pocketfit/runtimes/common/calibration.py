@@ -60,12 +60,14 @@ def activation_ranges(
     found = summaries(
         source, given, samples, settings, gather=gather, work=work, environment=environment, server=server
     )
-    symmetric = settings.activations == "int16"
+    wide = settings.activations == "int16"
     ranges: Ranges = {}
     for name, summary in found.items():
         method = "min-max" if name in ends else settings.range_method
         try:
-            ranges[name] = numerics.range_of(summary, method, symmetric=symmetric, bits=16 if symmetric else 8)
+            ranges[name] = numerics.range_of(
+                summary, method, symmetric=wide or settings.symmetric, bits=16 if wide else 8
+            )
         except ValueError as error:
             raise ExportFailed(f"The tensor '{name}' has no range on the calibration samples: {error}") from error
     for name, (low, high) in (learned or {}).items():

@@ -61,6 +61,10 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
         reasons.append(f"16-bit activations need static quantization (precision int8), not {settings.precision}")
     if settings.activations == "int16" and settings.io != "float32":
         reasons.append(f"A file with 16-bit activations takes float32 inputs, not {settings.io}: use io float32")
+    if settings.symmetric:
+        reasons.append(
+            "Zero points of 0 for activations are for ONNX files that go on to TensorRT: leave out symmetric"
+        )
     if settings.weights == "int7":
         reasons.append(
             "7-bit weights are for kernels whose 8-bit products overflow, and LiteRT's add them in 32 bits: use "
