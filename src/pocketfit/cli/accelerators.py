@@ -22,19 +22,21 @@ def show(data: Mapping[str, Any]) -> None:
         (
             line["type"],
             line["dtype"] or "stored",
-            str(line["count"]),
-            format_count(line["macs"]) if line["macs"] else "",
             "yes" if line["listed"] else "no",
             ", ".join(line["types"]) or ("not stated" if line["listed"] else ""),
+            str(line["count"]),
+            format_count(line["macs"]) if line["macs"] else "",
         )
         for line in data["lines"]
     ]
-    console.print(table(("operator", "in the file", "count", "MACs", "listed", "in"), rows, left=2))
+    console.print(table(("operator", "in the file", "listed", "in", "count", "MACs"), rows, left=4))
     for line in data["lines"]:
         if line["why"]:
             console.print(f"\u2022 {line['type']} ({escape(some(line['examples'], 3))}): {escape(line['why'])}")
-    if unchecked := [f"{line['type']}: {line['note']}" for line in data["lines"] if line["listed"] and line["note"]]:
-        console.print(f"\u2022 Conditions of the source that were not checked: {escape('; '.join(unchecked))}")
+    unchecked = {line["type"]: line["note"].rstrip(".") for line in data["lines"] if line["listed"] and line["note"]}
+    if unchecked:
+        listed = "; ".join(f"{kind}: {note}" for kind, note in unchecked.items())
+        console.print(f"\u2022 Conditions of the source that were not checked: {escape(listed)}")
     for note in data["notes"]:
         console.print(f"\u2022 {escape(note)}")
     if "breaches" in data:

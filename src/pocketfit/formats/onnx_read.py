@@ -251,7 +251,11 @@ def _compute_dtype(graph: _Graph, node: NodeProto) -> str:
     stated = graph.dtypes.get(data[0], "") if data else ""
     if node.op_type in (QUANTIZE, DEQUANTIZE) or not stated.startswith("float"):
         return stated
+    # ONNX Runtime quantizes a stored float bias between integers while it loads a file (WeightBiasQuantization).
+    bias = node.input[2] if node.op_type in ("Conv", "Gemm") and len(node.input) > 2 else ""
     for name in inputs:
+        if name == bias and name in graph.constants:
+            continue
         source = graph.producer.get(name)
         scalar = name in graph.constants and not graph.constants[name].dims
         from_integers = source is not None and source.op_type == DEQUANTIZE

@@ -255,9 +255,8 @@ def _static(
 
     biases = _without_grouped_biases(model)
     floats, products = integer_forms.in_float(model, but_outputs=settings.io != "float32")
-    scalars: list[integer_forms.Scalar] = []
-    if not settings.symmetric:  # these forms move zero points
-        ranges, scalars = integer_forms.align(model, ranges)
+    symmetric = {"ActivationSymmetric": settings.symmetric, "QuantizeBias": not settings.symmetric}
+    ranges, scalars = (ranges, []) if settings.symmetric else integer_forms.align(model, ranges)  # moves zero points
     limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     quantizer = QDQQuantizer(
         model,
@@ -269,11 +268,7 @@ def _static(
         nodes_to_quantize=[],
         nodes_to_exclude=[*float_nodes, *floats],
         op_types_to_quantize=sorted({*QLinearOpsRegistry, *QDQRegistry}),
-        extra_options={
-            "TensorQuantOverrides": _narrow_weights(model, settings),
-            "ActivationSymmetric": settings.symmetric,
-            "QuantizeBias": not settings.symmetric,
-        },
+        extra_options={"TensorQuantOverrides": _narrow_weights(model, settings), **symmetric},
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()

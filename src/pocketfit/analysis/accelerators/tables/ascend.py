@@ -28,14 +28,14 @@ def tables() -> tuple[Table, ...]:
             title="Huawei Ascend, CANN 8.0.0 (ATC, Atlas inference series)",
             format="onnx",
             source="hiascend.com, CANN commercial 8.0.0, operator list for ONNX (apiref/aolapi/operatorlist_00176)",
-            date="2025 (CANN 8.0.0)",
+            date="CANN 8.0.0",
             read="2026-11-28",
             operators=OPERATORS,
             otherwise="ATC refuses the file, unless a custom operator is supplied",
             notes=(
                 "The list has names only: the page of each operator states its dtypes and limits",
-                "QuantizeLinear and DequantizeLinear are not listed: hand ATC the float file, and quantize with its"
-                " own tool (AMCT), whose operators are AscendQuant and AscendDequant",
+                "QuantizeLinear and DequantizeLinear are not listed: hand ATC the float file, and quantize with"
+                " Ascend's own tools, whose operators the list has (AscendQuant, AscendAntiQuant)",
                 "The list is for ONNX 1.12 and the Atlas inference series",
             ),
         ),

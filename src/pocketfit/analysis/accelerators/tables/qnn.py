@@ -38,7 +38,7 @@ def tables() -> tuple[Table, ...]:
             format="onnx",
             source="github.com/onnxruntime/onnxruntime-qnn, docs/execution_providers/QNN-ExecutionProvider.md at"
             " 0131740 (QNN EP 2.3.0, QAIRT 2.47.0)",
-            date="2026 (QNN EP 2.3.0)",
+            date="QNN EP 2.3.0",
             read="2026-11-28",
             operators=noted(OPERATORS, NOTES),
             otherwise="ONNX Runtime runs it on the CPU",

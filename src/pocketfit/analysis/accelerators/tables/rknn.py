@@ -53,8 +53,8 @@ def tables() -> tuple[Table, ...]:
             otherwise="RKNN Toolkit2 refuses the file",
             counts_as={"float32": "float16"},
             notes=(
-                "Float files are computed in float16 (rknn.config float_dtype)",
-                "The types are int8, not uint8; RKNN Toolkit2's own quantization (w8a8) is asymmetric",
+                "Float files are computed in float16 (float_dtype of rknn.config, API reference 2.3.2 beside it)",
+                "Hand RKNN Toolkit2 the float file: it quantizes by itself (w8a8, asymmetric int8, the same reference)",
                 "Other chips have lists of their own in the same document: RK3566/RK3568, RK3562, RV1103/RV1106,"
                 " RK3576/RV1126B, RK2118",
             ),
