@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pocketfit.api.accelerators import mobile_forms, taken_by
+from pocketfit.api.inspect import mobile_forms, taken_by
 from pocketfit.core.artifact import Artifact
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.model import Model

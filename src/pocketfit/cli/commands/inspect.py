@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -51,7 +52,7 @@ def taken_by(source: Source, target: str) -> dict[str, Any]:
     """What an accelerator documents of the operators of a file, or of a network's float export."""
     from pocketfit import runtimes
     from pocketfit.analysis.accelerators.targets import tables
-    from pocketfit.api.accelerators import taken_by as taken
+    from pocketfit.api.inspect import taken_by as taken
 
     tables(target)  # a target without a source is refused before a network is opened
     return {
@@ -62,7 +63,7 @@ def taken_by(source: Source, target: str) -> dict[str, Any]:
 
 def mobile_forms(source: Source, folder: Path) -> dict[str, Any]:
     """The .ort form of an .onnx file, and what providers on phones list of it."""
-    from pocketfit.api.accelerators import mobile_forms as forms
+    from pocketfit.api.inspect import mobile_forms as forms
 
     return {"model": source.model, **forms(source.model, folder)}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal, get_args
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan.runtime_list import RUNTIMES
@@ -100,6 +100,10 @@ class ExportSettings:
             raise UserError("Symmetric quantization is for static int8 with int8 activations")
         if self.precision in ("float32", "float16") and (self.weights != "int8" or self.keep_int8):
             raise UserError(f"A {self.precision} file has no {self.weights} weights: ask for a quantized precision")
+
+    def to_json(self) -> dict[str, Any]:
+        """All settings; `symmetric` where it is set, so that the hashes of other plans are those from before it."""
+        return {name: value for name, value in asdict(self).items() if name != "symmetric" or value}
 
     @property
     def range_method(self) -> RangeMethod:

@@ -94,7 +94,7 @@ class Plan:
         return {
             "plan_version": PLAN_VERSION,
             "passes": [{"pass": p.FACTS.kind, **asdict(p)} for p in self.passes],
-            "export": asdict(self.export),
+            "export": self.export.to_json(),
         }
 
     @classmethod
