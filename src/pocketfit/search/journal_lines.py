@@ -176,6 +176,14 @@ class Control(TypedDict):
     loss: Moved
 
 
+class FurtherOutput(TypedDict):
+    """An output behind the first one, against the baseline's; `sqnr_db` is null where both are equal."""
+
+    output: str
+    sqnr_db: Number | None
+    cosine: Number
+
+
 class Verification(TypedDict):
     """A threshold on the cosine of two embeddings, and what it does on the pairs of the test split, as
     OperatingPoint of tasks/common/verification.py has it."""
@@ -217,6 +225,7 @@ class Verdict(TypedDict):
     per_class: NotRequired[list[ClassRow]]
     disagreements: NotRequired[list[Disagreement]]
     verification: NotRequired[Verifications | None]
+    further: NotRequired[list[FurtherOutput]]
 
 
 KINDS: Mapping[str, Any] = {

@@ -308,7 +308,7 @@ def _verdict(verdict: Json | None, readings: int) -> dict[str, Any] | None:
     spread = ratio.get("between_sessions", ratio.get("environment", {}).get("between_sessions"))
     upper = (verdict.get("drop") or {}).get("upper_one_sided")
     return {
-        "note": f"{note}{_threshold(verdict)}",
+        "note": f"{note}{_threshold(verdict)}{_further(verdict)}",
         "n": verdict.get("n"),
         "metric": verdict.get("metric_title") or verdict.get("metric", "accuracy"),
         "grouped": "Class" if verdict.get("task", "classification") in ("classification", "detection") else "Kind",
@@ -317,6 +317,16 @@ def _verdict(verdict: Json | None, readings: int) -> dict[str, Any] | None:
         "between_sessions": "" if spread is None else words.format_ratio(spread),
         "upper": "" if upper is None else words.format_points(upper, 2),
     }
+
+
+def _further(verdict: Json) -> str:
+    """How near the outputs behind the first one are to the old file's, as a further sentence; "" for one output."""
+    told = [
+        f"'{one['output']}' {'equal' if one['sqnr_db'] is None else format(one['sqnr_db'], '.1f') + ' dB SQNR'},"
+        f" cosine {one['cosine']:.4f}"
+        for one in verdict.get("further") or ()
+    ]
+    return f" The other outputs against the old file's: {'; '.join(told)}." if told else ""
 
 
 def _threshold(verdict: Json) -> str:

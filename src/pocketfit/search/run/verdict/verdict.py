@@ -6,6 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pocketfit.core.support.progress import Watch
 from pocketfit.core.task.task import Group
 from pocketfit.core.trial import Trial
 from pocketfit.measurement import group_scores, latency, run_samples
+from pocketfit.measurement.further_outputs import compare_further
 from pocketfit.search.decide.control import steps
 from pocketfit.search.run.apply_passes import carried_out
 from pocketfit.search.run.file_quantities import of_file
@@ -98,7 +100,16 @@ def read_verdict(
         "per_class": _class_rows(job, scores["baseline"], scores["chosen"], samples["chosen"]),
         "disagreements": disagreements(job, scores["baseline"], scores["chosen"], samples["chosen"]),
         "verification": _verification(job, scores, own),
+        "further": _further(job, runtime, (paths["baseline"], paths["chosen"]), (own, samples["chosen"])),
     }
+
+
+def _further(
+    job: Job, runtime: str, paths: tuple[Path, Path], samples: tuple[Samples, Samples]
+) -> list[dict[str, Any]]:
+    """How near the outputs behind the first one are to the baseline's."""
+    found = compare_further((runtime, runtime), paths, samples, threads=job.threads, work=job.cache)
+    return [one.to_json() for one in found]
 
 
 def _verification(job: Job, scores: Mapping[str, run_samples.Scores], samples: Samples) -> dict[str, Any] | None:
