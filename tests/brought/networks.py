@@ -64,6 +64,7 @@ from tests.brought.forwards import (
     without_norms,
 )
 from tests.brought.parts import CLASSES, Parts, cbr, pooled
+from tests.brought.tokens import BagOfTokens, TokenEncoder
 from tests.brought.weights import (
     BareLayerNorm,
     NormsThatStayInEval,
@@ -95,12 +96,17 @@ class Brought:
              wants a classifier), "trace" (whatever looks at its operators), or a runtime's name (export). What isn't
              named is expected to work
     several  whether it has several outputs
+    more     further inputs by name: the shape of one sample; `first` is the name of the first one
+    tokens   whether the inputs are whole numbers below this; 0: floats
     """
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...] = (3, 32, 32)
     refused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     several: bool = False
+    first: str = ""
+    more: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    tokens: int = 0
 
 
 def built(name: str) -> nn.Module:
@@ -119,17 +125,49 @@ def opened(name: str) -> Model:
     """The network as pocketfit opens it, at the sizes of its row; values of pictures go in as -2 to 2."""
     shape = NETWORKS[name].shape
     if not is_picture(name):
-        return model_from_module(built(name), preprocess=Preprocess(resize="none"), input_shape=shape)
+        return model_from_module(built(name), preprocess=Preprocess(resize="none"), input_shape=described(name))
     half, quarter = (0.5,) * shape[0], (0.25,) * shape[0]
     contract = Preprocess(height=shape[1], width=shape[2], resize="none", mean=half, std=quarter)
-    return model_from_module(built(name), preprocess=contract if shape[0] == 3 else replace(contract, colour="GRAY"))
+    contract = contract if shape[0] == 3 else replace(contract, colour="GRAY")
+    return model_from_module(built(name), preprocess=contract, input_shape=described(name))
 
 
-def arrays(name: str, count: int, seed: int = 0) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-    """(x, y) for pocketfit.from_arrays: uint8 [count, H, W, C] for pictures, else float32 [count, ...]; a class's
-    samples are brighter in places of its own, so that there is something to learn."""
+def described(name: str) -> tuple[int, ...] | dict[str, str]:
+    """The inputs of this row, as a user describes them."""
+    row = NETWORKS[name]
+    if not row.more and not row.tokens:
+        return row.shape
+    kind = ":int64" if row.tokens else ""
+    inputs = {row.first: row.shape, **row.more}
+    return {key: "x".join(map(str, shape)) + kind for key, shape in inputs.items()}
+
+
+Array = NDArray[np.generic]
+
+
+def arrays(name: str, count: int, seed: int = 0) -> tuple[Array | dict[str, Array], NDArray[np.int64]]:
+    """(x, y) for pocketfit.from_arrays: x is an array, or arrays by name for several inputs."""
+    row = NETWORKS[name]
+    x, labels = _first(name, count, seed)
+    rng = np.random.default_rng(seed + 1)
+    more: dict[str, Array] = {
+        key: rng.normal(size=(count, *shape)).astype(np.float32) for key, shape in row.more.items()
+    }
+    if row.tokens:
+        more = {key: (np.arange(shape[0]) < rng.integers(2, shape[0] + 1, (count, 1))).astype(np.int64)
+                for key, shape in row.more.items()}  # fmt: skip
+    return ({row.first: x, **more} if more else x), labels
+
+
+def _first(name: str, count: int, seed: int) -> tuple[Array, NDArray[np.int64]]:
+    """uint8 [count, H, W, C] for pictures, int64 [count, n] for tokens, else float32 [count, ...]; a class's samples
+    are brighter in places of its own, or have tokens of its own, so that there is something to learn."""
     shape, rng = NETWORKS[name].shape, np.random.default_rng(seed)
     labels = np.arange(count) % CLASSES
+    if tokens := NETWORKS[name].tokens:
+        words = rng.integers(0, tokens, (count, *shape))
+        own = rng.random(words.shape) < 0.5
+        return np.where(own, labels[:, None] + CLASSES * (words // CLASSES % (tokens // CLASSES)), words), labels
     if is_picture(name):
         channels, height, width = shape
         pictures = rng.integers(0, 90, (count, height, width, channels))
@@ -285,7 +323,10 @@ NETWORKS: Mapping[str, Brought] = {
         refused=_open("different outputs", "layer '1'"),
     ),
     "batch statistics": Brought(batch_statistics, refused=_open("batch", "layer '1'")),
-    "two inputs": Brought(TwoInputs, refused=_open("2 inputs", "picture", "facts")),
+    "two inputs": Brought(TwoInputs, first="picture", more={"facts": (4,)}),
+    "two inputs of which one is described": Brought(TwoInputs, refused=_open("2 inputs", "picture", "facts")),
+    "token ids": Brought(BagOfTokens, (12,), tokens=40),
+    "token ids and a mask": Brought(TokenEncoder, (12,), first="input_ids", more={"attention_mask": (12,)}, tokens=40),
     "forward that raises": Brought(Raises, refused=_open("AttributeError", "head")),
     "layers without weights yet": Brought(
         lambda: nn.Sequential(cbr(3, 16), nn.Flatten(), nn.LazyLinear(CLASSES)), refused=_open("LazyLinear", "weights")

@@ -30,6 +30,7 @@ from pocketfit.core.plan.train import Recalibrate, Train
 from pocketfit.core.samples import Samples
 from pocketfit.passes.graph import aten
 from pocketfit.passes.graph.channel_graph import ChannelGraph, trace
+from pocketfit.passes.graph.feed import Fed, as_fed, call, fed
 from pocketfit.passes.graph.parameters import attribute
 from pocketfit.passes.prune import constant_channels, criteria, prune_channels, sparsify
 from pocketfit.passes.quantize import bias_correction, qat, rounding
@@ -41,7 +42,7 @@ from pocketfit.passes.rewrite.fold import fold_model
 from pocketfit.passes.train import recalibrate_batch_norm
 from pocketfit.sources.data.dataset import from_arrays
 from pocketfit.sources.models.open_model import load_model, model_from_module, save_model
-from tests.brought.networks import CLASSIFIERS, NETWORKS, arrays, built, opened
+from tests.brought.networks import CLASSIFIERS, NETWORKS, arrays, built, described, opened
 
 TRACED = [name for name in CLASSIFIERS if "trace" not in NETWORKS[name].refused]
 PLACES = ("open", "classes", "trace")
@@ -75,17 +76,18 @@ def graph_of(name: str) -> ChannelGraph:
 @lru_cache(2)
 def samples_of(name: str) -> Samples:
     x, y = arrays(name, 60)
-    return from_arrays(x, y).split("train", model_of(name).preprocess, split_seed=0).take(range(8))
+    model = model_of(name)
+    inputs = model.signature.inputs
+    return from_arrays(x, y).split("train", model.preprocess, split_seed=0, inputs=inputs).take(range(8))
 
 
-def noise(model: Model, count: int = 3) -> Tensor:
-    shape = model.signature.inputs[0].with_batch(count)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+def noise(model: Model, count: int = 3) -> Fed:
+    return as_fed(aten.noise(model.signature, count))
 
 
-def answers(network: nn.Module, given: Tensor) -> Tensor:
+def answers(network: nn.Module, given: Fed) -> Tensor:
     with torch.no_grad():
-        found = network(given)
+        found = call(network, given)
     assert isinstance(found, Tensor)
     return found
 
@@ -117,7 +119,7 @@ def test_opens_and_answers_as_it_did(name: str) -> None:
     given = noise(model)
     wanted = answers(original, given)
     assert_same(answers(model.network, given), wanted, 1e-5)
-    again = model_from_module(original, preprocess=model.preprocess, input_shape=NETWORKS[name].shape)
+    again = model_from_module(original, preprocess=model.preprocess, input_shape=described(name))
     assert again.sha256 == model.sha256
     assert torch.equal(answers(original, given), wanted), "what was handed over still works"
     assert not model.network.training
@@ -170,7 +172,7 @@ def without(model: Model, graph: ChannelGraph, settings: Prune, narrower: set[st
 
 # Every kind of pass: what carries it out, and what has to hold of its result -----------------------------------------
 def same_answers(before: Model, after: Model, name: str) -> None:
-    given = torch.from_numpy(samples_of(name).inputs(slice(0, 4)))
+    given = fed(samples_of(name), slice(0, 4))
     assert_same(answers(after.network, given), answers(before.network, given), 1e-3)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pocketfit.core.errors import CannotRunHere, ExportFailed, UserError
 from pocketfit.core.signature import TensorSpec
-from pocketfit.measurement import group_scores, run_samples
+from pocketfit.measurement import group_scores, run_samples, sample_arrays
 from pocketfit.measurement.run_samples import Scores
 from pocketfit.numerics.latency_intervals import paired_drop
 from pocketfit.tasks import classification
@@ -64,9 +64,9 @@ def test_a_memory_map_is_handed_over_as_it_is_and_a_part_of_one_is_copied(colour
     samples = coloured(n=6)
     np.save(tmp_path / "all.npy", samples.array)
     mapped = replace(samples, array=np.load(tmp_path / "all.npy", mmap_mode="r"))
-    assert run_samples.array_file(mapped, tmp_path) == tmp_path / "all.npy"
+    assert sample_arrays.array_file(mapped, tmp_path) == tmp_path / "all.npy"
     for rows in (slice(0, 3), slice(3, 6), slice(None, None, -1)):
-        part = run_samples.array_file(replace(mapped, array=mapped.array[rows]), tmp_path)
+        part = sample_arrays.array_file(replace(mapped, array=mapped.array[rows]), tmp_path)
         assert part == tmp_path / "samples.npy"
         assert np.array_equal(np.load(part), samples.array[rows])
 
@@ -75,9 +75,9 @@ def test_ready_tensors_are_moved_to_the_files_layout(coloured):
     pixels = coloured(n=2)
     tensors = replace(pixels, array=pixels.inputs(slice(None), "NCHW"))
     nhwc = TensorSpec("x", (None, 8, 8, 3), "float32", "NHWC")
-    assert np.array_equal(run_samples.fed(tensors, slice(0, 2), nhwc), pixels.inputs(slice(None), "NHWC"))
+    assert np.array_equal(sample_arrays.fed(tensors, slice(0, 2), [nhwc])[0], pixels.inputs(slice(None), "NHWC"))
     with pytest.raises(UserError, match=r"\[9, 9, 3\].*\[8, 8, 3\]"):
-        run_samples.fed(pixels, slice(0, 2), TensorSpec("x", (None, 9, 9, 3), "float32", "NHWC"))
+        sample_arrays.fed(pixels, slice(0, 2), [TensorSpec("x", (None, 9, 9, 3), "float32", "NHWC")])
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import ROWS, Session, answer
 from pocketfit.core.samples import Samples
-from pocketfit.measurement.run_samples import fed
+from pocketfit.measurement.sample_arrays import fed
 from pocketfit.runtimes import get
 from pocketfit.runtimes.common import agreement
 from pocketfit.sources.data.dataset import from_arrays
@@ -74,24 +74,27 @@ CASES = [
 
 
 @cache
-def given(name: str) -> tuple[Model, Samples, NDArray[np.float32]]:
+def given(name: str) -> tuple[Model, Samples, tuple[NDArray[np.generic], ...]]:
     """The network, samples to calibrate with, and inputs that differ from one another."""
     model, (x, y) = opened(name), arrays(name, 48)
-    samples = from_arrays(x, y).split("train", model.preprocess, split_seed=0)
-    (values,) = agreement.samples(model.signature.inputs)
-    return model, samples, values.astype(np.float32)
+    samples = from_arrays(x, y).split("train", model.preprocess, split_seed=0, inputs=model.signature.inputs)
+    return model, samples, tuple(agreement.samples(model.signature.inputs))
 
 
-def by_torch(model: Model, values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+def by_torch(model: Model, values: tuple[NDArray[np.generic], ...]) -> list[NDArray[np.float32]]:
     with torch.no_grad():
-        found = model.network(torch.zeros(values.shape).copy_(torch.from_numpy(values)))
+        found = model.network(*(torch.from_numpy(np.array(array, order="C")) for array in values))
     return [value.numpy() for value in tree_leaves(found)]
 
 
-def by_file(session: Session, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    spec = session.signature.inputs[0]
-    turned = values if values.shape[1:] == spec.shape[1:] else values.transpose(0, 2, 3, 1)
-    return answer(session, np.ascontiguousarray(turned))
+def by_file(model: Model, session: Session, values: tuple[NDArray[np.generic], ...]) -> NDArray[np.float32]:
+    named = {spec.name: array for spec, array in zip(model.signature.inputs, values, strict=True)}
+    turned = []
+    for spec in session.signature.inputs:
+        array = named[spec.name].astype(spec.dtype)
+        fits = array.shape[1:] == spec.shape[1:]
+        turned.append(np.ascontiguousarray(array if fits else array.transpose(0, 2, 3, 1)))
+    return answer(session, tuple(turned))
 
 
 def sqnr_db(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> float:
@@ -118,15 +121,16 @@ def test_every_network_in_every_runtime(
 
     session, (wanted, *_) = session_of(settings), by_torch(model, values)
     for rows in (1, ROWS):
-        np.testing.assert_allclose(by_file(session, values[:rows]), wanted[:rows], atol=1e-4 * np.abs(wanted).max())
+        some = tuple(array[:rows] for array in values)
+        np.testing.assert_allclose(by_file(model, session, some), wanted[:rows], atol=1e-4 * np.abs(wanted).max())
     session.close()
     count = min(ROWS, len(samples))
-    (calibrated, *_) = by_torch(model, samples.inputs(slice(0, count)))
+    (calibrated, *_) = by_torch(model, samples.feeds(slice(0, count)))
     static = replace(settings, precision="int8", activations=RUNTIMES[runtime])
     for which in (static, *(replace(settings, **other) for other in others)):
         session = session_of(which)
-        assert np.isfinite(by_file(session, values)).all()
-        found = answer(session, fed(samples, slice(0, count), session.signature.inputs[0]))
+        assert np.isfinite(by_file(model, session, values)).all()
+        found = answer(session, fed(samples, slice(0, count), session.signature.inputs))
         narrow = which.weights == "int4" or which.ranges == "kl"
         least_db = NARROW_DB if narrow else HARD.get(name, LEAST_DB)
         assert sqnr_db(calibrated, found) > least_db, which.code

@@ -62,7 +62,7 @@ def apply(
         )
     )
     check_teacher(job)
-    data.check_fits(network.signature.inputs[0], network.preprocess)
+    data.check_fits(network.signature.inputs, network.preprocess)
     with held(folder):
         made = export(job, plan, watch, folder=folder)
         forget_arrays(job.cache)

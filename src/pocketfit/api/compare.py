@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pocketfit.api.file_inputs import check_files, contract_of, input_of, samples_of
+from pocketfit.api.file_inputs import check_files, contract_of, inputs_of, samples_of
 from pocketfit.api.inputs import Data
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.progress import Silent, Watch
@@ -39,7 +39,7 @@ def compare(
     watch = watch or Silent()
     check_files(first, second)
     contract = contract_of(model, preprocess, first)
-    fed = input_of(first), input_of(second)
+    fed = inputs_of(first), inputs_of(second)
     with temporary_folder() as work:
         given, task = samples_of(samples, contract, split, limit, watch, *fed, task=task)
         watch.step(f"comparing on {len(given)} samples")

@@ -66,7 +66,7 @@ def export(
         )
         check_teacher(job)
         if samples is not None:
-            data.check_fits(network.signature.inputs[0], network.preprocess)
+            data.check_fits(network.signature.inputs, network.preprocess)
         with held(job.out):
             made = in_float(job, plan, watch)
             forget_arrays(job.cache)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,11 +67,11 @@ def contract_of(model: str | Path | None, preprocess: Preprocess | str | Path | 
     return Contract(given)
 
 
-def input_of(file: Path) -> TensorSpec:
+def inputs_of(file: Path) -> tuple[TensorSpec, ...]:
     """What a file takes."""
     session = runtimes.for_file(file).load(file, threads=1)
     session.close()
-    return session.signature.inputs[0]
+    return session.signature.inputs
 
 
 def output_of(file: Path) -> TensorSpec:
@@ -81,7 +82,13 @@ def output_of(file: Path) -> TensorSpec:
 
 
 def samples_of(
-    data: Data, contract: Contract, split: str, limit: int | None, watch: Watch, *fed: TensorSpec, task: str = ""
+    data: Data,
+    contract: Contract,
+    split: str,
+    limit: int | None,
+    watch: Watch,
+    *fed: Sequence[TensorSpec],
+    task: str = "",
 ) -> tuple[Samples, str]:
     """(the samples of a split, which all of these inputs take, with the targets of the task; the name of the task).
 
@@ -90,11 +97,21 @@ def samples_of(
     given = as_dataset(data, watch)
     name = checked_task(task or contract.task or task_reading(given.form))
     given = for_form(given, tasks.get(name).FORM)
-    for spec in fed:
-        given.check_fits(spec, contract.preprocess)
+    for inputs in fed:
+        given.check_fits(inputs, contract.preprocess)
     if given.form == "classes":
         for sentence in order_of_numbers(given.class_names, contract.labels) if contract.labels else ():
             watch.say(sentence)
     labels, seed = contract.labels, contract.split_seed
-    found = read_split(given, split, contract.preprocess, watch, task=name, labels=labels, split_seed=seed, limit=limit)
+    found = read_split(
+        given,
+        split,
+        contract.preprocess,
+        watch,
+        task=name,
+        labels=labels,
+        split_seed=seed,
+        inputs=fed[0] if fed else (),
+        limit=limit,
+    )
     return found, name

@@ -134,7 +134,7 @@ def run_without_data(job: Job, watch: Watch | None = None) -> dict[str, Any]:
     from pocketfit.sources.data.random_inputs import noise
 
     data, made = fit_without_data(settled(_with_runtimes(job, watch or Silent())), watch)
-    golden = noise(made.model.signature.inputs[0], made.model.preprocess, GOLDEN_SAMPLES)
+    golden = noise(made.model.signature.inputs, made.model.preprocess, GOLDEN_SAMPLES)
     measurements = data["trials"][data["chosen"]]["measurements"]
     write_bundle(job.out / "bundle", made.artifact, made.model, golden=golden, measurements=measurements, result=None)
     return data

@@ -60,7 +60,7 @@ def named(model: Model, data: Dataset, watch: Watch, task: str = "") -> Model:
     """The model with its task, and a label for each class of the data; what is to be said is said. Raises UserError
     where it can't be fed with the data."""
     network = with_task(model, data.form, data.class_names, task)
-    data.check_fits(network.signature.inputs[0], network.preprocess)
+    data.check_fits(network.signature.inputs, network.preprocess)
     if data.form == "classes":
         for sentence in about_order(model, network, data.class_names):
             watch.say(sentence)
@@ -78,6 +78,7 @@ def split_for(model: Model, data: Dataset, name: str, limit: int | None, watch: 
         task=model.task,
         labels=model.labels,
         split_seed=seed,
+        inputs=model.signature.inputs,
         limit=limit,
         cache=cache,
     )

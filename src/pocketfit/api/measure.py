@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketfit import runtimes, tasks
-from pocketfit.api.file_inputs import check_files, contract_of, input_of, output_of, samples_of
+from pocketfit.api.file_inputs import check_files, contract_of, inputs_of, output_of, samples_of
 from pocketfit.api.inputs import Data
 from pocketfit.core.artifact import OpCost
 from pocketfit.core.errors import CannotRunHere, UserError
@@ -150,7 +150,7 @@ def measure(
     judged: Samples | None = None
     if samples is not None:
         contract = contract_of(model, preprocess, file)
-        judged, task = samples_of(samples, contract, "verdict", None, watch, input_of(file), task=task)
+        judged, task = samples_of(samples, contract, "verdict", None, watch, inputs_of(file), task=task)
         does = tasks.get(task)
         metric = metric_of(does, metric)
         run_samples.check_targets(does, judged, judged.labels, metric)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import wave
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,10 @@ from numpy.typing import NDArray
 from pocketfit.core.errors import UserError
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.preprocess import Preprocess, Sound
-from pocketfit.core.runtime import Session, quantize_input
+from pocketfit.core.runtime import Given, Session, as_taken
 from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
-from pocketfit.measurement.run_samples import fed
+from pocketfit.measurement.sample_arrays import fed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,24 +48,30 @@ def write_golden(
     """
     folder.mkdir()
     pairs, answers = [], []
-    for stem, source, values in _inputs(folder, samples, layout, session.signature.inputs[0]):
-        if values.shape != session.signature.inputs[0].with_batch(1):
-            raise UserError(
-                f"The golden samples have the shape {list(values.shape[1:])}, but the file takes"
-                f" {list(session.signature.inputs[0].shape[1:])} for each"
-            )
+    for stem, source, values in _inputs(folder, samples, layout, session.signature.inputs):
+        for spec, array in zip(session.signature.inputs, values, strict=True):
+            if array.shape != spec.with_batch(1):
+                raise UserError(
+                    f"The golden samples have the shape {list(array.shape[1:])}, but the file takes"
+                    f" {list(spec.shape[1:])} for each"
+                )
         raw = raw_answer(session, values)
         if not np.isfinite(raw).all():
             raise UserError(
                 f"The exported file has NaN or infinity in its output for golden/{source}: it cannot be shipped"
             )
-        np.save(folder / f"{stem}.tensor.npy", values, allow_pickle=False)
+        tensor = f"{stem}.tensor.npy"
+        if len(values) > 1:
+            tensor = f"{stem}.tensor.npz"
+            _save(folder / tensor, session.signature.inputs, values)
+        else:
+            np.save(folder / tensor, values[0], allow_pickle=False)
         np.save(folder / f"{stem}.output.npy", raw, allow_pickle=False)
         pairs.append(
             {
                 "input": f"golden/{source}",
                 "geometry_done": not stem.startswith(DRAWN),
-                "tensor": f"golden/{stem}.tensor.npy",
+                "tensor": f"golden/{tensor}",
                 "output": f"golden/{stem}.output.npy",
             }
         )
@@ -75,13 +82,15 @@ def write_golden(
     return {"pairs": pairs, "tolerance": tolerance(together, samples.preprocess, settings)}, together
 
 
-def raw_answer(session: Session, values: NDArray[np.float32]) -> NDArray[np.generic]:
-    """Float values [1, ...] -> the file's first output in its own dtype (integers where it is quantized)."""
-    spec, grid = session.signature.inputs[0], session.input_quantization
-    given: NDArray[np.generic] = values
-    if grid is not None:
-        given = quantize_input(values, spec.dtype, grid.scales[0], grid.zero_points[0])
-    return session.run({spec.name: given})[session.signature.outputs[0].name]
+def raw_answer(session: Session, values: Given) -> NDArray[np.generic]:
+    """Values [1, ...] of each input -> the file's first output in its own dtype (integers where it is quantized)."""
+    return session.run(as_taken(session, values))[session.signature.outputs[0].name]
+
+
+def _save(path: Path, inputs: Sequence[TensorSpec], values: tuple[NDArray[Any], ...]) -> None:
+    """An .npz file with the inputs under their names."""
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{spec.name: array for spec, array in zip(inputs, values, strict=True)})
 
 
 def tolerance(answers: NDArray[np.generic], preprocess: Preprocess, settings: ExportSettings) -> dict[str, Any]:
@@ -114,34 +123,38 @@ def tolerance(answers: NDArray[np.generic], preprocess: Preprocess, settings: Ex
 
 
 def _inputs(
-    folder: Path, samples: Samples, layout: str, spec: TensorSpec
-) -> list[tuple[str, str, NDArray[np.float32]]]:
-    """Write the file of each golden input; returns its stem, file name and tensor [1, ...]."""
+    folder: Path, samples: Samples, layout: str, inputs: Sequence[TensorSpec]
+) -> list[tuple[str, str, tuple[NDArray[Any], ...]]]:
+    """Write the file of each golden input; returns its stem, file name and the tensors [1, ...] of all inputs."""
     from PIL import Image
 
     from pocketfit.sources import sound_preprocess
     from pocketfit.sources.image_preprocess import to_tensor
 
-    made = []
+    made: list[tuple[str, str, tuple[NDArray[Any], ...]]] = []
     preprocess = samples.preprocess
-    is_picture = samples.array.dtype == np.uint8
+    is_picture = samples.array.dtype == np.uint8 and not samples.more
     if is_picture:
         for stem, width in _chart_widths(preprocess).items():
             chart = folder / f"{stem}.png"
             Image.fromarray(draw_chart(preprocess, width)).save(chart)
-            made.append((stem, chart.name, to_tensor(chart, preprocess, layout)))
+            made.append((stem, chart.name, (to_tensor(chart, preprocess, layout),)))
     if preprocess.sound is not None:
         draw_chirp(folder / "chirp.wav", preprocess.sound)
-        values = sound_preprocess.to_tensor(folder / "chirp.wav", preprocess.sound)
-        made.append(("chirp", "chirp.wav", values.reshape(spec.with_batch(1))))
+        heard = sound_preprocess.to_tensor(folder / "chirp.wav", preprocess.sound)
+        made.append(("chirp", "chirp.wav", (heard.reshape(inputs[0].with_batch(1)),)))
     for number, row in enumerate(_spread(len(samples))):
-        values = samples.inputs([row], layout) if is_picture else fed(samples, slice(row, row + 1), spec)
+        one = slice(row, row + 1)
+        values = (samples.inputs(one, layout),) if is_picture else fed(samples, one, inputs)
         stem = f"sample{number}"
         if is_picture:
             _picture(np.asarray(samples.array[row], np.uint8), preprocess).save(folder / f"{stem}.png")
+        elif len(values) > 1:
+            _save(folder / f"{stem}.npz", inputs, values)
         else:
-            np.save(folder / f"{stem}.npy", values, allow_pickle=False)
-        made.append((stem, f"{stem}.png" if is_picture else f"{stem}.npy", values))
+            np.save(folder / f"{stem}.npy", values[0], allow_pickle=False)
+        suffix = "png" if is_picture else "npz" if len(values) > 1 else "npy"
+        made.append((stem, f"{stem}.{suffix}", values))
     return made
 
 

@@ -43,6 +43,14 @@ class Grid(TypedDict):
     zero_point: int
 
 
+class Further(TypedDict):
+    """A further input of the network, in the order in which it takes them."""
+
+    name: str
+    shape: Annotated[tuple[Dimension, ...], Size(1, 8)]
+    dtype: DType
+
+
 class Input(TypedDict):
     kind: Literal["picture", "array", "sound"]
     name: str
@@ -50,6 +58,7 @@ class Input(TypedDict):
     dtype: DType
     layout: Layout
     quantization: Grid | None
+    more: NotRequired[list[Further]]
 
 
 class Output(TypedDict):

@@ -5,6 +5,7 @@ manifest.json      everything about it (run.py reads nothing else)
 preprocess.py      the reference preprocessing, a copy of pocketfit/sources/image_preprocess.py (of recordings:
                    sound_preprocess.py)
 answers.py         what the output means, a copy of pocketfit/bundle/python/answers.py
+place.py           where it runs, a copy of pocketfit/bundle/python/place.py
 boxes.py           of a detector: how boxes are read, a copy of pocketfit/tasks/common/boxes.py
 runtime.py         how the runtime opens the file, a copy of pocketfit/runtimes/<name>/in_app.py
 run.py             a copy of pocketfit/bundle/python/run.py
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from pocketfit import __version__, runtimes, tasks
 from pocketfit.bundle.golden import write_golden
 from pocketfit.bundle.manifest import read_manifest
-from pocketfit.bundle.python import readme, run
+from pocketfit.bundle.python import place, readme, run
 from pocketfit.core.artifact import Artifact, Quantization
 from pocketfit.core.errors import UserError
 from pocketfit.core.measurement import Measurement
@@ -145,6 +146,7 @@ def _write_words(partial: Path, manifest: Mapping[str, Any]) -> None:
     shutil.copyfile(_source_of(f"pocketfit.sources.{kind}_preprocess"), partial / "preprocess.py")
     shutil.copyfile(_source_of("pocketfit.bundle.python.run"), partial / "run.py")
     shutil.copyfile(_source_of("pocketfit.bundle.python.answers"), partial / "answers.py")
+    shutil.copyfile(_source_of("pocketfit.bundle.python.place"), partial / "place.py")
     shutil.copyfile(_source_of(IN_APP.format(manifest["runtime"]["name"])), partial / "runtime.py")
     if make := runtimes.get(manifest["runtime"]["name"]).SOURCES:
         for name, text in called(make)(partial / manifest["file"]["name"]).items():
@@ -168,14 +170,12 @@ def _copy_checked(artifact: Artifact, partial: Path) -> Path:
 
 def _input(session: Session, model: Model, golden: Samples, name: str) -> dict[str, Any]:
     """The manifest's entry "input"; `shape` is that of one image, with the batch."""
-    if len(session.signature.inputs) != 1:
-        raise UserError(f"{name} has {len(session.signature.inputs)} inputs; a bundle is made of files with one")
-    spec = session.signature.inputs[0]
-    is_picture = golden.array.dtype == np.uint8
+    spec, *more = session.signature.inputs
+    is_picture = golden.array.dtype == np.uint8 and not more
     layout = _layout(spec, model.preprocess, name) if is_picture else spec.layout
     if golden.preprocess != model.preprocess:
         raise UserError(f"The golden samples for {name} were prepared with other settings than the model's preprocess")
-    return {
+    entry: dict[str, Any] = {
         "kind": "picture" if is_picture else "array" if model.preprocess.sound is None else "sound",
         "name": spec.name,
         "shape": list(spec.with_batch(1)),
@@ -183,6 +183,9 @@ def _input(session: Session, model: Model, golden: Samples, name: str) -> dict[s
         "layout": layout,
         "quantization": _grid(session.input_quantization),
     }
+    if more:
+        entry["more"] = [{"name": s.name, "shape": list(s.with_batch(1)), "dtype": s.dtype} for s in more]
+    return entry
 
 
 def _layout(spec: TensorSpec, preprocess: Preprocess, name: str) -> str:
@@ -254,7 +257,7 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
-        "processor": run.processor_name(),
+        "processor": place.processor_name(),
         "numpy": version("numpy"),
         "pillow": version("pillow"),
     }

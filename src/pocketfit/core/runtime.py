@@ -22,6 +22,7 @@ from pocketfit.core.signature import Signature
 ROWS = 16  # samples that a file is scored on at once; exports are checked with so many
 
 Arrays = Mapping[str, NDArray[np.generic]]
+Given = NDArray[Any] | tuple[NDArray[Any], ...]  # of a file's one input, or of each
 
 
 @dataclass(frozen=True)
@@ -129,19 +130,27 @@ def quantize_input(values: NDArray[np.float32], dtype: str, scale: float, zero_p
     return integers
 
 
-def answer(session: Session, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Float values of one input -> float values of the first output, [n, ...] -> [n, ...], maps with channels first.
+def as_taken(session: Session, values: Given) -> dict[str, NDArray[np.generic]]:
+    """The inputs by name as the file takes them: values of its one input, or one array for each, in its order; floats
+    are quantized where it takes integers for them."""
+    specs, given = session.signature.inputs, values if isinstance(values, tuple) else (values,)
+    if len(specs) != len(given):
+        raise UserError(f"This network has {len(specs)} inputs, and {len(given)} were given")
+    taken: dict[str, NDArray[np.generic]] = {spec.name: array for spec, array in zip(specs, given, strict=True)}
+    if (grid := session.input_quantization) is not None:
+        first = specs[0]
+        taken[first.name] = quantize_input(given[0], first.dtype, grid.scales[0], grid.zero_points[0])
+    return taken
+
+
+def answer(session: Session, values: Given) -> NDArray[np.float32]:
+    """Values of the inputs (see as_taken) -> float values of the first output, [n, ...] -> [n, ...], maps with channels
+    first.
 
     Integers that the file takes or gives are quantized and dequantized on the way, as the caller's code would.
     """
-    if len(session.signature.inputs) != 1:
-        raise UserError(f"This network has {len(session.signature.inputs)} inputs; pocketfit takes networks with one")
-    spec, quantization = session.signature.inputs[0], session.input_quantization
-    given: NDArray[np.generic] = values
-    if quantization is not None:
-        given = quantize_input(values, spec.dtype, quantization.scales[0], quantization.zero_points[0])
     given_back = session.signature.outputs[0]
-    raw = session.run({spec.name: given})[given_back.name]
+    raw = session.run(as_taken(session, values))[given_back.name]
     if given_back.layout == "NHWC" and raw.ndim == 4:
         raw = np.ascontiguousarray(raw.transpose(0, 3, 1, 2))
     if (back := session.output_quantization) is None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.core.preprocess import Preprocess
 
+Rows = Sequence[int] | slice | NDArray[np.int64]
 SPLITS = ("train", "calibration", "search", "verdict")
 SPLIT_WORDS = {"train": "training", "search": "validation", "verdict": "test"}  # the field's words, for sentences
 
@@ -19,7 +21,9 @@ SPLIT_WORDS = {"train": "training", "search": "validation", "verdict": "test"}  
 class Samples:
     """Images after the geometry half of `preprocess`, features of recordings, or ready tensors.
 
-    array   uint8 [N, H, W, C] (geometry done, values not), or float32 [N, ...] that is fed as is; may be a memory map
+    array   uint8 [N, H, W, C] (geometry done, values not), or float32 or whole numbers [N, ...] that are fed as they
+            are (features, token ids); may be a memory map. The network's first input
+    more    its further inputs by name, [N, ...], in the network's order, fed as they are; {}: it has one
     labels  int64 [N], the class, -1 where there is none; or [N, ...], a target of another form (tasks/)
     names   where each sample came from, for messages and reports
     sha256  hash of the content hashes and targets of all samples, in order
@@ -36,16 +40,40 @@ class Samples:
     class_names: tuple[str, ...] = ()
     texts: Sequence[str] = ()
     kinds: Sequence[str] = ()
+    more: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def inputs(self, rows: Sequence[int] | slice | NDArray[np.int64], layout: str = "NCHW") -> NDArray[np.float32]:
-        """The tensor of these rows: uint8 [n, H, W, C] -> float32 [n, C, H, W] ("NCHW") or [n, H, W, C] ("NHWC")."""
-        chosen = np.asarray(self.array[rows])
+    @property
+    def are_pictures(self) -> bool:
+        """Whether the network has one input, and that is an image, which may be shifted a little."""
+        return not self.more and self.array.ndim == 4
+
+    def feeds(self, rows: Rows, layout: str = "NCHW") -> tuple[NDArray[Any], ...]:
+        """The tensors of these rows, one for each input of the network, in its order; `layout`: of the first."""
+        return (self.inputs(rows, layout), *(np.asarray(array[rows]) for array in self.more.values()))
+
+    def by_name(self, names: Sequence[str]) -> list[NDArray[Any]]:
+        """All rows of each of these inputs of a file: those of `more` under their names, `array` for the one that is
+        left; in their own order where the names are not a network's."""
+        arrays = [self.more.get(name, self.array) for name in names]
+        if len(names) != 1 + len(self.more) or len(set(map(id, arrays))) != len(arrays):
+            return [self.array, *self.more.values()]
+        return arrays
+
+    def inputs(self, rows: Rows, layout: str = "NCHW") -> NDArray[np.float32]:
+        """The first tensor of these rows; see `values_of`."""
+        return self.values_of(self.array, rows, layout)
+
+    def values_of(self, array: NDArray[Any], rows: Rows, layout: str = "NCHW") -> NDArray[np.float32]:
+        """These rows of an input: uint8 [n, H, W, C] -> float32 [n, C, H, W] ("NCHW") or [n, H, W, C] ("NHWC"). Whole
+        numbers that are no images stay what they are."""
+        chosen: NDArray[Any] = np.asarray(array[rows])
         if chosen.dtype != np.uint8:
             # torch takes no views of a file that may only be read
-            return chosen.astype(np.float32, copy=not chosen.flags.writeable)
+            kept = chosen.dtype if chosen.dtype.kind in "iub" else np.float32
+            return chosen.astype(kept, copy=not chosen.flags.writeable)
         values = pixels_to_values(chosen, self.preprocess)
         if layout != "NCHW":
             return values
@@ -72,6 +100,7 @@ class Samples:
         return replace(
             self,
             array=self.array[rows],
+            more={name: array[rows] for name, array in self.more.items()},
             labels=self.labels[rows],
             names=self.names[rows],
             texts=self.texts[rows],
@@ -86,6 +115,7 @@ class Samples:
         return replace(
             self,
             array=self.array[index],
+            more={name: array[index] for name, array in self.more.items()},
             labels=self.labels[index],
             names=[self.names[i] for i in index],
             texts=[self.texts[i] for i in index] if len(self.texts) else (),

@@ -52,3 +52,12 @@ class Signature:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Signature:
         return build(cls, data)
+
+
+def ends_in_integers(signature: Signature) -> str:
+    """Why a file of this network can't take and give integers on a grid, as a sentence; "" where it can."""
+    if len(signature.inputs) > 1:
+        return f"This network has {len(signature.inputs)} inputs: its files take float32, so ask for io float32"
+    if not signature.inputs[0].dtype.startswith("float"):
+        return f"This network takes {signature.inputs[0].dtype}, which has no grid: ask for io float32"
+    return ""

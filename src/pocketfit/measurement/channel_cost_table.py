@@ -271,7 +271,7 @@ def _export(model: Model, settings: ExportSettings, work: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=work) as folder:
         calibration = None
         if settings.precision == "int8":
-            calibration = noise(model.signature.inputs[0], model.preprocess, CALIBRATION)
+            calibration = noise(model.signature.inputs, model.preprocess, CALIBRATION)
         runtime.export(model, Plan((), settings), calibration, Path(name), work=Path(folder))
     return Path(name)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.measurement import layer_drift as layers
 from pocketfit.measurement.further_outputs import OutputFidelity, compare_further
-from pocketfit.measurement.run_samples import array_file, run_all, score
+from pocketfit.measurement.run_samples import run_all, score
+from pocketfit.measurement.sample_arrays import stored
 from pocketfit.numerics import sqnr
 from pocketfit.numerics.latency_intervals import Drop, paired_drop
 from pocketfit.processes import child_process
@@ -178,8 +178,7 @@ def _layers(
             "runtime": names[0],
             "a": str(paths[0].resolve()),
             "b": str(paths[1].resolve()),
-            "array": str(array_file(some, Path(folder))),
-            "preprocess": json.dumps(samples.preprocess.to_json()),
+            "samples": stored(some, Path(folder)),
             "threads": threads,
         }
         try:

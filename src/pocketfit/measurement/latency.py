@@ -194,7 +194,8 @@ def latency(
 
 
 def random_inputs(signature: Signature, seed: int) -> dict[str, NDArray[np.generic]]:
-    """Plausible values at batch 1: standard normal floats (as after normalization), integers over their whole range.
+    """Plausible values at batch 1: standard normal floats (as after normalization), 8- and 16-bit integers over
+    their whole range, 1 for wider ones, which number the rows of a table or say what counts.
 
     >>> from pocketfit.core.signature import Signature, TensorSpec
     >>> signature = Signature((TensorSpec("x", (None, 2), "uint8"),), ())
@@ -205,7 +206,9 @@ def random_inputs(signature: Signature, seed: int) -> dict[str, NDArray[np.gener
     values: dict[str, NDArray[np.generic]] = {}
     for spec in signature.inputs:
         shape, dtype = spec.with_batch(1), np.dtype(spec.dtype)
-        if dtype.kind in "iu":
+        if dtype.kind == "b" or (dtype.kind in "iu" and dtype.itemsize > 2):
+            values[spec.name] = np.ones(shape, dtype)
+        elif dtype.kind in "iu":
             limits = np.iinfo(dtype)
             values[spec.name] = random.integers(limits.min, limits.max, shape, dtype, endpoint=True)
         elif dtype.kind == "f":

@@ -7,7 +7,6 @@ read depends on the runtime (runtimes/<name>/layer_outputs.py).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,33 +15,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit import runtimes
-from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.runtime import LayerOutputs, answer, quantize_input
+from pocketfit.core.runtime import LayerOutputs, answer, as_taken
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.loading import called
-from pocketfit.measurement.run_samples import fed
+from pocketfit.measurement.sample_arrays import fed, read_back
 from pocketfit.numerics import sqnr
 from pocketfit.numerics.affine import dequantize
 
 
-def drift_in_child(*, runtime: str, a: str, b: str, array: str, preprocess: str, threads: int) -> dict[str, Any]:
-    """Run both files on the samples of `array` and compare their layers, in the order of the first file.
+def drift_in_child(*, runtime: str, a: str, b: str, samples: dict[str, Any], threads: int) -> dict[str, Any]:
+    """Run both files on the `stored` samples and compare their layers, in the order of the first file.
 
     -> {"layers": [[name, signal, noise], …] (sums of squares over all samples),
         "tapped_db": [a, b], SQNR of the outputs of the file whose layers are read against the file as it ships}
     """
-    stored = np.load(array, mmap_mode="r", allow_pickle=False)
-    contract = Preprocess.from_json(json.loads(preprocess))
-    samples = Samples(
-        array=stored, labels=np.full(len(stored), -1, np.int64), names=[], split="", sha256="", preprocess=contract
-    )
+    given = read_back(samples)
     module = runtimes.get(runtime)
     files = [_File(module, Path(path), threads) for path in (a, b)]
     pairs = matched(files[0].tapped.layers, files[1].tapped.layers)
     sums = {ours: [0.0, 0.0] for ours in pairs}
     different: set[str] = set()
-    for row in range(len(samples)):
-        first, second = (file.read(samples, row) for file in files)
+    for row in range(len(given)):
+        first, second = (file.read(given, row) for file in files)
         for ours, theirs in pairs.items():
             if first[ours].shape != second[theirs].shape:
                 different.add(ours)
@@ -78,12 +72,8 @@ class _File:
         self._signal = self._noise = 0.0
 
     def read(self, samples: Samples, row: int) -> dict[str, NDArray[np.generic]]:
-        spec, quantization = self.shipped.signature.inputs[0], self.shipped.input_quantization
-        values = fed(samples, slice(row, row + 1), spec)
-        given: NDArray[np.generic] = values
-        if quantization is not None:
-            given = quantize_input(values, spec.dtype, quantization.scales[0], quantization.zero_points[0])
-        found = self.tapped.run({spec.name: given})
+        values = fed(samples, slice(row, row + 1), self.shipped.signature.inputs)
+        found = self.tapped.run(as_taken(self.shipped, values))
         told, back = found.pop(""), self.shipped.output_quantization
         if back is not None and told.dtype.kind != "f":
             told = dequantize(told, back.scales[0], back.zero_points[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,15 +14,14 @@ from numpy.typing import NDArray
 
 from pocketfit import runtimes, tasks
 from pocketfit.core.errors import UserError
-from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.runtime import ROWS, answer
 from pocketfit.core.samples import Samples
-from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support import user_code
 from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.core.task.task import Task
 from pocketfit.core.task.task_list import TASKS
+from pocketfit.measurement.sample_arrays import fed, read_back, stored
 from pocketfit.processes import child_process
 
 BUILT_IN = tuple(name for task in TASKS for name in tasks.get(task).METRICS)
@@ -184,8 +182,7 @@ def run_all(
         payload = {
             "runtime": runtime_name,
             "path": str(path.resolve()),
-            "array": str(array_file(samples, Path(folder))),
-            "preprocess": json.dumps(samples.preprocess.to_json()),
+            "given": stored(samples, Path(folder)),
             "task": task,
             "threads": threads,
             "batch_size": batch_size,
@@ -196,32 +193,16 @@ def run_all(
             child_process.call("pocketfit.measurement.run_samples:run_in_child", payload, timeout_s=timeout_s)
         kept = np.load(Path(folder, "kept.npy"), allow_pickle=False)
         nan = np.load(Path(folder, "nan.npy"), allow_pickle=False)
-        stored = Path(folder, "outputs.npy")
-        outputs = np.load(stored, allow_pickle=False) if stored.exists() else kept
+        written = Path(folder, "outputs.npy")
+        outputs = np.load(written, allow_pickle=False) if written.exists() else kept
     return Ran(kept, outputs, nan)
-
-
-def array_file(samples: Samples, folder: Path) -> Path:
-    """An .npy file of the samples' array: the one behind its memory map where that is all of it, else a copy."""
-    array = samples.array
-    if isinstance(array, np.memmap):
-        name = str(array.filename)
-        if name.endswith(".npy") and Path(name).is_file():  # the cache may have made room for newer arrays
-            stored = np.load(name, mmap_mode="r", allow_pickle=False)
-            same = (stored.shape, stored.dtype, stored.strides) == (array.shape, array.dtype, array.strides)
-            if same and isinstance(stored, np.memmap) and stored.offset == array.offset:
-                return Path(name)
-    path = folder / "samples.npy"
-    np.save(path, np.asarray(array), allow_pickle=False)
-    return path
 
 
 def run_in_child(
     *,
     runtime: str,
     path: str,
-    array: str,
-    preprocess: str,
+    given: dict[str, Any],
     task: str,
     threads: int,
     batch_size: int,
@@ -229,30 +210,21 @@ def run_in_child(
 ) -> None:
     """The child's side of `run_all`. It writes into `folder` kept.npy, nan.npy, outputs.npy where the task does not
     keep the outputs themselves, and `done`: how many samples are done."""
-    stored = np.load(array, mmap_mode="r", allow_pickle=False)
-    n, does, place = len(stored), tasks.get(task), Path(folder)
-    nothing = np.full(n, -1, np.int64)
-    samples = Samples(
-        array=stored,
-        labels=nothing,
-        names=[],
-        split="",
-        sha256="",
-        preprocess=Preprocess.from_json(json.loads(preprocess)),
-    )
+    samples = read_back(given)
+    n, does, place = len(samples), tasks.get(task), Path(folder)
     session = runtimes.get(runtime).load(Path(path), threads=threads)
-    spec = session.signature.inputs[0]
-    fixed = spec.shape[0]
+    inputs = session.signature.inputs
+    fixed = inputs[0].shape[0]
     step = fixed or batch_size
     nan = np.zeros(n, bool)
     kept: np.memmap[Any, Any] | None = None
     some: np.memmap[Any, Any] | None = None
     for start in range(0, n, step):
         rows = slice(start, min(start + step, n))
-        values = fed(samples, rows, spec)
-        short = 0 if fixed is None else fixed - len(values)
+        values = fed(samples, rows, inputs)
+        short = 0 if fixed is None else fixed - len(values[0])
         if short:  # a file with a fixed batch takes nothing less: repeat the last sample
-            values = np.concatenate([values, np.repeat(values[-1:], short, axis=0)])
+            values = tuple(np.concatenate([one, np.repeat(one[-1:], short, axis=0)]) for one in values)
         outputs = answer(session, values)[: rows.stop - start]
         found = does.kept(outputs)
         if kept is None:
@@ -276,24 +248,6 @@ def run_in_child(
 def _array(path: Path, like: NDArray[np.generic], rows: int) -> np.memmap[Any, Any]:
     """A new .npy file for `rows` rows of this kind."""
     return np.lib.format.open_memmap(path, "w+", like.dtype, (rows, *like.shape[1:]))
-
-
-def fed(samples: Samples, rows: slice, spec: TensorSpec) -> NDArray[np.float32]:
-    """These rows as the file takes them: images in its layout, or in the layout that fits where the file states none;
-    ready tensors [n, C, H, W] are transposed to it if they fit."""
-    wanted = tuple(spec.shape[1:])
-    for layout in (spec.layout,) if spec.layout else ("NCHW", "NHWC"):
-        values = samples.inputs(rows, layout)
-        if values.shape[1:] == wanted:
-            return values
-    if values.ndim == 4:
-        for order in ((0, 2, 3, 1), (0, 3, 1, 2)):
-            if tuple(values.shape[axis] for axis in order[1:]) == wanted and samples.array.dtype != np.uint8:
-                return np.ascontiguousarray(values.transpose(order))
-    raise UserError(
-        f"The file takes inputs of shape {list(wanted)} ({spec.layout or 'no image'}), the samples are"
-        f" {list(values.shape[1:])}: prepare them with the preprocess that the network expects"
-    )
 
 
 def alike(labels: NDArray[np.int64]) -> NDArray[np.float64]:

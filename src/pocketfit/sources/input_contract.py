@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import LETTERBOX, LOG_MEL, MFCC, TEXT_LINE, WAVEFORM, Preprocess
+from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support.json_file import load, parse, read_bytes, text_of
 from pocketfit.core.support.schema import checked
 from pocketfit.core.support.text import comparable
@@ -22,6 +23,8 @@ NAMED = {
     "mfcc": MFCC,
     "waveform": WAVEFORM,
 }
+Inputs = str | Sequence[int] | Mapping[str, str | Sequence[int]]
+INPUT_DTYPES = ("float32", "int64", "int32", "bool")
 MAX_VALUES = 2**26  # of one sample: more would take seconds and gigabytes for a single run
 
 
@@ -42,6 +45,37 @@ def read_input_shape(given: Sequence[int] | str) -> tuple[int, ...]:
             f"The input shape '{given}' has {math.prod(shape):,} values, more than {MAX_VALUES:,}, the limit"
         )
     return shape
+
+
+def read_inputs(given: Inputs) -> tuple[TensorSpec, ...]:
+    """The inputs that a user describes; one without a name is "", and whole numbers say so.
+
+    >>> [(i.name, i.shape, i.dtype) for i in read_inputs("ids=64:int64, mask=64:int64")]
+    [('ids', (None, 64), 'int64'), ('mask', (None, 64), 'int64')]
+    >>> read_inputs({"image": (3, 8, 8)})[0].layout, read_inputs("40:int32")[0].name
+    ('NCHW', 'input')
+    """
+    if isinstance(given, str):
+        parts = [part.strip() for part in re.split(r"[;,]\s*(?=[^=;,]+=)", given)]
+        named = [tuple(part.split("=", 1)) if "=" in part else ("", part) for part in parts]
+    elif isinstance(given, Mapping):
+        named = list(given.items())
+    else:
+        named = [("", given)]
+    found = []
+    for given_name, described in named:
+        shape, _, dtype = described.partition(":") if isinstance(described, str) else (described, "", "")
+        if dtype not in ("", *INPUT_DTYPES):
+            raise UserError(f"The input '{given_name}' is said to be {dtype}: networks take {', '.join(INPUT_DTYPES)}")
+        sizes, dtype = read_input_shape(shape), dtype or "float32"
+        picture = len(sizes) == 3 and dtype == "float32"
+        name = str(given_name).strip() or ("image" if picture else "input")
+        if not re.fullmatch(r"[^\s=;,]{1,200}", name):
+            raise UserError(f"'{name}' is no name of an input: write name=shape, such as facts=5")
+        found.append(TensorSpec(name, (None, *sizes), dtype, "NCHW" if picture else ""))
+    if len({spec.name for spec in found}) < len(found):
+        raise UserError(f"The input shape '{given}' names an input twice: give each its own name")
+    return tuple(found)
 
 
 def read_labels(given: Sequence[str] | str | Path) -> tuple[str, ...]:

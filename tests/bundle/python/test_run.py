@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketfit.bundle.python import run as run_template
+from pocketfit.bundle.python import place as run_template
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.sources.image_preprocess import to_tensor
 from tests.bundle.tiny_networks import BGR, GREY, LABELS, LINE, RGB, samples_for, weights
@@ -358,7 +358,7 @@ def test_ready_tensors_are_fed_as_they_are(make: Make, tmp_path: Path) -> None:
 
 
 def test_the_processors_name_tells_its_instruction_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pocketfit.bundle.python import run as run_template
+    from pocketfit.bundle.python import place as run_template
 
     cpuinfo = tmp_path / "cpuinfo"
     monkeypatch.setattr(run_template, "Path", lambda _: cpuinfo)

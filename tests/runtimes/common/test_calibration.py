@@ -64,7 +64,7 @@ def source(tmp_path: Path) -> Path:
 
 def found(source: Path, settings: ExportSettings = SETTINGS, **more: object) -> calibration.Ranges:
     about: dict = {"gather": GATHER, "ends": ["image"], "work": source.parent, **more}
-    return calibration.activation_ranges(source, GIVEN, photos(), settings, **about)
+    return calibration.activation_ranges(source, [GIVEN], photos(), settings, **about)
 
 
 def test_each_tensor_gets_the_range_of_the_method(source: Path) -> None:
@@ -109,11 +109,11 @@ def test_samples_are_fed_as_the_file_takes_them() -> None:
     pixels = photos(3)
     ready = samples_of(pixels.inputs(slice(None)))
     for given in (GIVEN, last):
-        fed = [calibration.fitting(samples, slice(0, 2), given) for samples in (pixels, ready)]
+        fed = [calibration.fitting(samples, slice(0, 2), [given])[given.name] for samples in (pixels, ready)]
         assert fed[0].shape == (2, *given.shape[1:])
         np.testing.assert_array_equal(*fed)
     with pytest.raises(UserError, match=r"shape \[3, 6, 4\] do not fit the input 'image', which takes \[3, 8, 8\]"):
-        calibration.fitting(pixels, slice(None), FileTensor("image", (None, 3, 8, 8), "float32", layout="NCHW"))
+        calibration.fitting(pixels, slice(None), [FileTensor("image", (None, 3, 8, 8), "float32", layout="NCHW")])
 
 
 def check(array: np.ndarray, **more: object) -> list[str]:

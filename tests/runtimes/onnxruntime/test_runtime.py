@@ -281,7 +281,7 @@ def test_a_method_sets_the_scales_of_the_file(
     node = next(n for n in onnx.load(source).graph.node if n.op_type == "Clip")
     about = onnx_read.contents(source)
     found = ranges.summaries(
-        source, about.inputs[0], calibration, settings, gather=f"{runtime.CALIBRATE}:gather", work=work
+        source, about.inputs, calibration, settings, gather=f"{runtime.CALIBRATE}:gather", work=work
     )
     name, summary = node.output[0], found[node.output[0]]
     low, high = numerics.range_of(summary, method)  # type: ignore[arg-type]

@@ -47,7 +47,7 @@ def model() -> Model:
     )  # fmt: skip
     preprocess = Preprocess(height=24, width=24)
     given = model_from_module(net.eval(), preprocess=preprocess, labels=tuple("abcde"))
-    pictures = torch.from_numpy(noise(given.signature.inputs[0], preprocess, 64, seed=1).inputs(slice(None)))
+    pictures = torch.from_numpy(noise(given.signature.inputs, preprocess, 64, seed=1).inputs(slice(None)))
     net.train()
     for _ in range(60):
         net(pictures)
@@ -76,7 +76,7 @@ def test_a_file_a_bundle_and_no_claim(model: Model, tmp_path: Path) -> None:
     assert Plan.from_json(json.loads((out / "plan.json").read_text())).code == chosen["code"]
     assert (out / "bundle" / "manifest.json").is_file()
 
-    pictures = noise(model.signature.inputs[0], model.preprocess, 40, seed=9)
+    pictures = noise(model.signature.inputs, model.preprocess, 40, seed=9)
     with torch.inference_mode():
         exact = model.network(torch.from_numpy(pictures.inputs(slice(None)))).numpy()
     session = runtimes.get("onnxruntime").load(out / chosen["artifact"]["path"], threads=1)

@@ -533,22 +533,22 @@ def floats(*shape):
 )
 def test_float_arrays_of_another_shape_get_their_mend(row, wanted, mend):
     with pytest.raises(UserError, match=mend):
-        floats(*row).check_fits(spec(*wanted), SMALL)
+        floats(*row).check_fits([spec(*wanted)], SMALL)
 
 
 def test_samples_that_fit_pass():
-    floats(3, 8, 9).check_fits(spec(3, 8, 9), SMALL)
-    floats(3, 8, 9).check_fits(spec(8, 9, 3, layout="NHWC"), SMALL)  # a file's own layout is our care
-    floats(8, 9, 3).check_fits(spec(8, 9, 3, layout="NHWC"), SMALL)
-    floats(40).check_fits(TensorSpec("input", (None, 40)), SMALL)
-    data.from_arrays(X, Y).check_fits(spec(3, 8, 8), SMALL)
-    data.from_arrays(X, Y).check_fits(spec(8, 8, 3, layout="NHWC"), SMALL)
-    data.no_data().check_fits(spec(3, 8, 8), SMALL)
+    floats(3, 8, 9).check_fits([spec(3, 8, 9)], SMALL)
+    floats(3, 8, 9).check_fits([spec(8, 9, 3, layout="NHWC")], SMALL)  # a file's own layout is our care
+    floats(8, 9, 3).check_fits([spec(8, 9, 3, layout="NHWC")], SMALL)
+    floats(40).check_fits([TensorSpec("input", (None, 40))], SMALL)
+    data.from_arrays(X, Y).check_fits([spec(3, 8, 8)], SMALL)
+    data.from_arrays(X, Y).check_fits([spec(8, 8, 3, layout="NHWC")], SMALL)
+    data.no_data().check_fits([spec(3, 8, 8)], SMALL)
 
 
 def test_pictures_for_a_network_that_takes_none():
     with pytest.raises(UserError, match=r"makes \[3, 8, 8\] \(channels, height, width\), and the network takes \[40\]"):
-        data.from_arrays(X, Y).check_fits(TensorSpec("input", (None, 40)), SMALL)
+        data.from_arrays(X, Y).check_fits([TensorSpec("input", (None, 40))], SMALL)
 
 
 def test_pickles_are_refused_unread(tmp_path):

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from pocketfit.core.model import Model
 from pocketfit.core.samples import Samples
 from pocketfit.core.support import user_code
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Slice
+from pocketfit.passes.graph.feed import call, each, fed
 from pocketfit.passes.prune import prune_channels
 from pocketfit.passes.train.answers import move
 from pocketfit.sources.input_contract import check_preprocess
@@ -68,11 +69,9 @@ def answers(network: nn.Module, samples: Samples, reference: Answers | None = No
     move(faster, None, torch.channels_last)
     found = []
     with torch.inference_mode(), one_thread():
-        for values, _ in samples.batches(BATCH):
-            inputs = torch.from_numpy(np.ascontiguousarray(values))
-            if inputs.ndim == 4:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
-            found.append(faster(inputs).double().log_softmax(-1).numpy())
+        for start in range(0, len(samples), BATCH):
+            inputs = each(fed(samples, slice(start, start + BATCH)), _channels_last)
+            found.append(call(faster, inputs).double().log_softmax(-1).numpy())
     logs = np.concatenate(found)
     if not np.isfinite(logs).all():
         raise ArithmeticError("its outputs are not finite")
@@ -83,6 +82,10 @@ def answers(network: nn.Module, samples: Samples, reference: Answers | None = No
         sure = logs if reference is None else reference.log_probabilities
         wanted, losses = sure.argmax(1), (np.exp(sure) * (sure - logs)).sum(1)
     return Answers(logs, losses, (logs.argmax(1) == wanted).astype(np.float64))
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def is_labelled(samples: Samples) -> bool:
@@ -152,10 +155,17 @@ def write_work(folder: Path, model: Model, graph: ChannelGraph, samples: Samples
     save_model(model, folder / "model")
     np.savez(folder / "ids.npz", *(part.ids for part in graph.slices))
     np.save(folder / "samples.npy", samples.array)
+    for number, further in enumerate(samples.more.values()):
+        np.save(folder / f"more-{number}.npy", further)
     np.savez(folder / "whole.npz", logs=whole.log_probabilities, losses=whole.losses, right=whole.right)
     np.save(folder / "labels.npy", samples.labels)
     places = [[part.parameter, part.dim] for part in graph.slices]
-    told = {"places": places, "preprocess": samples.preprocess.to_json(), "split": samples.split}
+    told = {
+        "places": places,
+        "preprocess": samples.preprocess.to_json(),
+        "split": samples.split,
+        "more": list(samples.more),
+    }
     (folder / "work.json").write_text(json.dumps(told))
 
 
@@ -178,7 +188,16 @@ def in_child(folder: str, jobs: list[list[Any]], lines: str, stop: str, closed: 
     array = np.load(work / "samples.npy", mmap_mode="r", allow_pickle=False)
     preprocess = check_preprocess(told["preprocess"], work / "work.json")
     samples = Samples(
-        array=array, labels=labels, names=[""] * len(labels), split=told["split"], sha256="", preprocess=preprocess
+        array=array,
+        more={
+            name: np.load(work / f"more-{number}.npy", mmap_mode="r", allow_pickle=False)
+            for number, name in enumerate(told["more"])
+        },
+        labels=labels,
+        names=[""] * len(labels),
+        split=told["split"],
+        sha256="",
+        preprocess=preprocess,
     )
     slices = tuple(Slice(name, dim, part) for (name, dim), part in zip(told["places"], ids, strict=True))
     graph = ChannelGraph(slices, (), ())

@@ -50,6 +50,7 @@ def stability(
     import torch
 
     from pocketfit.analysis.quantization import simulated_noise
+    from pocketfit.passes.graph.feed import call
     from pocketfit.passes.graph.main_answer import main_answer
     from pocketfit.passes.quantize.simulate import observe_ranges
     from pocketfit.passes.quantize.simulate.simulation import simulate
@@ -59,7 +60,7 @@ def stability(
     found: dict[RangeMethod, list[float]] = {method: [] for method in METHODS}
     with torch.inference_mode():
         simulation.activate(weights=False, points=False)
-        exact = [main_answer(simulation.network(batch)) for batch in observe_ranges.batches(samples, judged)]
+        exact = [main_answer(call(simulation.network, batch)) for batch in observe_ranges.batches(samples, judged)]
         for seed in range(seeds):
             size = min(SEEN, max(1, len(others) // 2))
             rows = sorted(np.random.default_rng(seed).choice(others, size, replace=False).tolist())
@@ -70,7 +71,7 @@ def stability(
                 signal = error = 0.0
                 for batch, answers in zip(observe_ranges.batches(samples, judged), exact, strict=True):
                     signal += simulated_noise.energy(answers)
-                    error += simulated_noise.energy(main_answer(simulation.network(batch)) - answers)
+                    error += simulated_noise.energy(main_answer(call(simulation.network, batch)) - answers)
                 found[method].append(ratio_db(signal, error))
                 if progress:
                     progress(seed * len(METHODS) + number + 1, seeds * len(METHODS))

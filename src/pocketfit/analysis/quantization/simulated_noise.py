@@ -18,6 +18,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan.export import Grid, RangeMethod
 from pocketfit.core.samples import Samples
 from pocketfit.numerics import quantization_ranges as numerics
+from pocketfit.passes.graph.feed import Fed, all_of, rows_in
 from pocketfit.passes.graph.main_answer import main_answer
 from pocketfit.passes.quantize.simulate.observe_ranges import batches, observe, set_ranges
 from pocketfit.passes.quantize.simulate.simulation import Point, Simulation, WeightGrid, simulate
@@ -78,7 +79,7 @@ def measure(
         done = len(observed)
         for batch in batches(samples, judged):
             _add(found, _Runs(simulation), batch)
-            done += len(batch)
+            done += rows_in(batch)
             if progress:
                 progress(done, total)
     return found
@@ -110,11 +111,11 @@ class _Runs:
         self.simulation, self.module = simulation, simulation.network
         self.runner = _Keeping(self.module)
 
-    def all_of(self, batch: Tensor, *, weights: bool, points: bool) -> Values:
+    def all_of(self, batch: Fed, *, weights: bool, points: bool) -> Values:
         """All tensors of a whole run."""
         self.simulation.activate(weights=weights, points=points)
         self.runner.garbage_collect_values = False
-        self.runner.run(batch, enable_io_processing=False)
+        self.runner.run(*all_of(batch), enable_io_processing=False)
         return dict(self.runner.env)
 
     def switched(self, nodes: Collection[fx.Node], before: Values, *, on: bool) -> Values:
@@ -147,7 +148,7 @@ class _Keeping(fx.Interpreter):
         return value
 
 
-def _add(found: Noise, runs: _Runs, batch: Tensor) -> None:
+def _add(found: Noise, runs: _Runs, batch: Fed) -> None:
     """One batch more: first each layer alone in the float network, then each in float in the quantized one."""
     end = runs.runner.end
     exact = runs.all_of(batch, weights=False, points=False)

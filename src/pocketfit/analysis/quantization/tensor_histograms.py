@@ -47,7 +47,7 @@ def histograms(
     }
     seen = summaries(
         source,
-        contents.inputs[0],
+        contents.inputs,
         samples,
         replace(settings, ranges="mse"),
         gather=runtime.GATHER,

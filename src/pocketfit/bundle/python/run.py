@@ -24,11 +24,9 @@ import hashlib
 import importlib
 import json
 import math
-import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -36,10 +34,10 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-INTEGER_SETS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")  # as /proc/cpuinfo says
+WHOLE = ("int32", "int64", "bool")
 CHUNK_BYTES = 1 << 20
 MOST_MANIFEST_BYTES, MOST_VALUES, MOST_PIXELS = 10 << 20, 1 << 26, 16_384  # values of an input, pixels of its side
-Run = Callable[[Any], Any]  # one input as the file takes it -> its first output as the file gives it
+Run = Callable[..., Any]  # the inputs as the file takes them -> its first output as the file gives it
 
 
 class Refused(Exception):
@@ -72,6 +70,8 @@ class Network:
         self.input, self.output = self.manifest["input"], self.manifest["output"]
         if self.input["kind"] != "sound":
             need("PIL.Image", "pillow")  # preprocess.py needs it
+        self.inputs = [self.input, *self.input.get("more", ())]
+        self.kinds = [one["dtype"] if one["dtype"] in WHOLE else "float32" for one in self.inputs]  # before any grid
         self.labels, self.task = self.manifest["labels"], self.manifest.get("task", "classification")
         self.settings = _settings(self.manifest["preprocess"])
         self.preprocess = _load(folder / "preprocess.py", manifest["files"]["preprocess.py"])
@@ -88,7 +88,7 @@ class Network:
 
     def _warm_up(self) -> None:
         """Load decoders and prepare kernels, so that the first image's time does not contain that."""
-        answer = self.raw_answer(self.np.zeros(self.input["shape"], "float32"))
+        answer = self.raw_answer(tuple(map(self.np.zeros, (one["shape"] for one in self.inputs), self.kinds)))
         if self.task in ("classification", "text") and answer.shape[-1] != len(self.labels):
             given = f"the network gives {answer.shape[-1]} numbers"
             raise Refused(f"{given}, and manifest.json has {len(self.labels)} labels")
@@ -99,26 +99,35 @@ class Network:
         blank.seek(0)
         self.preprocess.to_tensor(blank, self.settings, self.input["layout"])
 
-    def tensor(self, path: Path, **changes: Any) -> Any:
-        """The float32 input of one image or recording, with a batch of one; a .npy file is fed as it is."""
+    def tensor(self, path: Path, **changes: Any) -> "tuple[Any, ...]":
+        """The inputs of an image or a recording, with a batch of one; a .npy file, or an .npz file with all inputs by
+        name, is fed as it is."""
         if self.input["kind"] == "array" or (self.input["kind"] == "sound" and path.suffix == ".npy"):
-            values = self.np.load(path, allow_pickle=False).astype("float32")
+            found = self._stored(path)
         else:
             settings = SimpleNamespace(**{**vars(self.settings), **changes})
             pixels = self.preprocess.decode(path, settings)
             self.size = pixels.shape[:2]
-            values = self.preprocess.tensor_of(pixels, settings, self.input["layout"])
-        return self.np.ascontiguousarray(values).reshape(self.input["shape"])
+            found = [self.preprocess.tensor_of(pixels, settings, self.input["layout"])]
+        given = zip(self.inputs, self.kinds, found, strict=True)
+        return tuple(self.np.ascontiguousarray(array.astype(kind)).reshape(one["shape"]) for one, kind, array in given)
 
-    def raw_answer(self, values: Any) -> Any:
-        """Float input -> output as the file gives it (integers where its output is quantized)."""
+    def _stored(self, path: Path) -> "list[Any]":
+        """The arrays of all inputs that a file holds."""
+        found = self.np.load(path, allow_pickle=False)
+        return [found] if len(self.inputs) == 1 else [found[one["name"]] for one in self.inputs]
+
+    def raw_answer(self, values: "tuple[Any, ...]") -> Any:
+        """The inputs -> output as the file gives it (integers where its output is quantized)."""
+        first = values[0]
         if grid := self.input["quantization"]:
             limits = self.np.iinfo(self.input["dtype"])
-            steps = self.np.rint(values / self.np.float32(grid["scale"])) + grid["zero_point"]
-            values = self.np.clip(steps, limits.min, limits.max)
-        return self._run(values.astype(self.input["dtype"]))
+            steps = self.np.rint(first / self.np.float32(grid["scale"])) + grid["zero_point"]
+            first = self.np.clip(steps, limits.min, limits.max)
+        given = [array.astype(one["dtype"]) for one, array in zip(self.inputs, (first, *values[1:]), strict=True)]
+        return self._run(*given)
 
-    def answer(self, values: Any, top: int) -> "tuple[dict[str, Any], Any]":
+    def answer(self, values: "tuple[Any, ...]", top: int) -> "tuple[dict[str, Any], Any]":
         """(what the output for one tensor means, with the time that the runtime took in milliseconds; an array)."""
         start = time.perf_counter()
         raw = self.raw_answer(values)
@@ -174,7 +183,8 @@ def named_files(arguments: Iterable[str], extensions: tuple[str, ...]) -> Iterat
 def read_all(network: Network, arguments: list[str], *, top: int, as_json: bool, save: str, match: Any) -> int:
     """Print the answer to each image as soon as it is there; a broken image is a sentence on stderr."""
     seen = broken = 0
-    for path in named_files(arguments, {"array": (".npy",), "sound": (".wav",)}.get(network.input["kind"], PICTURES)):
+    endings = {"array": (".npy", ".npz"), "sound": (".wav",)}.get(network.input["kind"], PICTURES)
+    for path in named_files(arguments, endings):
         seen += 1
         start = time.perf_counter()
         try:
@@ -232,13 +242,14 @@ def read_manifest(folder: Path) -> "dict[str, Any]":
         manifest = json.loads(path.read_bytes().decode("utf-8"))
         if seal(manifest) != manifest["seal"]:
             raise Refused("manifest.json was changed: its seal is not that of what stands in it")
-        named = [manifest["file"]["name"], "preprocess.py", "answers.py", "runtime.py", "run.py"]
+        named = [manifest["file"]["name"], "preprocess.py", "answers.py", "runtime.py", "place.py", "run.py"]
         pairs = manifest["golden"]["pairs"]
         named += [pair[key] for pair in pairs for key in ("input", "tensor", "output")]
         unknown = [name for name in named if name not in manifest["files"]]
         outside = [name for name in manifest["files"] if not is_name(name)]
         sizes, sound = manifest["preprocess"], manifest["preprocess"].get("sound")
-        too_large = math.prod(manifest["input"]["shape"]) > MOST_VALUES
+        shapes = [one["shape"] for one in (manifest["input"], *manifest["input"].get("more", ()))]
+        too_large = any(math.prod(shape) > MOST_VALUES for shape in shapes)
         if sound is None:
             too_large |= max(sizes[key] for key in ("height", "width", "resize_px")) > MOST_PIXELS
         else:
@@ -294,42 +305,20 @@ def different_answers(network: Network) -> Iterator[str]:
     """A sentence for each golden pair whose tensor or output lies outside the manifest's tolerance."""
     np, golden = network.np, network.manifest["golden"]
     limits, unit = golden["tolerance"], golden["tolerance"]["output_unit"]
-    allowed = limits["output_same_place" if _is_same_place(network.manifest) else "output_elsewhere"]
+    place = _load(network.folder / "place.py", network.manifest["files"]["place.py"])
+    allowed = limits["output_same_place" if place.is_same(network.manifest) else "output_elsewhere"]
     for pair in golden["pairs"]:
         # an image after the geometry must not be resized and cut a second time
         changes = {"resize": "none"} if pair["geometry_done"] else {}
         values = network.tensor(network.folder / pair["input"], **changes)
-        expected = np.load(network.folder / pair["tensor"], allow_pickle=False)
-        gap = np.abs(values.astype("float64") - expected)
+        expected = tuple(network._stored(network.folder / pair["tensor"]))
+        gap = np.concatenate([np.abs(a.astype("float64") - b).ravel() for a, b in zip(values, expected, strict=True)])
         if not (gap.max() <= limits["tensor_max"] and gap.mean() <= limits["tensor_mean"]):  # NaN differs, too
             yield f"{pair['input']}: the tensor differs by up to {gap.max():.3g} (allowed {limits['tensor_max']:.3g})"
         raw = network.raw_answer(expected).astype("float64")
         apart = float(np.abs(raw - np.load(network.folder / pair["output"], allow_pickle=False)).max())
         if not apart <= allowed:
             yield f"{pair['input']}: the output differs by up to {apart:.3g} {unit} (allowed {allowed:.3g})"
-
-
-def _is_same_place(manifest: dict[str, Any]) -> bool:
-    """Whether this is the runtime version and the processor with which the golden outputs were made."""
-    made = manifest["environment"]
-    try:
-        here = version(manifest["runtime"]["package"])
-    except PackageNotFoundError:  # a build of the runtime under another name
-        return False
-    return bool(manifest["runtime"]["version"] == here and made["processor"] == processor_name())
-
-
-def processor_name() -> str:
-    """The processor's name and its instruction sets for integers: where these are equal, kernels are the same."""
-    cpuinfo = Path("/proc/cpuinfo")
-    facts: dict[str, str] = {}
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            facts.setdefault(key.strip(), value.strip())
-    name = facts.get("model name") or facts.get("Model") or platform.processor() or platform.machine()
-    flags = (facts.get("flags") or facts.get("Features") or "").split()
-    return " ".join([name, *(flag for flag in INTEGER_SETS if flag in flags)])
 
 
 def parser() -> argparse.ArgumentParser:

@@ -91,7 +91,7 @@ def train(
         # With --image-size the whole image is used, without the margin that ImageNet's evaluation cuts off.
         start = replace(start, preprocess=replace(start.preprocess, resize="shorter", resize_px=image_size))
     dataset.check_splits(start.split_seed, ("train", "search"))
-    dataset.check_fits(start.signature.inputs[0], start.preprocess)
+    dataset.check_fits(start.signature.inputs, start.preprocess)
     with watch_for_terminal() as watch:
         for sentence in (*start.findings, *dataset.findings):
             watch.say(sentence)
@@ -100,7 +100,7 @@ def train(
         out.parent.mkdir(parents=True, exist_ok=True)
         # The pixels may not fit into the system's temporary folder, which is in memory here and there.
         with temporary_folder(out.parent if rank().first else None) as cache:
-            read = partial(dataset.split, split_seed=start.split_seed, cache=Path(cache))
+            read = partial(dataset.split, split_seed=start.split_seed, inputs=start.signature.inputs, cache=Path(cache))
             samples = read("train", start.preprocess, progress=watch.step("reading the train split"))
             held_out = read("search", start.preprocess)
             trained = training.transfer(

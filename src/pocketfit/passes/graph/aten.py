@@ -96,6 +96,17 @@ def zeros(signature: Signature, batch: int) -> tuple[Tensor, ...]:
     return tuple(torch.zeros(spec.with_batch(batch), dtype=getattr(torch, spec.dtype)) for spec in signature.inputs)
 
 
+def noise(signature: Signature, batch: int) -> tuple[Tensor, ...]:
+    """Normal numbers for each of the signature's inputs, the same ones each time; 0 and 1 for whole numbers."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for spec in signature.inputs:
+        shape, dtype = spec.with_batch(batch), getattr(torch, spec.dtype)
+        values = torch.randn(shape, generator=generator)
+        made.append(values if dtype.is_floating_point else (values > 0).to(dtype))
+    return tuple(made)
+
+
 def inputs_in_words(signature: Signature) -> str:
     """The shapes of one sample: "3x224x224"."""
     return ", ".join("x".join(map(str, spec.with_batch(1)[1:])) for spec in signature.inputs)

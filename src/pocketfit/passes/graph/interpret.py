@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from pocketfit.core.samples import Samples
 from pocketfit.passes.graph import aten
+from pocketfit.passes.graph.feed import Fed, all_of, fed
 from pocketfit.passes.graph.scale_graph import Streams
 
 
@@ -57,7 +58,7 @@ class Channels:
         return Channels(self.low - by, self.high - by, self.mean - by, power, self.usual_high - by)
 
 
-def observe(streams: Streams, batches: Iterable[Tensor]) -> dict[fx.Node, Channels]:
+def observe(streams: Streams, batches: Iterable[Fed]) -> dict[fx.Node, Channels]:
     """The statistics of the tensors that carry free labels, and of layers' outputs before their activation."""
     dims = {tensor.node: tensor.dim for tensor in streams.tensors}
     dims |= {layer.node: layer.dim for layer in streams.layers}
@@ -73,7 +74,7 @@ def observe(streams: Streams, batches: Iterable[Tensor]) -> dict[fx.Node, Channe
     run = Run(streams.program, see)
     with torch.no_grad():
         for batch in batches:
-            run.on(batch)
+            run.on(*all_of(batch))
     return {node: _summary(*(torch.cat(part) for part in zip(*parts, strict=True))) for node, parts in seen.items()}
 
 
@@ -82,9 +83,9 @@ def _summary(low: Tensor, high: Tensor, mean: Tensor, power: Tensor) -> Channels
     return Channels(low.amin(0), high.amax(0), mean.mean(0), power.mean(0), high.median(0).values)
 
 
-def batches(samples: Samples, rows: Collection[int]) -> Iterator[Tensor]:
+def batches(samples: Samples, rows: Collection[int]) -> Iterator[tuple[Tensor, ...]]:
     """These rows of the samples, as many at a time as the graph takes; a short last batch repeats its last sample."""
     index = list(rows)
     for start in range(0, len(index), aten.BATCH):
         part = index[start : start + aten.BATCH]
-        yield torch.from_numpy(samples.inputs(part + part[-1:] * (aten.BATCH - len(part))))
+        yield all_of(fed(samples, part + part[-1:] * (aten.BATCH - len(part))))

@@ -23,6 +23,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.signature import TensorSpec
 from pocketfit.passes.graph.aten import argument, operation, shape_of
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Group, followed
+from pocketfit.passes.graph.feed import call, fed, rows_in
 from pocketfit.passes.graph.interpret import Run, batches
 from pocketfit.passes.graph.labels import NO_CHANNEL, vector
 from pocketfit.passes.graph.main_answer import main_answer
@@ -113,7 +114,7 @@ class Survey:
         unlabelled = 0
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            answers = main_answer(network(torch.from_numpy(samples.inputs(part))))
+            answers = main_answer(call(network, fed(samples, part)))
             targets = np.asarray(samples.labels[part])
             known = task.has_target(targets)
             self._check_targets(answers, targets)
@@ -177,8 +178,8 @@ class Survey:
         run = Run(program, see)
         with torch.no_grad():
             for batch in batches(samples, rows.tolist()):
-                run.on(batch)
-                left -= len(batch)
+                run.on(*batch)
+                left -= rows_in(batch)
         values: dict[int, list[float]] = defaultdict(list)
         for node, (_, ids) in found.items():
             for label, value in zip(ids.tolist(), (total[node] / len(rows)).tolist(), strict=True):

@@ -35,6 +35,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.text import some
 from pocketfit.passes.graph import aten
+from pocketfit.passes.graph.feed import call, fed
 from pocketfit.passes.graph.main_answer import main_answer
 from pocketfit.sources.models.fingerprint import fingerprint
 
@@ -242,7 +243,7 @@ def _movement(
         weight.requires_grad_()
     for start in range(0, len(rows) if weights else 0, BATCH):
         batch = rows[start : start + BATCH]
-        answers = main_answer(network(torch.from_numpy(samples.inputs(batch))))
+        answers = main_answer(call(network, fed(samples, batch)))
         loss = task.loss(answers, torch.from_numpy(samples.labels[batch])).sum()
         torch.autograd.backward(loss)
         if progress:

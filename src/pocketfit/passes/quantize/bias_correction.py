@@ -116,7 +116,7 @@ def _means(
     batches = list(interpret.batches(samples, range(min(most, len(samples)))))
     with torch.no_grad():
         for batch in batches:
-            run.on(batch)
+            run.on(*batch)
     return {node: total / len(batches) for node, total in sums.items()}
 
 

@@ -49,6 +49,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Tick
 from pocketfit.core.task.task_list import TaskKey
 from pocketfit.passes.graph.aten import off_grid
+from pocketfit.passes.graph.feed import Fed, call, each, fed
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.main_answer import main_answer
 from pocketfit.passes.graph.parameters import attribute, put
@@ -117,8 +118,8 @@ def apply(
     optimizer = _optimizer(simulation, settings.learning_rate)
     rates = [group["lr"] for group in optimizer.param_groups]
     zeros = _zeros(simulation, model.learned.sparse)
-    freely = settings.labels == 0 and samples.inputs(slice(0, 1)).ndim == 4
-    laid_out = _as_it_is if stands_channels_last(simulation.network, model) else in_order
+    freely = settings.labels == 0 and samples.are_pictures
+    laid_out = _as_it_is if stands_channels_last(simulation.network, model) else partial(each, change=in_order)
     guard = _guard(settings, model.task, simulation, asked, distance, samples, laid_out) if settings.guarded else None
     torch.manual_seed(settings.seed)
     given = shuffled(samples, settings.batch_size, settings.steps, seed=settings.seed, freely=freely)
@@ -126,10 +127,10 @@ def apply(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * schedule(taken / settings.steps) * (1.0 if guard is None else guard.slower)
         inputs = laid_out(batch)
-        answers = main_answer(simulation.network(inputs))
+        answers = main_answer(call(simulation.network, inputs))
         exactly = inside.answers(inputs) if inside is not None else None
         # a forward of the user's own may view what it is given
-        wanted = exactly if exactly is not None and one_network else asked(inputs.contiguous())
+        wanted = exactly if exactly is not None and one_network else asked(each(inputs, torch.Tensor.contiguous))
         loss = _loss(answers, wanted.reshape(answers.shape), distance, labels, settings.labels, model.task)
         if inside is not None:
             loss = loss + settings.inner * inside.error()
@@ -168,7 +169,7 @@ def _stepped(optimizer: torch.optim.Adam, loss: Tensor) -> bool:
     return finite
 
 
-def _as_it_is(inputs: Tensor) -> Tensor:
+def _as_it_is(inputs: Fed) -> Fed:
     return inputs
 
 
@@ -179,7 +180,7 @@ def _guard(
     asked: Teacher,
     distance: Distance,
     samples: Samples,
-    laid_out: Callable[[Tensor], Tensor],
+    laid_out: Callable[[Fed], Fed],
 ) -> Guard:
     """The guard of a training; it judges the network on its grid by the first samples."""
     some = samples.first(LOOKED_AT_BY_GUARD)
@@ -191,12 +192,12 @@ def _guard(
         task=task,
     )
 
-    def answered(inputs: Tensor) -> Tensor:
+    def answered(inputs: Fed) -> Tensor:
         with torch.inference_mode():
-            return main_answer(simulation.network(laid_out(inputs)))
+            return main_answer(call(simulation.network, laid_out(inputs)))
 
-    first = as_tensor(some.inputs(slice(0, settings.batch_size)))
-    shape = answered(first[:1]).shape[1:]
+    first = each(fed(some, slice(0, settings.batch_size)), lambda tensor: as_tensor(tensor.numpy()))
+    shape = answered(each(first, lambda tensor: tensor[:1])).shape[1:]
     wanted, labels = asked(first), torch.from_numpy(np.array(some.labels[: settings.batch_size]))
     wanted = wanted.reshape(len(wanted), *shape)
     constant = float(_loss(torch.zeros_like(wanted), wanted, distance, labels, settings.labels, task))
@@ -219,11 +220,10 @@ class _Inside:
             simulation.points[name].register_forward_pre_hook(_note(self._ours, name))
             exact.points[name].register_forward_pre_hook(_note(self._theirs, name))
 
-    def answers(self, inputs: Tensor) -> Tensor:
+    def answers(self, inputs: Fed) -> Tensor:
         """The outputs of `exact`, whose tensors inside are noted on the way."""
         with torch.no_grad():
-            found: Tensor = self._exact(inputs)
-        return found
+            return main_answer(call(self._exact, inputs))
 
     def error(self) -> Tensor:
         """The mean of |ours - exact|² / |exact|², after both networks have seen the same inputs."""

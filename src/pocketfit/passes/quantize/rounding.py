@@ -28,6 +28,7 @@ from pocketfit.core.plan.quantize import Round
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Tick
 from pocketfit.passes.graph.aten import argument, module_of, off_grid, operation
+from pocketfit.passes.graph.feed import all_of, fed
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.parameters import add_to_bias, attribute, put
 from pocketfit.passes.quantize.simulate.fake_quantize import largest_integer, widest_scale
@@ -69,7 +70,7 @@ def layer_inputs(network: fx.GraphModule, samples: Samples, count: int, seed: in
     rows = np.random.default_rng(seed).permutation(len(samples))[:count]
     gathering = _Gathering(network, max(1, ROWS // len(rows)))
     for start in range(0, len(rows), BATCH):
-        gathering.run(torch.from_numpy(samples.inputs(np.sort(rows[start : start + BATCH]))))
+        gathering.run(*all_of(fed(samples, np.sort(rows[start : start + BATCH]))))
     return gathering.sums
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
+from pocketfit.passes.graph.feed import Fed, all_of, call, each
 from pocketfit.passes.graph.main_answer import main_answer, tensors
 
 TRIED_ROWS = 4
@@ -37,9 +38,9 @@ class Manner:
         network.train()
         move(network, place, self.memory)
 
-    def laid_out(self, inputs: Tensor) -> Tensor:
+    def laid_out(self, inputs: Fed) -> Fed:
         """Images in this layout; other inputs as they are."""
-        return laid_out(inputs, self.memory) if inputs.ndim == 4 else inputs
+        return each(inputs, lambda tensor: laid_out(tensor, self.memory) if tensor.ndim == 4 else tensor)
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -51,15 +52,15 @@ class Manner:
         )
 
 
-def manner(network: nn.Module, inputs: Tensor) -> Manner:
+def manner(network: nn.Module, inputs: Fed) -> Manner:
     """The Manner of a network in eval mode, found by a training step with a few rows on a copy.
 
     Raises UserError, with the network's own error, where a step fails in every layout.
     """
-    rows = inputs[:TRIED_ROWS]
+    rows = each(inputs, lambda tensor: tensor[:TRIED_ROWS])
     with torch.inference_mode():
-        shape = tuple(main_answer(network(in_order(rows))).shape[1:])
-    if inputs.ndim == 4:
+        shape = tuple(main_answer(call(network, each(rows, in_order))).shape[1:])
+    if any(tensor.ndim == 4 for tensor in all_of(inputs)):
         with suppress(Exception):  # mostly a view written for the other layout; any other error comes again there
             return Manner(torch.channels_last, shape, _tried(network, rows, torch.channels_last, shape))
     try:
@@ -72,13 +73,13 @@ def manner(network: nn.Module, inputs: Tensor) -> Manner:
         ) from error
 
 
-def _tried(network: nn.Module, rows: Tensor, memory: torch.memory_format, shape: tuple[int, ...]) -> int:
+def _tried(network: nn.Module, rows: Fed, memory: torch.memory_format, shape: tuple[int, ...]) -> int:
     """How many output tensors the network has, after a forward and a backward pass on a copy."""
     tried = copy.deepcopy(network)
     with thawed(tried):
         tried.train()
         move(tried, None, memory)
-        answer = tried(Manner(memory, shape).laid_out(rows))
+        answer = call(tried, Manner(memory, shape).laid_out(rows))
         torch.autograd.backward(main_answer(answer, shape).float().sum())
     return len(list(tensors(answer)))
 

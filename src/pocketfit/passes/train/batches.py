@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pocketfit.core.samples import Samples
+from pocketfit.passes.graph.feed import Fed, fed
 
 T = TypeVar("T")
 SHIFT_SHARE = 1 / 16  # images are shifted by up to this share of their shorter side
@@ -18,7 +19,7 @@ SHIFT_SHARE = 1 / 16  # images are shifted by up to this share of their shorter 
 
 def shuffled(
     samples: Samples, batch_size: int, steps: int, *, seed: int, freely: bool = False, part: slice = slice(None)
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Iterator[tuple[Fed, torch.Tensor]]:
     """`steps` batches: each epoch in a new order, images shifted by a few pixels.
 
     freely  also mirror and blend images: labels are then wrong, a teacher's logits are not
@@ -27,12 +28,14 @@ def shuffled(
     rng = np.random.default_rng(seed)
     for rows, _ in drawn(len(samples), batch_size, steps, rng):
         mine = rows[part]
+        labels = torch.from_numpy(samples.labels[mine])
+        if not samples.are_pictures:
+            yield fed(samples, mine), labels
+            continue
         batch = samples.inputs(mine)
-        if batch.ndim == 4:
-            dy, dx = shifts(len(rows), batch.shape[2], batch.shape[3], rng)
-            batch = moved(batch, dy[part], dx[part])
-            batch = blended(batch, rng) if freely else batch
-        yield as_tensor(batch), torch.from_numpy(samples.labels[mine])
+        dy, dx = shifts(len(rows), batch.shape[2], batch.shape[3], rng)
+        batch = moved(batch, dy[part], dx[part])
+        yield as_tensor(blended(batch, rng) if freely else batch), labels
 
 
 def drawn(

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
+from pocketfit.passes.graph import aten
+from pocketfit.passes.graph.feed import Fed, as_fed, call, each
 from pocketfit.passes.graph.main_answer import main_answer
 from pocketfit.passes.train.answers import in_order, laid_out
 
@@ -39,9 +41,9 @@ class Teacher:
     key: str = ""
     in_order: bool = False
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, inputs: Fed) -> Tensor:
         """float32 [n, numbers + positions of all maps]: the outputs, and behind them the maps of `features`."""
-        inputs = in_order(inputs) if self.in_order else inputs
+        inputs = each(inputs, in_order) if self.in_order else inputs
         with torch.inference_mode():
             logits, maps = watched(self.network, self.features, inputs)
             if self.order:
@@ -112,18 +114,18 @@ def other_values(teacher: Model, student: Model) -> str:
 def check_teacher(teacher: Model, student: Model) -> None:
     """Refuse a teacher for other classes, or for another input than the unpruned student's; in a sentence."""
     class_order(teacher, student)
-    theirs, ours = teacher.signature.inputs[0].shape[1:], student.signature.inputs[0].shape[1:]
+    theirs, ours = ([(spec.shape[1:], spec.dtype) for spec in model.signature.inputs] for model in (teacher, student))
     if theirs != ours:
+        taken, fed = (" and ".join(_words(shape, "x") for shape, _ in each) for each in (theirs, ours))
         raise UserError(
-            f"The teacher takes an input of {_words(theirs, 'x')} and the student one of {_words(ours, 'x')}: use a"
-            f" teacher of the same size"
+            f"The teacher takes an input of {taken} and the student one of {fed}: use a teacher of the same size"
         )
     if values := other_values(teacher, student):
         raise UserError(f"The teacher's images are not the student's: {values}; use a teacher that is fed alike")
 
 
 def watched(
-    network: nn.Module, layers: Sequence[str], inputs: Tensor, shape: tuple[int, ...] | None = None
+    network: nn.Module, layers: Sequence[str], inputs: Fed, shape: tuple[int, ...] | None = None
 ) -> tuple[Tensor, list[Tensor]]:
     """The outputs [n, ...], and the attention map [n, height * width] of each named layer's output.
 
@@ -138,7 +140,7 @@ def watched(
         for name in layers
     ]
     try:
-        logits = main_answer(network(inputs), shape)
+        logits = main_answer(call(network, inputs), shape)
     finally:
         for hook in hooks:
             hook.remove()
@@ -206,12 +208,13 @@ def stands_channels_last(network: nn.Module, model: Model) -> bool:
     """Whether a form of the model's network runs on images that lie channels last in memory; tried with two blank
     inputs.
     """
-    blank = torch.zeros(2, *(size or 1 for size in model.signature.inputs[0].shape[1:]))
-    if blank.ndim != 4:
+    blank = aten.zeros(model.signature, 2)
+    if all(tensor.ndim != 4 for tensor in blank):
         return True
+    turned = [laid_out(tensor, torch.channels_last) if tensor.ndim == 4 else tensor for tensor in blank]
     try:
         with torch.inference_mode():
-            network(laid_out(blank, torch.channels_last))
+            network(*turned)
     except RuntimeError:  # a view that is written for the other layout
         return False
     return True
@@ -226,14 +229,14 @@ def _check_layer(network: nn.Module, name: str, whose: str) -> None:
 
 def _check_maps(student: Model, teacher: Teacher) -> None:
     """Raise UserError unless both networks have maps of the same size at each layer; tried with a blank input."""
-    blank = torch.zeros(1, *(size or 1 for size in student.signature.inputs[0].shape[1:]))
+    blank = as_fed(aten.zeros(student.signature, 1))
     for name in teacher.features:
         sizes = []
         for network, whose in ((student.network, "student"), (teacher.network, "teacher")):
             seen: list[Tensor] = []
             hook = network.get_submodule(name).register_forward_hook(lambda _l, _i, out, seen=seen: seen.append(out))
             with torch.inference_mode():
-                network(blank)
+                call(network, blank)
             hook.remove()
             if not seen or not isinstance(seen[-1], Tensor) or seen[-1].ndim != 4:
                 raise UserError(

@@ -28,6 +28,7 @@ from pocketfit.core.samples import Samples
 from pocketfit.core.support.processes import rank
 from pocketfit.core.support.progress import Tick
 from pocketfit.core.task.task_list import TaskKey
+from pocketfit.passes.graph.feed import Fed, call, each, fed, rows_in
 from pocketfit.passes.graph.main_answer import main_answer
 from pocketfit.passes.train import data_parallel, distillation
 from pocketfit.passes.train.answers import Manner, manner, move, thawed
@@ -43,7 +44,7 @@ from pocketfit.passes.train.recalibrate_batch_norm import Norm, norms_of, take_a
 from pocketfit.passes.train.teacher_cache import taught
 from pocketfit.sources.models.fingerprint import fingerprint
 
-Batch = tuple[Tensor, Tensor, Tensor | None]  # inputs, labels, and a teacher's logits where they are known already
+Batch = tuple[Fed, Tensor, Tensor | None]  # inputs, labels, and a teacher's logits where they are known already
 # Each step counts a tenth in a batch norm's running statistics, so that these follow the end of a cosine schedule of
 # 100 steps closely enough.
 LAG_STEPS, LAG_BATCHES = 100, 10
@@ -209,7 +210,7 @@ def optimise(
     rows = min(recipe.batch_size, len(samples))
     data_parallel.check_rows(rows)
     mine, place = data_parallel.join(), device()
-    how = manner(network, torch.from_numpy(samples.inputs(slice(0, rows))))
+    how = manner(network, fed(samples, slice(0, rows)))
     teacher = None if teacher is None else teacher.on(place)
     stored = views > 0 and len(samples) * math.prod(how.shape) * views <= MOST_CACHED
     batches = _batches(samples, recipe, steps, teacher if stored else None, views, cache)
@@ -321,9 +322,9 @@ class Run:
         """
         inputs, labels, answers = batch
         known = None if answers is None else answers.to(self.place)
-        loss = self.loss(inputs.to(self.place), labels.to(self.place), known)
+        loss = self.loss(self._here(inputs), labels.to(self.place), known)
         torch.autograd.backward(loss)
-        whole = data_parallel.average_gradients(self._optimizer.parameters, len(inputs) / rows, loss)
+        whole = data_parallel.average_gradients(self._optimizer.parameters, rows_in(inputs) / rows, loss)
         if self._clip is not None and not self._clip(self._optimizer.parameters):
             whole = math.nan
         if self._guard is not None:
@@ -360,11 +361,11 @@ class Run:
             take_anew(
                 self.network,
                 norms,
-                (self.how.laid_out(torch.from_numpy(samples.inputs(part)).to(self.place)) for part in parts),
+                (self.how.laid_out(self._here(fed(samples, part))) for part in parts),
             )
         self.network.train()
 
-    def loss(self, inputs: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
+    def loss(self, inputs: Fed, labels: Tensor, answers: Tensor | None) -> Tensor:
         """(1 - alpha) CE + alpha D + feature_weight AT; the last two with a teacher or its stored logits only."""
         inputs = self.how.laid_out(inputs)
         with precision(self.place):
@@ -379,15 +380,18 @@ class Run:
             for parameter, mask in self.masks:
                 parameter.mul_(mask)
 
-    def _answered(self, inputs: Tensor) -> Tensor:
+    def _here(self, inputs: Fed) -> Fed:
+        return each(inputs, lambda tensor: tensor.to(self.place))
+
+    def _answered(self, inputs: Fed) -> Tensor:
         """The logits of the network as it would be handed over."""
         self.network.eval()
         with torch.inference_mode(), precision(self.place):
-            logits = main_answer(self.network(self.how.laid_out(inputs.to(self.place))), self.how.shape)
+            logits = main_answer(call(self.network, self.how.laid_out(self._here(inputs))), self.how.shape)
         self.network.train()
         return logits.float()
 
-    def _taught(self, inputs: Tensor) -> Tensor:
+    def _taught(self, inputs: Fed) -> Tensor:
         assert self.teacher is not None
         with precision(self.place):
-            return self.teacher(inputs.to(self.place))
+            return self.teacher(self._here(inputs))

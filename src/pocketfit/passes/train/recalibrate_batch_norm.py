@@ -14,12 +14,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.plan.train import Recalibrate
 from pocketfit.core.samples import Samples
+from pocketfit.passes.graph.feed import Fed, call, fed, rows_in
 from pocketfit.sources.models.fingerprint import fingerprint
 
 BATCH_SIZE = 64
@@ -46,7 +47,7 @@ def apply(model: Model, settings: Recalibrate, samples: Samples) -> Model:
     order = np.random.default_rng(settings.seed).permutation(len(samples))
     rows = np.sort(order[: settings.samples])
     parts = np.array_split(rows, math.ceil(len(rows) / BATCH_SIZE))  # equal parts, so that none has only one sample
-    take_anew(network, norms, (torch.from_numpy(np.ascontiguousarray(samples.inputs(part))) for part in parts))
+    take_anew(network, norms, (fed(samples, part) for part in parts))
     network.eval()
     for name, buffer in network.named_buffers():
         if buffer.is_floating_point() and not torch.isfinite(buffer).all():
@@ -59,7 +60,7 @@ def norms_of(network: nn.Module) -> list[Norm]:
     return [layer for layer in network.modules() if isinstance(layer, NORMS) and layer.track_running_stats]
 
 
-def take_anew(network: nn.Module, norms: Sequence[Norm], batches: Iterable[Tensor]) -> None:
+def take_anew(network: nn.Module, norms: Sequence[Norm], batches: Iterable[Fed]) -> None:
     """Compute the running statistics of these norms again from `batches`, each weighed by its number of samples. The
     network is in eval mode; the norms are left in training mode."""
     momenta = [norm.momentum for norm in norms]
@@ -68,9 +69,9 @@ def take_anew(network: nn.Module, norms: Sequence[Norm], batches: Iterable[Tenso
     seen = 0
     with torch.inference_mode():
         for batch in batches:
-            seen += len(batch)
+            seen += rows_in(batch)
             for norm in norms:  # with a momentum of 1 the first batch replaces the old statistics
-                norm.momentum = len(batch) / seen
-            network(batch)
+                norm.momentum = rows_in(batch) / seen
+            call(network, batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.array_file import stored_array
+from pocketfit.passes.graph.feed import Fed, each, fed
 from pocketfit.passes.train.batches import as_tensor, drawn, moved, shifts
 from pocketfit.passes.train.distillation import Teacher
 
 BATCH_SIZE = 64  # samples that the teacher gets at once
-Taught = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+Taught = tuple[Fed, torch.Tensor, torch.Tensor | None]
 
 
 def taught(
@@ -46,7 +47,7 @@ def taught(
           its teacher at every step, about the same views: a cache would make every process compute all logits
     """
     epochs = math.ceil(steps * min(batch_size, len(samples)) / len(samples))
-    needed = min(views, epochs) if samples.inputs(slice(0, 1)).ndim == 4 else 1  # only images can be shifted
+    needed = min(views, epochs) if samples.are_pictures else 1  # only images can be shifted
     moves = np.stack([view_shifts(samples, view, seed) for view in range(needed)])
     if part != slice(None):
         return _batches(samples, moves, None, batch_size, steps, seed, part)
@@ -56,10 +57,10 @@ def taught(
 
 def view_shifts(samples: Samples, view: int, seed: int) -> NDArray[np.int64]:
     """[2, samples]: how many pixels each image is moved down, and to the right, in this view."""
-    shape = samples.inputs(slice(0, 1)).shape
-    if len(shape) != 4:
+    if not samples.are_pictures:
         return np.zeros((2, len(samples)), np.int64)
-    return np.stack(shifts(len(samples), *shape[2:], np.random.default_rng([seed, view])))
+    height, width = samples.inputs(slice(0, 1)).shape[2:]
+    return np.stack(shifts(len(samples), height, width, np.random.default_rng([seed, view])))
 
 
 def view_answers(
@@ -72,21 +73,21 @@ def view_answers(
         for start in range(0, len(samples), BATCH_SIZE):
             rows = np.arange(start, min(start + BATCH_SIZE, len(samples)))
             inputs = seen(samples, rows, moves[:, rows])
-            yield teacher(inputs.to(place)).cpu().numpy()
+            yield teacher(each(inputs, lambda tensor: tensor.to(place))).cpu().numpy()
 
     if cache is None:
         return np.concatenate(list(chunks()))
-    width = teacher(seen(samples, np.arange(1), moves[:, :1]).to(place)).shape[1]
+    one = seen(samples, np.arange(1), moves[:, :1])
+    width = teacher(each(one, lambda tensor: tensor.to(place))).shape[1]
     facts = f"{teacher.key} {samples.sha256} {samples.preprocess} {samples.array.shape} {seed} {view}"
     facts += f" {torch.__version__} {torch.get_num_threads()} {place.type}"
     path = Path(cache) / f"answers-{hashlib.sha256(facts.encode()).hexdigest()[:32]}.npy"
     return stored_array(path, (len(samples), width), np.float32, chunks)
 
 
-def seen(samples: Samples, rows: NDArray[np.int64], moves: NDArray[np.int64]) -> torch.Tensor:
+def seen(samples: Samples, rows: NDArray[np.int64], moves: NDArray[np.int64]) -> Fed:
     """The inputs of these rows, images moved by moves [2, rows]."""
-    batch = samples.inputs(rows)
-    return as_tensor(moved(batch, *moves) if batch.ndim == 4 else batch)
+    return as_tensor(moved(samples.inputs(rows), *moves)) if samples.are_pictures else fed(samples, rows)
 
 
 def _batches(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ APART = 1.0  # standard deviations between the means of calibration and training
 
 def activation_ranges(
     source: Path,
-    given: FileTensor,
+    given: Sequence[FileTensor],
     samples: Samples,
     settings: ExportSettings,
     *,
@@ -47,9 +48,9 @@ def activation_ranges(
 ) -> Ranges:
     """The range of every tensor that `gather` finds in the float file `source`, by `settings.ranges`.
 
-    given    the file's one input; its layout decides how images are fed
+    given    the file's inputs; their layouts decide how images are fed
     gather   "module:function" of the runtime's child, called as gather(source, samples, target, histograms): it runs
-             the file on all samples (an .npz, by input name float32 [n, ...]) and writes the summaries with
+             the file on all samples (an .npz, by input name [n, ...]) and writes the summaries with
              quantization_ranges.save; `histograms`: whether the method needs them, which costs a second run
     ends     names of the file's inputs and outputs. They have min-max ranges, whatever the method, because the largest
              logits are the prediction (docs/results/notes.md, "Ranges of a file's ends")
@@ -81,7 +82,7 @@ def activation_ranges(
 
 def summaries(
     source: Path,
-    given: FileTensor,
+    given: Sequence[FileTensor],
     samples: Samples,
     settings: ExportSettings,
     *,
@@ -96,12 +97,15 @@ def summaries(
     """
     histograms = numerics.needs_histogram(settings.range_method)
     values = fitting(samples, slice(0, settings.calibration), given)
-    digest = hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()[:16]
+    hashed = hashlib.sha256()
+    for array in values.values():
+        hashed.update(np.ascontiguousarray(array).data)
+    digest = hashed.hexdigest()[:16]
     target = work / f"{source.stem}-{digest}.{'histograms' if histograms else 'limits'}.npz"
     if not target.exists():
         with temporary_folder(work) as folder, whole_or_not(target) as partial:
             data = Path(folder, "samples.npz")
-            np.savez(data, allow_pickle=False, **{given.name: values})
+            np.savez(data, allow_pickle=False, **values)
             payload = {
                 "source": str(source),
                 "samples": str(data),
@@ -112,21 +116,22 @@ def summaries(
     return numerics.load(target)
 
 
-def fitting(samples: Samples, rows: slice, given: FileTensor) -> NDArray[np.float32]:
-    """The samples as the file's input takes them: [n, ...]. Ready tensors are [n, C, H, W], as the network takes them;
-    the file may take channels last. Raises UserError for another shape."""
-    for layout in (given.layout,) if given.layout else ("NCHW", "NHWC"):
-        values = samples.inputs(rows, layout)
-        if _fits(values.shape[1:], given.shape[1:]):
-            return values
-    if samples.array.dtype != np.uint8 and values.ndim == 4:
-        turned = np.ascontiguousarray(values.transpose(0, 2, 3, 1))
-        if _fits(turned.shape[1:], given.shape[1:]):
-            return turned
-    raise UserError(
-        f"Calibration samples of shape {list(values.shape[1:])} do not fit the input '{given.name}', which takes "
-        f"{list(given.shape[1:])}"
-    )
+def fitting(samples: Samples, rows: slice, given: Sequence[FileTensor]) -> dict[str, NDArray[Any]]:
+    """The samples as the file's inputs take them, by name: [n, ...]. Ready tensors are [n, C, H, W], as the network
+    takes them; the file may take channels last. Raises UserError for another shape."""
+    found = {}
+    for tensor, array in zip(given, samples.by_name([tensor.name for tensor in given]), strict=True):
+        values = samples.values_of(array, rows, tensor.layout or "NCHW")
+        if not _fits(values.shape[1:], tensor.shape[1:]) and values.ndim == 4:
+            other = samples.values_of(array, rows, "NHWC") if not tensor.layout else values
+            values = other if array.dtype == np.uint8 else np.ascontiguousarray(values.transpose(0, 2, 3, 1))
+        if not _fits(values.shape[1:], tensor.shape[1:]):
+            raise UserError(
+                f"Calibration samples of shape {list(values.shape[1:])} do not fit the input '{tensor.name}', which"
+                f" takes {list(tensor.shape[1:])}"
+            )
+        found[tensor.name] = values.astype(tensor.dtype) if values.dtype.kind in "iub" else values
+    return found
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
@@ -145,8 +150,10 @@ def check_samples(
     count = min(len(samples), settings.calibration)
     if not count:
         raise UserError("Static int8 needs calibration samples to set its ranges, and none were given")
-    (spec,) = signature.inputs
+    spec = signature.inputs[0]
     values = samples.inputs(slice(0, min(count, LOOKED_AT)))
+    if not spec.dtype.startswith("float") or len(signature.inputs) > 1:
+        return _check_each(samples, signature, count)
     if not _fits(values.shape[1:], spec.shape[1:]):
         raise UserError(
             f"Calibration samples of shape {list(values.shape[1:])} do not fit the input '{spec.name}', which takes "
@@ -179,6 +186,23 @@ def check_samples(
                 f"{float(theirs.mean()):.3g} and standard deviation {float(theirs.std()):.3g}"
             )
     return findings
+
+
+def _check_each(samples: Samples, signature: Signature, count: int) -> list[str]:
+    """As check_samples, of networks with several inputs or whole numbers: shapes, and whether numbers are finite."""
+    names = [spec.name for spec in signature.inputs]
+    for spec, array in zip(signature.inputs, samples.by_name(names), strict=True):
+        values = samples.values_of(array, slice(0, min(count, LOOKED_AT)))
+        if not _fits(values.shape[1:], spec.shape[1:]):
+            raise UserError(
+                f"Calibration samples of shape {list(values.shape[1:])} do not fit the input '{spec.name}', which takes"
+                f" {list(spec.shape[1:])}"
+            )
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise UserError(f"Calibration samples hold NaN or infinity for the input '{spec.name}'")
+    if count < FEW:
+        return [f"Calibrated on {count} samples only: ranges from fewer than {FEW} depend on which they are"]
+    return []
 
 
 def _suspicion(samples: Samples, low: float, high: float) -> str:

@@ -7,7 +7,7 @@ samples, torch's tensor and the file's have the same size, mean, deviation, mini
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ def ranges_for(
     model: Model,
     settings: ExportSettings,
     source: Path,
-    given: FileTensor,
+    given: Sequence[FileTensor],
     samples: Samples,
     *,
     fingerprints: str,
@@ -50,13 +50,14 @@ def ranges_for(
         learned = data_free_ranges.ranges(model, grid)
     if not learned:
         return {}
+    from pocketfit.passes.graph.feed import fed
     from pocketfit.passes.quantize.simulate.simulation import fingerprints_of
 
     few = slice(0, SAMPLES)
-    ours = fingerprints_of(model, grid, samples.inputs(few))
+    ours = fingerprints_of(model, grid, fed(samples, few))
     with temporary_folder() as folder:
         data, target = Path(folder, "samples.npz"), Path(folder, "fingerprints.json")
-        np.savez(data, allow_pickle=False, **{given.name: fitting(samples, few, given)})
+        np.savez(data, allow_pickle=False, **fitting(samples, few, given))
         child_process.call(
             fingerprints,
             {"source": str(source), "samples": str(data), "target": str(target)},

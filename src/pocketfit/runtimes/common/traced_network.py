@@ -39,6 +39,7 @@ def traced(model: Model, work: Path) -> Path:
     if path not in _ours or not path.exists():
         program = program_of(model)
         program._example_inputs = None  # they would make the file as large as their batch
+        program._guards_code = []  # Python over the sizes of several inputs; sessions check these themselves
         signature = canonical_json(model.signature.to_json())
         archive = BytesIO()  # saved under a name, the file would contain that name
         notes = json.dumps(program.graph_module.meta.get(NOTES, []))

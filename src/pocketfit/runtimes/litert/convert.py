@@ -90,10 +90,11 @@ def _right_for_any_batch(
 ) -> bool:
     """agreement.any_batch for this file: litert-torch may silently mix weights up, or write a fixed batch size."""
     session = LiteRTSession(target, 1)
+    kinds = {spec.name: spec.dtype for spec in session.signature.inputs}  # int64 has become int32
 
     def run(arrays: agreement.Arrays) -> agreement.Arrays:
         fed = {
-            spec.name: np.ascontiguousarray(_moved(values, spec, layout))
+            spec.name: np.ascontiguousarray(_moved(values, spec, layout)).astype(kinds[spec.name], copy=False)
             for spec, values in zip(inputs, arrays, strict=True)
         }
         found = session.run(fed)

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 
-def opened(path: Path, threads: int) -> Callable[[Any], Any]:
-    """A .tflite file with LiteRT's default kernels (XNNPACK where it can): an input as it takes it -> its output."""
+def opened(path: Path, threads: int) -> Callable[..., Any]:
+    """A .tflite file with LiteRT's default kernels (XNNPACK where it can): its inputs, in its order -> its output."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path), num_threads=threads)
     interpreter.allocate_tensors()
-    source = interpreter.get_input_details()[0]["index"]
+    sources = [detail["index"] for detail in interpreter.get_input_details()]
     target = interpreter.get_output_details()[0]["index"]
 
-    def run(given: Any) -> Any:
-        interpreter.set_tensor(source, given)
+    def run(*given: Any) -> Any:
+        for source, array in zip(sources, given, strict=True):
+            interpreter.set_tensor(source, array)
         interpreter.invoke()
         return interpreter.get_tensor(target)
 

@@ -334,6 +334,8 @@ def _on_noise(path: str) -> list[NDArray[np.float64]]:
     session, noise = Interpreter(model_path=path), np.random.default_rng(0)
     session.allocate_tensors()
     for tensor in session.get_input_details():
-        session.set_tensor(tensor["index"], noise.standard_normal(tensor["shape"]).astype(tensor["dtype"]))
+        wide = tensor["dtype"] in (np.int32, np.int64)  # rows of a table, or what counts: 0 and 1 are always there
+        values = noise.integers(0, 2, tensor["shape"]) if wide else noise.standard_normal(tensor["shape"])
+        session.set_tensor(tensor["index"], values.astype(tensor["dtype"]))
     session.invoke()
     return [session.get_tensor(t["index"]).astype(np.float64) for t in session.get_output_details()]

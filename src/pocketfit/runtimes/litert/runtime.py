@@ -18,7 +18,7 @@ from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.rewrite import Piecewise
 from pocketfit.core.runtime import Arrays, RuntimeInfo
 from pocketfit.core.samples import Samples
-from pocketfit.core.signature import Signature, TensorSpec
+from pocketfit.core.signature import Signature, TensorSpec, ends_in_integers
 from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.support.loading import require
 from pocketfit.core.support.scratch import temporary_folder
@@ -72,8 +72,12 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
         )
     if settings.precision == "float32" and settings.keep_float:
         reasons.append("A float32 file keeps every layer in float32: keep_float is for quantized files")
-    if dtypes := sorted({t.dtype for t in signature.inputs} - {"float32"}):
-        reasons.append(f"The export to LiteRT takes networks with float32 inputs, this one has {', '.join(dtypes)}")
+    if dtypes := sorted({t.dtype for t in signature.inputs} - {"float32", "int32", "int64"}):
+        reasons.append(
+            f"The export to LiteRT takes inputs of float32, int32 or int64, this network has {', '.join(dtypes)}"
+        )
+    if settings.io != "float32" and (reason := ends_in_integers(signature)):
+        reasons.append(reason)
     if settings.precision == "int8" and settings.calibration < 1:
         reasons.append("Static int8 needs at least one calibration sample to set the ranges of the activations")
     return reasons
@@ -196,11 +200,9 @@ def _converted(payload: dict[str, Any]) -> list[str]:
 def _ranges(model: Model, base: Path, settings: ExportSettings, samples: Samples, work: Path) -> ranges.Ranges:
     """The range of every tensor that the float file computes, by `settings.ranges`."""
     contents = tflite_read.inspect(base)
-    if len(contents.inputs) != 1:
-        raise UserError(f"This network has {len(contents.inputs)} inputs; calibration feeds networks with one")
     return ranges.activation_ranges(
         base,
-        contents.inputs[0],
+        contents.inputs,
         samples,
         settings,
         gather="pocketfit.runtimes.litert.quantize:gather",
@@ -210,7 +212,7 @@ def _ranges(model: Model, base: Path, settings: ExportSettings, samples: Samples
             model,
             settings,
             base,
-            contents.inputs[0],
+            contents.inputs,
             samples,
             fingerprints="pocketfit.runtimes.litert.quantize:fingerprints",
             environment=CHILD_ENVIRONMENT,

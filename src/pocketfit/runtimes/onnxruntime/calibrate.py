@@ -34,17 +34,16 @@ def prepare(source: str, path: str) -> None:
 def gather(source: str, samples: str, target: str, histograms: bool) -> None:
     """Run a prepared file on samples and write a Summary of every float tensor, with quantization_ranges.save.
 
-    samples: an .npz file, by input name float32 [n, ...].
+    samples: an .npz file, by input name [n, ...].
     """
-    with np.load(samples, allow_pickle=False) as archive:
-        ((name, values),) = archive.items()
+    given = _columns(samples)
     names, session = _with_all_tensors(source)
     observers = {tensor: quantization_ranges.Observer() for tensor in names}
-    for found in _run(session, names, name, values):
+    for found in _run(session, names, given):
         for tensor, result in found.items():
             observers[tensor].look(result)
     if histograms:
-        for found in _run(session, names, name, values):
+        for found in _run(session, names, given):
             for tensor, result in found.items():
                 observers[tensor].count(result)
     quantization_ranges.save({tensor: observer.summary() for tensor, observer in observers.items()}, Path(target))
@@ -53,11 +52,9 @@ def gather(source: str, samples: str, target: str, histograms: bool) -> None:
 def fingerprints(source: str, samples: str, target: str) -> None:
     """Run a float file on a few samples and write, for each float tensor, [size, mean, std, min, max] over all of them
     as JSON: {name: [...]}. `samples`: as for `gather`."""
-    with np.load(samples, allow_pickle=False) as archive:
-        ((name, values),) = archive.items()
     names, session = _with_all_tensors(source)
     parts: dict[str, list[NDArray[np.float32]]] = {tensor: [] for tensor in names}
-    for found in _run(session, names, name, values):
+    for found in _run(session, names, _columns(samples)):
         for tensor, result in found.items():
             parts[tensor].append(result.ravel())
     Path(target).write_text(
@@ -91,14 +88,19 @@ def _elem_type(value: Any) -> int:
     return int(value.type.tensor_type.elem_type) if value is not None else 0
 
 
-def _run(
-    session: Any, names: list[str], given: str, values: NDArray[np.float32]
-) -> Iterator[dict[str, NDArray[np.float32]]]:
+def _columns(samples: str) -> dict[str, NDArray[Any]]:
+    with np.load(samples, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _run(session: Any, names: list[str], given: dict[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[np.float32]]]:
     """The tensors of each batch, by name; the first axis counts samples, where a tensor keeps it."""
-    if session.get_inputs()[0].name != given:
-        raise ExportFailed(f"The samples are for the input '{given}', the file has '{session.get_inputs()[0].name}'")
-    computed = [name for name in names if name != given]
-    for start in range(0, len(values), BATCH):
-        batch = np.ascontiguousarray(values[start : start + BATCH])
-        results = [np.atleast_1d(result) for result in session.run(computed, {given: batch})]
-        yield {given: batch, **dict(zip(computed, results, strict=True))}
+    own = [value.name for value in session.get_inputs()]
+    if sorted(own) != sorted(given):
+        raise ExportFailed(f"The samples are for the inputs {', '.join(given)}, the file has {', '.join(own)}")
+    computed = [name for name in names if name not in given]
+    for start in range(0, len(next(iter(given.values()))), BATCH):
+        batch = {name: np.ascontiguousarray(values[start : start + BATCH]) for name, values in given.items()}
+        results = [np.atleast_1d(result) for result in session.run(computed, batch)]
+        floats = {name: values for name, values in batch.items() if name in names}
+        yield {**floats, **dict(zip(computed, results, strict=True))}

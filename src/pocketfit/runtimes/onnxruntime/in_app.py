@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 
-def opened(path: Path, threads: int) -> Callable[[Any], Any]:
-    """An .onnx file on the CPU: one input as the file takes it -> its first output."""
+def opened(path: Path, threads: int) -> Callable[..., Any]:
+    """An .onnx file on the CPU: its inputs as it takes them, in its order -> its first output."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -18,5 +18,5 @@ def opened(path: Path, threads: int) -> Callable[[Any], Any]:
     options.enable_mem_pattern = False
     options.log_severity_level = 3  # its warnings are about the file's making, not about this run
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    source, target = session.get_inputs()[0].name, session.get_outputs()[0].name
-    return lambda given: session.run([target], {source: given})[0]
+    sources, target = [value.name for value in session.get_inputs()], session.get_outputs()[0].name
+    return lambda *given: session.run([target], dict(zip(sources, given, strict=True)))[0]

@@ -21,7 +21,7 @@ from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.runtime import RuntimeInfo
 from pocketfit.core.samples import Samples
-from pocketfit.core.signature import Signature
+from pocketfit.core.signature import Signature, ends_in_integers
 from pocketfit.core.support.cpuinfo import X86, cpuinfo, isa, saturates, u8s8_saturates
 from pocketfit.core.support.files import whole_or_not
 from pocketfit.core.support.loading import require
@@ -83,8 +83,8 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
     settings, reasons = plan.export, []
     if settings.runtime != NAME:
         reasons.append(f"This plan is for the runtime '{settings.runtime}', not for ONNX Runtime")
-    if len(signature.inputs) != 1:
-        reasons.append(f"This network has {len(signature.inputs)} inputs; pocketfit exports networks with one")
+    if settings.io != "float32" and (reason := ends_in_integers(signature)):
+        reasons.append(reason)
     if settings.io not in ("float32", settings.activations):
         reasons.append(
             f"ONNX Runtime's {settings.activations} activations cannot meet {settings.io} inputs and outputs: "
@@ -218,7 +218,7 @@ def _prepared_file(source: Path) -> Path:
 
 def _ranges(model: Model, source: Path, samples: Samples, settings: ExportSettings, work: Path) -> Ranges:
     about = onnx_read.contents(source)
-    given = about.inputs[0]
+    given = about.inputs
     return activation_ranges(
         source,
         given,

@@ -81,8 +81,6 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
         reasons.append("The torch runtime takes images as NCHW, as the network does")
     if settings.keep_float and settings.precision == "float32":
         reasons.append("A float32 file keeps every layer in float32: leave keep_float empty")
-    if len(signature.inputs) != 1:
-        reasons.append(f"This network has {len(signature.inputs)} inputs; pocketfit exports networks with one")
     return reasons
 
 

@@ -25,6 +25,7 @@ from pocketfit.core.plan.runtime_list import EVERY, for_apps
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.quantities import QUANTITIES
 from pocketfit.core.samples import Samples, split_words
+from pocketfit.core.signature import TensorSpec
 from pocketfit.core.support.loading import installed
 from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.text import readable
@@ -145,6 +146,7 @@ class Job:
             task=self.model.task,
             labels=self.model.labels,
             split_seed=self.model.split_seed,
+            inputs=self.model.signature.inputs,
             limit=limit,
             cache=self.cache,
         )
@@ -236,7 +238,7 @@ def check_criterion(job: Job) -> None:
         from pocketfit.passes.prune import criteria
 
         preprocess, seed = job.model.preprocess, job.model.split_seed
-        some = job.data.split("train", preprocess, split_seed=seed, limit=PROBED)
+        some = job.data.split("train", preprocess, split_seed=seed, inputs=job.model.signature.inputs, limit=PROBED)
         samples = job.does.read_targets(some, job.model.labels) if job.labelled else some
         criteria.group_scores(job.start, trace(job.start.network, job.start.signature), asked, samples)
 
@@ -252,7 +254,10 @@ def check_metric(job: Job) -> None:
             f"The metric '{job.metric}' compares with labels, and the data have none: leave out --metric, so that the"
             " answers are compared with the original network's"
         )
-    some = job.data.split("search", job.model.preprocess, split_seed=job.model.split_seed, limit=PROBED)
+    model = job.model
+    some = job.data.split(
+        "search", model.preprocess, split_seed=model.split_seed, inputs=model.signature.inputs, limit=PROBED
+    )
     shape = job.model.signature.outputs[0].with_batch(1)[1:]
     try_metric(job.metric, job.does.read_targets(some, job.model.labels).labels, shape)
 
@@ -291,7 +296,7 @@ def check_data(job: Job) -> None:
         job.data.check_splits(job.model.split_seed)
     except UserError as error:
         raise UserError(f"{job.data_name}: {error}") from error
-    job.data.check_fits(job.model.signature.inputs[0], job.model.preprocess)
+    job.data.check_fits(job.model.signature.inputs, job.model.preprocess)
     if job.labelled and job.data.form == "classes":
         label_mapping(job.data.class_names, job.model.labels)
 
@@ -327,12 +332,13 @@ def read_split(
     task: str,
     labels: Sequence[str],
     split_seed: int,
+    inputs: Sequence[TensorSpec] = (),
     limit: int | None = None,
     cache: Path | None = None,
 ) -> Samples:
     """One split of the data; its labels are targets of the task, where the data have these, else -1."""
     tick = watch.step(f"reading the {split_words(split)} split")
-    found = data.split(split, preprocess, split_seed=split_seed, limit=limit, cache=cache, progress=tick)
+    found = data.split(split, preprocess, split_seed=split_seed, inputs=inputs, limit=limit, cache=cache, progress=tick)
     does = tasks.get(task)
     if does.FORM == "none" or data.form != does.FORM:
         return replace(found, labels=np.full(len(found), -1, np.int64), class_names=tuple(labels))

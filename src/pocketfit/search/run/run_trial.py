@@ -79,7 +79,7 @@ def export(job: Job, plan: Plan, watch: Watch, folder: Path | None = None) -> Ex
     runtime, model = runtimes.get(plan.export.runtime), prepared(job, plan, watch)
     calibration = None
     if plan.export.ranges == "batch-norm":  # the file has to be run on something, to match its tensors to the network's
-        calibration = noise(model.signature.inputs[0], model.preprocess, NOISE_SAMPLES)
+        calibration = noise(model.signature.inputs, model.preprocess, NOISE_SAMPLES)
     elif plan.export.precision == "int8":
         calibration = job.samples(
             "calibration", model.preprocess, watch, limit=plan.export.calibration or CALIBRATION_SAMPLES

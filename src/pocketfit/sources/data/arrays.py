@@ -4,9 +4,12 @@
     x_train [, y_train] [, x_val, y_val] [, x_test, y_test]
     class_names                                 optional, strings
 
-x: uint8 [N, H, W], [N, H, W, 1], [N, H, W, 3] (RGB) or [N, H, W, 4] (RGB and alpha), or float tensors [N, ...], ready
-to be fed. y: whole numbers [N] from 0 (classes), whole numbers [N, H, W] (masks), or strings [N] (texts). Without y in
-all parts, the samples have no labels.
+A network with several inputs has an array for each, named after it (image, facts and y; or image_train, facts_train,
+y_train, …); one of them may be called x.
+
+x: uint8 [N, H, W], [N, H, W, 1], [N, H, W, 3] (RGB) or [N, H, W, 4] (RGB and alpha), or float tensors [N, ...] or
+whole numbers [N, n] (token ids), ready to be fed. y: whole numbers [N] from 0 (classes), whole numbers [N, H, W]
+(masks), or strings [N] (texts). Without y in all parts, the samples have no labels.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from pocketfit.core.support.text import STRANGE, comparable, readable, some
 from pocketfit.sources.data import masks
 from pocketfit.sources.data.listing import NO_LABEL, Listing, Part, counted
 from pocketfit.sources.image_preprocess import geometry, recolour
+from pocketfit.sources.named_inputs import further, inputs_of, whole
 
 PARTS: dict[str, Part] = {"": "train", "_train": "train", "_val": "val", "_test": "test"}
 KEYS = "x and y, or x_train, y_train and optionally x_val, y_val, x_test, y_test, class_names; or x without y"
@@ -65,12 +69,12 @@ class Arrays:
         return taken
 
     def row_shape(self, preprocess: Preprocess) -> tuple[int, ...]:
-        if self.row_dtype() is np.float32:
+        if self.row_dtype() is not np.uint8:
             return self.blocks[0].shape[1:]
         return preprocess.height, preprocess.width, preprocess.channels
 
-    def row_dtype(self) -> type[np.uint8] | type[np.float32]:
-        return np.uint8 if self.blocks[0].dtype == np.uint8 else np.float32
+    def row_dtype(self) -> type[np.generic]:
+        return self.blocks[0].dtype.type
 
 
 def _shaped(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:
@@ -151,8 +155,9 @@ def _check_header(file: IO[bytes], name: str, size_bytes: int) -> None:
 
 def from_mapping(arrays: Mapping[str, NDArray[Any]]) -> Listing:
     """A listing of the arrays, under the names that an .npz file has them under. Raises UserError."""
-    suffixes = [suffix for suffix in PARTS if f"x{suffix}" in arrays]
-    known = {f"{letter}{suffix}" for suffix in suffixes for letter in "xy"} | {"class_names"}
+    inputs = inputs_of(arrays)
+    suffixes = [suffix for suffix in PARTS if all(f"{name}{suffix}" in arrays for name in inputs)] if inputs else []
+    known = {f"{name}{suffix}" for suffix in suffixes for name in (*inputs, "y")} | {"class_names"}
     unknown = [name for name in arrays if name not in known]
     missing = [f"y{suffix}" for suffix in suffixes if f"y{suffix}" not in arrays]
     some_missing = bool(missing) and len(missing) < len(suffixes)
@@ -164,12 +169,12 @@ def from_mapping(arrays: Mapping[str, NDArray[Any]]) -> Listing:
     names: list[str] = []
     parts: list[Part] = []
     for suffix in suffixes:
-        x = _pictures(f"x{suffix}", arrays[f"x{suffix}"])
+        x = _pictures(f"{inputs[0]}{suffix}", arrays[f"{inputs[0]}{suffix}"])
         if not missing:
             y = arrays[f"y{suffix}"]
             if y.ndim and len(x) != len(y):
                 raise UserError(
-                    f"x{suffix} has {len(x):,} rows and y{suffix} has {len(y):,}: each needs one of the other"
+                    f"{inputs[0]}{suffix} has {len(x):,} rows and y{suffix} has {len(y):,}: each needs one of the other"
                 )
             targets.append(y)
         if blocks and (x.shape[1:] != blocks[0].shape[1:] or x.dtype != blocks[0].dtype):
@@ -178,17 +183,27 @@ def from_mapping(arrays: Mapping[str, NDArray[Any]]) -> Listing:
                 f" {list(blocks[0].shape[1:])}: all parts need the same"
             )
         blocks.append(x)
-        names += [f"x{suffix}[{row}]" for row in range(len(x))]
+        names += [f"{inputs[0]}{suffix}[{row}]" for row in range(len(x))]
         parts += [PARTS[suffix]] * len(x)
+    more = {name: further(name, suffixes, arrays, list(map(len, blocks)), _pictures) for name in inputs[1:]}
+    contents = [content for block in blocks for content in _contents(block)]
+    for array in more.values():
+        contents = [_hash_of(pair) for pair in zip(contents, _contents(array), strict=True)]
     listing = Listing(
         class_names=(),
         names=names,
-        contents=[content for block in blocks for content in _contents(block)],
+        contents=contents,
+        given="" if inputs[0] == "x" else inputs[0],
+        more=more,
         labels=np.full(len(names), NO_LABEL, np.int64),
         parts=parts,
         reader=Arrays(tuple(blocks)),
     )
     return _with_targets(listing, blocks, suffixes, targets, arrays.get("class_names"))
+
+
+def _hash_of(parts: tuple[str, ...]) -> str:
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def _with_targets(
@@ -285,6 +300,8 @@ def _pictures(name: str, x: NDArray[Any]) -> NDArray[Any]:
         turned = x.ndim == 4 and x.shape[1] in (1, 3, 4)
         mend = f"turn it with {name}.transpose(0, 2, 3, 1)" if turned else "channels are 1, 3 or 4"
         raise UserError(f"{name} has the shape {list(x.shape)}; images are [N, H, W] or [N, H, W, channels]: {mend}")
+    if x.dtype.kind in "iu" and x.ndim == 2:
+        return whole(x)
     if not np.issubdtype(x.dtype, np.floating) or x.ndim < 2:
         raise UserError(f"{name} is {x.dtype} {list(x.shape)}; expected is uint8 [N, H, W, C] or float32 [N, ...]")
     with np.errstate(over="ignore"):  # numbers too large for float32 become infinite, and are refused

@@ -11,9 +11,8 @@ import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,9 @@ from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.text import some
 from pocketfit.core.task.task import Form
 from pocketfit.sources.data import arrays, box_files, image_folder, manifest, splits
-from pocketfit.sources.data.listing import Listing, counted, with_identities, without_leaks
+from pocketfit.sources.data.listing import Listing, counted, inputs_for, with_identities, without_leaks
 from pocketfit.sources.data.sound_files import Recordings
+from pocketfit.sources.named_inputs import Kind, check_input
 
 FORMS = (
     "a folder of images, by class or without labels; one of recordings (.wav); a manifest (.jsonl, .json, .csv, .tsv,"
@@ -74,6 +74,7 @@ class Dataset:
         preprocess: Preprocess,
         *,
         split_seed: int,
+        inputs: Sequence[TensorSpec] = (),
         limit: int | None = None,
         cache: Path | None = None,
         progress: Tick | None = None,
@@ -81,6 +82,7 @@ class Dataset:
         """The samples of one split, geometry done, in an order in which any first n have about the classes' shares.
         Where there are no classes, they have the kinds' shares.
 
+        inputs    those of the network, in whose order and dtypes the samples come; (): one input, or the data's order
         limit     only that many, the first ones
         cache     a folder for the pixels; they come back as a memory map and are decoded once
         progress  is called with (done, total) samples
@@ -97,8 +99,10 @@ class Dataset:
             raise UserError(self.why_empty(name))
         contents = [self.listing.contents[row] for row in members]
         rows = members[splits.order(contents, self._strata()[members], split_seed)[:limit]]
+        array, more = self._inputs(rows, inputs, self._pixels(rows, preprocess, cache, progress))
         return Samples(
-            array=self._pixels(rows, preprocess, cache, progress),
+            array=array,
+            more=more,
             labels=self._labels(rows, preprocess, cache),
             names=[self.listing.names[row] for row in rows],
             split=name,
@@ -108,6 +112,22 @@ class Dataset:
             texts=[self.listing.texts[row] for row in rows] if len(self.listing.texts) else (),
             kinds=[self.listing.kinds[row] for row in rows] if len(self.listing.kinds) else (),
         )
+
+    def _inputs(
+        self, rows: NDArray[np.int64], wanted: Sequence[TensorSpec], first: NDArray[np.generic]
+    ) -> tuple[NDArray[np.generic], dict[str, NDArray[Any]]]:
+        """(the network's first input, the further ones by name) for these rows."""
+        found = {self.listing.given: first} | {name: array[rows] for name, array in self.listing.more.items()}
+        if not wanted:
+            return first, {name: array for name, array in found.items() if name != self.listing.given}
+        made = [
+            array if array.dtype == np.uint8 else array.astype(spec.dtype, copy=False)
+            for spec, array in ((spec, found[name]) for spec, name in zip(wanted, self._names(wanted), strict=True))
+        ]
+        return made[0], {spec.name: array for spec, array in zip(wanted[1:], made[1:], strict=True)}
+
+    def _names(self, wanted: Sequence[TensorSpec]) -> tuple[str, ...]:
+        return inputs_for(self.listing, wanted)
 
     def _strata(self) -> NDArray[np.int64]:
         """The class or the identity of each sample; without these, the number of its kind."""
@@ -174,10 +194,10 @@ class Dataset:
         number = f"{counted(total, 'sample')} {'is' if total == 1 else 'are'}"
         return f"The {split_words(split)} split is empty: {number} too few to be split, give a hundred or more"
 
-    def check_fits(self, spec: TensorSpec, preprocess: Preprocess) -> None:
-        """Raises UserError, with what to do, where a network or a file with this input can't take the samples.
+    def check_fits(self, inputs: Sequence[TensorSpec], preprocess: Preprocess) -> None:
+        """Raises UserError, with what to do, where a network or a file with these inputs can't take the samples.
 
-        Images take the shape that `preprocess` gives them. Float tensors are fed as they are: they need the input's
+        Images take the shape that `preprocess` gives them. Other tensors are fed as they are: they need the input's
         own shape, images channels first, whatever the layout of a file.
         """
         reader = self.listing.reader
@@ -190,21 +210,19 @@ class Dataset:
             )
         if preprocess.sound is not None and reader.row_dtype() is np.uint8:
             raise UserError("The data are images, and the preprocessing is one for recordings: give .wav files")
-        own, row, pictures = spec.shape[1:], reader.row_shape(preprocess), reader.row_dtype() is np.uint8
-        wanted = (own[2], *own[:2]) if spec.layout == "NHWC" and len(own) == 3 else own
-        takes = f"the network takes {list(wanted)} a sample"
-        if pictures and not _same((row[2], *row[:2]), wanted):
-            raise UserError(
-                f"The data are images, which the preprocessing makes {[row[2], *row[:2]]} (channels, height, width),"
-                f" and {takes}: make the two agree (--preprocess, --input-shape), or give float arrays of its shape"
-            )
-        if isinstance(reader, Recordings) and not _same(row, wanted):
-            raise UserError(
-                f"The preprocessing makes {list(row)} of a recording, and {takes}: make the two agree (--preprocess,"
-                " --input-shape)"
-            )
-        if not pictures and not _same(row, wanted) and not _same(row, own):
-            raise UserError(f"The data's float arrays have {list(row)} a sample, and {takes}: {_mend(row, wanted)}")
+        several: Kind = "several" if self.listing.more else ""
+        kind: Kind = "recordings" if isinstance(reader, Recordings) else several
+        for number, (spec, name) in enumerate(zip(inputs, self._names(inputs), strict=True)):
+            if name != self.listing.given:
+                array = self.listing.more[name]
+                check_input(spec, array.shape[1:], array.dtype.type, name, kind)
+                continue
+            if number and reader.row_dtype() is np.uint8:
+                raise UserError(
+                    f"The data's images are for the network's input '{spec.name}', which is not its first one: let"
+                    " the network take them first, or give float arrays of its shape"
+                )
+            check_input(spec, reader.row_shape(preprocess), reader.row_dtype(), name, kind)
 
     def _splits(self, split_seed: int) -> list[str]:
         """The split of each row; "left out" for those that would leak."""
@@ -241,24 +259,6 @@ class Dataset:
         return array
 
 
-def _same(shape: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
-    return len(shape) == len(wanted) and all(b is None or a == b for a, b in zip(shape, wanted, strict=True))
-
-
-def _mend(row: tuple[int, ...], wanted: Sequence[int | None]) -> str:
-    """What to do so that arrays of one row shape fit another, for the end of a sentence."""
-    for order in permutations(range(len(row))) if len(row) == 3 else ():
-        if _same([row[axis] for axis in order], wanted):
-            return f"turn them with x.transpose(0, {', '.join(str(axis + 1) for axis in order)})"
-    if _same((1, *row), wanted):
-        return "add the channel with x[:, None]"
-    if _same(row, (1, *wanted)) or _same(row, (*wanted, 1)):
-        return f"drop the side of 1 with x.reshape({', '.join(map(str, (-1, *wanted)))})"
-    if len(row) == len(wanted) == 3:
-        return "give arrays of that size, or say with --input-shape what the network shall take"
-    return "give arrays of that shape"
-
-
 def open_data(path: str | Path, *, cache: Path | None = None, progress: Tick | None = None) -> Dataset:
     """Data in any of the forms of FORMS.
 
@@ -289,22 +289,23 @@ def open_data(path: str | Path, *, cache: Path | None = None, progress: Tick | N
 
 
 def from_arrays(
-    x: NDArray[Any],
+    x: NDArray[Any] | Mapping[str, NDArray[Any]],
     y: NDArray[Any] | None = None,
     *,
     class_names: Sequence[str] = (),
-    x_test: NDArray[Any] | None = None,
+    x_test: NDArray[Any] | Mapping[str, NDArray[Any]] | None = None,
     y_test: NDArray[Any] | None = None,
 ) -> Dataset:
     """Arrays as data. Where test arrays are given, they are the verdict split. Raises UserError.
 
-    x  uint8 [N, H, W] or [N, H, W, C], or float [N, ...] that is fed as it is
+    x  uint8 [N, H, W] or [N, H, W, C], or float [N, ...] or whole numbers [N, n] that are fed as they are; of networks
+       with several inputs a mapping of such arrays by the inputs' names
     y  whole numbers [N] (classes) or [N, H, W] (masks), or strings [N] (texts); None: no labels
     """
     suffix = "" if x_test is None else "_train"
-    given: dict[str, Any] = {f"x{suffix}": x}
+    given: dict[str, Any] = _named(x, suffix)
     given |= {f"y{suffix}": y} if y is not None else {}
-    given |= {"x_test": x_test} if x_test is not None else {}
+    given |= _named(x_test, "_test") if x_test is not None else {}
     given |= {"y_test": y_test} if y_test is not None else {}
     given |= {"class_names": list(class_names)} if len(class_names) else {}
     return _dataset(arrays.from_mapping({key: np.asarray(value) for key, value in given.items()}), "the arrays")
@@ -319,6 +320,11 @@ def for_form(data: Dataset, wanted: Form) -> Dataset:
     names = [listing.class_names[label] for label in listing.labels.tolist()]
     found = with_identities(replace(listing, class_names=()), names)
     return replace(data, class_names=(), listing=found, findings=found.findings, sha256=_hash([data.sha256, wanted]))
+
+
+def _named(x: NDArray[Any] | Mapping[str, NDArray[Any]], suffix: str) -> dict[str, Any]:
+    named = dict(x) if isinstance(x, Mapping) else {"x": x}
+    return {f"{name if len(named) > 1 else 'x'}{suffix}": array for name, array in named.items()}
 
 
 def _manifests_in(folder: Path) -> list[str]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.support.text import readable
+from pocketfit.core.signature import TensorSpec
+from pocketfit.core.support.text import readable, some
 from pocketfit.core.task.task import Form
 
 Part = Literal["train", "val", "test", "left out"]
@@ -39,12 +41,12 @@ class Reader(Protocol):
     """Reads the rows of a Listing."""
 
     def read(self, rows: NDArray[np.int64], preprocess: Preprocess) -> Iterator[NDArray[np.generic]]:
-        """These rows in order, some at a time: uint8 [n, H, W, C] after the geometry half, or float32 [n, ...]."""
+        """These rows in order, some at a time: uint8 [n, H, W, C] after the geometry half, or numbers [n, ...]."""
         ...
 
     def row_shape(self, preprocess: Preprocess) -> tuple[int, ...]: ...
 
-    def row_dtype(self) -> type[np.uint8] | type[np.float32]: ...
+    def row_dtype(self) -> type[np.generic]: ...
 
 
 class Masks(Protocol):
@@ -101,6 +103,8 @@ class Listing:
     identities  int64 [N], who or what is seen, or [N, 1 + k], pairs (tasks/common/verification.py); None: neither
     together  a text for each sample; samples with the same one go to the same split; (): each goes alone
     whole     the samples with those of classes that have none to train on, all parts; None: there are no such classes
+    given     what the data call the input that `reader` reads, "": nothing that counts
+    more      further inputs by name, [N, ...]
     """
 
     class_names: tuple[str, ...]
@@ -117,6 +121,8 @@ class Listing:
     identities: NDArray[np.int64] | None = None
     together: Sequence[str] = ()
     whole: Listing | None = None
+    given: str = ""
+    more: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def form(self) -> Form:
@@ -142,6 +148,26 @@ class Listing:
         if self.identities is not None:
             return json.dumps(self.identities[row].tolist())
         return self.class_names[self.labels[row]] if self.class_names else ""
+
+
+def inputs_for(listing: Listing, wanted: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """For each input of a network or a file, the name under which the listing has it.
+
+    Names count; an input that no array is named after gets the one array that is left over, if it is one.
+    Raises UserError where they don't match one by one.
+    """
+    names = [listing.given, *listing.more]
+    own = [spec.name for spec in wanted]
+    if len(names) == 1 == len(own):
+        return (names[0],)
+    left, missing = [name for name in names if name not in own], [name for name in own if name not in names]
+    if len(names) != len(own) or len(left) > 1:
+        have = some([name or "x" for name in names], 8)
+        raise UserError(
+            f"The network takes {counted(len(own), 'input')} ({some(own, 8)}), and the data give {have}: give an .npz"
+            " file with an array for each input under its name"
+        )
+    return tuple(name if name in names else left[0] for name in own) if missing else tuple(own)
 
 
 def counted(number: int, one: str, many: str = "") -> str:

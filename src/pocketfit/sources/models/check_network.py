@@ -53,26 +53,37 @@ def check_weights(network: nn.Module) -> None:
 
 
 def signature_of(
-    network: nn.Module, shape: tuple[int, ...], *, given: TensorSpec | None = None, outputs: Sequence[str] = ()
+    network: nn.Module,
+    shape: tuple[int, ...],
+    *,
+    given: TensorSpec | None = None,
+    more: Sequence[TensorSpec] = (),
+    outputs: Sequence[str] = (),
 ) -> Signature:
-    """One input of this shape; outputs of floats whose first dimension is the batch: a tensor, or a tuple, a list or a
-    dict of tensors, the first of which is the main one. Images are NCHW. `network` is in eval mode.
+    """Inputs of these shapes, in the order of the forward's arguments; outputs of floats whose first dimension is the
+    batch: a tensor, or a tuple, a list or a dict of tensors, the first of which is the main one. Images are NCHW.
+    `network` is in eval mode.
 
-    given    name and dtype of the input; left out: "image" or "input", float32
+    shape    of the first input without the batch
+    given    name and dtype of the first input; left out: "image" or "input", float32
+    more     the further inputs
     outputs  names; left out: the dict's keys, "logits" for a single [batch, classes], else "output_0", …
 
     Raises UserError where the network takes or gives anything else, does not run at this shape, gives other outputs for
     the same input, or lets the samples of a batch act on each other.
     """
-    _check_inputs(network)
-    words = "x".join(map(str, shape))
+    if given is None:
+        picture = len(shape) == 3
+        given = TensorSpec("image" if picture else "input", (), "float32", "NCHW" if picture else "")
+    inputs = _in_order(network, (replace(given, shape=(None, *shape)), *more))
+    words = " and ".join("x".join(map(str, spec.shape[1:])) for spec in inputs)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        noise, answer = _first_run(network, shape, "float32" if given is None else given.dtype, words)
+        noise, answer = _first_run(network, inputs, words)
         first = tensors_of(answer, outputs)
         again = tensors_of(_run(network, noise, words), outputs)
         if not all(_alike(one, again.get(name)) for name, one in first.items()):
             raise UserError(_why_differently(network, noise))
-        alone = tensors_of(_run(network, noise[:1], words), outputs, rows=1)
+        alone = tensors_of(_run(network, _part(noise, 0), words), outputs, rows=1)
         for name, one in first.items():
             if name not in alone or alone[name].shape != (1, *one.shape[1:]):
                 raise UserError(
@@ -80,16 +91,13 @@ def signature_of(
                     " without a dimension takes the batch away; write squeeze(-1), or flatten(1)"
                 )
         # a recurrent layer that takes the batch for its steps changes the later samples only
-        last = tensors_of(_run(network, noise[1:], words), outputs, rows=1)
+        last = tensors_of(_run(network, _part(noise, 1), words), outputs, rows=1)
         if not all(_alike(one[:1], alone[name]) and _alike(one[1:], last.get(name)) for name, one in first.items()):
             raise UserError(_why_mixed(network, noise))
-    if given is None:
-        picture = len(shape) == 3
-        given = TensorSpec("image" if picture else "input", (), "float32", "NCHW" if picture else "")
     specs = [
         TensorSpec(name, (None, *one.shape[1:]), str(one.dtype).removeprefix("torch.")) for name, one in first.items()
     ]
-    return Signature((replace(given, shape=(None, *shape)),), tuple(specs))
+    return Signature(inputs, tuple(specs))
 
 
 def blamed(error: BaseException, network: nn.Module) -> tuple[str, str]:
@@ -108,29 +116,41 @@ def blamed(error: BaseException, network: nn.Module) -> tuple[str, str]:
     return layer, line
 
 
-def _check_inputs(network: nn.Module) -> None:
+def _in_order(network: nn.Module, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """The inputs in the order of the forward's arguments, where they are named after these."""
     try:
         parameters = inspect.signature(network.forward).parameters.values()
     except (TypeError, ValueError):  # a forward that Python knows nothing about
-        return
+        return inputs
     by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    places = [p.name for p in parameters if p.kind in by_place]
     asked = [p.name for p in parameters if p.kind in by_place and p.default is inspect.Parameter.empty]
-    if len(asked) > 1:
+    named = {spec.name: spec for spec in inputs}
+    if len(inputs) > 1 and set(named) == set(places[: len(inputs)]) and len(asked) <= len(inputs):
+        return tuple(named[place] for place in places[: len(inputs)])
+    if len(asked) > len(inputs) or (len(inputs) > 1 and places and set(named) & set(places)):
+        first = ",".join(f"{name}=64" for name in (asked if len(asked) > 1 else places))
         raise UserError(
-            f"{type(network).__name__} takes {len(asked)} inputs ({', '.join(asked)}), and pocketfit takes networks"
-            " with one: wrap it in a module whose forward takes one tensor and makes the others of it, or fixes them"
+            f"{type(network).__name__} takes {len(asked)} inputs ({', '.join(asked)}), and {len(inputs)}"
+            f" {'is' if len(inputs) == 1 else 'are'} described ({', '.join(named)}): give the shape of each under the"
+            f" forward's names, the first arguments without a gap, such as --input-shape {first} (64:int64 for ids)"
         )
+    return inputs
 
 
-def _run(network: nn.Module, inputs: Tensor, words: str) -> Any:
+def _part(inputs: tuple[Tensor, ...], row: int) -> tuple[Tensor, ...]:
+    return tuple(tensor[row : row + 1] for tensor in inputs)
+
+
+def _run(network: nn.Module, inputs: tuple[Tensor, ...], words: str) -> Any:
     try:
-        return network(inputs)
+        return network(*inputs)
     except Exception as error:  # a stranger's forward may raise anything
         cause = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         layer, line = blamed(error, network)
         where = ", ".join(part for part in (f"layer '{layer}'" if layer else "", line) if part)
         if isinstance(error, ABOUT_SIZES):
-            of = f", batch {len(inputs)}" if len(inputs) == 1 else ""  # it has run at two samples
+            of = ", batch 1" if len(inputs[0]) == 1 else ""  # it has run at two samples
             raise UserError(
                 f"The network does not run on an input of {words}{of} ({cause}{f'; {where}' if where else ''}): say"
                 " with --input-shape what it expects"
@@ -149,21 +169,25 @@ def example(shape: tuple[int, ...], kind: str, below: int = 1) -> Tensor:
     return torch.randint(0, below, shape, generator=generator).to(dtype)
 
 
-def _first_run(network: nn.Module, shape: tuple[int, ...], kind: str, words: str) -> tuple[Tensor, Any]:
+def _first_run(network: nn.Module, inputs: Sequence[TensorSpec], words: str) -> tuple[tuple[Tensor, ...], Any]:
     """Noise for two samples, and the network's answer: integers below the first bound that the network takes."""
-    dtype = getattr(torch, kind)
-    if dtype.is_floating_point:
-        noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
-        return noise, _run(network, noise, words)
+    whole = [spec for spec in inputs if not spec.dtype.startswith("float")]
     refused: UserError | None = None
-    for below in (2,) if dtype is torch.bool else TOKENS:
-        noise = example((2, *shape), kind, below)
+    for below in (TOKENS if any(spec.dtype != "bool" for spec in whole) else TOKENS[2:3]) if whole else TOKENS[:1]:
+        noise = tuple(_noise(spec, below) for spec in inputs)
         try:
             return noise, _run(network, noise, words)
         except UserError as error:
             refused = refused or error
     assert refused is not None
     raise refused
+
+
+def _noise(spec: TensorSpec, below: int) -> Tensor:
+    if not spec.dtype.startswith("float"):
+        return example(spec.with_batch(2), spec.dtype, min(below, 2) if spec.dtype == "bool" else below)
+    noise = torch.randn(spec.with_batch(2), generator=torch.Generator().manual_seed(0))
+    return noise.to(getattr(torch, spec.dtype))
 
 
 def tensors_of(answer: Any, names: Sequence[str], rows: int = 2) -> dict[str, Tensor]:
@@ -216,11 +240,11 @@ class _Chances(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's h
         return func(*args, **(kwargs or {}))
 
 
-def _why_differently(network: nn.Module, inputs: Tensor) -> str:
+def _why_differently(network: nn.Module, inputs: tuple[Tensor, ...]) -> str:
     """One sentence about a network with other outputs for the same input."""
     running: list[str] = []
     with _watched(network, running, {}), _Chances(running) as chances:
-        network(inputs)
+        network(*inputs)
     layer, drawn = chances.found[0] if chances.found else ("", "")
     where = f"layer '{layer}'" if layer else "its own forward"
     if drawn in ("bernoulli", "native_dropout"):
@@ -235,13 +259,13 @@ def _why_differently(network: nn.Module, inputs: Tensor) -> str:
     )
 
 
-def _why_mixed(network: nn.Module, inputs: Tensor) -> str:
+def _why_mixed(network: nn.Module, inputs: tuple[Tensor, ...]) -> str:
     """One sentence about a network whose output for a sample depends on the others in the batch."""
     both: dict[str, Tensor] = {}
     alone: tuple[dict[str, Tensor], ...] = ({}, {})
-    for found, given in ((both, inputs), (alone[0], inputs[:1]), (alone[1], inputs[1:])):
+    for found, given in ((both, inputs), (alone[0], _part(inputs, 0)), (alone[1], _part(inputs, 1))):
         with _watched(network, [], found):
-            network(given)
+            network(*given)
     mixed = [
         name
         for name, one in both.items()

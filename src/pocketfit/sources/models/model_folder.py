@@ -135,16 +135,16 @@ def _built(origin: Origin, folder: Path) -> nn.Module:
 def _check_agreement(told: ModelFile) -> None:
     """Raises Violation where parts of the description contradict each other."""
     inputs, outputs = told.signature.inputs, told.signature.outputs
-    if len(inputs) != 1:
-        raise Violation("must hold one tensor", "signature.inputs")
     for side, specs in (("inputs", inputs), ("outputs", outputs)):
         if any(spec.shape[0] is not None or None in spec.shape[1:] for spec in specs):
             raise Violation("must have null for the batch, and numbers behind it", f"signature.{side}")
-    if len({spec.name for spec in outputs}) < len(outputs):
-        raise Violation("has two tensors of one name", "signature.outputs")
+        if len({spec.name for spec in specs}) < len(specs):
+            raise Violation("has two tensors of one name", f"signature.{side}")
     shape, contract = inputs[0].shape[1:], told.preprocess
-    if math.prod(size or 1 for size in shape) > MOST_VALUES:
-        raise Violation(f"is {shown(inputs[0].shape)}: no network is fed so much at once", "signature.inputs[0].shape")
+    for number, spec in enumerate(inputs):
+        if math.prod(size or 1 for size in spec.shape) > MOST_VALUES:
+            place = f"signature.inputs[{number}].shape"
+            raise Violation(f"is {shown(spec.shape)}: no network is fed so much at once", place)
     if inputs[0].layout == "NHWC":
         raise Violation('is "NHWC": networks take images as NCHW', "signature.inputs[0].layout")
     if (inputs[0].layout == "NCHW" or contract.sound is not None) and shape != contract.shape:
@@ -158,11 +158,12 @@ def _check_agreement(told: ModelFile) -> None:
 def _check_answers(network: nn.Module, signature: Signature, weights: Path) -> None:
     """Refuse weights with which the outputs do not fit the signature, or are NaN."""
     shape = signature.inputs[0].with_batch(2)
-    some = example(shape, signature.inputs[0].dtype)  # of zeros, some networks would make 0 / 0
+    # of zeros, some networks would make 0 / 0; of whole numbers, zeros may say that nothing counts
+    some = [example(spec.with_batch(2), spec.dtype) for spec in signature.inputs]
     try:
-        fit_unweighted(network, some)
+        fit_unweighted(network, *some)
         with torch.no_grad():
-            answer = network(some)
+            answer = network(*some)
         found = tensors_of(answer, [spec.name for spec in signature.outputs])
     except Exception as error:  # a network of a factory may raise anything
         cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

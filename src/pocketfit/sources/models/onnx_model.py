@@ -14,7 +14,7 @@ from pocketfit.core.model import Model, Origin
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.core.support.text import some
-from pocketfit.sources.input_contract import read_input_shape, read_labels, read_preprocess
+from pocketfit.sources.input_contract import Inputs, read_inputs, read_labels, read_preprocess
 from pocketfit.sources.models.check_network import check_weights, signature_of
 from pocketfit.sources.models.fingerprint import fingerprint
 from pocketfit.sources.onnx.open import Converted, open_for_model
@@ -38,15 +38,16 @@ def open_onnx_model(
     *,
     preprocess: Preprocess | str | Path | None,
     labels: Sequence[str] | str | Path | None,
-    input_shape: Sequence[int] | str | None,
+    input_shape: Inputs | None,
 ) -> Model:
     """The Model of an .onnx file, compared with ONNX Runtime; `open_model` describes the arguments.
 
     Axes besides the batch that the file leaves open get the sizes of `input_shape`, else those of `preprocess`. Labels
     that nobody gives are read from the file's metadata.
     """
-    shape = None if input_shape is None else read_input_shape(input_shape)
-    given, said = read_preprocess(preprocess, shape) if preprocess is not None else (None, ())
+    shape = None if input_shape is None else _shapes(read_inputs(input_shape), named=_are_named(input_shape))
+    one = shape if isinstance(shape, tuple) else None
+    given, said = read_preprocess(preprocess, one) if preprocess is not None else (None, ())
     pixels = None if given is None else given.shape
     found = open_for_model(path, shape=shape or pixels, exact=shape is not None)
     found.network.eval()
@@ -70,6 +71,15 @@ def open_onnx_model(
         findings=(*found.findings, *said, *assumed, *where),
         file=found.file,
     )
+
+
+def _are_named(given: Inputs) -> bool:
+    return isinstance(given, Mapping) or (isinstance(given, str) and "=" in given)
+
+
+def _shapes(inputs: Sequence[TensorSpec], *, named: bool) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+    shapes = {spec.name: tuple(size or 1 for size in spec.shape[1:]) for spec in inputs}
+    return shapes if named else shapes[inputs[0].name]
 
 
 def build_again(path: Path, origin: Origin) -> nn.Module:
@@ -135,11 +145,16 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _signature(found: Converted, *, is_sound: bool) -> Signature:
     """The file's own names, where they can stand in a file of ours."""
-    (given,), outputs = found.signature.inputs, found.signature.outputs
-    shape = tuple(size or 1 for size in given.shape[1:])  # all are known
-    sound = re.fullmatch(NAME, given.name) is not None
-    picture = len(shape) == 3 and shape[0] in (1, 3) and given.dtype == "float32" and not is_sound
-    named = TensorSpec(given.name if sound else "input", (), given.dtype, "NCHW" if picture else "")
+    given, outputs = found.signature.inputs, found.signature.outputs
+    sound = all(re.fullmatch(NAME, spec.name) for spec in given)
+    fallback = ["input"] if len(given) == 1 else [f"input_{i}" for i in range(len(given))]
+    inputs: list[TensorSpec] = []
+    for spec, other in zip(given, fallback, strict=True):
+        shape = tuple(size or 1 for size in spec.shape[1:])  # all are known
+        picture = len(shape) == 3 and shape[0] in (1, 3) and spec.dtype == "float32" and not inputs and not is_sound
+        inputs.append(TensorSpec(spec.name if sound else other, (None, *shape), spec.dtype, "NCHW" if picture else ""))
+    first = tuple(size or 1 for size in inputs[0].shape[1:])
     names = [spec.name for spec in outputs if re.fullmatch(NAME, spec.name)]
-    kept = names if len(set(names) - {named.name}) == len(outputs) else [f"output_{i}" for i in range(len(outputs))]
-    return signature_of(found.network, shape, given=named, outputs=kept)
+    taken = {spec.name for spec in inputs}
+    kept = names if len(set(names) - taken) == len(outputs) else [f"output_{i}" for i in range(len(outputs))]
+    return signature_of(found.network, first, given=inputs[0], more=inputs[1:], outputs=kept)

@@ -17,7 +17,7 @@ from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.core.support.text import some
 from pocketfit.core.support.user_code import Allowed
-from pocketfit.sources.input_contract import read_input_shape, read_labels, read_preprocess
+from pocketfit.sources.input_contract import Inputs, read_inputs, read_labels, read_preprocess
 from pocketfit.sources.models.build_network import build, counts_classes
 from pocketfit.sources.models.check_network import check_weights, signature_of
 from pocketfit.sources.models.fingerprint import fingerprint
@@ -49,7 +49,7 @@ def open_model(
     weights: str | Path | None = None,
     preprocess: Preprocess | str | Path | None = None,
     labels: Sequence[str] | str | Path | None = None,
-    input_shape: Sequence[int] | str | None = None,
+    input_shape: Inputs | None = None,
     classes: int | None = None,
     allow_code: Allowed = False,
 ) -> Model:
@@ -59,7 +59,8 @@ def open_model(
     preprocess   a Preprocess, a JSON file, "imagenet", "log-mel" and so on, or None for what the architecture was
                  published with
     labels       names in the order of the outputs, or a file with one a line (or a JSON list)
-    input_shape  shape of one sample: (3, 224, 224) or "3x224x224"; of an .onnx file it fixes the axes left open
+    input_shape  shape of one sample: (3, 224, 224) or "3x224x224", for several inputs "image=3x32x32,facts=5", with
+                 whole numbers "64:int64"; of an .onnx file it fixes the axes left open
     classes      outputs of the classifier; where the weights have another number, the head starts anew
     allow_code   whether a factory that a model folder names may be called: True, or the names that may. A factory that
                  is given here, as `spec`, is called anyway
@@ -109,7 +110,7 @@ def model_from_module(
     *,
     preprocess: Preprocess | str | Path | None = None,
     labels: Sequence[str] | str | Path = (),
-    input_shape: Sequence[int] | str | None = None,
+    input_shape: Inputs | None = None,
     origin: Origin | None = None,
 ) -> Model:
     """A Model around a module, which is put into eval mode and otherwise left as it is.
@@ -117,7 +118,9 @@ def model_from_module(
     The Model holds the module itself, taken out of its wrappers (nn.DataParallel, torch.compile); where layers compute
     their weights at every call (weight norms, spectral norms, masks), it holds a copy with the weights as they are.
 
-    `input_shape` of one sample is (channels, height, width) for images; left out, it follows from `preprocess`.
+    `input_shape` of one sample is (channels, height, width) for images; left out, it follows from `preprocess`. Of a
+    network with several inputs, or with whole numbers, it is a mapping in words: "image=3x32x32,facts=5",
+    {"input_ids": "64:int64"}.
     Raises UserError where the network does not run at this shape, gives anything but tensors of floats with the batch
     first, gives other outputs for the same input, or is not in float32.
     """
@@ -125,10 +128,7 @@ def model_from_module(
         raise UserError(f"A {type(module).__name__} is no network: hand over a torch.nn.Module")
     check_weights(module)
     computed, module = computing(module), bare(module)
-    shape = None if input_shape is None else read_input_shape(input_shape)
-    contract, findings = read_preprocess(preprocess, shape)
-    shape = contract.shape if shape is None else shape
-    signature = signature_of(module, shape, given=None if contract.sound is None else SOUND)
+    contract, findings, signature = _contract(module, preprocess, input_shape)
     if computed:
         findings = (
             *findings,
@@ -146,6 +146,19 @@ def model_from_module(
         sha256=fingerprint(module),
         findings=findings,
     )
+
+
+def _contract(
+    module: nn.Module, preprocess: Preprocess | str | Path | None, input_shape: Inputs | None
+) -> tuple[Preprocess, tuple[str, ...], Signature]:
+    """(how images are prepared, what there is to say about it, the inputs and outputs)."""
+    inputs = () if input_shape is None else read_inputs(input_shape)
+    described = next((spec for spec in inputs if spec.layout), inputs[0] if inputs else None)
+    shape = None if described is None else tuple(size or 1 for size in described.shape[1:])
+    contract, findings = read_preprocess(preprocess, shape)
+    given = SOUND if contract.sound is not None else inputs[0] if inputs else None
+    first = tuple(size or 1 for size in inputs[0].shape[1:]) if inputs else contract.shape
+    return contract, findings, signature_of(module, first, given=given, more=inputs[1:])
 
 
 def _published(name: str) -> Preprocess | None:
@@ -206,8 +219,15 @@ def _check_labels(labels: tuple[str, ...], signature: Signature) -> None:
 
 def _with_contract(model: Model, preprocess: Any, labels: Any, input_shape: Any) -> Model:
     """The same network with what the user says about its input instead of what was stored."""
-    shape = read_input_shape(input_shape) if input_shape is not None else None
-    if preprocess is not None or shape is not None:
+    inputs = read_inputs(input_shape) if input_shape is not None else ()
+    own = model.signature.inputs
+    if inputs and (len(inputs) > 1 or len(own) > 1 or inputs[0].dtype != own[0].dtype):
+        names = [spec.name for spec in model.signature.outputs]
+        first = tuple(size or 1 for size in inputs[0].shape[1:])
+        signature = signature_of(model.network, first, given=inputs[0], more=inputs[1:], outputs=names)
+        model = replace(model, signature=signature)
+    elif len(own) == 1 and own[0].dtype == "float32" and (preprocess is not None or inputs):
+        shape = tuple(size or 1 for size in inputs[0].shape[1:]) if inputs else None
         contract, findings = read_preprocess(model.preprocess if preprocess is None else preprocess, shape)
         signature = _signature_at(model, shape or contract.shape)
         model = replace(model, preprocess=contract, signature=signature, findings=(*model.findings, *findings))

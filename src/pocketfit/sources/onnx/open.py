@@ -18,6 +18,7 @@ from pocketfit.processes import child_process
 from pocketfit.sources.onnx import compare
 from pocketfit.sources.onnx.convert import convert
 from pocketfit.sources.onnx.file.child import FILE
+from pocketfit.sources.onnx.file.for_model import Shapes
 from pocketfit.sources.onnx.file.graph import Graph, Value, load_graph
 
 CHILD = "pocketfit.sources.onnx.file.child"
@@ -87,16 +88,16 @@ def open_onnx(
 def open_for_model(
     path: str | Path,
     *,
-    shape: Sequence[int] | None = None,
+    shape: Shapes | None = None,
     exact: bool = False,
     arguments: Mapping[str, int] | None = None,
     timeout_s: float = TIMEOUT_S,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Converted:
-    """The network of an .onnx file in the form that a Model takes: one input, a batch of any size, all other sizes
-    known, float32. It is compared with ONNX Runtime.
+    """The network of an .onnx file in the form that a Model takes: a batch of any size, all other sizes known,
+    float32. It is compared with ONNX Runtime.
 
-    shape      of one sample, for axes that the file leaves dynamic
+    shape      of one sample, for axes that the file leaves dynamic; by name where it has several inputs
     exact      whether `shape` has to agree with the sizes that the file fixes
     arguments  Converted.arguments of an earlier call: read again in the same way, without a comparison
 
@@ -107,7 +108,7 @@ def open_for_model(
         raise UserError(f"{path} is no file")
     payload = {
         "path": str(path.absolute()),
-        "shape": None if shape is None else list(shape),
+        "shape": None if shape is None else _plain_shapes(shape),
         "exact": exact,
         "arguments": None if arguments is None else dict(arguments),
         "memory_bytes": memory_bytes,
@@ -186,6 +187,10 @@ def _plainly(message: str) -> str:
     """ "The step sources.onnx.file.child.prepare died with ..." -> "reading it died with ..." """
     step, _, end = message.replace("prepare_model ", "prepare ").partition("prepare ")
     return f"reading it {end}" if end and step.startswith("The step") else message[:1].lower() + message[1:]
+
+
+def _plain_shapes(shape: Shapes) -> Any:
+    return {name: list(one) for name, one in shape.items()} if isinstance(shape, Mapping) else list(shape)
 
 
 def _plain(value: Any) -> Any:

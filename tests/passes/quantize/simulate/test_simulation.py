@@ -155,7 +155,7 @@ def test_zoo_networks(name: str) -> None:
 def test_fingerprints_are_those_of_the_float_network() -> None:
     model = small()
     values = np.random.default_rng(0).standard_normal((2, 3, 10, 10)).astype(np.float32)
-    found = fingerprints_of(model, EIGHT, values)
+    found = fingerprints_of(model, EIGHT, torch.from_numpy(values))
     answers = model.network(torch.from_numpy(values)).detach().numpy()
     size, mean, _, low, high = found["linear"]
     assert (size, mean) == (answers.size, pytest.approx(float(answers.mean()), abs=1e-5))

@@ -138,13 +138,9 @@ def _equalized(
 def _change(before: nn.Module, after: nn.Module, model: Model, samples: Samples | None) -> float:
     """The largest change of an output over the largest output: on samples, or on noise where there are none."""
     if samples is not None and len(samples):
-        given: list[tuple[Tensor, ...]] = [
-            (batch,) for batch in interpret.batches(samples, range(min(CHECKED, len(samples))))
-        ]
+        given = list(interpret.batches(samples, range(min(CHECKED, len(samples)))))
     else:
-        generator = torch.Generator().manual_seed(0)
-        shapes = [zeros.shape for zeros in aten.zeros(model.signature, aten.BATCH)]
-        given = [tuple(torch.randn(shape, generator=generator) for shape in shapes)]
+        given = [aten.noise(model.signature, aten.BATCH)]
     largest = difference = 0.0
     with torch.no_grad():
         for batch in given:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from pocketfit.core.plan.export import RangeMethod
 from pocketfit.core.samples import Samples
 from pocketfit.numerics import quantization_ranges as numerics
+from pocketfit.passes.graph.feed import Fed, call, fed
 from pocketfit.passes.quantize.simulate.simulation import Point, Simulation
 
 BATCH = 4  # samples
@@ -33,7 +33,7 @@ def observe(
 
         hooks = [point.register_forward_pre_hook(note) for point in simulation.points.values()]
         for batch in batches(samples, rows):
-            simulation.network(batch)
+            call(simulation.network, batch)
         for hook in hooks:
             hook.remove()
     return {name: observer.summary() for name, observer in observers.items()}
@@ -66,7 +66,7 @@ def ends_of(simulation: Simulation) -> set[str]:
     return found
 
 
-def batches(samples: Samples, rows: Sequence[int]) -> Iterator[Tensor]:
-    """float32 [BATCH, ...] of these rows, in order; the last may be shorter."""
+def batches(samples: Samples, rows: Sequence[int]) -> Iterator[Fed]:
+    """The inputs [BATCH, ...] of these rows, in order; the last may be shorter."""
     for start in range(0, len(rows), BATCH):
-        yield torch.from_numpy(samples.inputs(list(rows[start : start + BATCH])))
+        yield fed(samples, list(rows[start : start + BATCH]))

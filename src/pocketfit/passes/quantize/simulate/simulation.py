@@ -18,9 +18,7 @@ from functools import partial
 from operator import is_not
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from pocketfit.core.errors import UserError
@@ -29,6 +27,7 @@ from pocketfit.core.plan.export import Grid
 from pocketfit.core.signature import Signature
 from pocketfit.numerics.quantization_ranges import fingerprint
 from pocketfit.passes.graph.aten import argument, inputs_in_words, module_of, operation, quiet, shape_of, zeros
+from pocketfit.passes.graph.feed import Fed, call
 from pocketfit.passes.graph.fold_batch_norm import fold_batch_norm
 from pocketfit.passes.graph.operators import Fact, having
 from pocketfit.passes.quantize.simulate.fake_quantize import (
@@ -168,7 +167,7 @@ def simulate(model: Model, grid: Grid) -> Simulation:
     return Simulation(module, weights, points)
 
 
-def fingerprints_of(model: Model, grid: Grid, inputs: NDArray[np.float32]) -> dict[str, list[float]]:
+def fingerprints_of(model: Model, grid: Grid, inputs: Fed) -> dict[str, list[float]]:
     """quantization_ranges.fingerprint of each point of the float network on these inputs, by the point's name."""
     simulation = simulate(model, grid)
     simulation.activate(weights=False, points=False)
@@ -180,7 +179,7 @@ def fingerprints_of(model: Model, grid: Grid, inputs: NDArray[np.float32]) -> di
 
         point.register_forward_pre_hook(note)
     with torch.inference_mode():
-        simulation.network(torch.from_numpy(inputs))
+        call(simulation.network, inputs)
     return found
 
 
@@ -306,7 +305,7 @@ def tensors_of(module: fx.GraphModule, keep_float: Collection[str] = ()) -> list
     for node in module.graph.nodes:
         if node.op == "placeholder" or any(source in varying for source in node.all_input_nodes):
             varying.add(node)
-        if node.op == "placeholder":
+        if node.op == "placeholder" and _is_float(node):
             names[node] = node.name
         elif node.op != "call_function" or not _is_float(node) or node not in varying:
             continue

@@ -22,6 +22,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.plan.train import Train
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Tick
+from pocketfit.passes.graph.feed import fed
 from pocketfit.passes.train import distillation
 from pocketfit.passes.train.answers import manner, thawed
 from pocketfit.passes.train.batches import prefetched, shuffled
@@ -88,7 +89,7 @@ def _tried(model: Model, settings: Train, samples: Samples, rate: float) -> tupl
     """(how far the loss rises at this rate, the seconds of a step)."""
     network, place = copy.deepcopy(model.network), device()
     rows = min(settings.batch_size, len(samples))
-    how = manner(network, torch.from_numpy(samples.inputs(slice(0, rows))))
+    how = manner(network, fed(samples, slice(0, rows)))
     teacher = distillation.teacher_of(model, model)
     torch.manual_seed(settings.seed)
     losses: list[float] = []

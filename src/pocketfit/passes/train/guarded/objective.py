@@ -24,6 +24,7 @@ from pocketfit.core.plan.train import OptimizerName
 from pocketfit.core.samples import Samples
 from pocketfit.core.task.task import Task
 from pocketfit.core.task.task_list import TaskKey
+from pocketfit.passes.graph.feed import Fed, each, fed
 from pocketfit.passes.train import distillation as distil
 from pocketfit.passes.train.batches import as_tensor
 from pocketfit.tasks.common.probabilities import as_logits
@@ -32,7 +33,7 @@ SMALLEST_SPREAD, LARGEST_SPREAD = 0.5, 20.0  # ordinary standard deviations of l
 USUAL_SPREAD = 4.0  # that of networks trained by cross-entropy; 2.7 to 5.7 were seen
 MOST_LOSS = 20.0  # the loss of one sample counts at most so much, so that it can't outweigh all others
 BATCH_SIZE = 64  # samples at a time, where no gradients are needed
-Asked = Callable[[Tensor], Tensor]  # inputs on the CPU -> outputs [n, ...]; a teacher's are [n, numbers], maps behind
+Asked = Callable[[Fed], Tensor]  # inputs on the CPU -> outputs [n, ...]; a teacher's are [n, numbers], maps behind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,5 +213,9 @@ class Exam:
 
 
 def _all(network: Asked, samples: Samples) -> Tensor:
-    parts = [samples.inputs(slice(i, i + BATCH_SIZE)) for i in range(0, len(samples), BATCH_SIZE)]
-    return torch.cat([network(as_tensor(part)).float().cpu().flatten(1) for part in parts])
+    parts = [fed(samples, slice(i, i + BATCH_SIZE)) for i in range(0, len(samples), BATCH_SIZE)]
+    return torch.cat([network(_as_in_training(part)).float().cpu().flatten(1) for part in parts])
+
+
+def _as_in_training(inputs: Fed) -> Fed:
+    return each(inputs, lambda tensor: as_tensor(tensor.numpy()))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pocketfit.core.errors import UserError
 
 if TYPE_CHECKING:
+    from pocketfit.sources.onnx.file.for_model import Shapes
     from pocketfit.sources.onnx.file.graph import Graph
 
 
@@ -57,7 +58,7 @@ def prepare(
 def prepare_model(
     path: str,
     folder: str,
-    shape: Sequence[int] | None,
+    shape: Shapes | None,
     exact: bool,
     arguments: Mapping[str, int] | None,
     memory_bytes: int,
@@ -105,7 +106,7 @@ def prepared(
 
 
 def prepared_model(
-    path: Path, shape: Sequence[int] | None, arguments: Mapping[str, int] | None, *, exact: bool
+    path: Path, shape: Shapes | None, arguments: Mapping[str, int] | None, *, exact: bool
 ) -> tuple[Graph, dict[str, Any]]:
     """The graph of a file in the form that a Model takes, and what `prepare_model` returns."""
     from pocketfit.sources.onnx import compare

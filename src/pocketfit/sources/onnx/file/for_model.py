@@ -1,4 +1,4 @@
-"""A graph in the form that a Model takes: one input, a batch of any size, all other sizes known, float32."""
+"""A graph in the form that a Model takes: a batch of any size, all other sizes known, float32."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pocketfit.sources.onnx.file.specialise import with_sizes
 from pocketfit.sources.onnx.tensors import DTYPES
 
 BATCH = "batch"
+Shapes = Sequence[int] | Mapping[str, Sequence[int]]
 OTHER_FLOATS = ("float16", "bfloat16", "float64")  # Models start from float32
 FLOAT32 = next(number for number, dtype in DTYPES.items() if dtype is torch.float32)
 NUMBERS = {number for number, dtype in DTYPES.items() if str(dtype).removeprefix("torch.") in OTHER_FLOATS}
@@ -34,21 +35,31 @@ class Fitted:
     free: int
 
 
-def sizes_for(graph: Graph, shape: Sequence[int] | None, *, exact: bool) -> dict[str, int]:
+def sizes_for(graph: Graph, shape: Shapes | None, *, exact: bool) -> dict[str, int]:
     """Sizes of the axes besides the batch that the file leaves dynamic, as "input:dimension" -> size.
 
-    shape  of one sample
+    shape  of one sample; by name where the file has several inputs. A shape without a name is for every input with as
+           many axes that leaves some open
     exact  whether sizes that the file fixes have to be those of `shape`
 
-    Raises UserError where there are several inputs, or where a size is not known or another one.
+    Raises UserError where a size is not known or another one, and for an input that the file does not have.
     """
-    if len(graph.inputs) != 1:
-        names = ", ".join(f"'{value.name}'" for value in graph.inputs)
-        raise UserError(
-            f"it has {len(graph.inputs)} inputs ({names}), and pocketfit takes networks with one: cut the file behind"
-            " the others (onnx.utils.extract_model), or export a network that makes them itself"
-        )
-    (value,) = graph.inputs
+    if not isinstance(shape, Mapping) and len(graph.inputs) == 1:
+        return _sizes_of(graph.inputs[0], shape, exact=exact)
+    names = [value.name for value in graph.inputs]
+    shapes = shape if isinstance(shape, Mapping) else {}
+    if unknown := [name for name in shapes if name not in names]:
+        raise UserError(f"it has no input '{unknown[0]}'; its inputs are {some(names, 8)}")
+    found: dict[str, int] = {}
+    for value in graph.inputs:
+        own = value.shape or ()
+        open_axes = any(not isinstance(axis, int) for axis in own[1:])
+        whole = not isinstance(shape, Mapping) and shape is not None and open_axes and len(shape) == len(own) - 1
+        found |= _sizes_of(value, shape if whole else shapes.get(value.name), exact=exact)  # type: ignore[arg-type]
+    return found
+
+
+def _sizes_of(value: Value, shape: Sequence[int] | None, *, exact: bool) -> dict[str, int]:
     if not value.shape:
         raise UserError(f"its input '{value.name}' has no dimension for the batch")
     own = value.shape[1:]
@@ -73,15 +84,20 @@ def sizes_for(graph: Graph, shape: Sequence[int] | None, *, exact: bool) -> dict
 
 
 def readings(graph: Graph, sizes: Mapping[str, int]) -> list[Fitted]:
-    """The ways to read a graph with one input, the most literal one first; the right one is the first that answers as
+    """The ways to read a graph, the most literal one first; the right one is the first that answers as
     the file does, row by row."""
     graph = with_sizes(graph, sizes)
-    (value,) = graph.inputs
-    batch = (value.shape or (None,))[0]
-    if not isinstance(batch, int):
+    batches = [(value.shape or (None,))[0] for value in graph.inputs]
+    if not any(isinstance(batch, int) for batch in batches):
         return [Fitted(graph, 0, 0)]
+    batch = batches[0]
+    if not isinstance(batch, int) or set(batches) != {batch}:
+        names = some([value.name for value in graph.inputs], 8)
+        raise UserError(
+            f"its inputs ({names}) have different batches, {some(list(map(str, batches)), 8)}: give each one first axis"
+        )
     if batch < 1:
-        raise UserError(f"its input '{value.name}' has a batch of {batch}")
+        raise UserError(f"its input '{graph.inputs[0].name}' has a batch of {batch}")
     free = _with_free_batch(graph, batch)
     return [Fitted(free, batch, 1), Fitted(_with_free_targets(free, batch), batch, 2)]
 
