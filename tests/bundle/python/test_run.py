@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketfit.bundle.python import place as run_template
+from pocketfit.bundle.python import run as run_template
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.sources.image_preprocess import to_tensor
 from tests.bundle.tiny_networks import BGR, GREY, LABELS, LINE, RGB, samples_for, weights

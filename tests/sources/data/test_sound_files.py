@@ -46,7 +46,7 @@ def manifest(folder):
 def test_recordings_in_four_splits(write, form, tmp_path):
     dataset = open_data(write(tmp_path))
     assert dataset.form == form
-    dataset.check_fits(TensorSpec("sound", (None, 1, 9, 8)), SHORT)
+    dataset.check_fits([TensorSpec("sound", (None, 1, 9, 8))], SHORT)
     seen = []
     for split in dataset.split_counts(0):
         found = dataset.split(split, SHORT, split_seed=0)
@@ -87,16 +87,16 @@ def test_wrong_data_are_one_sentence(tmp_path):
     (tmp_path / "sounds").mkdir()
     sounds = open_data(by_class(tmp_path / "sounds"))
     with pytest.raises(UserError, match="The data are recordings, and the preprocessing is one for images"):
-        sounds.check_fits(TensorSpec("image", (None, 3, 8, 8), layout="NCHW"), Preprocess(height=8, width=8))
+        sounds.check_fits([TensorSpec("image", (None, 3, 8, 8), layout="NCHW")], Preprocess(height=8, width=8))
     with pytest.raises(UserError, match=r"makes \[1, 49, 10\] of a recording, and the network takes \[1, 9, 8\]"):
-        sounds.check_fits(TensorSpec("sound", (None, 1, 9, 8)), MFCC)
+        sounds.check_fits([TensorSpec("sound", (None, 1, 9, 8))], MFCC)
     (tmp_path / "pictures").mkdir()
     for row in range(4):
         (tmp_path / "pictures" / "ab"[row % 2]).mkdir(exist_ok=True)
         Image.new("RGB", (8, 8), (row, 0, 0)).save(tmp_path / "pictures" / "ab"[row % 2] / f"{row}.png")
     pictures = open_data(tmp_path / "pictures")
     with pytest.raises(UserError, match="The data are images, and the preprocessing is one for recordings"):
-        pictures.check_fits(TensorSpec("sound", (None, 1, 9, 8)), SHORT)
+        pictures.check_fits([TensorSpec("sound", (None, 1, 9, 8))], SHORT)
     save(tmp_path / "pictures" / "a" / "odd.wav", samples(0))
     with pytest.raises(UserError, match="holds images and recordings"):
         open_data(tmp_path / "pictures")

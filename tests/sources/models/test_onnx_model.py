@@ -205,7 +205,7 @@ def test_several_outputs_keep_their_names_and_integers_are_an_input(tmp_path: Pa
     ("change", "words"),
     [
         (lambda p: p.graph.node.append(helper.make_node("NoSuch", ["y"], ["z"], "odd")), "operator NoSuch 'odd'"),
-        (lambda p: p.graph.input.append(tensor("mask", [3, 4])), "its inputs .x and mask. have different batches"),
+        (lambda p: p.graph.input.append(tensor("mask", [3, 4])), "its inputs .x, mask. have different batches"),
         (lambda p: p.graph.initializer[0].dims.__setitem__(0, 2**40), "weights"),
         (lambda p: setattr(p.graph.node[6], "input", ["y"]), "circle"),
     ],

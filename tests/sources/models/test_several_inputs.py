@@ -59,6 +59,7 @@ def test_a_model_folder_keeps_all_inputs(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of torch, about itself
+@pytest.mark.filterwarnings("ignore:.*The axis name:UserWarning")
 @pytest.mark.parametrize("name", [TOKENS, BOTH])
 def test_opened_from_onnx_with_all_inputs(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
