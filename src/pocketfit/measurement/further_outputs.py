@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit import runtimes
-from pocketfit.core.preprocess import Preprocess
-from pocketfit.core.runtime import Session, quantize_input
+from pocketfit.core.runtime import Session, as_taken
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.scratch import temporary_folder
-from pocketfit.measurement.run_samples import array_file, fed
+from pocketfit.measurement.sample_arrays import fed, read_back, stored
 from pocketfit.numerics import sqnr
 from pocketfit.processes import child_process
 
@@ -58,18 +56,16 @@ def compare_further(
         if count < 2:
             return ()
     with temporary_folder(work) as folder:
-        arrays, contracts = [], []
+        taken = []
         for number, given in enumerate(samples):
             some = given.take(range(min(SAMPLES, len(given))))
             own = Path(folder, str(number))
             own.mkdir()
-            arrays.append(str(array_file(some, own)))
-            contracts.append(json.dumps(some.preprocess.to_json()))
+            taken.append(stored(some, own))
         payload = {
             "names": list(names),
             "paths": [str(path.resolve()) for path in paths],
-            "arrays": arrays,
-            "contracts": contracts,
+            "samples": taken,
             "threads": threads,
         }
         found = child_process.call("pocketfit.measurement.further_outputs:compare_in_child", payload)
@@ -79,13 +75,13 @@ def compare_further(
 
 
 def compare_in_child(
-    *, names: list[str], paths: list[str], arrays: list[str], contracts: list[str], threads: int
+    *, names: list[str], paths: list[str], samples: list[dict[str, Any]], threads: int
 ) -> dict[str, Any]:
     """The child's side of `compare_further`: {"outputs": [[name, signal, noise, cosine], …]}."""
     told = []
-    for name, path, array, contract in zip(names, paths, arrays, contracts, strict=True):
+    for name, path, given in zip(names, paths, samples, strict=True):
         session = runtimes.get(name).load(Path(path), threads=threads)
-        told.append(_all_outputs(session, array, contract))
+        told.append(_all_outputs(session, read_back(given)))
         session.close()
     outputs = []
     for (name, ours), (_, theirs) in zip(*told, strict=False):
@@ -94,26 +90,14 @@ def compare_in_child(
     return {"outputs": outputs}
 
 
-def _all_outputs(session: Session, array: str, contract: str) -> list[tuple[str, NDArray[np.generic]]]:
+def _all_outputs(session: Session, samples: Samples) -> list[tuple[str, NDArray[np.generic]]]:
     """(name, values [n, ...]) of each further output, row by row, as files with a batch of one take it."""
-    stored = np.load(array, mmap_mode="r", allow_pickle=False)
-    samples = Samples(
-        array=stored,
-        labels=np.full(len(stored), -1, np.int64),
-        names=[],
-        split="",
-        sha256="",
-        preprocess=Preprocess.from_json(json.loads(contract)),
-    )
-    spec, grid = session.signature.inputs[0], session.input_quantization
+    inputs = session.signature.inputs
     rows: dict[str, list[NDArray[np.generic]]] = {one.name: [] for one in session.signature.outputs[1:]}
-    repeats = spec.shape[0] or 1
+    repeats = inputs[0].shape[0] or 1
     for row in range(len(samples)):
-        values = np.repeat(fed(samples, slice(row, row + 1), spec), repeats, axis=0)
-        given: NDArray[np.generic] = values
-        if grid is not None:
-            given = quantize_input(values, spec.dtype, grid.scales[0], grid.zero_points[0])
-        answers = session.run({spec.name: given})
+        values = fed(samples, slice(row, row + 1), inputs)
+        answers = session.run(as_taken(session, tuple(np.repeat(array, repeats, axis=0) for array in values)))
         for one in session.signature.outputs[1:]:
             raw = answers[one.name][:1]
             rows[one.name].append(raw.transpose(0, 3, 1, 2) if one.layout == "NHWC" and raw.ndim == 4 else raw)

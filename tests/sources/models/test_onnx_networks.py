@@ -44,7 +44,8 @@ NAMES = [
     name
     for name, row in NETWORKS.items()
     if not {"open", "trace"} & set(row.refused) - NOT_EXPORTED
-    and not row.more and not row.tokens  # test_several_inputs.py
+    and not row.more
+    and not row.tokens  # test_several_inputs.py
 ]
 CASES = [
     *(pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES),

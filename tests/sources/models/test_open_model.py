@@ -347,7 +347,9 @@ def test_damaged_folders_are_sentences(folder):
         "'labels' are 3 for 2 outputs": {"labels": ["a", "b", "c"]},
         "'split_seed' is Infinity: give a whole number": {"split_seed": float("inf")},
         "'learned.sparse' names \"nowhere\", which is no layer": {"learned": {"sparse": ["nowhere"]}},
-        "'signature.inputs' has two tensors of one name": {"signature": {**signature, "inputs": signature["inputs"] * 2}},
+        "'signature.inputs' has two tensors of one name": {
+            "signature": {**signature, "inputs": signature["inputs"] * 2}
+        },
         r"'signature.inputs' is \[\]: give at least 1": {"signature": {"inputs": [], "outputs": []}},
         "gives .*2, 2.* for two samples, its description says .*2, 4": {
             "signature": {**signature, "outputs": [{**signature["outputs"][0], "shape": [None, 4]}]}
