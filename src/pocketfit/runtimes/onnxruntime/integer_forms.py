@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pocketfit.formats.onnx_read import DEQUANTIZE, QUANTIZE
+from pocketfit.runtimes.onnxruntime.written_norms import nodes_of_norms
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -141,6 +142,7 @@ def in_float(model: ModelProto, *, but_outputs: bool) -> tuple[list[str], set[st
         of_norm = any(reader.output[0] in kept and reader.op_type in IN_FLOAT for reader in after)
         if of_norm or all(reader.output[0] in kept for reader in after):
             kept.add(node.output[0])
+    kept |= nodes_of_norms(model) - outputs
     products = {node.output[0] for node in nodes if node.op_type == "MatMul"} - outputs
     in_float_only = {name for name in products if all(reader.output[0] in kept for reader in readers.get(name, []))}
     return [node.name for node in nodes if node.output[0] in kept and node.name], in_float_only
