@@ -3,13 +3,14 @@
     python tools/fetch.py magika
     python -m benchmarks.magika.measure [-o OUT]
 
-Half of the files, drawn at random, calibrate; the other half is answered by the original and by each of
+Some of the files, drawn at random, are kept for the test, the others calibrate. The test files are answered by the original and by each of
 pocketfit's files in ONNX Runtime, one thread, one file at a time, in turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from pathlib import Path
 
@@ -23,7 +24,10 @@ from pocketfit.sources.models.open_model import open_model
 
 MODEL = "magika-1.0.3/magika/models/standard_v3_3/model.onnx"
 PLANS = {
-    "static int8": pocketfit.ExportSettings("onnxruntime", "int8", activations="uint8", ranges="percentile"),
+    "static int8": pocketfit.ExportSettings("onnxruntime", "int8", activations="uint8"),
+    "static int8, percentiles": pocketfit.ExportSettings(
+        "onnxruntime", "int8", activations="uint8", ranges="percentile"
+    ),
     "dynamic int8": pocketfit.ExportSettings("onnxruntime", "dynamic-int8"),
     "int8 weights alone": pocketfit.ExportSettings("onnxruntime", "weight-only"),
 }
@@ -33,16 +37,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-d", "--downloads", type=Path, default=Path(".downloads"))
     parser.add_argument("-o", "--out", type=Path, default=Path("magika-out"))
+    parser.add_argument("--most", type=int, default=200, help="files of each type")
+    parser.add_argument("--test", type=int, default=1000, help="files that are answered")
     given = parser.parse_args()
     original = given.downloads / MODEL
     labels = files.labels_of(original.with_name("config.min.json"))
-    x, y = files.collect(labels)
-    test = np.random.default_rng(0).random(len(x)) < 0.5
+    x, y = files.collect(labels, given.most)
+    drawn = np.random.default_rng(0).permutation(len(x))
+    test = np.zeros(len(x), bool)
+    test[drawn[: min(given.test, len(x) // 2)]] = True
     calibration = from_arrays(x[~test], y[~test], class_names=labels)
     paths = {"original": original}
     for name, settings in PLANS.items():
         model = open_model(original, labels=labels)
-        made = pocketfit.apply(pocketfit.Plan((), settings), model, calibration, given.out / name.replace(" ", "-"))
+        made = pocketfit.apply(pocketfit.Plan((), settings), model, calibration, given.out / re.sub(r"\W+", "-", name))
         paths[name] = Path(made.artifact.path)
     sessions = {name: open_session(str(path)) for name, path in paths.items()}
     answers: dict[str, list[np.ndarray]] = {name: [] for name in paths}

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pocketfit.formats.onnx_norms import nodes_of_norms
 from pocketfit.formats.onnx_read import DEQUANTIZE, QUANTIZE
-from pocketfit.runtimes.onnxruntime.written_norms import nodes_of_norms
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -16,8 +16,8 @@ from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.samples import Samples
+from pocketfit.formats.onnx_norms import nodes_of_norms
 from pocketfit.runtimes import get
-from pocketfit.runtimes.onnxruntime.written_norms import nodes_of_norms
 from pocketfit.sources.models.open_model import model_from_module
 
 WIDTH = 32
