@@ -3,8 +3,8 @@
     python tools/fetch.py magika
     python -m benchmarks.magika.measure [-o OUT]
 
-Some of the files, drawn at random, are kept for the test, the others calibrate. The test files are answered by the original and by each of
-pocketfit's files in ONNX Runtime, one thread, one file at a time, in turns.
+Some of the files, drawn at random, are kept for the test; the others calibrate. Each of the test's files is answered by
+the original and by each of pocketfit's files in ONNX Runtime: one thread, one at a time, in turns.
 """
 
 from __future__ import annotations
