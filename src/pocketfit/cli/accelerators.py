@@ -75,6 +75,11 @@ def show_mobile(data: Mapping[str, Any]) -> None:
         f"{escape(data['ort'])}: {format_bytes(data['ort_bytes'])} (.onnx: {format_bytes(data['onnx_bytes'])}), its"
         f" answers in ONNX Runtime are within {data['largest_difference']:.1g} of the .onnx file's largest output"
     )
+    if data["largest_difference_here"] > 10 * max(data["largest_difference"], 1e-5):
+        console.print(
+            "\u2022 Optimized for ARM, its integers are computed by other kernels than those of the .onnx file on this"
+            f" machine: outputs differ by {data['largest_difference_here']:.1g} of the largest on random inputs"
+        )
     console.print(f"{escape(data['config'])}: what a build of ONNX Runtime for it has to contain:")
     for line in data["required"]:
         console.print(f"  {escape(line)}", soft_wrap=True)

@@ -24,7 +24,7 @@ def test_a_float_and_an_int8_file_answer_as_before(exported: Exported, tmp_path:
         source = Path(exported(settings).path)
         found = mobile_forms(source, tmp_path / settings.precision)
         assert Path(found["ort"]).read_bytes()[4:8] == b"ORTM" and found["ort_bytes"] > 1000
-        assert found["largest_difference"] <= (mobile.TOLERANCE if settings is FLOAT else mobile.STEPS)
+        assert found["largest_difference"] <= mobile.TOLERANCE and found["largest_difference_here"] < 0.1
         assert any(operator in line for line in found["required"]), found["required"]
         assert Path(found["config"]).name == f"{source.stem}.required_operators_and_types.config"
         assert list(found["providers"]) == ["nnapi", "xnnpack", "coreml"]
@@ -44,9 +44,14 @@ def test_nothing_is_written_over(exported: Exported, tmp_path: Path) -> None:
     assert (tmp_path / f"{source.stem}.ort").read_bytes() == b"mine"
 
 
-def test_a_file_that_answers_otherwise_is_refused(exported: Exported) -> None:
+def test_a_file_that_answers_otherwise_is_refused(exported: Exported, tmp_path: Path, monkeypatch) -> None:
+    ours, theirs = Path(exported(FLOAT).path), Path(exported(INT8).path)
+    assert mobile.difference(ours, theirs, for_arm=True) > mobile.TOLERANCE
+    assert mobile.difference(ours, ours, for_arm=True) == 0
+    monkeypatch.setattr(mobile, "TOLERANCE", -1.0)
     with pytest.raises(ExportFailed, match="answers otherwise"):
-        mobile.difference(Path(exported(FLOAT).path), Path(exported(INT8).path))
+        mobile.write(ours, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_only_onnx_files_have_the_form(exported: Exported, tmp_path: Path) -> None:

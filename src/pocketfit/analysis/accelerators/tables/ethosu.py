@@ -28,7 +28,7 @@ NOTES = {
     "CONV_2D": "constant 8-bit weights; strides above 3 only without padding and dilation",
     "DEPTHWISE_CONV_2D": "constant 8-bit weights; strides of 1 to 3",
     "FULLY_CONNECTED": "8-bit weights; computed weights only for int8",
-    "MEAN": "batch 1; a reduced axis below 4096",
+    "MEAN": "batch 1; a reduced axis below 4096; over the depth only where height, width or depth is 1",
     "MAXIMUM": "inputs and output of one scale",
     "MINIMUM": "inputs and output of one scale",
     "TRANSPOSE": "only some permutations (see the report of Vela)",
