@@ -17,6 +17,7 @@ def quantized_layer(
     activations: type[np.generic] | str = np.int8,
     zero: int | None = 0,
     weight_axis: int = 0,
+    stated_axis: int | None = None,
     scale: float = 0.02,
     activation_scales: int = 1,
     bias: bool = False,
@@ -42,7 +43,13 @@ def quantized_layer(
     nodes = [
         node("QuantizeLinear", ["image", *pair], ["q"], "image_q", axis=1),
         node("DequantizeLinear", ["q", *pair], ["x"], "image_dq", axis=1),
-        node("DequantizeLinear", ["w", "ws", "wz"], ["wf"], "weight_dq", axis=weight_axis),
+        node(
+            "DequantizeLinear",
+            ["w", "ws", "wz"],
+            ["wf"],
+            "weight_dq",
+            axis=weight_axis if stated_axis is None else stated_axis,
+        ),
         node("DequantizeLinear", ["b", "bs", "bz"], ["bf"], "bias_dq", axis=0),
         node(layer, ["x", "wf", "bf"] if bias else ["x", "wf"], ["y"], "layer"),
     ]

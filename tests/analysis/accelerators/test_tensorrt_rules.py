@@ -23,6 +23,12 @@ BROKEN: dict[str, tuple[dict, set[str], str]] = {
     "no positive scale": ({"scale": 0.0}, {"image_q", "image_dq"}, "not positive"),
     "activations by channel": ({"activation_scales": CHANNELS}, {"image_q", "image_dq"}, "stored weights only"),
     "an integer bias": ({"bias": True}, {"bias_dq"}, "int32 (a bias)"),
+    "an axis of another size": (
+        {"weight_axis": 1, "stated_axis": 0},
+        {"weight_dq"},
+        "4 scales along axis 0 of a weight",
+    ),
+    "an axis that is not there": ({"stated_axis": 7}, {"weight_dq"}, "8 scales along axis 7"),
     "the wrong axis": ({"weight_axis": 1}, {"weight_dq"}, "output channels of Conv are axis 0"),
     "the wrong axis of a transposed one": ({"layer": "ConvTranspose"}, {"weight_dq"}, "ConvTranspose are axis 1"),
 }

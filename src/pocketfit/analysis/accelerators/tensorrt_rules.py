@@ -101,7 +101,7 @@ def _of_pair(node: NodeProto, look: _Look) -> list[str]:
         scales = numpy_helper.to_array(constants[node.input[1]])
         if not (scales > 0).all():
             broken.append("has a scale that is not positive")
-        if scales.size > 1:
+        if scales.size > 1 and scales.ndim == 1:  # blocks, with scales of the weight's own rank, are another scheme
             broken += _of_channels(node, look, scales.size)
     return broken
 
@@ -111,9 +111,10 @@ def _of_channels(node: NodeProto, look: _Look, scales: int) -> list[str]:
     data = look.constants.get(node.input[0])
     if data is None:
         return ["has a scale a channel for a tensor that is computed: TensorRT takes those for stored weights only"]
-    axis = _number(node, "axis", 1) % max(len(data.dims), 1)
-    if data.dims[axis] != scales:
-        return [f"has {scales} scales along an axis of {data.dims[axis]}"]
+    axis = _number(node, "axis", 1)
+    axis += len(data.dims) if axis < 0 else 0
+    if not 0 <= axis < len(data.dims) or data.dims[axis] != scales:
+        return [f"has {scales} scales along axis {axis} of a weight of shape {list(data.dims)}"]
     for reader in look.readers.get(node.output[0], ()):
         wanted = _output_axis(reader, node.output[0], len(data.dims))
         if wanted is not None and wanted != axis:
