@@ -25,7 +25,7 @@ from pocketfit.sources.data.dataset import Dataset, from_arrays, open_data
 from pocketfit.sources.models.open_model import model_from_module
 from pocketfit.zoo.ds_cnn import ds_cnn_s
 from tests.end_to_end.test_sound import Windows, motions
-from tests.tasks.examples import SIDE, model_of
+from tests.tasks.examples import SIDE, data_of, model_of
 
 PAGES = Path(__file__).parents[2] / "docs" / "tasks"
 COMMANDS = re.compile(r"```console\n(.*?)```", re.DOTALL)
@@ -58,6 +58,12 @@ def _embedding(folder: Path) -> None:
     (folder / "pairs.csv").write_text("\n".join(["path_a,path_b,same,split", *pairs]))
 
 
+def _detection(folder: Path) -> None:
+    data_of("detection", folder, labelled=True)
+    (folder / "coco").rename(folder / "shapes")
+    _images(folder, [f"images/{n}.png" for n in range(200)])
+
+
 def _sound(folder: Path) -> None:
     for name in ("iso", "otu"):
         for row in range(60):
@@ -74,7 +80,7 @@ def _sound(folder: Path) -> None:
 
 
 # page -> what makes its data; the network of a task is that of tests/tasks/examples.py
-FOLDERS = {"embedding": _embedding, "sound": _sound}
+FOLDERS = {"detection": _detection, "embedding": _embedding, "sound": _sound}
 
 
 def test_every_page_of_a_task_has_its_folder_here() -> None:

@@ -58,7 +58,9 @@ def contract_of(model: str | Path | None, preprocess: Preprocess | str | Path | 
     if (path := folder / "manifest.json").is_file():
         manifest = read_manifest(path)
         prepared = given or check_preprocess(manifest["preprocess"], path)
-        return Contract(prepared, tuple(manifest["labels"]), task=manifest.get("task", ""))
+        task = manifest.get("task", "")
+        task += f":{manifest['boxes']}" if task and "boxes" in manifest else ""
+        return Contract(prepared, tuple(manifest["labels"]), task=task)
     if given is None:
         raise UserError(
             f"Nothing says how images are prepared for {file.name}: give --model (a model folder or bundle),"
