@@ -7,7 +7,7 @@
 mobilefacenet  a public MobileFaceNet of 1.29 M parameters, on patches of photos without labels: no labelled faces are
                to be had, so that the figure is the nearness to the original
                (three plans for int8; that which the validation split prefers is judged on the test split)
-fashion        through `fit`: a network learns eight classes of Fashion-MNIST by an angular margin, and is asked about pairs
+fashion        by `fit`: a network learns eight classes of Fashion-MNIST by an angular margin, and is asked about pairs
                of the two other classes, shirts and bags. It has seen neither
 """
 
