@@ -263,3 +263,11 @@ def test_labels_in_the_metadata() -> None:
         assert found == () and words in said[0] and "give --labels" in said[0]
     for text in ("x", "{1: 'a'}", "{0: f()}", "{" * 10**5, "{0: 'a', 0: 'b'}" * 10**5):
         assert labels_of({"names": text}, signature(None, 1))[0] == ()
+
+
+def test_a_state_that_an_output_feeds_is_refused_by_name(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[batch, 8] x, float[1, batch, 8] state) => (float[batch, 8] y, float[1, batch, 8] stateN) {
+            stateN = Add(x, state) y = Tanh(x) }""")
+    with pytest.raises(UserError, match="'state' is a state, which its output 'stateN' gives for the next step"):
+        open_model(written(proto, tmp_path))

@@ -44,6 +44,7 @@ def sizes_for(graph: Graph, shape: Shapes | None, *, exact: bool) -> dict[str, i
 
     Raises UserError where a size is not known or another one, and for an input that the file does not have.
     """
+    _refuse_states(graph)
     if not isinstance(shape, Mapping) and len(graph.inputs) == 1:
         return _sizes_of(graph.inputs[0], shape, exact=exact)
     names = [value.name for value in graph.inputs]
@@ -57,6 +58,19 @@ def sizes_for(graph: Graph, shape: Shapes | None, *, exact: bool) -> dict[str, i
         whole = not isinstance(shape, Mapping) and shape is not None and open_axes and len(shape) == len(own) - 1
         found |= _sizes_of(value, shape if whole else shapes.get(value.name), exact=exact)  # type: ignore[arg-type]
     return found
+
+
+def _refuse_states(graph: Graph) -> None:
+    """Raises UserError for an input that is fed by an output, as the names say (state and stateN, h and hn), and whose
+    first axis is not the batch: nothing says then how a step follows another."""
+    for given in graph.inputs[1:]:
+        fed_by = [value.name for value in graph.outputs[1:] if value.name.startswith(given.name)]
+        batches = [(value.shape or (None,))[0] for value in (given, graph.inputs[0])]
+        if fed_by and given.dtype.startswith("float") and batches[0] != batches[1]:
+            raise UserError(
+                f"its input '{given.name}' is a state, which its output '{fed_by[0]}' gives for the next step, and"
+                " pocketfit runs no network step by step: export it for a whole sequence, with a state of zeros inside"
+            )
 
 
 def _sizes_of(value: Value, shape: Sequence[int] | None, *, exact: bool) -> dict[str, int]:
