@@ -22,12 +22,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.samples import Samples
 from pocketfit.core.support import user_code
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Slice
 from pocketfit.passes.graph.feed import call, each, fed
-from pocketfit.passes.prune import prune_channels
+from pocketfit.passes.prune import subnetworks
 from pocketfit.passes.train.answers import move
 from pocketfit.sources.input_contract import check_preprocess
 from pocketfit.sources.models.open_model import load_model, save_model
@@ -110,10 +111,10 @@ def carry_out(
 
 
 def _outcome(network: nn.Module, graph: ChannelGraph, samples: Samples, whole: Answers, job: Job) -> Row:
-    smaller = prune_channels.sliced(network, graph, np.array(job.removed, np.int64))
     try:
+        smaller = subnetworks.without(network, graph, np.array(job.removed, np.int64))
         found = answers(smaller, samples, whole)
-    except (*RAISED, ArithmeticError) as error:
+    except (*RAISED, ArithmeticError, UserError) as error:
         return {"why_not": (str(error) or type(error).__name__).splitlines()[0][:200]}
     if found.log_probabilities.shape != whole.log_probabilities.shape:
         return {"why_not": "the number of its outputs changes"}

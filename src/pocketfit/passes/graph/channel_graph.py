@@ -22,6 +22,7 @@ from pocketfit.core.signature import Signature
 from pocketfit.core.support.text import some
 from pocketfit.passes.graph import aten
 from pocketfit.passes.graph.aten import Layer
+from pocketfit.passes.graph.attention import HeadWalk
 from pocketfit.passes.graph.channel_rules import OUTPUT, Walk
 from pocketfit.passes.graph.labels import NO_CHANNEL
 
@@ -74,6 +75,8 @@ class ChannelGraph:
 
     reshapes  nodes that rearrange channels, with sizes that the forward may contain as constants
     norms     (layer, the channel of each of its entries), for norms without a tensor that shows their width
+    heads     ids that are attention heads
+    signature of the network
     """
 
     slices: tuple[Slice, ...]
@@ -82,6 +85,8 @@ class ChannelGraph:
     findings: tuple[str, ...] = ()
     reshapes: tuple[str, ...] = ()
     norms: tuple[tuple[str, NDArray[np.int64]], ...] = ()
+    heads: frozenset[int] = frozenset()
+    signature: Signature | None = None
 
     @property
     def producers(self) -> frozenset[tuple[str, int]]:
@@ -102,13 +107,15 @@ def trace(network: nn.Module, signature: Signature) -> ChannelGraph:
     reshapes = [place for place, labels in walk.reshapes if np.isin(walk.labels.roots(labels).numpy(), free).any()]
     norms = tuple((name, walk.labels.roots(ids).numpy()) for name, ids in walk.norms.items())
     findings = (*_findings(groups), *_untaken(walk))
-    return ChannelGraph(slices, groups, layers, findings, tuple(dict.fromkeys(reshapes)), norms)
+    return ChannelGraph(
+        slices, groups, layers, findings, tuple(dict.fromkeys(reshapes)), norms, walk.head_ids(), signature
+    )
 
 
-def followed(network: nn.Module, signature: Signature) -> tuple[ExportedProgram, Walk]:
+def followed(network: nn.Module, signature: Signature) -> tuple[ExportedProgram, HeadWalk]:
     """torch.export's graph, and the labels of all of its nodes; the same network always gets the same labels."""
     program = aten.export(network, signature)
-    walk = Walk(network, aten.parameter_names(program))
+    walk = HeadWalk(network, program)
     for node in program.graph.nodes:
         walk.visit(node)
     return program, walk

@@ -35,7 +35,6 @@ class Walk:
         self.reshapes: list[tuple[str, Tensor]] = []
         self.norms: dict[str, Tensor] = {}
         self.untaken: list[tuple[str, str]] = []
-        self.attention = {n for n, module in network.named_modules() if isinstance(module, nn.MultiheadAttention)}
         stored = network.state_dict(keep_vars=True)
         self.unstored = {name for name, _ in network.named_buffers() if name not in stored}
 
@@ -49,10 +48,12 @@ class Walk:
             for result in node.all_input_nodes:
                 self.labels.fix(self.of(result), OUTPUT)
         elif node.op == "call_function":
-            rule = RULES.get(operation(node), _hide)
-            self.env[node] = rule(self, node)
+            self.env[node] = self.rule(operation(node))(self, node)
             if not node.users and isinstance(self.env[node], Tensor):
                 self.labels.fix(self.env[node], UNREAD)
+
+    def rule(self, name: str) -> Rule:
+        return RULES.get(name, _hide)
 
     def of(self, node: fx.Node) -> Any:
         """Labels of a node's output; a parameter that belongs to no layer gets a label for each of its numbers."""
@@ -180,8 +181,6 @@ def _linear(walk: Walk, node: fx.Node) -> Any:
     if not walk.is_parameter(weight) or not _along(walk, source, last):
         return _hide(walk, node)
     inputs = vector(walk.of(source), last)
-    if module_of(node) in walk.attention:
-        walk.labels.fix(inputs, f"{_place(node)} takes as many as it was built for")
     walk.note(weight, 1, inputs, node)
     outputs = walk.outputs(weight, 0, shape_of(weight)[0])
     walk.note(bias, 0, outputs, node)

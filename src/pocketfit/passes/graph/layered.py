@@ -107,13 +107,12 @@ class _Builder:
         self.env: dict[fx.Node, Any] = {}
         self.held: dict[str, fx.Node] = {}
         self.switch: fx.Node | None = None
+        self.last: fx.Node  # of the inputs, and of the tensors that no layer holds
 
     def build(self, said: tuple[str, ...]) -> Layered:
-        inputs = []
         for node in self.program.graph.nodes:
             if node.op == "placeholder" and node.name not in self.names:
-                inputs.append(node)
-                self.env[node] = self.graph.placeholder(node.name)
+                self.env[node] = self.last = self.graph.placeholder(node.name)
         for node in self.program.graph.nodes:
             if node.op == "call_function" and operation(node) not in CHECKS:
                 self.env[node] = self.visit(node)
@@ -206,7 +205,7 @@ class _Builder:
     def trains(self) -> fx.Node:
         """The network's own `training`, as a node."""
         if self.switch is None:
-            with self.graph.inserting_before(next(iter(self.graph.nodes))):
+            with self.graph.inserting_after(self.last):
                 self.switch = self.graph.create_node("get_attr", "training")
         return self.switch
 
@@ -224,8 +223,9 @@ class _Builder:
 
     def _loose(self, name: str) -> fx.Node:
         """A node for a tensor that no layer seen so far holds; its place is found at the end."""
-        with self.graph.inserting_before(next(iter(self.graph.nodes))):
-            return self.graph.create_node("get_attr", name)
+        with self.graph.inserting_after(self.last):
+            self.last = self.graph.create_node("get_attr", name)
+        return self.last
 
     def place_tensors(self) -> None:
         for name in self.held:

@@ -25,6 +25,7 @@ from pocketfit.passes.graph import aten
 from pocketfit.passes.graph.channel_graph import ChannelGraph, Group, trace
 from pocketfit.passes.graph.main_answer import tensors
 from pocketfit.passes.prune import constant_channels, criteria, reachable_ratio, sparsify
+from pocketfit.passes.prune.by_layers import with_any_heads
 from pocketfit.passes.prune.constant_channels import Reader
 from pocketfit.passes.prune.criteria import Criterion
 from pocketfit.sources.models.fingerprint import fingerprint
@@ -202,6 +203,11 @@ def _carry_out(
     if failure is None:
         return network, findings
     findings, working = [], []
+    if any(graph.heads.intersection(ids.tolist()) for ids in removed.values()):
+        model, freed = with_any_heads(model)
+        network, failure, told = _tried(model, graph, readers, removed.values())
+        if failure is None:
+            return network, [*freed, *told]
     asked = {group.name for group in _groups_asked_for(graph, settings)}
     for name, ids in removed.items():
         _, alone, _ = _tried(model, graph, readers, [ids])
@@ -368,6 +374,8 @@ def _widths(network: nn.Module) -> dict[str, int]:
     widths = {}
     for name, layer in network.named_modules():
         count = getattr(layer, "out_channels", getattr(layer, "out_features", None))
+        inside = getattr(layer, "in_proj_weight", None)  # of nn.MultiheadAttention: queries, keys and values
+        count = len(inside) if count is None and isinstance(inside, torch.Tensor) else count
         if isinstance(count, int):
             widths[name] = count
     return widths

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,11 @@ from torch import nn
 
 from pocketfit.numerics.channel_shapes import LayerShape, Side, Skeleton, Widths
 from pocketfit.passes.graph.channel_graph import ChannelGraph
+from pocketfit.passes.graph.parameters import attribute
+from pocketfit.passes.prune.by_layers import by_layers
 from pocketfit.passes.prune.prune_channels import removable, sliced
+
+_BY_LAYERS: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 
 
 def skeleton(network: nn.Module, graph: ChannelGraph) -> Skeleton:
@@ -27,11 +32,11 @@ def skeleton(network: nn.Module, graph: ChannelGraph) -> Skeleton:
     sides = {(part.parameter, part.dim): _side(part.ids, owner, own) for part in graph.slices}
     layers = []
     for layer in graph.layers:
-        weight = getattr(_module(network, layer.name), "weight", None)
-        if not layer.macs or weight is None:
+        parameter = _weight_of(network, layer.name)
+        if not layer.macs or not parameter:
             continue
+        weight = attribute(network, parameter)
         sizes = tuple(weight.shape)
-        parameter = f"{layer.name}.weight"
         outputs, inputs = (sides.get((parameter, dim), Side(sizes[dim])) for dim in (0, 1))
         kind = _kind(sizes)
         layers.append(LayerShape(layer.name, kind, outputs, inputs, math.prod(sizes[2:]), layer.macs / weight.numel()))
@@ -46,7 +51,17 @@ def narrowed(network: nn.Module, graph: ChannelGraph, widths: Widths) -> nn.Modu
     for group in removable(graph):
         if group.name in widths:
             removed.append(group.ids[widths[group.name] // known.per_id[group.name] :])
-    return sliced(network, graph, np.concatenate(removed))
+    return without(network, graph, np.concatenate(removed))
+
+
+def without(network: nn.Module, graph: ChannelGraph, removed: NDArray[np.int64]) -> nn.Module:
+    """A copy of the network without the channels of these ids, that runs with any number of attention heads."""
+    if graph.signature is None or not graph.heads.intersection(removed.tolist()):
+        return sliced(network, graph, removed)
+    known = _BY_LAYERS.get(network)
+    if known is None:
+        known = _BY_LAYERS[network] = by_layers(network, graph.signature)[0]
+    return sliced(known, graph, removed)
 
 
 def _side(ids: NDArray[np.int64], owner: Mapping[int, str], own: Mapping[str, int]) -> Side:
@@ -57,8 +72,14 @@ def _side(ids: NDArray[np.int64], owner: Mapping[int, str], own: Mapping[str, in
     return Side(count[""], entries)
 
 
-def _module(network: nn.Module, name: str) -> nn.Module | None:
-    return dict(network.named_modules()).get(name)
+def _weight_of(network: nn.Module, layer: str) -> str:
+    """The name of a layer's weight; "" where it has none. nn.MultiheadAttention calls two linear layers itself."""
+    modules, (owner, _, last) = dict(network.named_modules()), layer.rpartition(".")
+    if getattr(modules.get(layer), "weight", None) is not None:
+        return f"{layer}.weight"
+    inside = {"linear": "in_proj_weight", "linear_1": "out_proj.weight"}.get(last, "")
+    found = isinstance(modules.get(owner), nn.MultiheadAttention) and inside in modules[owner].state_dict()
+    return f"{owner}.{inside}" if found else ""
 
 
 def _kind(sizes: tuple[int, ...]) -> str:

@@ -21,6 +21,7 @@ from pocketfit.core.signature import Signature, TensorSpec
 SAME = 1e-2  # of the largest output: far above what sums in another order change, far below what random numbers do
 TOKENS = (127, 10, 2, 1)  # integers are drawn below these
 ABOUT_SIZES = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)  # what an input of another size raises
+BY_LAYERS = "by layers"  # key in the meta of a torch.fx network that no class builds (passes/prune/by_layers.py)
 
 
 def check_weights(network: nn.Module) -> None:

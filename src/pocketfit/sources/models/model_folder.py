@@ -23,7 +23,7 @@ from pocketfit.core.support.rules import shown
 from pocketfit.core.support.schema import Violation, checked, reading
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.sources.models.build_network import build
-from pocketfit.sources.models.check_network import example, tensors_of
+from pocketfit.sources.models.check_network import BY_LAYERS, example, tensors_of
 from pocketfit.sources.models.fingerprint import fingerprint
 from pocketfit.sources.models.fit_layer_shapes import fit_unweighted, resize_to
 from pocketfit.sources.models.onnx_model import build_again
@@ -47,9 +47,15 @@ def save_model(model: Model, folder: str | Path) -> None:
     """Write the model folder; a new one appears whole or not at all.
 
     An existing model folder gets new files (weights first: a crash in between is noticed on loading, by the hash).
-    Raises UserError where `folder` is a file or a folder with anything else in it.
+    Raises UserError where `folder` is a file or a folder with anything else in it, and for a network that was written
+    anew by its layers, as its class builds it with another number of attention heads.
     """
     folder = Path(folder)
+    if getattr(model.network, "meta", {}).get(BY_LAYERS):
+        raise UserError(
+            "A model folder builds its network from its class, and the class has another number of attention heads:"
+            " write it with pocketfit.export, or keep the plan"
+        )
     if folder.exists() and not is_model_folder(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} exists and is no model folder: name another place, nothing was overwritten")
     folder.parent.mkdir(parents=True, exist_ok=True)
