@@ -24,7 +24,7 @@ from pocketfit.core.plan.prune import Prune
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.handover.folder import SOURCE, hand_over
 from pocketfit.handover.source import source_of
-from pocketfit.passes.graph.layered import OTHERWISE, layered
+from pocketfit.passes.graph.layers.layered import OTHERWISE, layered
 from pocketfit.passes.prune import prune_channels
 from pocketfit.sources.models.check_network import example
 from pocketfit.sources.models.open_model import model_from_module, open_model

@@ -19,7 +19,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.support.files import whole_or_not
 from pocketfit.handover.source import source_of
 from pocketfit.passes.graph import aten
-from pocketfit.passes.graph.layered import Layered, layered
+from pocketfit.passes.graph.layers.layered import Layered, layered
 from pocketfit.sources.models.check_network import example
 from pocketfit.sources.models.weights_file import save_tensors
 

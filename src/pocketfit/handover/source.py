@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 
 from pocketfit import __version__
-from pocketfit.passes.graph.layered import Layered
+from pocketfit.passes.graph.layers.layered import Layered
 
 HEAD = '''"""{title}
 

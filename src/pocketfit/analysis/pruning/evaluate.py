@@ -201,7 +201,7 @@ def in_child(folder: str, jobs: list[list[Any]], lines: str, stop: str, closed: 
         preprocess=preprocess,
     )
     slices = tuple(Slice(name, dim, part) for (name, dim), part in zip(told["places"], ids, strict=True))
-    graph = ChannelGraph(slices, (), ())
+    graph = ChannelGraph(slices=slices, groups=(), layers=())
     network = load_model(work / "model", allow_code=closed is not None).network
     rows: list[Row] = []
     for group, kept, removed in jobs:

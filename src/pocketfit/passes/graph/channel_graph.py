@@ -69,7 +69,7 @@ class Group:
         return tuple(dict.fromkeys(parameter.rpartition(".")[0] for parameter, _ in self.producers))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChannelGraph:
     """The slices of all parameters, the groups that they form, the layers in order, and sentences for the user.
 
@@ -108,7 +108,14 @@ def trace(network: nn.Module, signature: Signature) -> ChannelGraph:
     norms = tuple((name, walk.labels.roots(ids).numpy()) for name, ids in walk.norms.items())
     findings = (*_findings(groups), *_untaken(walk))
     return ChannelGraph(
-        slices, groups, layers, findings, tuple(dict.fromkeys(reshapes)), norms, walk.head_ids(), signature
+        slices=slices,
+        groups=groups,
+        layers=layers,
+        findings=findings,
+        reshapes=tuple(dict.fromkeys(reshapes)),
+        norms=norms,
+        heads=walk.head_ids(),
+        signature=signature,
     )
 
 

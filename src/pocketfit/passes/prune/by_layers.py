@@ -18,7 +18,7 @@ from pocketfit.core.signature import Signature
 from pocketfit.passes.graph.aten import argument, operation
 from pocketfit.passes.graph.attention import HeadWalk
 from pocketfit.passes.graph.channel_graph import followed
-from pocketfit.passes.graph.layered import layered
+from pocketfit.passes.graph.layers.layered import layered
 from pocketfit.passes.graph.operators import Fact, having
 from pocketfit.sources.models.check_network import BY_LAYERS
 

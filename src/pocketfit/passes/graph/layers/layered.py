@@ -22,7 +22,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.signature import Signature
 from pocketfit.passes.graph import aten
 from pocketfit.passes.graph.aten import argument, operation
-from pocketfit.passes.graph.torch_layers import RECURRENT, Call, call_of, stand_in
+from pocketfit.passes.graph.layers.torch_layers import RECURRENT, Call, call_of, stand_in
 from pocketfit.sources.models.unwrap import copied
 
 DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
