@@ -84,7 +84,10 @@ def _free(node: fx.Node, there: fx.Node, walk: HeadWalk) -> None:
     if not 0 <= varying[0] - first < len(sizes):
         return
     opened: list[Any] = list(sizes)
+    if operation(node) != "expand":
+        # [-1, 32] -> [3, -1]: one size can be open, and any but the batch's is known
+        opened = [labels.shape[first + i] if size == -1 and first + i else size for i, size in enumerate(opened)]
     opened[varying[0] - first] = -1
     if operation(node) != "expand" and opened.count(-1) > 1:
-        raise UserError("a view of its channels leaves another size open already")
+        raise UserError("a view of its channels leaves the batch open already")
     node.args = (*node.args[:place], opened, *node.args[place + 1 :])

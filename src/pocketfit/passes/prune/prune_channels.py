@@ -202,7 +202,7 @@ def _carry_out(
     network, failure, findings = _tried(model, graph, readers, removed.values())
     if failure is None:
         return network, findings
-    findings, working = [], []
+    findings, working, given = [], [], model.network
     if any(graph.heads.intersection(ids.tolist()) for ids in removed.values()):
         model, freed = with_any_heads(model)
         network, failure, told = _tried(model, graph, readers, removed.values())
@@ -222,6 +222,9 @@ def _carry_out(
     if working:
         network, failure, said = _tried(model, graph, readers, working)
         findings += said
+    only_heads = all(graph.heads.intersection(ids.tolist()) for ids in removed.values())
+    if not working and only_heads:  # heads are an offer: a network whose heads can't be freed stays as it is
+        return copy.deepcopy(given), findings
     if not working or failure is not None:
         raise UserError(
             f"{type(model.network).__name__} does not run with fewer channels: {failure}; take sizes from x.shape "
