@@ -205,6 +205,16 @@ def test_dead_inputs_do_no_harm() -> None:
     torch.testing.assert_close(on_grid, weight, rtol=0, atol=float(weight.abs().max()) / 127)
 
 
+def test_outputs_with_weights_next_to_nothing_get_none() -> None:
+    """Their scale is 1, and the end of that grid is 127."""
+    rows = torch.randn(300, 4)
+    weight = torch.randn(3, 4)
+    weight[1] = torch.tensor([1e-38, -9e-38, 0.0, 2e-38])
+    on_grid = solve(weight, statistics(rows), 8, 5)
+    assert (on_grid[1] == 0).all()
+    torch.testing.assert_close(on_grid[[0, 2]], weight[[0, 2]], rtol=0, atol=float(weight.abs().max()) / 60)
+
+
 @pytest.mark.parametrize("weights", ["int4", "int8"])
 def test_zeros_of_sparse_layers_stay(weights: str) -> None:
     torch.manual_seed(0)

@@ -41,6 +41,7 @@ BLOCK = 64  # integers set one after another before the gradients of all others 
 SCALES = tuple(1 - 0.02 * i for i in range(31))  # the scales that are tried, as shares of max / 127
 RIDGE = 1e-3  # of the mean variance, added to every variance
 TINY = 1e-8
+SMALLEST = torch.finfo(torch.float32).tiny  # of a scale
 LEARNED = ("conv2d", "linear")  # other layers are rounded to the nearest
 
 
@@ -197,6 +198,8 @@ def solve(weight: Tensor, sums: Sums, bits: int, sweeps: int, *, keep_zeros: boo
     wanted = weight.reshape(groups, -1, k)
     largest = largest_integer(bits)
     widest = widest_scale(wanted.flatten(0, 1), bits).view(groups, -1, 1)
+    # Weights too small for a scale get the scale 1: the largest of them is 0, and not the end of that grid.
+    wanted = wanted.masked_fill(wanted.abs().amax(2, keepdim=True) < SMALLEST * largest, 0.0)
     importance = covariance.diagonal(dim1=1, dim2=2)[:, None]
     scale = best_scale(wanted, widest, importance, largest)
     on_grid = descended(wanted, scale, covariance, largest, sweeps, keep_zeros=keep_zeros) * scale
