@@ -26,7 +26,7 @@ from pocketfit.core.errors import UserError
 from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.passes import KINDS, PassSettings
 from pocketfit.core.plan.prune import Prune
-from pocketfit.core.plan.quantize import Round
+from pocketfit.core.plan.quantize import CorrectBias, Round
 from pocketfit.core.plan.train import Train
 from pocketfit.core.support.rules import shown
 from pocketfit.core.support.schema import Violation, at, build, reading
@@ -79,6 +79,12 @@ class Plan:
     def called(self) -> tuple[str, ...]:
         """Names of the functions in the Python environment that the plan calls when it is applied."""
         return tuple(p.criterion for p in self.passes if isinstance(p, Prune) and p.calls_code)
+
+    @property
+    def corrected_on(self) -> int:
+        """How many samples the biases of the finished file are corrected by; 0: they are not."""
+        counts = [p.samples for p in self.passes if isinstance(p, CorrectBias) and p.statistics == "file"]
+        return counts[-1] if counts else 0
 
     @cached_property
     def hash(self) -> str:

@@ -10,6 +10,7 @@ from pocketfit.core.support.rules import Between, Seed, Share
 from pocketfit.core.support.schema import check_rules
 
 Statistics = Literal["data", "batch-norm"]
+BiasStatistics = Literal["data", "batch-norm", "file"]
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,18 @@ class Equalize:
 
 @dataclass(frozen=True)
 class CorrectBias:
-    """Subtract from each bias the mean error that rounded weights cause at its channel (Nagel et al. 2019, 4.2)."""
+    """Subtract from each bias the mean error that rounded weights cause at its channel (Nagel et al. 2019, 4.2).
+
+    statistics  source of the mean inputs: calibration samples, or the statistics of batch norms; "file": the error is
+                that of the finished file, of weights and tensors alike, and the runtime takes it off while it writes it
+    samples     how many samples of the calibration split are used
+    """
 
     FACTS: ClassVar[PassFacts] = PassFacts(
         kind="correct-bias", words="biases corrected", for_file=True, on_grid=True, folds=True, steps_a_sample=1.0
     )
 
-    statistics: Statistics = "data"
+    statistics: BiasStatistics = "data"
     samples: Samples = 200
 
     def __post_init__(self) -> None:
@@ -59,7 +65,7 @@ class CorrectBias:
 
     @property
     def code(self) -> str:
-        return "bias" if self.statistics == "data" else "biasbn"
+        return {"data": "bias", "batch-norm": "biasbn", "file": "biasfile"}[self.statistics]
 
 
 @dataclass(frozen=True)

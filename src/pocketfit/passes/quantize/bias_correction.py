@@ -38,11 +38,14 @@ _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose
 def apply(model: Model, settings: CorrectBias, samples: Samples | None, grid: Grid) -> Model:
     """A Model with batch norms folded and other biases; its weights stay as they are, for the runtime to round.
 
-    samples  of the calibration split; with statistics "batch-norm" they are not looked at and may be None
+    samples  of the calibration split; with statistics "batch-norm" they are not looked at and may be None. With
+             statistics "file" nothing is corrected here: the runtime does that
     Raises UserError without samples where they are needed, without any batch norm where these are, and where
     torch.export can't follow the network.
     """
     network = fold_batch_norm(model.network, model.signature)
+    if settings.statistics == "file":
+        return replace(model, network=network, sha256=fingerprint(network))
     program = aten.export(network, model.signature)
     layers = _layers(program, network)
     sources = {node: argument(node, "input") for node in layers}

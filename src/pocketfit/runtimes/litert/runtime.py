@@ -78,6 +78,8 @@ def why_not(plan: Plan, signature: Signature) -> list[str]:
         )
     if settings.io != "float32" and (reason := ends_in_integers(signature)):
         reasons.append(reason)
+    if plan.corrected_on:
+        reasons.append("Biases of LiteRT files are not corrected by the file itself: use correct-bias from data")
     if settings.precision == "int8" and settings.calibration < 1:
         reasons.append("Static int8 needs at least one calibration sample to set the ranges of the activations")
     return reasons

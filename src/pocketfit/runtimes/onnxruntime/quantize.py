@@ -16,7 +16,7 @@ from pocketfit.formats.onnx_read import DEQUANTIZE, QUANTIZE, layer_of, set_meta
 from pocketfit.numerics.affine import quantize, symmetric_scale
 from pocketfit.numerics.nibbles import pack_int4
 from pocketfit.runtimes.common import agreement
-from pocketfit.runtimes.onnxruntime import integer_forms, mixed_end
+from pocketfit.runtimes.onnxruntime import correct_biases, integer_forms, mixed_end
 from pocketfit.runtimes.onnxruntime import recurrent as onnxruntime_recurrent
 from pocketfit.runtimes.onnxruntime.convert import BATCH, LAYOUT, runner, specs
 from pocketfit.runtimes.onnxruntime.file_ends import channels_last_input, integer_ends
@@ -38,12 +38,14 @@ def make(
     about: Mapping[str, str],
     *,
     ranges: Mapping[str, tuple[float, float]],
+    samples: str = "",
 ) -> list[str]:
     """Turn the float32 file `source` into the file that the plan's export settings ask for; -> sentences on it.
 
     source   static int8: the prepared file (calibrate.prepare)
     about    the float32 file's notes on itself (LAYOUT, BATCH)
     ranges   static int8: the range of each float tensor of `source`
+    samples  static int8: an .npy of samples to correct biases by; "": they stay
     """
     import onnx
 
@@ -62,6 +64,8 @@ def make(
         mixed, said = mixed_end.names_and_sentences(model, ranges, wanted.io)
         model = _static(model, wanted, [*float_nodes, *mixed], ranges)
         shield(model, float_nodes)
+        if samples:
+            correct_biases.correct(model, onnx.load(source), np.load(samples, allow_pickle=False))
     if wanted.precision in ("int8", "dynamic-int8"):
         model = integer_weights(model, wanted, onnxruntime_recurrent.weights_of(model))
     if wanted.io != "float32":

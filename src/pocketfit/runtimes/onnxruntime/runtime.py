@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pocketfit.core.artifact import Artifact, Contents, OpInfo
 from pocketfit.core.errors import ExportFailed, UserError
 from pocketfit.core.model import Model
@@ -29,7 +31,7 @@ from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.core.support.text import some
 from pocketfit.formats import onnx_read
 from pocketfit.processes import child_process
-from pocketfit.runtimes.common.calibration import Ranges, activation_ranges, check_samples
+from pocketfit.runtimes.common.calibration import Ranges, activation_ranges, check_samples, fitting
 from pocketfit.runtimes.common.output_file import artifact_of, keep_notes, kept_notes, not_smaller
 from pocketfit.runtimes.common.probe import probe_by_export
 from pocketfit.runtimes.common.torch_ranges import ranges_for
@@ -145,7 +147,7 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
         raise UserError(reasons[0])
     settings = plan.export
     with whole_or_not(path) as partial, temporary_folder() as folder:
-        float_file, notes = write(model, settings, calibration, partial, work=work)
+        float_file, notes = write(model, settings, calibration, partial, work=work, corrected=plan.corrected_on)
         contents = onnx_read.contents(partial)
         notes = read_back(contents, settings) + notes
         if settings.precision == "int8":
@@ -156,10 +158,19 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
 
 
 def write(
-    model: Model, settings: ExportSettings, calibration: Samples | None, path: Path, *, work: Path
+    model: Model,
+    settings: ExportSettings,
+    calibration: Samples | None,
+    path: Path,
+    *,
+    work: Path,
+    corrected: int = 0,
 ) -> tuple[Path, list[str]]:
     """Write the .onnx file of these settings to `path`, which other runtimes read, too: (the float32 file behind it,
-    sentences on what became of the network on the way)."""
+    sentences on what became of the network on the way).
+
+    corrected  how many calibration samples its biases are corrected by (correct_biases.py)
+    """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         require(package, EXTRA)
     notes: list[str] = []
@@ -187,7 +198,14 @@ def write(
         "about": onnx_read.metadata(onnx_read.read_model(float_file)),
         "ranges": found,
     }
-    return float_file, notes + _call(f"{QUANTIZE}:make", payload)
+    if calibration is None or settings.precision != "int8" or not corrected:
+        return float_file, notes + _call(f"{QUANTIZE}:make", payload)
+    with temporary_folder(work) as folder:
+        samples = Path(folder, "samples.npy")
+        given = onnx_read.contents(source).inputs[0]
+        np.save(samples, fitting(calibration, slice(0, corrected), given), allow_pickle=False)
+        payload["samples"] = str(samples)
+        return float_file, notes + _call(f"{QUANTIZE}:make", payload)
 
 
 def _float_file(model: Model, work: Path) -> tuple[Path, list[str]]:

@@ -103,7 +103,9 @@ def export(model: Model, plan: Plan, calibration: Samples | None, path: Path, *,
     beside = RUNTIMES[NAME].beside
     with temporary_folder() as folder, whole_or_not(path, beside) as partial:
         source = Path(folder, f"network{RUNTIMES['onnxruntime'].suffix}")
-        float_file, notes = onnxruntime.write(model, _as_onnx(settings), calibration, source, work=work)
+        float_file, notes = onnxruntime.write(
+            model, _as_onnx(settings), calibration, source, work=work, corrected=plan.corrected_on
+        )
         payload = {"source": str(source), "path": str(partial), "half": settings.precision == "float16"}
         child_process.call(CONVERT, payload)
         notes = read_back(openvino_read.contents(partial), settings) + notes

@@ -175,7 +175,7 @@ PASSES: Mapping[type[Any], Pass] = {
     Piecewise: Pass(_piecewise, quick=lambda settings: True),
     Fold: Pass(_fold, quick=lambda settings: True),
     Equalize: Pass(_equalize),
-    CorrectBias: Pass(_correct_bias),
+    CorrectBias: Pass(_correct_bias, quick=lambda settings: settings.statistics == "file"),
     Round: Pass(_round),
     QuantTrain: Pass(_quant_train),
 }
