@@ -206,6 +206,13 @@ def open_session(path: str | bytes, **settings: Any) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
+def open_unoptimized(file: bytes) -> Any:
+    """A session that computes each tensor as the file says."""
+    import onnxruntime
+
+    return open_session(file, graph_optimization_level=onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
+
+
 def unfused_convolutions(path: str, folder: str) -> dict[str, Any]:
     """How many convolutions ONNX Runtime runs with integer kernels, read from the graph that it optimized.
 

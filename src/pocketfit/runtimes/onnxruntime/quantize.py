@@ -15,10 +15,10 @@ from pocketfit.core.plan.plan import Plan
 from pocketfit.formats.onnx_read import DEQUANTIZE, QUANTIZE, layer_of, set_metadata
 from pocketfit.numerics.affine import quantize, symmetric_scale
 from pocketfit.numerics.nibbles import pack_int4
-from pocketfit.runtimes.common import agreement
-from pocketfit.runtimes.onnxruntime import correct_biases, integer_forms, mixed_end
+from pocketfit.runtimes.common import agreement, correct_biases
+from pocketfit.runtimes.onnxruntime import integer_forms, mixed_end
 from pocketfit.runtimes.onnxruntime import recurrent as onnxruntime_recurrent
-from pocketfit.runtimes.onnxruntime.convert import BATCH, LAYOUT, runner, specs
+from pocketfit.runtimes.onnxruntime.convert import BATCH, LAYOUT, open_unoptimized, runner, specs
 from pocketfit.runtimes.onnxruntime.file_ends import channels_last_input, integer_ends
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def make(
         model = _static(model, wanted, [*float_nodes, *mixed], ranges)
         shield(model, float_nodes)
         if samples:
-            correct_biases.correct(model, onnx.load(source), np.load(samples, allow_pickle=False))
+            rows = np.load(samples, allow_pickle=False)
+            correct_biases.correct(model, onnx.load(source), rows, open_unoptimized)
     if wanted.precision in ("int8", "dynamic-int8"):
         model = integer_weights(model, wanted, onnxruntime_recurrent.weights_of(model))
     if wanted.io != "float32":

@@ -169,7 +169,7 @@ def write(
     """Write the .onnx file of these settings to `path`, which other runtimes read, too: (the float32 file behind it,
     sentences on what became of the network on the way).
 
-    corrected  how many calibration samples its biases are corrected by (correct_biases.py)
+    corrected  how many calibration samples its biases are corrected by (common/correct_biases.py)
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         require(package, EXTRA)

@@ -10,14 +10,13 @@ optimization.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketfit.formats.onnx_read import DEQUANTIZE
-from pocketfit.runtimes.onnxruntime.convert import open_session
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -25,24 +24,26 @@ if TYPE_CHECKING:
 LAYERS = ("Conv", "ConvTranspose", "Gemm")  # their third input is the bias, their second axis counts its numbers
 LARGEST = 2**31 - 1
 Values = dict[str, NDArray[Any]]
+Opened = Callable[[bytes], Any]
 
 
-def correct(model: ModelProto, exact: ModelProto, samples: NDArray[np.float32]) -> None:
+def correct(model: ModelProto, exact: ModelProto, samples: NDArray[np.float32], opened: Opened) -> None:
     """Change the integer biases of `model`, in place.
 
     exact    the float file that it was made from: layers have the same names
     samples  [n, ...] for the file's one input
+    opened   gives an InferenceSession of a file's bytes, without optimization
     """
     from onnx import numpy_helper
 
     layers = _with_integer_biases(model)
-    wanted = _means(exact, layers, samples)
+    wanted = _means(exact, layers, samples, opened)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     biases = {node.output[0]: node for node in model.graph.node if node.op_type == DEQUANTIZE}
     given = model.graph.input[0].name
     rows: list[Values] = [{given: samples[i : i + 1]} for i in range(len(samples))]
     for segment, read_later in _segments(model, layers):
-        _run(model, segment, rows, read_later)
+        _run(model, segment, rows, read_later, opened)
         layer = segment[-1]
         if layer.name not in wanted:
             continue
@@ -70,7 +71,7 @@ def _with_integer_biases(model: ModelProto) -> set[str]:
     }
 
 
-def _means(exact: ModelProto, layers: set[str], samples: NDArray[np.float32]) -> Values:
+def _means(exact: ModelProto, layers: set[str], samples: NDArray[np.float32], opened: Opened) -> Values:
     """float64 [channels] by the layer's name: the mean outputs in the float file."""
     import onnx
 
@@ -80,7 +81,7 @@ def _means(exact: ModelProto, layers: set[str], samples: NDArray[np.float32]) ->
     model.CopyFrom(exact)
     ends = {value.name for value in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in ends)
-    session = _session(model)
+    session = opened(model.SerializeToString())
     sums = [np.zeros(1)] * len(names)
     for i in range(len(samples) if names else 0):
         answers = session.run(names, {given: samples[i : i + 1]})
@@ -102,7 +103,9 @@ def _segments(model: ModelProto, layers: set[str]) -> Iterator[tuple[list[NodePr
         yield nodes[start : end + 1], {name for node in nodes[end + 1 :] for name in node.input}
 
 
-def _run(model: ModelProto, segment: Sequence[NodeProto], rows: list[Values], read_later: set[str]) -> None:
+def _run(
+    model: ModelProto, segment: Sequence[NodeProto], rows: list[Values], read_later: set[str], opened: Opened
+) -> None:
     """Add to every row what the segment gives and a later one reads, and its last output; forget what nobody reads."""
     import onnx
     from onnx import helper
@@ -118,20 +121,10 @@ def _run(model: ModelProto, segment: Sequence[NodeProto], rows: list[Values], re
         [onnx.ValueInfoProto(name=name) for name in wanted],
         [tensor for tensor in model.graph.initializer if tensor.name in read],
     )
-    session = _session(
-        helper.make_model(
-            graph, opset_imports=model.opset_import, ir_version=model.ir_version, functions=model.functions
-        )
-    )
+    made_model = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    session = opened(made_model.SerializeToString())
     for row in rows:
         answers = session.run(wanted, {name: row[name] for name in given})
         row.update(zip(wanted, answers, strict=True))
         for name in set(row) - read_later - {segment[-1].output[0]}:
             del row[name]
-
-
-def _session(model: ModelProto) -> Any:
-    import onnxruntime
-
-    level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return open_session(model.SerializeToString(), graph_optimization_level=level)
