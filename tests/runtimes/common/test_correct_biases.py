@@ -46,7 +46,7 @@ def test_the_mean_error_of_clipped_tensors_is_taken_off() -> None:
     ranges = {"x": (-2.0, 2.0), "a": (-9.0, 9.0), "relu": (0.0, 9.0), "y": (-60.0, 60.0)}  # clipped: a third too narrow
     made = quantize._static(network(), UINT8, [], ranges)
     wanted, before = outputs(exact, x), outputs(made, x)
-    correct(made, exact, x, open_unoptimized)
+    correct(made, exact, {exact.graph.input[0].name: x}, open_unoptimized)
     after = outputs(made, x)
     errors = [np.abs((found - wanted).mean((0, 2, 3))).max() for found in (before, after)]
     assert errors[0] > 0.2, "there is something to correct"
@@ -57,5 +57,5 @@ def test_the_mean_error_of_clipped_tensors_is_taken_off() -> None:
 def test_without_integer_biases_nothing_happens() -> None:
     model = network()
     before = model.SerializeToString()
-    correct(model, network(), np.zeros((2, 3, 10, 10), np.float32), open_unoptimized)
+    correct(model, network(), {model.graph.input[0].name: np.zeros((2, 3, 10, 10), np.float32)}, open_unoptimized)
     assert model.SerializeToString() == before

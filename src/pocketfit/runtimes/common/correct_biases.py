@@ -27,21 +27,20 @@ Values = dict[str, NDArray[Any]]
 Opened = Callable[[bytes], Any]
 
 
-def correct(model: ModelProto, exact: ModelProto, samples: NDArray[np.float32], opened: Opened) -> None:
+def correct(model: ModelProto, exact: ModelProto, samples: Values, opened: Opened) -> None:
     """Change the integer biases of `model`, in place.
 
     exact    the float file that it was made from: layers have the same names
-    samples  [n, ...] for the file's one input
+    samples  [n, ...] for each of the file's inputs, by name
     opened   gives an InferenceSession of a file's bytes, without optimization
     """
     from onnx import numpy_helper
 
     layers = _with_integer_biases(model)
-    wanted = _means(exact, layers, samples, opened)
+    wanted = _means(exact, layers, _rows(samples), opened)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     biases = {node.output[0]: node for node in model.graph.node if node.op_type == DEQUANTIZE}
-    given = model.graph.input[0].name
-    rows: list[Values] = [{given: samples[i : i + 1]} for i in range(len(samples))]
+    rows = _rows(samples)
     for segment, read_later in _segments(model, layers):
         _run(model, segment, rows, read_later, opened)
         layer = segment[-1]
@@ -71,22 +70,27 @@ def _with_integer_biases(model: ModelProto) -> set[str]:
     }
 
 
-def _means(exact: ModelProto, layers: set[str], samples: NDArray[np.float32], opened: Opened) -> Values:
+def _rows(samples: Values) -> list[Values]:
+    count = min(len(array) for array in samples.values())
+    return [{name: array[i : i + 1] for name, array in samples.items()} for i in range(count)]
+
+
+def _means(exact: ModelProto, layers: set[str], rows: list[Values], opened: Opened) -> Values:
     """float64 [channels] by the layer's name: the mean outputs in the float file."""
     import onnx
 
     found = [node for node in exact.graph.node if node.name in layers]
-    names, given = [node.output[0] for node in found], exact.graph.input[0].name
+    names = [node.output[0] for node in found]
     model = onnx.ModelProto()
     model.CopyFrom(exact)
     ends = {value.name for value in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in ends)
     session = opened(model.SerializeToString())
     sums = [np.zeros(1)] * len(names)
-    for i in range(len(samples) if names else 0):
-        answers = session.run(names, {given: samples[i : i + 1]})
+    for row in rows if names else ():
+        answers = session.run(names, row)
         sums = [total + _of_channels(answer) for total, answer in zip(sums, answers, strict=True)]
-    return {node.name: total / len(samples) for node, total in zip(found, sums, strict=True)}
+    return {node.name: total / len(rows) for node, total in zip(found, sums, strict=True)}
 
 
 def _of_channels(values: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -45,7 +45,7 @@ def make(
     source   static int8: the prepared file (calibrate.prepare)
     about    the float32 file's notes on itself (LAYOUT, BATCH)
     ranges   static int8: the range of each float tensor of `source`
-    samples  static int8: an .npy of samples to correct biases by; "": they stay
+    samples  static int8: an .npz of samples, by the names of the inputs, to correct biases by; "": they stay
     """
     import onnx
 
@@ -65,7 +65,8 @@ def make(
         model = _static(model, wanted, [*float_nodes, *mixed], ranges)
         shield(model, float_nodes)
         if samples:
-            rows = np.load(samples, allow_pickle=False)
+            with np.load(samples, allow_pickle=False) as archive:
+                rows = {name: archive[name] for name in archive.files}
             correct_biases.correct(model, onnx.load(source), rows, open_unoptimized)
     if wanted.precision in ("int8", "dynamic-int8"):
         model = integer_weights(model, wanted, onnxruntime_recurrent.weights_of(model))

@@ -201,9 +201,9 @@ def write(
     if calibration is None or settings.precision != "int8" or not corrected:
         return float_file, notes + _call(f"{QUANTIZE}:make", payload)
     with temporary_folder(work) as folder:
-        samples = Path(folder, "samples.npy")
-        given = onnx_read.contents(source).inputs[0]
-        np.save(samples, fitting(calibration, slice(0, corrected), given), allow_pickle=False)
+        samples = Path(folder, "samples.npz")
+        given = onnx_read.contents(source).inputs
+        np.savez(samples, allow_pickle=False, **fitting(calibration, slice(0, corrected), given))
         payload["samples"] = str(samples)
         return float_file, notes + _call(f"{QUANTIZE}:make", payload)
 
