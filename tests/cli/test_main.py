@@ -150,7 +150,7 @@ def test_a_layer_to_keep_in_float_that_is_not_there(here: Path) -> None:
 
 
 def test_missing_data(here: Path) -> None:
-    refused(fit(data="nowhere"), "nowhere", "give a folder of images, by class or without labels")
+    refused(fit(data="nowhere"), "nowhere", "give a folder of images, by class, with input/ and target/, or")
 
 
 def test_what_cannot_be_pruned_so(here: Path) -> None:

@@ -106,16 +106,53 @@ class Points(nn.Module):
         return {"points": self.head(pooled).view(-1, 3, 2), "side": self.side(pooled)}
 
 
+class Numbers(nn.Module):
+    """Some numbers a sample, spread over the pictures. `ends` says what is done to them."""
+
+    def __init__(self, count: int, ends: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.trunk, self.head, self.ends = Trunk(), nn.Linear(16, count), ends
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.ends(self.head(self.trunk(image).flatten(2)[:, :, ::40].mean(2)))
+
+
+class Steps(nn.Module):
+    """Three steps between four classes, as CORAL has them: one weight, falling biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rank = Numbers(1, lambda z: z)
+        self.biases = nn.Parameter(torch.tensor([0.08, 0.0, -0.08]))
+
+    def forward(self, image: Tensor) -> Tensor:
+        found: Tensor = 10 * (self.rank(image) + self.biases)
+        return found
+
+
+class Sharper(nn.Module):
+    """A picture of its own size, in the numbers in which it is fed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.head = Trunk(), nn.Conv2d(16, 3, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image + 0.1 * self.head(self.trunk(image))
+
+
 @dataclass(frozen=True)
 class Example:
     """network, its labels, and the data's targets for pictures uint8 [N, H, W, 3] (None: the task reads none).
 
-    asked  whether the task has to be named: neither outputs nor data without labels tell it
+    named   names of the data's classes or tags
+    asked   whether the task has to be named: nothing in network and data tells it from another one
     """
 
     network: Callable[[], nn.Module]
     labels: tuple[str, ...]
     targets: Callable[[NDArray[np.uint8]], NDArray[np.generic]] | None
+    named: tuple[str, ...] = ()
     asked: bool = False
 
 
@@ -135,8 +172,50 @@ def _objects(pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
     return found % (10, 10, 3, 3, 3) + (0, 0, 3, 3, 0)
 
 
+def _said(task: str) -> Callable[[NDArray[np.uint8]], NDArray[np.generic]]:
+    """The task's own outputs for pictures, as targets that an untrained network gets nearly right."""
+
+    def outputs(pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
+        with torch.no_grad():
+            inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+            found: NDArray[np.generic] = model_of(task).network(inputs).numpy()
+        return found
+
+    return outputs
+
+
+def _above(task: str) -> Callable[[NDArray[np.uint8]], NDArray[np.generic]]:
+    """Which of the outputs lie above a half of them."""
+
+    def above(pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
+        found = np.asarray(_said(task)(pixels))
+        return (found > np.median(found, axis=0)).astype(np.int64)
+
+    return above
+
+
+def _brighter(pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
+    return np.asarray(255 - (255 - pixels.astype(np.int64)) * 15 // 16).astype(np.uint8)
+
+
 EXAMPLES: dict[str, Example] = {
-    "classification": Example(Classes, tuple("wxyz"), lambda p: p[:, :, :, 0].mean((1, 2)).astype(int) % 4),
+    "classification": Example(
+        Classes, tuple("wxyz"), lambda p: p[:, :, :, 0].mean((1, 2)).astype(int) % 4, tuple("wxyz")
+    ),
+    "binary": Example(
+        lambda: Numbers(1, lambda z: torch.sigmoid(20 * z)),
+        ("off", "on"),
+        lambda p: _above("binary")(p)[:, 0],
+        ("off", "on"),
+    ),
+    "multilabel": Example(
+        lambda: Numbers(3, lambda z: 20 * z), tuple("abc"), _above("multilabel"), tuple("abc"), asked=True
+    ),
+    "regression": Example(lambda: Numbers(2, lambda z: 100 * z), (), _said("regression"), asked=True),
+    "ordinal": Example(
+        Steps, tuple("stuv"), lambda p: (np.asarray(_said("ordinal")(p)) > 0).sum(1), tuple("stuv"), asked=True
+    ),
+    "image_to_image": Example(Sharper, (), _brighter, asked=True),
     "text": Example(Lines, SYMBOLS, _texts),
     "segmentation": Example(Maps, (), lambda p: (p[:, :, :, 0] > 127).astype(np.int64)),
     "embedding": Example(Faces, (), _people, asked=True),
@@ -183,8 +262,8 @@ def data_of(task: str, folder: object, *, labelled: bool, count: int = 240) -> D
         return open_data(write_coco(Path(str(folder)) / "coco", pixels, _objects(pixels), EXAMPLES[task].labels))
     path = Path(str(folder)) / f"{task}-{labelled}.npz"
     if labelled and targets is not None:
-        if task == "classification":
-            return from_arrays(pixels, targets(pixels).astype(np.int64), class_names=tuple("wxyz"))
+        if names := EXAMPLES[task].named:
+            return from_arrays(pixels, targets(pixels).astype(np.int64), class_names=names)
         np.savez(path, x=pixels, y=targets(pixels))
     else:
         np.savez(path, x=pixels)

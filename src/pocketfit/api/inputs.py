@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketfit import tasks
 from pocketfit.core.errors import UserError
 from pocketfit.core.model import Model
 from pocketfit.core.preprocess import Preprocess
@@ -17,6 +18,7 @@ from pocketfit.core.support.progress import Watch
 from pocketfit.core.support.user_code import Allowed
 from pocketfit.search.run.job import read_split
 from pocketfit.sources.data.dataset import Dataset, from_arrays, open_data
+from pocketfit.sources.data.targets.read_targets import check_outputs
 from pocketfit.sources.models.open_model import model_from_module, open_model
 from pocketfit.tasks.choose_task import with_task
 from pocketfit.tasks.common.class_names import about_order
@@ -61,6 +63,8 @@ def named(model: Model, data: Dataset, watch: Watch, task: str = "") -> Model:
     where it can't be fed with the data."""
     network = with_task(model, data.form, data.class_names, task)
     data.check_fits(network.signature.inputs, network.preprocess)
+    if data.form == tasks.get(network.task).FORM:
+        check_outputs(data.listing, network.signature.outputs[0], network.preprocess)
     if data.form == "classes":
         for sentence in about_order(model, network, data.class_names):
             watch.say(sentence)

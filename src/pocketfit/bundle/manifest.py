@@ -67,6 +67,8 @@ class Output(TypedDict):
     dtype: DType
     quantization: Grid | None
     values: Literal["probabilities", "logits"]
+    threshold: NotRequired[Annotated[float, Between(0, 1)]]  # of a probability, from which it is a yes
+    span: NotRequired[tuple[float, float]]  # black and white of pictures
 
 
 class Pair(TypedDict):

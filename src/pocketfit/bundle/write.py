@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from pocketfit import __version__, runtimes, tasks
 from pocketfit.bundle.golden import write_golden
 from pocketfit.bundle.manifest import read_manifest
+from pocketfit.bundle.output_meaning import meaning
 from pocketfit.bundle.python import place, readme, run
 from pocketfit.core.artifact import Artifact, Quantization
 from pocketfit.core.errors import UserError
@@ -130,7 +131,7 @@ def _manifest(partial: Path, artifact: Artifact, model: Model, *, session: Sessi
         "plan": artifact.plan.to_json(),
         "notes": list(artifact.notes),
         "input": source,
-        "output": _output(session, answers),
+        "output": _output(session, model, answers),
         "preprocess": model.preprocess.to_json(),
         "task": does.NAME,
         **({"boxes": does.form_of(session.signature.outputs)} if isinstance(does, Detection) else {}),
@@ -201,7 +202,7 @@ def _layout(spec: TensorSpec, preprocess: Preprocess, name: str) -> str:
     return spec.layout if spec.layout in fitting else fitting[0]
 
 
-def _output(session: Session, answers: NDArray[np.generic]) -> dict[str, Any]:
+def _output(session: Session, model: Model, answers: NDArray[np.generic]) -> dict[str, Any]:
     spec, grid = session.signature.outputs[0], session.output_quantization
     return {
         "name": spec.name,
@@ -209,18 +210,8 @@ def _output(session: Session, answers: NDArray[np.generic]) -> dict[str, Any]:
         "dtype": spec.dtype,
         "layout": spec.layout,
         "quantization": _grid(grid),
-        "values": "probabilities" if all(_sums_to_one(answer, grid) for answer in answers) else "logits",
+        **meaning(model, answers, grid),
     }
-
-
-def _sums_to_one(raw: NDArray[np.generic], grid: Quantization | None) -> bool:
-    """Whether an output sums to one over its last axis, up to half a step of its grid for each class (0.1 in all)."""
-    values = raw.astype(np.float64).reshape(-1, raw.shape[-1])
-    slack = 1e-3
-    if grid is not None:
-        values = (values - grid.zero_points[0]) * grid.scales[0]
-        slack = min(0.1, slack + values.shape[1] * grid.scales[0] / 2)
-    return bool(values.min() >= 0 and np.abs(values.sum(axis=1) - 1).max() <= slack)
 
 
 def _labels(model: Model, shape: Sequence[int], name: str) -> list[str]:

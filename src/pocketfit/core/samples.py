@@ -32,7 +32,7 @@ class Samples:
     """
 
     array: NDArray[np.generic]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     names: Sequence[str]
     split: str
     sha256: str
@@ -82,7 +82,7 @@ class Samples:
             return values.reshape(count, 1, height, width)
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
-    def batches(self, batch_size: int, layout: str = "NCHW") -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    def batches(self, batch_size: int, layout: str = "NCHW") -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
         """All rows in order, `batch_size` at a time; the last batch may be shorter."""
         for start in range(0, len(self), batch_size):
             rows = slice(start, start + batch_size)

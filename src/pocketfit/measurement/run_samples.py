@@ -145,7 +145,7 @@ def score(
     values[ran.nan] = 0.0
     strata, known = None, does.METRICS.get(metric)
     if known is not None and known.alike:
-        strata = np.asarray(wanted, np.int64)
+        strata = np.asarray(np.rint(wanted), np.int64)  # answers may be probabilities of a class
         values = values * alike(strata)
     by_class = None if known is None or known.by_class is None else known.by_class(ran.kept, wanted)
     return Scores(

@@ -11,7 +11,7 @@ from pocketfit.core.model import Model
 from pocketfit.core.task.task import Form, Task
 from pocketfit.core.task.task_list import TASKS
 from pocketfit.tasks.common import boxes
-from pocketfit.tasks.common.class_names import with_box_labels, with_labels
+from pocketfit.tasks.common.class_names import with_box_labels, with_labels, with_order
 from pocketfit.tasks.detection import Detection
 
 CALLED: dict[Form, str] = {
@@ -20,6 +20,9 @@ CALLED: dict[Form, str] = {
     "masks": "masks",
     "identities": "identities",
     "boxes": "boxes",
+    "tags": "tags",
+    "numbers": "numbers",
+    "pictures": "target pictures",
     "none": "no labels",
 }
 
@@ -41,8 +44,10 @@ def with_task(model: Model, form: Form, class_names: Sequence[str] = (), asked: 
             f" {task_reading(form)}, or --task fidelity, which compares with the original network alone"
         )
     known = replace(model, task=name)
-    if name == "classification":
+    if name in ("classification", "multilabel"):
         known = with_labels(known, class_names)
+    if name in ("ordinal", "binary"):
+        known = with_order(known, class_names)
     if reason := task.why_not(known.signature.outputs, known.labels):
         raise UserError(reason)
     if isinstance(task, Detection):
@@ -105,9 +110,13 @@ def task_reading(form: Form) -> str:
 
 
 def _suggested(model: Model, form: Form) -> str:
-    if form != "none":
-        return task_reading(form)
     shape = model.signature.outputs[0].shape
+    if shape[1:] in ((), (1,)) and (form == "classes" or (form == "none" and len(model.labels) == 2)):
+        return "binary"
+    return task_reading(form) if form != "none" else _told_by_outputs(model, shape)
+
+
+def _told_by_outputs(model: Model, shape: Sequence[int | None]) -> str:
     if len(shape) == 2 and (model.labels or model.origin.kind == "zoo"):
         return "classification"
     if len(shape) == 3 and model.labels and not tasks.get("text").why_not(model.signature.outputs, model.labels):

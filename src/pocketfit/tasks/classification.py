@@ -42,8 +42,10 @@ def why_not(outputs: Sequence[TensorSpec], labels: Sequence[str]) -> str:
     if shape[1] == 1:
         return (
             "The network gives one number for each sample (one logit, as for BCE), and a classifier one for each class:"
-            " wrap it in a module that returns torch.cat((0 * z, z), 1), which has the same probabilities"
+            " give --task binary"
         )
+    if labels and len(labels) != shape[1]:
+        return f"There are {len(labels)} labels, but the network has {shape[1]} outputs: give one label for each"
     return ""
 
 

@@ -89,7 +89,7 @@ class Detection:
         index = np.asarray([*label_mapping(samples.class_names, labels), -1], np.float32)
         targets = np.array(samples.labels, np.float32)
         targets[..., 4] = index[targets[..., 4].astype(np.int64)]
-        return replace(samples, labels=targets)  # type: ignore[arg-type]  # targets of another form than classes
+        return replace(samples, labels=targets)
 
     def kept(self, outputs: NDArray[np.float32]) -> Kept:
         """The best boxes of each sample, float32 [n, 100, 6]: x1, y1, x2, y2, score, class."""

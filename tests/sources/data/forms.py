@@ -36,7 +36,7 @@ def pictures(folder: Path) -> list[str]:
     return [f"lines/{row}.png" for row in range(COUNT)]
 
 
-def json_lines(folder: Path, key: str = "", targets: list[str] | None = None, name: str = "data.jsonl") -> Path:
+def json_lines(folder: Path, key: str = "", targets: list[object] | None = None, name: str = "data.jsonl") -> Path:
     paths = pictures(folder)
     rows = [{"path": paths[row], "kind": KINDS[row]} for row in range(COUNT)]
     for row, target in enumerate(targets or ()):
@@ -110,6 +110,36 @@ def one_array(folder: Path) -> Path:
     return folder / "data.npy"
 
 
+TAGS = [[["a"], ["a", "b"], []][row % 3] for row in range(COUNT)]
+NUMBERS = [[row / 3, float(row % 7)] for row in range(COUNT)]
+
+
+def larger(row: int) -> np.ndarray:
+    return pixels(row).repeat(2, 0).repeat(2, 1)
+
+
+def targets(folder: Path) -> Path:
+    path = json_lines(folder, "target", [f"targets/{row}.png" for row in range(COUNT)])
+    (folder / "targets").mkdir()
+    for row in range(COUNT):
+        Image.fromarray(larger(row)).save(folder / "targets" / f"{row}.png")
+    return path
+
+
+def picture_pairs(folder: Path) -> Path:
+    for name, draw in (("input", pixels), ("target", larger)):
+        (folder / name).mkdir()
+        for row in range(COUNT):
+            Image.fromarray(draw(row)).save(folder / name / f"{row}.png")
+    return folder
+
+
+def tag_table(folder: Path) -> Path:
+    rows = [f"{path},{';'.join(tags) or ';'}" for path, tags in zip(pictures(folder), TAGS, strict=True)]
+    (folder / "data.csv").write_text("\n".join(["path,labels", *rows]))
+    return folder / "data.csv"
+
+
 MASK_NAMES = [f"masks/{row}.png" for row in range(COUNT)]
 
 
@@ -155,6 +185,22 @@ EXAMPLES = {
     "pairs.jsonl": Example(lambda folder: pairs(folder, "pairs.jsonl"), "identities"),
     "coco.json": Example(coco, "boxes"),
     "yolo": Example(yolo, "boxes"),
+    "tags.jsonl": Example(lambda folder: json_lines(folder, "labels", TAGS), "tags", kinds=True),
+    "tags.csv": Example(tag_table, "tags"),
+    "tags.npz": Example(
+        lambda folder: array_file(
+            folder, y=np.array([[int(t in tags) for t in "ab"] for tags in TAGS]), class_names=["a", "b"]
+        ),
+        "tags",
+    ),
+    "value.jsonl": Example(lambda folder: json_lines(folder, "value", [n for n, _ in NUMBERS]), "numbers", kinds=True),
+    "values.jsonl": Example(lambda folder: json_lines(folder, "values", NUMBERS), "numbers", kinds=True),
+    "numbers.npz": Example(lambda folder: array_file(folder, y=np.array(NUMBERS)), "numbers"),
+    "targets.jsonl": Example(targets, "pictures", kinds=True),
+    "pairs": Example(picture_pairs, "pictures"),
+    "pictures.npz": Example(
+        lambda folder: array_file(folder, y=np.stack([larger(row) for row in range(COUNT)])), "pictures"
+    ),
     "none.jsonl": Example(json_lines, "none", kinds=True),
     "lines.json": Example(lambda folder: json_lines(folder, "text", TEXTS, "data.json"), "texts", kinds=True),
     "list.json": Example(lambda folder: json_lines(folder, "text", TEXTS, "list.json"), "texts", kinds=True),

@@ -12,7 +12,7 @@ from pocketfit.sources.data import dataset as data
 from pocketfit.sources.image_preprocess import geometry
 from pocketfit.tasks.common.verification import Pairs
 from tests.sources.data import forms
-from tests.sources.data.forms import CLASSES, COUNT, EXAMPLES, KINDS, TEXTS, WHO
+from tests.sources.data.forms import CLASSES, COUNT, EXAMPLES, KINDS, NUMBERS, TAGS, TEXTS, WHO
 
 PADDED = Preprocess(height=12, width=20, resize="height", background=(9, 9, 9))
 
@@ -38,11 +38,25 @@ def test_every_suffix_has_an_example():
     assert shown == {*data.MANIFESTS, *data.ARRAY_FILES}
 
 
+def _check_values(form, rows, samples):
+    labels = samples.labels
+    if form == "tags":
+        wanted = [["ab"[tag] for tag in np.flatnonzero(label)] for label in labels]
+        assert wanted == [TAGS[row] for row in rows] and labels.dtype == np.int8
+    elif form == "numbers":
+        wanted = np.array(NUMBERS)[rows, : labels.shape[1]]
+        assert labels.dtype == np.float32 and np.allclose(labels, wanted)
+    else:  # twice as large as their pictures
+        assert labels.dtype == np.uint8
+        assert labels.shape[1:3] == tuple(2 * side for side in samples.array.shape[1:3])
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_all_splits_with_their_targets(name, opened):
     dataset, form = opened(name), EXAMPLES[name].form
     assert dataset.form == form
-    assert dataset.class_names == (("cat", "dog") if form in ("classes", "boxes") else ())
+    named = {"classes": ("cat", "dog"), "boxes": ("cat", "dog"), "tags": ("a", "b")}
+    assert dataset.class_names == named.get(form, ())
     counts, seen = dataset.split_counts(0), []
     assert sum(counts.values()) == COUNT
     for split in SPLITS:
@@ -57,6 +71,8 @@ def test_all_splits_with_their_targets(name, opened):
         elif form == "boxes":
             for row, label in zip(rows, samples.labels, strict=True):
                 assert label == pytest.approx(np.array([[row % 8, 2, row % 8 + 4, 8, row % 2, 0]]), abs=1e-4)
+        elif form in ("tags", "numbers", "pictures"):
+            _check_values(form, rows, samples)
         elif form == "masks":
             for row, label in zip(rows, samples.labels, strict=True):
                 wanted = forms.mask(row).astype(int)
@@ -95,7 +111,7 @@ def test_a_second_reading_is_the_same_and_may_use_the_cache(name, tmp_path):
         assert np.array_equal(kept.labels, plain.labels)
         assert np.array_equal(kept.array, plain.array)
     wide = other.split("train", replace(PADDED, width=24), split_seed=1, cache=tmp_path / "cache")
-    assert wide.labels.shape[1:] == ((12, 24) if one.form == "masks" else plain.labels.shape[1:])
+    assert wide.labels.shape[1:] == {"masks": (12, 24), "pictures": (24, 48, 3)}.get(one.form, plain.labels.shape[1:])
 
 
 def test_the_same_pictures_are_in_the_same_splits_whatever_their_targets(opened):

@@ -344,7 +344,7 @@ def test_damaged_folders_are_sentences(folder):
         "can't be built again": {"origin": {"kind": "object", "name": "Net", "arguments": {}}},
         "'labels' is \"ab\": give a list": {"labels": "ab"},
         "'labels' is .*: \"a\" stands in it twice": {"labels": ["a", "a"]},
-        "'labels' are 3 for 2 outputs": {"labels": ["a", "b", "c"]},
+        "'labels' are 4 for 2 outputs": {"labels": ["a", "b", "c", "d"]},
         "'split_seed' is Infinity: give a whole number": {"split_seed": float("inf")},
         "'learned.sparse' names \"nowhere\", which is no layer": {"learned": {"sparse": ["nowhere"]}},
         "'signature.inputs' has two tensors of one name": {

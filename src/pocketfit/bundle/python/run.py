@@ -142,7 +142,10 @@ class Network:
         if self.boxes is not None:
             place = self.preprocess.placed(*self.size, self.settings) if self.size else None
             boxes = self.boxes.shown(numbers, self.manifest["boxes"], self.size, place)
-        found, array = self.answers.read(self.task, numbers, self.labels, probabilities=shares, top=top, boxes=boxes)
+        settings = {key: self.output[key] for key in ("threshold", "span") if key in self.output}
+        found, array = self.answers.read(
+            self.task, numbers, self.labels, probabilities=shares, top=top, boxes=boxes, **settings
+        )
         return {**found, "inference_ms": round(took_ms, 3)}, array
 
 
@@ -197,8 +200,8 @@ def read_all(network: Network, arguments: list[str], *, top: int, as_json: bool,
         answer, array = network.answer(values, top)
         found = {"file": str(path), **answer, **(match(array) if match else {}), "preprocess_ms": preprocess_ms}
         if save:
-            found["saved"] = str(Path(save, f"{seen:06d}-{path.stem}.npy"))
-            network.np.save(found["saved"], array, allow_pickle=False)
+            stem = Path(save, f"{seen:06d}-{path.stem}")
+            found["saved"] = network.answers.save(stem, array, network.task, getattr(network.settings, "colour", ""))
         print(json.dumps(found) if as_json else network.answers.readable(found), flush=True)
     if not seen:
         print(
@@ -325,7 +328,9 @@ def parser() -> argparse.ArgumentParser:
     words = argparse.ArgumentParser(description="Run the network in this folder on images or recordings.")
     words.add_argument("pictures", nargs="*", help="image or .wav files, or folders; - reads file names from stdin")
     words.add_argument("--top", type=int, default=5, metavar="N", help="how many labels to print (default 5)")
-    words.add_argument("--save", default="", metavar="DIR", help="write each answer's array there, as .npy")
+    words.add_argument(
+        "--save", default="", metavar="DIR", help="write each answer's array (.npy) or picture (.png) there"
+    )
     words.add_argument("--match", action="store_true", help="compare the first image with the others (embeddings)")
     words.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the runtime (default 1)")
     words.add_argument("--json", action="store_true", help="print one JSON object a line")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ from pocketfit.core.signature import TensorSpec
 from pocketfit.core.task.task_list import TaskName
 
 Tensor = Any  # of torch, which core doesn't need
-Form = Literal["classes", "texts", "masks", "identities", "boxes", "none"]  # of the targets that come with data
+Form = Literal[  # of the targets that come with data
+    "classes", "texts", "masks", "identities", "boxes", "tags", "numbers", "pictures", "none"
+]
 Kept = NDArray[Any]
 Targets = NDArray[Any]
 
@@ -47,6 +49,27 @@ class Group:
 
     name: str
     rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a file's answers are worth in another unit than that of the metrics, such as the user's own.
+
+    unit  "share" (0.93 is 93 %), "dB", or "" (that of the data)
+    """
+
+    name: str
+    value: float
+    unit: str = ""
+
+
+@runtime_checkable
+class HasFigures(Protocol):
+    """What a task's file may offer beside `Task`."""
+
+    def figures(self, answers: Targets, targets: Targets, labels: Sequence[str]) -> list[Figure]:
+        """Figures over all samples, which have targets; the same ones for each file."""
+        ...
 
 
 class Task(Protocol):

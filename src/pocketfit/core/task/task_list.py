@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-TaskName = Literal["classification", "text", "segmentation", "detection", "embedding", "fidelity"]
+TaskName = Literal[
+    "classification",
+    "text",
+    "segmentation",
+    "detection",
+    "embedding",
+    "binary",
+    "multilabel",
+    "regression",
+    "ordinal",
+    "image_to_image",
+    "fidelity",
+]
 TaskKey = str  # a name, for some tasks with what they have to know of the outputs behind a colon: "detection:yolov5"
 TASKS: tuple[TaskName, ...] = get_args(TaskName)

@@ -143,7 +143,7 @@ class Survey:
             raise UserError(
                 f"The criterion '{self.criterion}' needs the loss of the task '{task.NAME}', and {_lower(reason)}"
             )
-        if task.FORM == "classes" and int(targets.max()) >= answers.shape[1]:
+        if task.NAME == "classification" and int(targets.max()) >= answers.shape[1]:
             raise UserError(
                 f"The criterion '{self.criterion}' met the label {int(targets.max())}, and the network has "
                 f"{answers.shape[1]} outputs: give samples of its own classes"

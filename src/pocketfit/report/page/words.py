@@ -333,8 +333,9 @@ def metric_title(metric: str) -> str:
 def metric_words(metric: str) -> str:
     """The title inside a sentence.
 
-    >>> metric_words("exact-match"), metric_words("iou")
-    ('exact match', 'IoU')
+    >>> metric_words("exact-match"), metric_words("iou"), metric_words("r2")
+    ('exact match', 'IoU', 'R²')
     """
     title = metric_title(metric)
-    return title if any(letter.isupper() for letter in title[1:]) else title[:1].lower() + title[1:]
+    named = any(letter.isupper() for letter in title[1:]) or not title[1:2].isalpha()
+    return title if named else title[:1].lower() + title[1:]

@@ -15,6 +15,7 @@ from pocketfit.report.page import words
 from pocketfit.report.run.accuracy_loss import where_it_went
 from pocketfit.report.run.limit_bars import bars, cell
 from pocketfit.report.run.pareto_plots import plots
+from pocketfit.report.run.verdict_words import verdict_words
 from pocketfit.search import journal
 from pocketfit.search.decide.check_limits import check
 
@@ -56,7 +57,7 @@ def report_data(lines: list[dict[str, Any]], result: dict[str, Any]) -> dict[str
         "layers": _layers(lines, number),
         "classes": _classes(verdict),
         "disagreements": _disagreements(verdict),
-        "verdict": _verdict(verdict, record.readings),
+        "verdict": verdict_words(verdict, record.readings),
         "plan": _plan(chosen),
         "about": _about(record.start, record.seconds, result),
     }
@@ -286,59 +287,6 @@ def _disagreements(verdict: Json | None) -> dict[str, Any]:
     entries.sort(key=lambda e: order.index(e["kind"]))
     counts = {kind: sum(e["kind"] == kind for e in entries) for kind in order}
     return {"shown": entries[:PICTURES_AT_MOST], "total": len(entries), "counts": counts}
-
-
-AGAINST_ORIGINAL = (
-    "The data had no labels: the figures are the agreement with the original network on samples that neither training"
-    " nor the search has seen. They prove how near this file is to the original, and not how often the original is"
-    " right."
-)
-
-
-def _verdict(verdict: Json | None, readings: int) -> dict[str, Any] | None:
-    if verdict is None:
-        return None
-    note = "The test split has been read once, for these two files only."
-    if max(readings, verdict["reading"]) > 1:
-        note = (
-            f"The test split has been read {max(readings, verdict['reading'])} times; this is reading"
-            f" {verdict['reading']}. Each further reading makes the interval less trustworthy."
-        )
-    ratio = verdict.get("latency_ratio") or {}
-    spread = ratio.get("between_sessions", ratio.get("environment", {}).get("between_sessions"))
-    upper = (verdict.get("drop") or {}).get("upper_one_sided")
-    return {
-        "note": f"{note}{_threshold(verdict)}{_further(verdict)}",
-        "n": verdict.get("n"),
-        "metric": verdict.get("metric_title") or verdict.get("metric", "accuracy"),
-        "grouped": "Class" if verdict.get("task", "classification") in ("classification", "detection") else "Kind",
-        "labelled": verdict.get("labelled", True),
-        "proved": "" if verdict.get("labelled", True) else AGAINST_ORIGINAL,
-        "between_sessions": "" if spread is None else words.format_ratio(spread),
-        "upper": "" if upper is None else words.format_points(upper, 2),
-    }
-
-
-def _further(verdict: Json) -> str:
-    """How near the outputs behind the first one are to the old file's, as a further sentence; "" for one output."""
-    told = [
-        f"'{one['output']}' {'equal' if one['sqnr_db'] is None else format(one['sqnr_db'], '.1f') + ' dB SQNR'},"
-        f" cosine {one['cosine']:.4f}"
-        for one in verdict.get("further") or ()
-    ]
-    return f" The other outputs against the old file's: {'; '.join(told)}." if told else ""
-
-
-def _threshold(verdict: Json) -> str:
-    """The threshold of embeddings as a further sentence; "" for other tasks."""
-    told = (verdict.get("verification") or {}).get("after")
-    if not told:
-        return ""
-    return (
-        f" Two pictures count as the same above a cosine of {told['threshold']:.3f} ({told['low']:.3f} to"
-        f" {told['high']:.3f} by chance, 95 %), chosen for a FAR of {100 * told['asked']:g} % on"
-        f" {told['impostors']:,} impostor pairs; {told['genuine']:,} genuine pairs were compared with it."
-    )
 
 
 def _plan(chosen: Json | None) -> dict[str, Any] | None:

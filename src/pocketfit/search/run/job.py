@@ -33,6 +33,7 @@ from pocketfit.core.support.text import readable
 from pocketfit.core.task.task import Task
 from pocketfit.core.task.task_list import TASKS
 from pocketfit.sources.data.dataset import Dataset, for_form
+from pocketfit.sources.data.targets.read_targets import check_outputs
 from pocketfit.tasks import embedding
 from pocketfit.tasks.choose_task import metric_of, with_task
 from pocketfit.tasks.common.class_names import label_mapping, order_of_numbers
@@ -306,7 +307,9 @@ def check_data(job: Job) -> None:
     except UserError as error:
         raise UserError(f"{job.data_name}: {error}") from error
     job.data.check_fits(job.model.signature.inputs, job.model.preprocess)
-    if job.labelled and job.data.form == "classes":
+    if job.labelled:
+        check_outputs(job.data.listing, job.model.signature.outputs[0], job.model.preprocess)
+    if job.labelled and job.data.form in ("classes", "tags"):
         label_mapping(job.data.class_names, job.model.labels)
 
 
@@ -317,7 +320,7 @@ def about_data(job: Job) -> list[str]:
     if job.data.form == "identities":
         pairs = {split: job.data.targets(split, job.model.split_seed) for split in embedding.JUDGED}
         return [few for split, known in pairs.items() if (few := embedding.too_few(job.metric, known, split))]
-    if job.data.form != "classes":
+    if job.model.task not in ("classification", "binary"):
         return []
     shares = np.bincount(job.data.listing.labels, minlength=1)
     seen = shares[shares > 0]
@@ -351,7 +354,7 @@ def read_split(
     does = tasks.get(task)
     if does.FORM == "none" or data.form != does.FORM:
         return replace(found, labels=np.full(len(found), -1, np.int64), class_names=tuple(labels))
-    return does.read_targets(found, labels) if labels or data.form != "classes" else found
+    return does.read_targets(found, labels) if labels or data.form not in ("classes", "tags") else found
 
 
 def settled(job: Job) -> Job:

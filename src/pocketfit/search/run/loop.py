@@ -52,6 +52,7 @@ from pocketfit.search.run.verdict.scores_once import was_read
 from pocketfit.search.run.verdict.verdict import read_verdict
 
 GRID_RATE = 0.006  # learning rate on the grid, in units of its step; 0.002 is too small (docs/results/notes.md)
+ANY_SIZE = ("classification", "binary", "multilabel", "ordinal")  # tasks whose answers do not have the input's size
 WITHOUT_TRAINING = ("baselines", "recipes")  # rows of proposals
 ALMOST = 0.8  # share of a trial's expected time that must be left to begin it
 AGAIN_S = 45.0  # expected time of a careful latency measurement
@@ -190,7 +191,7 @@ def space_of(job: Job, steps: tuple[int, int], learning_rate: float = Train.lear
         width=job.model.preprocess.width,
         # of other tasks answers would have another size, and only images can be made smaller
         keep_resolution=job.keep_resolution
-        or job.model.task != "classification"
+        or job.model.task not in ANY_SIZE
         or not job.model.signature.inputs[0].layout,
         train=Train(steps=short, batch_size=job.batch_size, learning_rate=learning_rate, seed=job.seed),
         short_steps=short,

@@ -122,7 +122,11 @@ def measure(
         exact = Measurement(
             quantity="drop_points", unit="pt", value=0.0, n=len(samples), low=0.0, high=0.0, one_sided=0.0
         )
-        odd = "" if job.data.form != "classes" else suspicion.suspicious(scores, samples.labels, len(job.model.labels))
+        odd = (
+            ""
+            if not job.labelled or job.model.task != "classification"
+            else suspicion.suspicious(scores, samples.labels, len(job.model.labels))
+        )
         return {**found, "drop_points": exact}, [*findings, odd] if odd else findings
     found["drop_points"] = drop(original.values, scores.values)
     assert original.outputs is not None  # they are kept

@@ -9,7 +9,8 @@ y_train, …); one of them may be called x.
 
 x: uint8 [N, H, W], [N, H, W, 1], [N, H, W, 3] (RGB) or [N, H, W, 4] (RGB and alpha), or float tensors [N, ...] or
 whole numbers [N, n] (token ids), ready to be fed. y: whole numbers [N] from 0 (classes), whole numbers [N, H, W]
-(masks), or strings [N] (texts). Without y in all parts, the samples have no labels.
+(masks), strings [N] (texts), 0 and 1 [N, K] (tags, with their class_names), floats [N], [N, k] or [N, a, b] (numbers),
+or pictures, uint8 [N, H, W, C] or float [N, C, H, W]. Without y in all parts, the samples have no labels.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ from numpy.typing import NDArray
 from pocketfit.core.errors import UserError
 from pocketfit.core.preprocess import Preprocess
 from pocketfit.core.support.text import STRANGE, comparable, readable, some
-from pocketfit.sources.data import masks
 from pocketfit.sources.data.listing import NO_LABEL, Listing, Part, counted
+from pocketfit.sources.data.targets import masks
+from pocketfit.sources.data.targets.array_targets import form_of, numbers, tag_names, tags
+from pocketfit.sources.data.targets.target_pictures import TargetArrays, times_of
 from pocketfit.sources.image_preprocess import geometry, recolour
 from pocketfit.sources.named_inputs import further, inputs_of, whole
 
@@ -218,11 +221,17 @@ def _with_targets(
         unused = () if class_names is None else ("class_names is ignored: no y says which class a row has",)
         return replace(listing, findings=unused)
     keys = [f"y{suffix}" for suffix in suffixes]
-    if all(y.ndim == 1 and y.dtype.kind in "US" for y in targets) and class_names is None:
+    form = form_of(targets, named=class_names is not None)
+    if form == "texts":
         texts = [text for key, y in zip(keys, targets, strict=True) for text in _texts(key, y)]
         return replace(listing, texts=texts, findings=_about_texts(texts))
-    if all(y.ndim == 3 and y.dtype.kind in "biu" for y in targets):
-        return _with_masks(listing, blocks, keys, targets)
+    if form == "numbers":
+        return replace(listing, values=numbers(keys, targets))
+    if form == "tags":
+        names = () if class_names is None else _names(class_names)
+        return replace(listing, class_names=tag_names(names, keys, targets), values=tags(targets))
+    if form in ("masks", "pictures"):
+        return (_with_masks if form == "masks" else _with_pictures)(listing, blocks, keys, targets)
     labels = [_labels(key, y) for key, y in zip(keys, targets, strict=True)]
     return replace(
         listing, class_names=_class_names(class_names, suffixes, labels), labels=np.concatenate(labels).astype(np.int64)
@@ -278,6 +287,14 @@ def _with_masks(listing: Listing, blocks: list[NDArray[Any]], keys: list[str], t
     return replace(listing, masks=reader, findings=(masks.WHITE_IS_ONE,) if white_is_one else ())
 
 
+def _with_pictures(
+    listing: Listing, blocks: list[NDArray[Any]], keys: list[str], targets: list[NDArray[Any]]
+) -> Listing:
+    made = [_pictures(key, y) for key, y in zip(keys, targets, strict=True)]
+    contents = [content for block in made for content in _contents(block)]
+    return replace(listing, pictures=TargetArrays(tuple(made), contents, times_of(keys, blocks, made)))
+
+
 def _contents(block: NDArray[np.generic]) -> Iterator[str]:
     start = hashlib.sha256(f"{block.dtype.str}{list(block.shape[1:])}".encode())
     for row in block:
@@ -320,17 +337,27 @@ def _labels(name: str, y: NDArray[Any]) -> NDArray[np.int64]:
             mend = f": make them with class_names, {name} = numpy.unique({name}, return_inverse=True), and keep both"
             mend += "; texts need no class_names"
         elif y.ndim == 2:
-            mend = f": {name}.argmax(1) makes them of one column a class"
+            mend = f": {name}.argmax(1) makes them of one column a class; tags are 0 and 1, floats are numbers"
         raise UserError(f"{name} is {y.dtype} {list(y.shape)}; expected are whole numbers [N], one class a row{mend}")
     if len(flat) and int(flat.max()) > np.iinfo(np.int64).max:
         raise UserError(f"{name} holds {int(flat.max())}: number the classes from 0")
     return flat.astype(np.int64)
 
 
-def _class_names(given: NDArray[Any] | None, suffixes: list[str], labels: list[NDArray[np.int64]]) -> tuple[str, ...]:
-    if given is not None and (given.ndim != 1 or given.dtype.kind not in "US"):
+def _names(given: NDArray[Any]) -> tuple[str, ...]:
+    if given.ndim != 1 or given.dtype.kind not in "US":
         raise UserError(f"class_names is {given.dtype} {list(given.shape)}; expected is a list of strings")
-    classes = 1 + max(int(y.max()) for y in labels) if given is None else len(given)
+    names = tuple(_text(name) for name in given)
+    if "" in names:
+        raise UserError(f"class_names[{names.index('')}] is empty: every class needs a name")
+    if len(set(names)) != len(names):
+        raise UserError("class_names holds a name twice: every class needs its own")
+    return names
+
+
+def _class_names(given: NDArray[Any] | None, suffixes: list[str], labels: list[NDArray[np.int64]]) -> tuple[str, ...]:
+    names = () if given is None else _names(given)
+    classes = 1 + max(int(y.max()) for y in labels) if given is None else len(names)
     for suffix, y in zip(suffixes, labels, strict=True):
         wrong = (y < 0) | (y >= classes)
         if wrong.any():
@@ -340,11 +367,6 @@ def _class_names(given: NDArray[Any] | None, suffixes: list[str], labels: list[N
     if given is None:
         _check_number(classes, suffixes, labels)
         return tuple(str(n) for n in range(classes))
-    names = tuple(_text(name) for name in given)
-    if "" in names:
-        raise UserError(f"class_names[{names.index('')}] is empty: every class needs a name")
-    if len(set(names)) != len(names):
-        raise UserError("class_names holds a name twice: every class needs its own")
     return names
 
 

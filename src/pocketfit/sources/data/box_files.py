@@ -30,8 +30,8 @@ from pocketfit.core.support.text import comparable, readable, some
 from pocketfit.sources.data.listing import NO_LABEL, Boxes, Listing, Part, counted
 from pocketfit.sources.data.manifest import Folder
 from pocketfit.sources.data.manifest_rows import PARTS
-from pocketfit.sources.data.masks import upright_size
 from pocketfit.sources.data.picture_files import SUFFIXES, Pictures, about_broken, checked
+from pocketfit.sources.data.targets.masks import upright_size
 from pocketfit.sources.image_preprocess import BadPicture, placed
 
 MOST_BYTES = 2**30  # of annotations: those of COCO's training part have 450 MB

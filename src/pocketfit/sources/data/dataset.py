@@ -30,18 +30,18 @@ from pocketfit.core.task.task import Form
 from pocketfit.sources.data import arrays, box_files, image_folder, manifest, splits
 from pocketfit.sources.data.listing import Listing, counted, inputs_for, with_identities, without_leaks
 from pocketfit.sources.data.sound_files import Recordings
+from pocketfit.sources.data.targets.read_targets import geometry_key, read_targets
+from pocketfit.sources.data.targets.target_pictures import pairs_in
 from pocketfit.sources.named_inputs import Kind, check_input
 
 FORMS = (
-    "a folder of images, by class or without labels; one of recordings (.wav); a manifest (.jsonl, .json, .csv, .tsv,"
-    " or PaddleOCR's .txt); boxes (COCO's .json, or folders images/ and labels/ as YOLO has them); or arrays (.npz,"
-    " .npy)"
+    "a folder of images, by class, with input/ and target/, or without labels; one of recordings (.wav); a manifest"
+    " (.jsonl, .json, .csv, .tsv, or PaddleOCR's .txt); boxes (COCO's .json, or folders images/ and labels/ as YOLO"
+    " has them); or arrays (.npz, .npy)"
 )
 MANIFESTS = (".jsonl", ".json", ".csv", ".tsv", ".txt")
 ARRAY_FILES: dict[str, Callable[[Path], Listing]] = {".npz": arrays.read_npz, ".npy": arrays.read_npy}
-GEOMETRY = ("height", "width", "resize", "resize_px", "filter", "colour", "background")
 MOST_COPIES = 2  # samples for each different one; with more, an empty split is blamed on copies
-GEOMETRY_VERSION = 1  # to be raised when the pixels that preprocess.geometry gives change
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Dataset:
 
     @property
     def form(self) -> Form:
-        """The form of the targets: "classes", "texts", "masks", "boxes"; "none" where the samples have none."""
+        """The form of the targets; "none" where the samples have none."""
         return self.listing.form
 
     def split_counts(self, split_seed: int) -> dict[str, int]:
@@ -103,7 +103,7 @@ class Dataset:
         return Samples(
             array=array,
             more=more,
-            labels=self._labels(rows, preprocess, cache),
+            labels=read_targets(self.listing, rows, preprocess, cache),
             names=[self.listing.names[row] for row in rows],
             split=name,
             sha256=_hash(self._described(row) for row in rows.tolist()),
@@ -138,33 +138,10 @@ class Dataset:
             return self.listing.labels
         return np.unique(np.asarray(self.listing.kinds), return_inverse=True)[1].astype(np.int64)
 
-    def _labels(self, rows: NDArray[np.int64], preprocess: Preprocess, cache: Path | None) -> Any:
-        """int64 [N], -1 where there is no class; for masks int16 [N, H, W]: the class of each pixel, -1 unknown;
-        for boxes float32 [N, k, 6]."""
-        masks = self.listing.masks
-        if self.listing.boxes is not None:
-            return box_files.box_targets([self.listing.boxes[row] for row in rows], preprocess)
-        if masks is None:
-            who = self.listing.identities
-            return self.listing.labels[rows] if who is None else who[rows]
-        shape = (len(rows), *masks.shape(preprocess))
-        if cache is not None:
-            geometry = {key: getattr(preprocess, key) for key in GEOMETRY}
-            contents = (masks.contents[row] for row in rows)
-            key = _hash([f"masks {GEOMETRY_VERSION} {json.dumps(geometry)}", *contents])
-            path = Path(cache) / f"pixels-{key[:32]}.npy"
-            return stored_array(path, shape, np.int16, lambda: masks.read(rows, preprocess))
-        found, start = np.empty(shape, np.int16), 0
-        for chunk in masks.read(rows, preprocess):
-            found[start : start + len(chunk)] = chunk
-            start += len(chunk)
-        return found
-
     def _described(self, row: int) -> str:
         """A sample's content and target, for hashes."""
         listing = self.listing
-        as_text = self.form in ("texts", "masks", "boxes", "identities")
-        target = json.dumps(listing.target(row)) if as_text else listing.labels[row]
+        target = json.dumps(listing.target(row)) if self.form not in ("classes", "none") else listing.labels[row]
         kind = f" {json.dumps(listing.kinds[row])}" if len(listing.kinds) else ""
         return f"{listing.contents[row]} {target}{kind}"
 
@@ -247,10 +224,7 @@ class Dataset:
                     progress(done, len(rows))
 
         if cache is not None and (dtype is np.uint8 or isinstance(reader, Recordings)):
-            geometry = {key: getattr(preprocess, key) for key in GEOMETRY}
-            if preprocess.sound is not None:
-                geometry = preprocess.sound.to_json()
-            key = _hash([f"{GEOMETRY_VERSION} {json.dumps(geometry)}", *(self.listing.contents[row] for row in rows)])
+            key = _hash([geometry_key(preprocess), *(self.listing.contents[row] for row in rows)])
             return stored_array(Path(cache) / f"pixels-{key[:32]}.npy", shape, dtype, chunks)
         array, start = np.empty(shape, dtype), 0
         for chunk in chunks():
@@ -273,6 +247,8 @@ def open_data(path: str | Path, *, cache: Path | None = None, progress: Tick | N
         path = path / listed[0]
     if (boxes := box_files.found(path)) is not None:
         return _dataset(box_files.read(boxes, cache=cache, progress=progress), str(path))
+    if path.is_dir() and (pairs := pairs_in(path)) is not None:
+        return _dataset(manifest.read_named(path, path, pairs, cache=cache, progress=progress), str(path))
     if path.is_dir():
         return _dataset(image_folder.read_folder(path, cache=cache, progress=progress), str(path))
     if not os.path.lexists(path):
@@ -300,7 +276,8 @@ def from_arrays(
 
     x  uint8 [N, H, W] or [N, H, W, C], or float [N, ...] or whole numbers [N, n] that are fed as they are; of networks
        with several inputs a mapping of such arrays by the inputs' names
-    y  whole numbers [N] (classes) or [N, H, W] (masks), or strings [N] (texts); None: no labels
+    y  whole numbers [N] (classes) or [N, H, W] (masks), strings [N] (texts), 0 and 1 [N, K] (tags), floats [N, ...]
+       (numbers), or pictures as x; None: no labels
     """
     suffix = "" if x_test is None else "_train"
     given: dict[str, Any] = _named(x, suffix)

@@ -26,6 +26,9 @@ ANOTHER = {
     "masks": "with another mask",
     "identities": "of another identity",
     "boxes": "with other boxes",
+    "tags": "with other tags",
+    "numbers": "with another number",
+    "pictures": "with another target",
 }
 SAME = {
     "classes": " of the same class",
@@ -33,6 +36,9 @@ SAME = {
     "masks": " with the same mask",
     "identities": " of the same identity",
     "boxes": " with the same boxes",
+    "tags": " with the same tags",
+    "numbers": " with the same number",
+    "pictures": " with the same target",
     "none": "",
 }
 
@@ -87,9 +93,29 @@ class Boxes:
         return hashlib.sha256(repr((self.size, ordered)).encode()).hexdigest()
 
 
+class TargetPictures(Protocol):
+    """Reads the pictures that a network should make of a Listing's rows."""
+
+    @property
+    def contents(self) -> Sequence[str]:
+        """The sha256 of each one's content."""
+        ...
+
+    def read(self, rows: NDArray[np.int64], preprocess: Preprocess) -> Iterator[NDArray[Any]]:
+        """These rows in order, some at a time: uint8 [n, H, W, C] after the geometry half, or float32 [n, C, H, W]."""
+        ...
+
+    def shape(self, preprocess: Preprocess) -> tuple[int, ...]:
+        """Of one row."""
+        ...
+
+    def dtype(self) -> type[np.uint8] | type[np.float32]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """All readable samples of a data source. They have targets of one form: labels, texts, masks, or none.
+    """All readable samples of a data source. They have targets of one form: labels, texts, masks, tags, numbers,
+    pictures, or none.
 
     names     relative paths ("train/cat/1.jpg") or places in an array ("x_train[17]")
     contents  sha256 of each sample's content: the file's bytes, or the array row's bytes and shape
@@ -99,6 +125,9 @@ class Listing:
     texts     the text of each sample; (): the targets are no texts
     masks     their reader; None: the targets are no masks
     boxes     of each picture; None: the targets are no boxes
+    values    tags int8 [N, class_names], 1 where a sample has it, -1 where nobody knows; or numbers float32 [N, k];
+              None: the targets are neither
+    pictures  the reader of target pictures; None: the targets are none
     kinds     a word for each sample, by which reports group them; (): the data name none
     identities  int64 [N], who or what is seen, or [N, 1 + k], pairs (tasks/common/verification.py); None: neither
     together  a text for each sample; samples with the same one go to the same split; (): each goes alone
@@ -123,31 +152,45 @@ class Listing:
     whole: Listing | None = None
     given: str = ""
     more: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    values: NDArray[np.int8] | NDArray[np.float32] | None = None
+    pictures: TargetPictures | None = None
 
     @property
     def form(self) -> Form:
         """The form of the targets."""
-        if self.masks is not None:
-            return "masks"
-        if self.boxes is not None:
-            return "boxes"
-        if len(self.texts):
-            return "texts"
-        if self.identities is not None:
-            return "identities"
-        return "classes" if len(self.labels) and self.class_names else "none"
+        values = None if self.values is None else self.values.dtype
+        has: dict[Form, bool] = {
+            "masks": self.masks is not None,
+            "boxes": self.boxes is not None,
+            "pictures": self.pictures is not None,
+            "tags": values == np.int8,
+            "numbers": values == np.float32,
+            "texts": len(self.texts) > 0,
+            "identities": self.identities is not None,
+            "classes": len(self.labels) > 0 and len(self.class_names) > 0,
+        }
+        return next((form for form, there in has.items() if there), "none")
 
     def target(self, row: int) -> str:
         """What a sample's answer is compared with, as a text that differs where targets do."""
-        if self.masks is not None:
-            return self.masks.contents[row]
+        contents = self.masks or self.pictures
+        if contents is not None:
+            return contents.contents[row]
         if self.boxes is not None:
             return self.boxes[row].content
+        if self.values is not None:
+            return self._numbers(self.values[row])
         if len(self.texts):
             return self.texts[row]
         if self.identities is not None:
             return json.dumps(self.identities[row].tolist())
         return self.class_names[self.labels[row]] if self.class_names else ""
+
+    def _numbers(self, values: NDArray[Any]) -> str:
+        """The names of a sample's tags, or its numbers."""
+        if values.dtype == np.int8:
+            return json.dumps([self.class_names[place] for place in np.flatnonzero(values == 1)])
+        return json.dumps([float(f"{number:.7g}") for number in values.tolist()])
 
 
 def inputs_for(listing: Listing, wanted: Sequence[TensorSpec]) -> tuple[str, ...]:
@@ -218,7 +261,7 @@ def _about_copies(listing: Listing, copies: list[list[int]]) -> Iterator[str]:
     at_odds = [(rows[0], row) for rows in copies for row in rows if targets[row] != targets[rows[0]]]
     if at_odds:
         one, other = (
-            names[row] if listing.form in ("masks", "boxes") else f"{names[row]} ({readable(targets[row])})"
+            names[row] if listing.form in ("masks", "boxes", "pictures") else f"{names[row]} ({readable(targets[row])})"
             for row in at_odds[0]
         )
         yield (

@@ -5,6 +5,7 @@ manifest_rows.py reads the text; here the pictures and masks that it names are f
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -20,10 +21,12 @@ from pocketfit.core.support.array_file import FileHashes
 from pocketfit.core.support.cpus import usable
 from pocketfit.core.support.progress import Tick
 from pocketfit.core.support.text import readable, some
-from pocketfit.sources.data import masks, pairs_file
+from pocketfit.sources.data import pairs_file
 from pocketfit.sources.data.listing import NO_LABEL, Listing, counted, with_identities
 from pocketfit.sources.data.manifest_rows import PARTS, Row, Rows, read_rows
 from pocketfit.sources.data.picture_files import about_broken, checked, reader_of
+from pocketfit.sources.data.targets import masks
+from pocketfit.sources.data.targets.target_pictures import Target, TargetFiles, checked_target, same_times
 
 
 def read_manifest(path: Path, *, cache: Path | None = None, progress: Tick | None = None) -> Listing:
@@ -34,12 +37,18 @@ def read_manifest(path: Path, *, cache: Path | None = None, progress: Tick | Non
     """
     if pairs_file.is_pairs_file(path):
         return _with_pairs(path, cache, progress)
-    said = read_rows(path)
+    return read_named(path, path.parent, read_rows(path), cache=cache, progress=progress)
+
+
+def read_named(
+    path: Path, inside: Path, said: Rows, *, cache: Path | None = None, progress: Tick | None = None
+) -> Listing:
+    """The pictures of these rows, which `path` names; they lie below the folder `inside`. Raises UserError."""
     if not said.rows:
         raise UserError(f"{path} names no picture: write one row for each")
     rows = [row for row in said.rows if row.target] if said.target else said.rows
     findings = [*said.findings, *_about_rows(said, len(rows))]
-    folder = Folder(Path(os.path.realpath(path.parent)))
+    folder = Folder(Path(os.path.realpath(inside)))
     try:
         named = {row.path for row in rows}
         broken = {name: why for name in sorted(named) if (why := folder.why_not(name))}
@@ -56,8 +65,9 @@ def read_manifest(path: Path, *, cache: Path | None = None, progress: Tick | Non
             f" ({broken[first]}): paths are relative to the folder of the manifest"
         )
     contents = {name: sha256 for name, (_, sha256, _) in known.items()}
-    if said.target == "mask":
-        return _with_masks(path, folder, rows, contents, findings)
+    if said.target in ("mask", "target"):
+        with_files = _with_masks if said.target == "mask" else _with_pictures
+        return with_files(path, folder, rows, contents, findings)
     learned = [row for row in rows if row.part == "train"] or rows  # without any, the Dataset is refused
     class_names = tuple(sorted({row.target for row in learned})) if said.target == "label" else ()
     index = {name: place for place, name in enumerate(class_names)}
@@ -67,11 +77,25 @@ def read_manifest(path: Path, *, cache: Path | None = None, progress: Tick | Non
         rows = kept
     listing = _listing(folder, rows, contents, [*findings, *([] if said.target else [f"{path.name} has no targets."])])
     if class_names:
-        labels = np.array([index[row.target] for row in rows], np.int64)
-        return replace(listing, class_names=class_names, labels=labels)
-    if said.target == "identity":
-        return with_identities(listing, [row.target for row in rows])
-    return replace(listing, texts=[row.target for row in rows]) if said.target == "text" else listing
+        return replace(listing, class_names=class_names, labels=np.array([index[row.target] for row in rows], np.int64))
+    return _with_targets(listing, said.target, [row.target for row in rows])
+
+
+def _with_targets(listing: Listing, kind: str, targets: Sequence[str]) -> Listing:
+    """The listing with targets that are no files and no classes; `kind` is that of Rows."""
+    if kind == "identity":
+        return with_identities(listing, targets)
+    if kind == "labels":
+        tags = [json.loads(target) for target in targets]
+        names = tuple(sorted({tag for own in tags for tag in own}))
+        place = {name: number for number, name in enumerate(names)}
+        values = np.zeros((len(tags), len(names)), np.int8)
+        for row, own in zip(values, tags, strict=True):
+            row[[place[tag] for tag in own]] = 1
+        return replace(listing, class_names=names, values=values)
+    if kind == "values":
+        return replace(listing, values=np.array([json.loads(target) for target in targets], np.float32))
+    return replace(listing, texts=targets) if kind == "text" else listing
 
 
 def _listing(folder: Folder, rows: Sequence[Row], contents: dict[str, str], findings: Sequence[str]) -> Listing:
@@ -154,6 +178,30 @@ def _with_masks(
         white_is_one,
     )
     return replace(listing, masks=reader)
+
+
+def _with_pictures(
+    path: Path, folder: Folder, rows: Sequence[Row], contents: dict[str, str], findings: list[str]
+) -> Listing:
+    def check(row: Row) -> Target | str:
+        return folder.why_not(row.target) or checked_target(folder.root / row.target, folder.root / row.path)
+
+    with ThreadPoolExecutor(usable()) as pool:
+        found = list(zip(rows, pool.map(check, rows), strict=True))
+    good = [(row, target) for row, target in found if isinstance(target, Target)]
+    bad = [f"{readable(row.target)} ({why})" for row, why in found if isinstance(why, str)]
+    if not good:
+        raise UserError(f"None of the {counted(len(bad), 'target')} of {path} can be used, for example {bad[0]}")
+    if bad:
+        verb = "is left out with its picture" if len(bad) == 1 else "are left out with their pictures"
+        findings = [*findings, f"{counted(len(bad), 'target')} of {len(rows):,} cannot be used and {verb}: {some(bad)}"]
+    reader = TargetFiles(
+        folder.root,
+        tuple(row.target for row, _ in good),
+        [target.content for _, target in good],
+        same_times(path, [target for _, target in good]),
+    )
+    return replace(_listing(folder, [row for row, _ in good], contents, findings), pictures=reader)
 
 
 def _any(values: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:

@@ -4,7 +4,8 @@
     path,label,split                                                                              CSV with a header
     lines/1.png<TAB>110101199003077758                                                            PaddleOCR's label file
 
-Targets are one of `label`, `text`, `mask` and `identity`, the same in all rows, or none.
+Targets are one of `label` (one class), `labels` (tags: a list, or "a;b"), `text`, `mask`, `identity`, `value` or
+`values` (numbers: a list, or "1.5;2"), and `target` (a picture), the same in all rows, or none.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +29,22 @@ from pocketfit.sources.data.listing import Part, counted
 
 MOST_BYTES = 2**29  # of a manifest
 MOST_ROWS = 10**7
+MOST = 1e18  # of a number: its square has to be a float32
 LONGEST = 100_000  # letters of a path or a target
-KNOWN = "path, one of label, text, mask and identity, and if need be split and kind"
-TARGETS = {"label": "label", "labels": "label", "text": "text", "mask": "mask", "identity": "identity"}
+KNOWN = "path, one of label, labels, text, mask, identity, value, values and target, and if need be split and kind"
+TARGETS = {
+    "label": "labels",
+    "labels": "labels",
+    "text": "text",
+    "mask": "mask",
+    "identity": "identity",
+    "value": "values",
+    "values": "values",
+    "target": "target",
+}
+FILES = ("mask", "target")  # their values are paths
+BETWEEN = ";"  # tags and numbers in one field of a table
+MOST_VALUES = 10_000  # tags or numbers of a row
 PARTS: dict[str, Part] = {
     **dict.fromkeys(("train", "training", ""), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -44,7 +59,7 @@ class Row(NamedTuple):
 
     place: int
     path: str  # relative, with "/"
-    target: str  # "" where the row has none
+    target: str  # "" where the row has none; of tags and of numbers a JSON list
     part: Part
     kind: str
 
@@ -53,7 +68,7 @@ class Row(NamedTuple):
 class Rows:
     """What a manifest says.
 
-    target  "label", "text", "mask", "identity" or "" (none)
+    target  "label", "labels", "text", "mask", "identity", "values", "target" or "" (none)
     word    what `place` of a Row counts: "line" or "entry"
     """
 
@@ -84,7 +99,8 @@ class _Reader:
 
     def __init__(self, path: Path, word: str) -> None:
         self.path, self.word = path, word
-        self.target, self.first = "", 0  # the key of the targets, and where it stood first
+        self.target, self.key, self.first = "", "", 0  # the targets, their key, and where it stood first
+        self.numbers = 0  # how many a row has; 0: not known yet
         self.unknown: dict[str, int] = {}  # keys that nothing is done with -> in how many rows
 
     def read(self, entries: Iterable[tuple[int, Mapping[str, Any]]]) -> Rows:
@@ -94,6 +110,9 @@ class _Reader:
             names = [f"'{readable(key)}'" for key in self.unknown]
             number = counted(len(names), "key is not known and is", "keys are not known and are")
             findings.append(f"{self.path.name}: {number} ignored: {some(names, 5)}; known are {KNOWN}")
+        if self.target == "labels" and all(row.target.count('"') == 2 for row in rows if row.target):
+            rows = [row._replace(target=json.loads(row.target)[0] if row.target else "") for row in rows]
+            self.target = "label"  # one class for each sample
         return Rows(rows, self.target, self.word, tuple(findings))
 
     def _row(self, place: int, entry: Mapping[str, Any]) -> Row:
@@ -104,7 +123,7 @@ class _Reader:
             if value is None or value == "":
                 continue
             if key in TARGETS:
-                self._check_target(place, TARGETS[key], bool(target))
+                self._check_target(place, key, bool(target))
                 target = self._target(place, key, value)
             elif key == "path":
                 path = self._inside(place, key, self._word(place, key, value))
@@ -120,21 +139,27 @@ class _Reader:
             self._refuse(place, "there is no 'path', which names the picture")
         return Row(place, path, target, PARTS[part], kind)
 
-    def _check_target(self, place: int, kind: str, another: bool) -> None:
+    def _check_target(self, place: int, key: str, another: bool) -> None:
         """Raises UserError where targets are of two kinds, in a row or in the manifest."""
         if another:
-            self._refuse(place, "there are two targets: give one of label, text, mask and identity")
-        if self.target not in ("", kind):
-            also = f"{self.word} {self.first} has a '{self.target}'"
-            self._refuse(place, f"there is a '{kind}', and {also}: a manifest has one kind of target")
+            self._refuse(place, f"there are two targets: give {KNOWN.partition(', ')[2].partition(', and')[0]}")
+        if self.target not in ("", TARGETS[key]):
+            also = f"{self.word} {self.first} has a '{self.key}'"
+            self._refuse(place, f"there is a '{key}', and {also}: a manifest has one kind of target")
         if not self.target:
-            self.target, self.first = kind, place
+            self.target, self.key, self.first = TARGETS[key], key, place
 
     def _target(self, place: int, key: str, value: Any) -> str:
-        if TARGETS[key] in ("label", "identity"):
+        if key == "identity":
             return self._class(place, key, value)
+        if key == "label":
+            return json.dumps([self._class(place, key, value)], ensure_ascii=False)
+        if key == "labels":
+            return self._tags(place, key, value)
+        if TARGETS[key] == "values":
+            return self._numbers(place, key, value)
         word = self._word(place, key, value)
-        if key == "mask":
+        if key in FILES:
             return self._inside(place, key, word)
         if BOXES.match(word):
             self._refuse(place, "the text holds boxes, as labels for detection do: pocketfit reads no boxes")
@@ -146,13 +171,50 @@ class _Reader:
         if isinstance(value, list | tuple) and len(value) == 1:
             value = value[0]
         if isinstance(value, list | tuple):
-            self._refuse(place, f"'{key}' names {len(value)} classes: pocketfit reads one class a sample")
+            self._refuse(place, f"'{key}' names {len(value)} classes: give them under 'labels' where they are tags")
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         name = comparable(readable(self._word(place, key, value)))
         if not name:
             self._refuse(place, f"'{key}' is {shown(value)}: give the name of a class")
         return name
+
+    def _tags(self, place: int, key: str, value: Any) -> str:
+        """The names of a sample's tags; [], or ";" in a table, is a sample without any."""
+        parts = value if isinstance(value, list | tuple) else None
+        if isinstance(value, str):
+            parts = [part for part in value.split(BETWEEN) if part.strip()]
+        if parts is None:
+            parts = [value]
+        self._check_count(place, key, parts)
+        names = sorted({self._class(place, key, part) for part in parts})
+        return json.dumps([name.replace('"', "'") for name in names], ensure_ascii=False)
+
+    def _numbers(self, place: int, key: str, value: Any) -> str:
+        parts = list(value) if isinstance(value, list | tuple) else [value]
+        if isinstance(value, str):
+            parts = [part for part in value.split(BETWEEN) if part.strip()]
+        self._check_count(place, key, parts)
+        numbers = [self._number(place, key, part) for part in parts]
+        if not numbers:
+            self._refuse(place, f"'{key}' holds no number")
+        if self.numbers not in (0, len(numbers)):
+            self._refuse(place, f"'{key}' has {counted(len(numbers), 'number')}, and rows before {self.numbers}")
+        self.numbers = len(numbers)
+        return json.dumps(numbers)
+
+    def _number(self, place: int, key: str, value: Any) -> float:
+        number = math.nan
+        with suppress(ValueError, OverflowError):
+            if isinstance(value, int | float | str) and not isinstance(value, bool):
+                number = float(value)
+        if not abs(number) < MOST:  # NaN is below nothing
+            self._refuse(place, f"'{key}' is {shown(value)}: give a number, such as 1.5")
+        return number
+
+    def _check_count(self, place: int, key: str, parts: Sequence[Any]) -> None:
+        if len(parts) > MOST_VALUES:
+            self._refuse(place, f"'{key}' has {len(parts):,} entries, more than {MOST_VALUES:,}, the limit")
 
     def _word(self, place: int, key: str, value: Any) -> str:
         if not isinstance(value, str):

@@ -300,3 +300,13 @@ def _watched(network: nn.Module, running: list[str], outputs: dict[str, Tensor])
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def counts_fit(labels: int, shape: Sequence[int | None]) -> bool:
+    """Whether so many labels fit outputs of this shape: one for each, or one more, where an output is what lies between
+    two of them (a logit of two classes, the steps of ordered ones). The task decides which.
+
+    >>> counts_fit(2, (None, 1)), counts_fit(2, (None, 3))
+    (True, False)
+    """
+    return labels == shape[-1] or (len(shape) == 2 and labels == (shape[-1] or 0) + 1)

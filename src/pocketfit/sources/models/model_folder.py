@@ -23,7 +23,7 @@ from pocketfit.core.support.rules import shown
 from pocketfit.core.support.schema import Violation, checked, reading
 from pocketfit.core.support.scratch import temporary_folder
 from pocketfit.sources.models.build_network import build
-from pocketfit.sources.models.check_network import BY_LAYERS, example, tensors_of
+from pocketfit.sources.models.check_network import BY_LAYERS, counts_fit, example, tensors_of
 from pocketfit.sources.models.fingerprint import fingerprint
 from pocketfit.sources.models.fit_layer_shapes import fit_unweighted, resize_to
 from pocketfit.sources.models.onnx_model import build_again
@@ -156,7 +156,7 @@ def _check_agreement(told: ModelFile) -> None:
     if (inputs[0].layout == "NCHW" or contract.sound is not None) and shape != contract.shape:
         made = shown(contract.shape)
         raise Violation(f"is {shown(shape)}, and 'preprocess' makes {made}", "signature.inputs[0].shape")
-    if told.labels and len(outputs[0].shape) == 2 and len(told.labels) != outputs[0].shape[-1]:
+    if told.labels and len(outputs[0].shape) == 2 and not counts_fit(len(told.labels), outputs[0].shape):
         count = f"are {len(told.labels)} for {outputs[0].shape[-1]} outputs"
         raise Violation(f"{count}: give one label for each", "labels")
 

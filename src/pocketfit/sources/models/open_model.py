@@ -19,7 +19,7 @@ from pocketfit.core.support.text import some
 from pocketfit.core.support.user_code import Allowed
 from pocketfit.sources.input_contract import Inputs, read_inputs, read_labels, read_preprocess
 from pocketfit.sources.models.build_network import build, counts_classes
-from pocketfit.sources.models.check_network import check_weights, signature_of
+from pocketfit.sources.models.check_network import check_weights, counts_fit, signature_of
 from pocketfit.sources.models.fingerprint import fingerprint
 from pocketfit.sources.models.fit_layer_shapes import resize_to
 from pocketfit.sources.models.match_weights import match
@@ -211,7 +211,7 @@ def _check_labels(labels: tuple[str, ...], signature: Signature) -> None:
             f"The label '{twice[0]}' stands for several outputs ({labels.index(twice[0])} is the first): give each"
             " output a name of its own"
         )
-    if labels and len(shape) == 2 and len(labels) != shape[-1]:  # of other shapes, the task says what labels are for
+    if labels and len(shape) == 2 and not counts_fit(len(labels), shape):  # of others, the task says
         raise UserError(
             f"There are {len(labels)} labels, but the network has {shape[-1]} outputs: give one label for each"
         )

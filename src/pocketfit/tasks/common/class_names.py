@@ -56,6 +56,20 @@ def with_box_labels(model: Model, count: int, class_names: Sequence[str]) -> Mod
     return replace(model, labels=tuple(class_names), findings=(*model.findings, said))
 
 
+def with_order(model: Model, class_names: Sequence[str] = ()) -> Model:
+    """The model with the classes of the data in their order as labels, if it has none: numbers by their size, other
+    names as the data give them. A finding says which order that is."""
+    if model.labels or not class_names:
+        return model
+    numbered = all(NUMBER.fullmatch(name) for name in class_names)
+    ordered = tuple(sorted(class_names, key=int)) if numbered else tuple(class_names)
+    said = (
+        f"The order of the classes is taken to be {some(ordered, 9)}: give --labels with a file of the names, the"
+        " lowest first, where it is another."
+    )
+    return replace(model, labels=ordered, findings=model.findings if numbered else (*model.findings, said))
+
+
 def about_order(opened: Model, named: Model, class_names: Sequence[str]) -> list[str]:
     """Sentences about the order of the classes that `with_labels` and `label_mapping` have assumed."""
     return [*named.findings[len(opened.findings) :], *order_of_numbers(class_names, named.labels)]

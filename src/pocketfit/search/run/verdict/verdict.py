@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pocketfit.core.measurement import Measurement
 from pocketfit.core.samples import Samples
 from pocketfit.core.support.progress import Watch
-from pocketfit.core.task.task import Group
+from pocketfit.core.task.task import Group, HasFigures
 from pocketfit.core.trial import Trial
 from pocketfit.measurement import group_scores, latency, run_samples
 from pocketfit.measurement.further_outputs import compare_further
@@ -98,6 +98,7 @@ def read_verdict(
         "baseline_measurements": {name: m.to_json() for name, m in reference.items()},
         "control": None if control is None else _against(control, scores),
         "per_class": _class_rows(job, scores["baseline"], scores["chosen"], samples["chosen"]),
+        "figures": _figures(job, scores["baseline"], scores["chosen"], samples["chosen"]),
         "disagreements": disagreements(job, scores["baseline"], scores["chosen"], samples["chosen"]),
         "verification": _verification(job, scores, own),
         "further": _further(job, runtime, (paths["baseline"], paths["chosen"]), (own, samples["chosen"])),
@@ -148,8 +149,22 @@ def _class_rows(
     known = [{"label": row.name, "n": row.n, "before": row.baseline, "after": row.candidate} for row in rows]
     if not job.labelled or job.data.form != "classes":
         return known
-    absent = set(label_mapping(job.data.class_names, labels)) - set(samples.labels.tolist())
-    return known + [{"label": labels[label], "n": 0, "before": None, "after": None} for label in sorted(absent)]
+    wanted = [labels[place] for place in sorted(label_mapping(job.data.class_names, labels))]
+    absent = [name for name in wanted if name not in {row.name for row in rows}]
+    return known + [{"label": name, "n": 0, "before": None, "after": None} for name in absent]
+
+
+def _figures(job: Job, before: run_samples.Scores, after: run_samples.Scores, samples: Samples) -> list[dict[str, Any]]:
+    """What the task tells beside its metric, in units of its own: one row a figure."""
+    does = job.does
+    if not isinstance(does, HasFigures):
+        return []
+    targets = samples.labels if job.labelled else before.answers
+    sides = [does.figures(scores.answers, targets, job.model.labels) for scores in (before, after)]
+    return [
+        {"name": was.name, "unit": was.unit, "before": was.value, "after": now.value}
+        for was, now in zip(*sides, strict=True)
+    ]
 
 
 def _rows_of_metric(
