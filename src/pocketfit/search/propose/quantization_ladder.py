@@ -1,8 +1,7 @@
 """The ladder of quantization: what is tried where plain int8 loses too much, or is still too large.
 
     with 8-bit weights, where no static int8 file of a runtime keeps the accuracy
-        a  ranges of the activations by least squared error, and the biases of the file corrected where the runtime
-           can do that
+        a  ranges of the activations by least squared error
         b  a, channels equalized, and weights rounded by learning
         c  b, and some layers in float: those that make half of the noise, then two thirds, then five sixths of it
         d  b, then training on the grid
@@ -25,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pocketfit.core.budget import Budget
-from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.quantize import Equalize, Round
 from pocketfit.core.trial import Trial
@@ -52,7 +50,7 @@ def climb(space: Space, trials: Sequence[Trial], budget: Budget, most: int | Non
         return
     ladders = [rungs(space, trials, budget, runtime, sets=_sets(space, most)) for runtime in space.runtimes]
     if most is not None and most < 2 * len(space.runtimes):
-        ladders = [[plan for plan in ladder if plan != _calibrated(space, plan.export)] for ladder in ladders]
+        ladders = [[plan for plan in ladder if plan != space.plain(plan.export)] for ladder in ladders]
     for round_ in range(max(map(len, ladders), default=0)):
         yield from (ladder[round_] for ladder in ladders if round_ < len(ladder))
 
@@ -143,21 +141,16 @@ def _sets(space: Space, most: int | None) -> int:
     return len(NOISE_SHARES) if most is None or most >= (4 + len(NOISE_SHARES)) * len(space.runtimes) else 1
 
 
-def _calibrated(space: Space, export: ExportSettings) -> Plan:
-    """Rung a, for an export with its ranges."""
-    return Plan((*space.plain(export).passes, *space.last.get(export.runtime, ())), export)
-
-
 def _repaired(space: Space, start: Trial) -> Plan:
     """Rung b."""
     export = replace(start.plan.export, ranges="mse")
-    return Plan((*space.plain(export).passes, *REPAIRS, *space.last.get(export.runtime, ())), export)
+    return Plan((*space.plain(export).passes, *REPAIRS), export)
 
 
 def _ladder(space: Space, trials: Sequence[Trial], budget: Budget, start: Trial, base: Trial, sets: int) -> list[Plan]:
     """Rungs a to e; where b could not be carried out, or lost more than a, the others do without its passes."""
     repaired = _repaired(space, start)
-    plain = _calibrated(space, repaired.export)
+    plain = space.plain(repaired.export)
     before = _better(space, start, trials).passes
     found, widest = [plain, repaired], None  # a, b
     for layers in space.sensitive.get(start.runtime, ())[:sets]:  # c
@@ -178,7 +171,7 @@ def _ladder(space: Space, trials: Sequence[Trial], budget: Budget, start: Trial,
 def _better(space: Space, start: Trial, trials: Sequence[Trial]) -> Plan:
     """Rung a or b: the one on which c, d and e build."""
     repaired = _repaired(space, start)
-    plain = _calibrated(space, repaired.export)
+    plain = space.plain(repaired.export)
     done, before = _trial_of(repaired, trials), _trial_of(plain, trials)
     if done is not None and (done.status == "failed" or (before is not None and _loses_more(done, before))):
         return plain

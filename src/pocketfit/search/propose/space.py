@@ -26,7 +26,6 @@ class Space:
     quant_train: settings of training on the grid
     fold: what every plan but the float32 baselines begins with, in front of pruning
     prelude: by runtime, what is done to the network before a static int8 file is made of it
-    last: by runtime, what is done last for a static int8 file of the ladder
     prune: how channels are scored, rounded and limited, for pruned networks
     rounds: how many rounds of pruning and recovery follow each other
     widths: by ratio, the value of `Prune.keep`; a ratio that is not in it is cut uniformly
@@ -55,7 +54,6 @@ class Space:
     keep_float: tuple[str, ...] = ()
     fold: tuple[PassSettings, ...] = ()
     prelude: Mapping[str, tuple[PassSettings, ...]] = field(default_factory=dict)
-    last: Mapping[str, tuple[PassSettings, ...]] = field(default_factory=dict)
     sensitive: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
     sensitive_4: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 

@@ -20,7 +20,6 @@ from pocketfit.core.plan.export import ExportSettings
 from pocketfit.core.plan.passes import PassSettings
 from pocketfit.core.plan.plan import Plan
 from pocketfit.core.plan.prune import Prune
-from pocketfit.core.plan.quantize import CorrectBias
 from pocketfit.core.plan.rewrite import Fold
 from pocketfit.core.plan.runtime_list import EVERY, for_apps
 from pocketfit.core.preprocess import Preprocess
@@ -39,7 +38,6 @@ from pocketfit.tasks.choose_task import metric_of, with_task
 from pocketfit.tasks.common.class_names import label_mapping, order_of_numbers
 
 CALIBRATION_SAMPLES = 200
-CORRECTED_ON = 32  # samples whose mean errors are taken off the biases of a file
 PLANNED = ("ram", "flash")  # quantities of files that plan their memory
 UNEVEN = 10  # times as many samples of one class as of another: beyond that it is said
 PROBED = 32  # samples on which a user's own criterion or metric is tried before the run
@@ -175,13 +173,6 @@ def recipes(job: Job, runtime: str) -> tuple[ExportSettings, ...]:
 def prelude(job: Job, runtime: str) -> tuple[PassSettings, ...]:
     """What is done to the network, after `job.fold`, before a static int8 file is made for this runtime."""
     return runtimes.get(runtime).prelude(job.start)
-
-
-def last_passes(job: Job, runtime: str) -> tuple[PassSettings, ...]:
-    """What the ladder does last for a static int8 file: biases corrected by the file, where the runtime can do that."""
-    module, passes = runtimes.get(runtime), (CorrectBias("file", samples=CORRECTED_ON),)
-    static = [export for export in recipes(job, runtime) if export.precision == "int8"][:1]
-    return passes if static and not module.why_not(Plan(passes, static[0]), job.model.signature) else ()
 
 
 def why_these_weights(export: ExportSettings) -> list[str]:

@@ -39,7 +39,6 @@ from pocketfit.search.run.clock import Clock
 from pocketfit.search.run.job import (
     Job,
     baseline_export,
-    last_passes,
     prelude,
     recipes,
 )
@@ -186,7 +185,6 @@ def space_of(job: Job, steps: tuple[int, int], learning_rate: float = Train.lear
         keep_float=job.keep_float,
         fold=job.fold,
         prelude={r: prelude(job, r) for r in job.runtimes},
-        last={r: last_passes(job, r) for r in job.runtimes},
         height=job.model.preprocess.height,
         width=job.model.preprocess.width,
         # of other tasks answers would have another size, and only images can be made smaller
