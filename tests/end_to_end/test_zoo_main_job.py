@@ -146,7 +146,8 @@ def test_a_plan_with_every_pass_is_carried_out_on_every_network(name: str, here:
         if hardswish.replaceable(model.network, model.signature)
         else tuple(p for p in EVERY_PASS if p != Piecewise())
     )
-    plan = Plan(passes, ExportSettings(runtime, "int8", calibration=16))
+    activations = "uint8" if runtime == "openvino" else "int8"
+    plan = Plan(passes, ExportSettings(runtime, "int8", activations=activations, calibration=16))
     made = pocketfit.apply(plan, model, open_data("bars.npz"), here / f"{name}-applied")
     assert Path(made.artifact.path).is_file()
     file = runtimes.get(runtime).load(Path(made.artifact.path))

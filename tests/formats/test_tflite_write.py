@@ -58,8 +58,8 @@ class _Here:
     """Runs in this process what else runs in a child."""
 
     @staticmethod
-    def call(target: str, payload: dict[str, object], **_: object) -> None:
-        getattr(quantize, target.split(":")[1])(**payload)
+    def call(target: str, payload: dict[str, object], **_: object) -> object:
+        return getattr(quantize, target.split(":")[1])(**payload)
 
 
 def test_a_deployed_file_answers_bit_for_bit_what_the_quantizer_made(as_quantized: tuple[Path, Path]) -> None:

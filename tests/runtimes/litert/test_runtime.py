@@ -105,8 +105,8 @@ def test_plans_that_litert_cannot_carry_out(tmp_path: Path) -> None:
     ):
         (reason,) = runtime.why_not(Plan((), settings), signature)
         assert words in reason
-    integer = Signature((TensorSpec("x", (None, 3), "int64"),), signature.outputs)
-    assert "int64" in runtime.why_not(Plan((), ExportSettings("litert")), integer)[0]
+    integer = Signature((TensorSpec("x", (None, 3), "int8"),), signature.outputs)
+    assert "int8" in runtime.why_not(Plan((), ExportSettings("litert")), integer)[0]
     with pytest.raises(UserError, match="needs calibration samples"):
         runtime.export(MODEL, Plan((), ExportSettings("litert", "int8")), None, tmp_path / "x.tflite", work=tmp_path)
     assert not (tmp_path / "x.tflite").exists()

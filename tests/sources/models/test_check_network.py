@@ -106,7 +106,7 @@ def test_outputs_that_are_no_tensors_of_a_batch(wrap: Any, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "fits"), [((4,), True), ((6, 4), True), ((5,), False), ((6, 5), False), ((5, 6, 5), True)]
+    ("shape", "fits"), [((4,), True), ((6, 4), True), ((5,), False), ((6, 5), True), ((5, 6, 5), True)]
 )
 def test_labels_are_counted_where_the_last_axis_is_that_of_classes(shape: tuple[int, ...], fits: bool) -> None:
     network = Does(lambda _, x: x.mean((1, 2, 3)).view(-1, *[1] * len(shape)).expand(-1, *shape))

@@ -106,11 +106,16 @@ class Network:
             found = self._stored(path)
         else:
             settings = SimpleNamespace(**{**vars(self.settings), **changes})
-            pixels = self.preprocess.decode(path, settings)
-            self.size = pixels.shape[:2]
-            found = [self.preprocess.tensor_of(pixels, settings, self.input["layout"])]
+            found = [self._prepared(path, settings)]
         given = zip(self.inputs, self.kinds, found, strict=True)
         return tuple(self.np.ascontiguousarray(array.astype(kind)).reshape(one["shape"]) for one, kind, array in given)
+
+    def _prepared(self, path: Path, settings: SimpleNamespace) -> Any:
+        if self.input["kind"] == "sound":
+            return self.preprocess.to_tensor(path, settings, self.input["layout"])
+        pixels = self.preprocess.decode(path, settings)
+        self.size = pixels.shape[:2]
+        return self.preprocess.tensor_of(pixels, settings, self.input["layout"])
 
     def _stored(self, path: Path) -> "list[Any]":
         """The arrays of all inputs that a file holds."""
