@@ -223,7 +223,7 @@ def to_mel(hz: Floats, scale: str) -> Floats:
     15 + 27 ln(f / 1000) / ln(6.4).
 
     >>> to_mel(np.array([700.0]), "htk").round(3), to_mel(np.array([200.0, 6400.0]), "slaney").round(3)
-    (array([781.17]), array([ 3., 42.]))
+    (array([781.173]), array([ 3., 42.]))
     """
     if scale == "htk":
         return 2595 * np.log10(1 + hz / 700)
