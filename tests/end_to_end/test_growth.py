@@ -59,7 +59,7 @@ def kernel_count(artifact: Artifact, threads: int, processes: int) -> dict[str, 
 ''',
     "search/run/file_quantities.py": (
         ("from pocketfit.measurement import memory\n", "from pocketfit.measurement import kernel_count, memory\n"),
-        ("= (sizes, footprint)\n", "= (sizes, footprint, kernel_count.kernel_count)\n"),
+        ("= (sizes, footprint, flash_and_ram)\n", "= (sizes, footprint, flash_and_ram, kernel_count.kernel_count)\n"),
     ),
 }
 
@@ -145,8 +145,8 @@ from pocketfit.core.plan.rewrite import Lift
 from pocketfit.runtimes.onnxruntime import runtime as theirs
 from pocketfit.runtimes.onnxruntime.runtime import *
 from pocketfit.runtimes.onnxruntime.runtime import (
-    ACCEPTS, APP_PACKAGE, GATHER, HOW, LAYER_OUTPUTS, LAYER_OUTPUTS_DIFFER, LIBRARY, PACKAGES, inspect, load, probe,
-    profile, tensors_behind,
+    ACCEPTS, APP_PACKAGE, ARENA, GATHER, HOW, LAYER_OUTPUTS, LAYER_OUTPUTS_DIFFER, LIBRARY, PACKAGES, SOURCES, inspect, load,
+    probe, profile, tensors_behind,
 )
 
 NAME, EXTRA, EXTENSION = "other", "other", ".other"
