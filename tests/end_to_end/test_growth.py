@@ -145,8 +145,8 @@ from pocketfit.core.plan.rewrite import Lift
 from pocketfit.runtimes.onnxruntime import runtime as theirs
 from pocketfit.runtimes.onnxruntime.runtime import *
 from pocketfit.runtimes.onnxruntime.runtime import (
-    ACCEPTS, APP_PACKAGE, ARENA, GATHER, HOW, LAYER_OUTPUTS, LAYER_OUTPUTS_DIFFER, LIBRARY, PACKAGES, SOURCES, inspect, load,
-    probe, profile, tensors_behind,
+    ACCEPTS, APP_PACKAGE, ARENA, GATHER, HOW, LAYER_OUTPUTS, LAYER_OUTPUTS_DIFFER, LIBRARY, PACKAGES, SOURCES,
+    inspect, load, probe, profile, tensors_behind,
 )
 
 NAME, EXTRA, EXTENSION = "other", "other", ".other"
