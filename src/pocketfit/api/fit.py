@@ -65,8 +65,7 @@ def fit(
     keep_float  dotted names of layers that stay in float32
     threads     of the runtime while a file is timed
     seed        of training, pruning and the order of turns
-    task        what the outputs mean: "classification", "text", "segmentation", "embedding" or "fidelity"
-                (agreement with the original network, for anything); "": it follows from the data and the outputs
+    task        what the outputs mean, a name of core.task.task_list.TASKS; "": it follows from the data and the outputs
     metric      one of the task's, or "package.module:function"; "": the task's first
     batch_size  of training
     allocation  what a channel costs when widths are chosen: multiply-accumulates, measured latency, or the same share

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketfit import runtimes, tasks
-from pocketfit.api.file_inputs import check_files, contract_of, inputs_of, output_of, samples_of
+from pocketfit.api.file_inputs import Contract, check_files, contract_of, inputs_of, output_of, samples_of
 from pocketfit.api.inputs import Data
 from pocketfit.core.artifact import OpCost
 from pocketfit.core.errors import CannotRunHere, UserError
@@ -150,12 +150,7 @@ def measure(
     judged: Samples | None = None
     if samples is not None:
         contract = contract_of(model, preprocess, file)
-        judged, task = samples_of(samples, contract, "verdict", None, watch, inputs_of(file), task=task)
-        does = tasks.get(task)
-        metric = metric_of(does, metric)
-        run_samples.check_targets(does, judged, judged.labels, metric)
-        if metric not in does.METRICS:
-            run_samples.try_metric(metric, judged.labels[:TRIED], output_of(file).with_batch(1)[1:])
+        judged, task, metric = _judged(samples, contract, file, task, metric, watch)
     described = artifact_of(file, Plan((), ExportSettings(module.NAME)), module.NAME)
     tick = watch.step("timing")
     if other is None:
@@ -187,6 +182,19 @@ def measure(
         disturbed=found["latency_ms"].disturbed,
         against=compared,
     )
+
+
+def _judged(
+    samples: Data, contract: Contract, file: Path, task: str, metric: str, watch: Watch
+) -> tuple[Samples, str, str]:
+    """(the test split as the file takes it, its task, the metric), checked before anything is timed."""
+    judged, task = samples_of(samples, contract, "verdict", None, watch, inputs_of(file), task=task)
+    does = tasks.get(task)
+    metric = metric_of(does, metric)
+    run_samples.check_targets(does, judged, judged.labels, metric)
+    if metric not in does.METRICS:
+        run_samples.try_metric(metric, judged.labels[:TRIED], output_of(file).with_batch(1)[1:])
+    return judged, task, metric
 
 
 def _operators(runtime: Runtime, file: Path, threads: int, seed: int) -> tuple[tuple[OpCost, ...], str]:

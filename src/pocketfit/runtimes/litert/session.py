@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfit.core.artifact import Quantization
 from pocketfit.core.errors import CannotRunHere, UserError
 from pocketfit.core.runtime import Arrays
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.formats import tflite_read
+from pocketfit.runtimes.common.session_inputs import grid_of
 
 
 class LiteRTSession:
@@ -41,10 +41,8 @@ class LiteRTSession:
             for side in (contents.inputs, contents.outputs)
         ]
         self.signature = Signature(*specs)
-        self.input_quantization = _quantization_of_integers(contents.inputs[0].dtype, contents.inputs[0].quantization)
-        self.output_quantization = _quantization_of_integers(
-            contents.outputs[0].dtype, contents.outputs[0].quantization
-        )
+        self.input_quantization = grid_of(contents.inputs[0])
+        self.output_quantization = grid_of(contents.outputs[0])
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
         """Arrays of n rows by name, in the file's dtypes and layouts -> outputs of n rows by name."""
@@ -122,10 +120,6 @@ class LiteRTSession:
 
 def _shown(shape: tuple[int | None, ...]) -> str:
     return "[" + ", ".join("n" if size is None else str(size) for size in shape) + "]"
-
-
-def _quantization_of_integers(dtype: str, quantization: Quantization | None) -> Quantization | None:
-    return quantization if dtype in ("int8", "uint8", "int16") else None
 
 
 @contextlib.contextmanager

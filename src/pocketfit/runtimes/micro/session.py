@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketfit.core.artifact import Quantization
 from pocketfit.core.errors import CannotRunHere, UserError
 from pocketfit.core.runtime import Arrays
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.core.support.loading import require
 from pocketfit.formats import tflite_read
+from pocketfit.runtimes.common.session_inputs import check_inputs, grid_of, row_by_row
 
 EXTRA = "micro"
 PACKAGE = "tflite_micro.python.tflite_micro.runtime"
@@ -33,27 +33,23 @@ class MicroSession:
             for side in (contents.inputs, contents.outputs)
         ]
         self.signature = Signature(*specs)
-        self.input_quantization = _of_integers(contents.inputs[0].dtype, contents.inputs[0].quantization)
-        self.output_quantization = _of_integers(contents.outputs[0].dtype, contents.outputs[0].quantization)
+        self.input_quantization = grid_of(contents.inputs[0])
+        self.output_quantization = grid_of(contents.outputs[0])
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
         """Arrays of n rows by name -> outputs of n rows by name; the rows are run one after the other."""
-        from pocketfit.runtimes.common.session_inputs import check_inputs
-
         if self._interpreter is None:
             raise UserError(f"The session of '{self._path}' is closed")
         if not (count := check_inputs(self.signature, inputs)):
             raise UserError(f"'{self._path}' needs at least one row")
-        rows = [self._one(inputs, row) for row in range(count)]
-        return {
-            spec.name: np.concatenate([row[place] for row in rows]) for place, spec in enumerate(self.signature.outputs)
-        }
+        return row_by_row(self._one, inputs, count)
 
-    def _one(self, inputs: Arrays, row: int) -> list[NDArray[np.generic]]:
+    def _one(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
         for place, spec in enumerate(self.signature.inputs):
-            self._interpreter.set_input(np.ascontiguousarray(inputs[spec.name][row : row + 1]), place)
+            self._interpreter.set_input(np.ascontiguousarray(inputs[spec.name]), place)
         self._interpreter.invoke()
-        return [np.array(self._interpreter.get_output(place)) for place in range(len(self.signature.outputs))]
+        outputs = enumerate(self.signature.outputs)
+        return {spec.name: np.array(self._interpreter.get_output(place)) for place, spec in outputs}
 
     def close(self) -> None:
         self._interpreter = None
@@ -86,7 +82,3 @@ def ample_bytes(file: tflite_read.TfliteFile) -> int:
 def _cause(file: tflite_read.TfliteFile, error: Exception) -> str:
     kinds = ", ".join(sorted({file.op_type(op) for op in file.graph.operators}))
     return f"{str(error).splitlines()[0] if str(error) else type(error).__name__}; its operators are {kinds}"
-
-
-def _of_integers(dtype: str, quantization: Quantization | None) -> Quantization | None:
-    return quantization if dtype in ("int8", "uint8", "int16") else None

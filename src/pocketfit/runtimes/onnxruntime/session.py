@@ -15,6 +15,7 @@ from pocketfit.core.runtime import Arrays
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.core.support.loading import require
 from pocketfit.formats import onnx_read
+from pocketfit.runtimes.common.session_inputs import row_by_row
 
 EXTRA = "onnxruntime"
 PROVIDER = "CPUExecutionProvider"
@@ -42,8 +43,7 @@ class OnnxSession:
             raise UserError("This session has been closed")
         rows = {len(value) for value in inputs.values() if value.ndim}
         if self._row_by_row and len(rows) == 1 and (count := rows.pop()) > 1:
-            parts = [self._run({n: value[i : i + 1] for n, value in inputs.items()}) for i in range(count)]
-            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            return row_by_row(self._run, inputs, count)
         return self._run(inputs)
 
     def _run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:

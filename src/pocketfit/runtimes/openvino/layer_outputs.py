@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pocketfit.core.artifact import OpInfo
 from pocketfit.core.runtime import Arrays
 from pocketfit.formats.openvino_read import LOOK_THROUGH
+from pocketfit.runtimes.openvino.session import DEVICE, settings_for
 
 BEHIND = ("Relu", "PRelu", "Clamp", "Maximum", "Minimum", "FakeQuantize", "Add")
 
@@ -33,8 +34,7 @@ def opened(path: Path, operators: Sequence[OpInfo], threads: int) -> _Opened:
         if _key(output) not in sources:
             model.add_outputs([output])
             sources.append(_key(output))
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    request = core.compile_model(model, DEVICE, settings_for(threads)).create_infer_request()
     places = {layer: sources.index(_key(output)) for layer, output in ends.items()}
     return _Opened(request, {layer: _key(output)[0] for layer, output in ends.items()}, places)
 

@@ -13,7 +13,7 @@ from pocketfit.core.runtime import Arrays
 from pocketfit.core.signature import Signature, TensorSpec
 from pocketfit.core.support.loading import require
 from pocketfit.formats import openvino_read
-from pocketfit.runtimes.common.session_inputs import check_inputs
+from pocketfit.runtimes.common.session_inputs import check_inputs, row_by_row
 
 EXTRA = "openvino"
 DEVICE = "CPU"
@@ -36,8 +36,7 @@ class OpenVinoSession:
             raise UserError("This session has been closed")
         count = check_inputs(self.signature, inputs)
         if self._row_by_row and count > 1:
-            parts = [self._run({n: value[i : i + 1] for n, value in inputs.items()}) for i in range(count)]
-            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            return row_by_row(self._run, inputs, count)
         return self._run(inputs)
 
     def _run(self, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
@@ -68,17 +67,20 @@ def compiled_model(path: Path, threads: int, **properties: Any) -> Any:
     openvino = require("openvino", EXTRA)
     openvino_read.contents(path)  # its sentences are better than the runtime's
     core = openvino.Core()
-    settings = {
+    try:
+        return core.compile_model(str(path), DEVICE, {**settings_for(threads), **properties})
+    except RuntimeError as error:
+        raise CannotRunHere(f"OpenVINO cannot load '{path}': {_cause(error)}") from error
+
+
+def settings_for(threads: int) -> dict[str, Any]:
+    """How files are compiled. in_app.py has the same precision and streams."""
+    return {
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,  # on a shared machine, other work may hold the core
-        **properties,
     }
-    try:
-        return core.compile_model(str(path), DEVICE, settings)
-    except RuntimeError as error:
-        raise CannotRunHere(f"OpenVINO cannot load '{path}': {_cause(error)}") from error
 
 
 def _cause(error: RuntimeError) -> str:
